@@ -1,0 +1,77 @@
+"""A model: its subgraphs and everything a file says besides them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from qfrewrite.ir.graph import Graph
+
+
+@dataclass
+class Signature:
+    """A named entry point: outside names for the inputs and outputs of one subgraph.
+
+    `inputs` and `outputs` pair a name with a position in the subgraph's own list, so that they
+    stay right when a pass puts another tensor there.
+    """
+
+    key: str
+    subgraph: int
+    inputs: tuple[tuple[str, int], ...]
+    outputs: tuple[tuple[str, int], ...]
+
+
+@dataclass
+class Model:
+    """Subgraphs, signatures and metadata of one model file.
+
+    `source` is the format it was read from (`graphdef` or `tflite`); `meta` keeps what only that
+    format's writer needs. `notices` are things the reader wants said to the user. `loaded` holds
+    the graphs' versions after reading: while they match, a writer must change nothing.
+    """
+
+    graphs: list[Graph]
+    path: Path | None = None
+    source: str = "tflite"
+    description: str | None = None
+    signatures: list[Signature] = field(default_factory=list)
+    metadata: list[tuple[str, bytes]] = field(default_factory=list)
+    notices: list[str] = field(default_factory=list)
+    meta: dict[str, Any] = field(default_factory=dict)
+    loaded: tuple[int, ...] | None = None
+
+    @property
+    def graph(self) -> Graph:
+        """The main subgraph."""
+        return self.graphs[0]
+
+    @property
+    def name(self) -> str:
+        """The file's name without its suffix, or `model`."""
+        return self.path.stem if self.path else "model"
+
+    @property
+    def edited(self) -> bool:
+        """Whether anything changed since the file was read."""
+        return self.loaded != tuple(g.version for g in self.graphs)
+
+    def mark_loaded(self) -> None:
+        """Take the present state as what the file holds."""
+        self.loaded = tuple(g.version for g in self.graphs)
+
+    def clone(self) -> Model:
+        """An independent copy that shares constant data."""
+        copy = replace(
+            self,
+            graphs=[g.clone()[0] for g in self.graphs],
+            signatures=list(self.signatures),
+            metadata=list(self.metadata),
+            notices=list(self.notices),
+            meta=dict(self.meta),
+            loaded=None,
+        )
+        if not self.edited:
+            copy.mark_loaded()
+        return copy

@@ -1,0 +1,140 @@
+"""What an op is, as data: one `OpSpec` row per op.
+
+The readers, the writers, the verifier, calibration and the documentation's op table all read
+these rows; nothing else in the package lists ops by name for a property that a row can hold.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+from qfrewrite.errors import UnsupportedError
+from qfrewrite.ir import Array, Op
+
+Shape = tuple[int, ...]
+# Shapes of the outputs from the op (attributes, constant operands, input shapes).
+ShapeRule = Callable[[Op], list[Shape]]
+# Outputs from the op (for its attributes) and the values of its inputs.
+Reference = Callable[[Op, list[Array | None]], list[Array]]
+
+
+@dataclass(frozen=True)
+class Port:
+    """One input or output slot.
+
+    role: `act` (a value that is quantized), `weight` (a constant quantized symmetrically, per
+    index of `axis`), `bias` (int32 at scale input x weight), or `param` (integers that steer
+    the op: shapes, axes, paddings; never quantized).
+    fixed: scale and zero point that the specification prescribes for an int8 output.
+    """
+
+    name: str
+    role: str = "act"
+    axis: int | None = None
+    optional: bool = False
+    variadic: bool = False
+    fixed: tuple[float, int] | None = None
+
+
+def act(name: str, **kw: Any) -> Port:
+    """A slot for an activation."""
+    return Port(name, "act", **kw)
+
+
+def weight(name: str, axis: int | None, **kw: Any) -> Port:
+    """A slot for weights whose output channels lie on `axis`."""
+    return Port(name, "weight", axis=axis, **kw)
+
+
+def bias(name: str = "bias", **kw: Any) -> Port:
+    """A slot for a bias, [output channels]; optional unless said otherwise."""
+    return Port(name, "bias", optional=kw.pop("optional", True), **kw)
+
+
+def param(name: str, **kw: Any) -> Port:
+    """A slot for integers that steer the op."""
+    return Port(name, "param", **kw)
+
+
+@dataclass(frozen=True)
+class OpSpec:
+    """One op.
+
+    kind: TFLite's builtin name. options: the flatbuffer table of its attributes, if it has one.
+    graphdef: its name in a GraphDef where the two correspond one to one (same operands in the
+    same slots); `graphdef_attrs` then pairs attribute names (ours -> GraphDef's). Ops whose
+    forms differ have an entry in `formats/graphdef_ops.py` instead.
+    attrs: every attribute with its default. infer: the shape rule. reference: what it computes,
+    in numpy. int8: whether LiteRT has an int8 kernel. same_scale: whether input and output must
+    share scale and zero point in int8. fuses: whether it takes a fused activation. activation:
+    its name as a fused activation. versions: the least op version LiteRT asks for, by dtype.
+    """
+
+    kind: str
+    inputs: tuple[Port, ...]
+    outputs: tuple[Port, ...]
+    infer: ShapeRule
+    reference: Reference | None = None
+    options: str | None = None
+    attrs: Mapping[str, Any] = field(default_factory=dict)
+    graphdef: str | None = None
+    graphdef_attrs: Mapping[str, str] = field(default_factory=dict)
+    int8: bool = True
+    same_scale: bool = False
+    fuses: bool = False
+    activation: str | None = None
+    versions: Mapping[str, int] = field(default_factory=dict)
+
+    def input_port(self, slot: int) -> Port | None:
+        """The port of input `slot`; the last one repeats where it is variadic."""
+        if slot < len(self.inputs):
+            return self.inputs[slot]
+        return self.inputs[-1] if self.inputs and self.inputs[-1].variadic else None
+
+    def output_port(self, slot: int) -> Port | None:
+        """The port of output `slot`; the last one repeats where it is variadic."""
+        if slot < len(self.outputs):
+            return self.outputs[slot]
+        return self.outputs[-1] if self.outputs and self.outputs[-1].variadic else None
+
+    def slot(self, role: str) -> int | None:
+        """The first input slot of that role."""
+        return next((i for i, p in enumerate(self.inputs) if p.role == role), None)
+
+    def min_inputs(self) -> int:
+        """How many leading slots an op must fill."""
+        return sum(not (p.optional or p.variadic) for p in self.inputs)
+
+
+_ROWS: dict[str, OpSpec] = {}
+
+OPS: Mapping[str, OpSpec] = MappingProxyType(_ROWS)
+"""Every row by kind; filled by the family modules that `qfrewrite.ops` imports."""
+
+
+def rows(*specs: OpSpec) -> None:
+    """Register the rows of one family module."""
+    for spec in specs:
+        if spec.kind in _ROWS:
+            raise ValueError(f"two rows for {spec.kind}")
+        _ROWS[spec.kind] = spec
+
+
+def spec_of(op: Op) -> OpSpec | None:
+    """The row of `op`, or None for an op that is only carried along."""
+    return OPS.get(op.kind)
+
+
+def require_spec(op: Op) -> OpSpec:
+    """The row of `op`; raises UnsupportedError where there is none."""
+    spec = OPS.get(op.kind)
+    if spec is None:
+        raise UnsupportedError(
+            "has no row in the op table",
+            where=f"op '{op.name}' ({op.kind})",
+            remedy="keep it as it is, or add its row under qfrewrite/ops",
+        )
+    return spec
