@@ -1,0 +1,19 @@
+"""Where tests find real models and images, and what is skipped without them."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def shared_path(relative: str) -> Path:
+    """A file of the shared material; skips the test, with the reason, where it is absent."""
+    base = Path(os.environ.get("QFREWRITE_SHARED", ROOT.parent / "shared"))
+    path = base / relative
+    if not path.exists():
+        pytest.skip(f"{relative} is not there (set QFREWRITE_SHARED to where it is)")
+    return path
