@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
-from qfrewrite.errors import UnsupportedError
+from qfrewrite.errors import UnsupportedError, VerifyError
 from qfrewrite.ir import Array, Op
 
 Shape = tuple[int, ...]
@@ -138,3 +138,45 @@ def require_spec(op: Op) -> OpSpec:
             remedy="keep it as it is, or add its row under qfrewrite/ops",
         )
     return spec
+
+
+def attr(op: Op, name: str) -> Any:
+    """An attribute of `op`, or its default from the op's row."""
+    if name in op.attrs:
+        return op.attrs[name]
+    spec = OPS.get(op.kind)
+    if spec is None or name not in spec.attrs:
+        raise KeyError(f"{op.kind} has no attribute {name!r}")
+    return spec.attrs[name]
+
+
+def shape_error(op: Op, what: str) -> VerifyError:
+    """The error a shape rule raises: the op's operands do not fit together."""
+    return VerifyError(what, where=f"op '{op.name}' ({op.kind})")
+
+
+def shape_of(op: Op, slot: int) -> Shape:
+    """The shape of input `slot`; raises VerifyError where the slot is empty."""
+    tensor = op.input(slot)
+    if tensor is None:
+        raise shape_error(op, f"input {slot} is missing")
+    return tensor.shape
+
+
+def const_ints(op: Op, slot: int) -> tuple[int, ...]:
+    """The integers in the constant operand `slot`, flattened; raises where it is computed."""
+    tensor = op.input(slot)
+    if tensor is None or tensor.data is None:
+        raise UnsupportedError(
+            f"operand {slot} must be a constant",
+            where=f"op '{op.name}' ({op.kind})",
+            remedy="shapes that depend on the data are not supported",
+        )
+    return tuple(int(v) for v in tensor.data.reshape(-1))
+
+
+def normal_axis(op: Op, axis: int, rank: int) -> int:
+    """`axis` counted from the front; raises VerifyError outside [-rank, rank)."""
+    if not -rank <= axis < rank:
+        raise shape_error(op, f"axis {axis} is outside rank {rank}")
+    return axis % rank

@@ -1,0 +1,1 @@
+"""qfrewrite: rewrite trained TensorFlow graphs for 8-bit chips."""

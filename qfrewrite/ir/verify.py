@@ -1,0 +1,72 @@
+"""Structure every graph must have, whatever its ops mean.
+
+Rules that depend on what an op is (operands, shapes) are in `qfrewrite.ops.check`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from qfrewrite.errors import VerifyError
+from qfrewrite.ir.graph import Graph
+from qfrewrite.ir.model import Model
+from qfrewrite.ir.tensor import NUMPY_DTYPES, Tensor
+
+
+def verify_structure(graph: Graph) -> None:
+    """Raise VerifyError at the first broken rule of `graph`."""
+    for where, what in _violations(graph):
+        raise VerifyError(what, where=f"graph '{graph.name}': {where}")
+
+
+def verify_signatures(model: Model) -> None:
+    """Raise VerifyError where a signature points outside its subgraph."""
+    for s in model.signatures:
+        if not 0 <= s.subgraph < len(model.graphs):
+            raise VerifyError(f"names subgraph {s.subgraph}", where=f"signature '{s.key}'")
+        graph = model.graphs[s.subgraph]
+        for pairs, io in ((s.inputs, graph.inputs), (s.outputs, graph.outputs)):
+            for name, position in pairs:
+                if not 0 <= position < len(io):
+                    raise VerifyError(
+                        f"'{name}' is at position {position} of {len(io)}",
+                        where=f"signature '{s.key}'",
+                    )
+
+
+def _violations(graph: Graph) -> Iterator[tuple[str, str]]:
+    known: set[Tensor] = {t for t in graph.tensors if t.is_const}
+    known |= set(graph.inputs) | {t for t in graph.tensors if t.meta.get("is_variable")}
+    for tensor in graph.tensors:
+        if tensor.is_const:
+            yield from _constant_violations(graph, tensor)
+    for op in graph.ops:
+        place = f"op '{op.name}' ({op.kind})"
+        for slot, tensor in enumerate(op.inputs):
+            if tensor is None:
+                continue
+            if tensor not in graph:
+                yield place, f"input {slot} '{tensor.name}' is not in the graph"
+            elif tensor not in known:
+                yield place, f"input {slot} '{tensor.name}' has no value"
+        for out in op.outputs:
+            if graph.producer(out) is not op:
+                yield place, f"output '{out.name}' is not linked to it"
+            known.add(out)
+    for out in graph.outputs:
+        if out not in known:
+            yield f"output '{out.name}'", "has no value"
+
+
+def _constant_violations(graph: Graph, tensor: Tensor) -> Iterator[tuple[str, str]]:
+    place = f"constant '{tensor.name}'"
+    if graph.producer(tensor) is not None:
+        yield place, "is computed by an op as well"
+    dtype = NUMPY_DTYPES.get(tensor.dtype)
+    data = tensor.value()
+    if dtype is None:
+        return
+    if data.dtype != dtype:
+        yield place, f"says {tensor.dtype} and holds {data.dtype}"
+    if data.shape != tensor.shape:
+        yield place, f"says {list(tensor.shape)} and holds {list(data.shape)}"

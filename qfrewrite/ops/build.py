@@ -1,0 +1,82 @@
+"""Build graphs by hand, for tests, examples and passes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy.typing as npt
+
+from qfrewrite.ir import Graph, Op, Tensor, constant
+from qfrewrite.ops.spec import require_spec
+
+
+class GraphBuilder:
+    """Adds ops one after another; shapes and element types follow from the op table.
+
+    >>> b = GraphBuilder("tiny")
+    >>> x = b.input("x", (1, 4))
+    >>> y = b.op("RELU", x, name="y")
+    >>> graph = b.finish(y)
+    """
+
+    def __init__(self, name: str = "main") -> None:
+        self.graph = Graph(name)
+
+    def input(self, name: str, shape: tuple[int, ...], dtype: str = "float32") -> Tensor:
+        """A graph input."""
+        tensor = self.graph.add_tensor(Tensor(name, shape, dtype))
+        self.graph.set_io([*self.graph.inputs, tensor])
+        return tensor
+
+    def const(self, name: str, data: npt.ArrayLike, dtype: str | None = None) -> Tensor:
+        """A constant."""
+        return self.graph.add_tensor(constant(self.graph.unique_name(name), data, dtype))
+
+    def op(
+        self,
+        kind: str,
+        *inputs: Tensor | None,
+        name: str | None = None,
+        attrs: Mapping[str, Any] | None = None,
+        dtype: str | None = None,
+    ) -> Tensor:
+        """Append an op and return its first output."""
+        return append_op(self.graph, kind, inputs, name=name, attrs=attrs, dtype=dtype).output
+
+    def finish(self, *outputs: Tensor) -> Graph:
+        """The graph, with these outputs."""
+        self.graph.set_io(outputs=outputs)
+        return self.graph
+
+
+def append_op(
+    graph: Graph,
+    kind: str,
+    inputs: tuple[Tensor | None, ...] | list[Tensor | None] | list[Tensor],
+    *,
+    name: str | None = None,
+    attrs: Mapping[str, Any] | None = None,
+    dtype: str | None = None,
+    anchor: Op | None = None,
+    meta: Mapping[str, Any] | None = None,
+) -> Op:
+    """Put an op into `graph`; its outputs are made from the row's shape rule.
+
+    Outputs are called `name`, `name:1`, ...; their element type is that of the first activation
+    operand unless `dtype` says otherwise.
+    """
+    name = graph.unique_name(name or kind.lower())
+    draft = Op(kind, tuple(inputs), (Tensor(name, (), dtype or "float32"),), attrs, name=name)
+    spec = require_spec(draft)
+    if dtype is None:
+        slots = [i for i in range(len(inputs)) if getattr(spec.input_port(i), "role", "") == "act"]
+        first = next((inputs[i] for i in slots if inputs[i] is not None), None)
+        dtype = first.dtype if first is not None else "float32"
+    shapes = spec.infer(draft)
+    outputs = [
+        Tensor(name if i == 0 else f"{name}:{i}", shape, dtype) for i, shape in enumerate(shapes)
+    ]
+    return graph.add_op(
+        Op(kind, tuple(inputs), outputs, attrs, name=name, meta=meta), anchor=anchor
+    )

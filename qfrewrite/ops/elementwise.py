@@ -1,0 +1,155 @@
+"""Element by element: arithmetic with broadcasting, activations, casts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import sqrt
+from typing import Any
+
+import numpy as np
+
+from qfrewrite.ir import NUMPY_DTYPES, Array, Op
+from qfrewrite.ops.spec import OpSpec, Reference, Shape, act, attr, rows, shape_error, shape_of
+
+_INT8 = {"int8": 2, "int16": 2}
+
+
+def same_shape(op: Op) -> list[Shape]:
+    """The output has the shape of the first input."""
+    return [shape_of(op, 0)]
+
+
+def broadcast_shape(op: Op) -> list[Shape]:
+    """Numpy broadcasting of the first two inputs."""
+    a, b = shape_of(op, 0), shape_of(op, 1)
+    try:
+        return [tuple(int(d) for d in np.broadcast_shapes(a, b))]
+    except ValueError:
+        raise shape_error(op, f"shapes {list(a)} and {list(b)} do not broadcast") from None
+
+
+def _unary(f: Callable[[Array], Any]) -> Reference:
+    def reference(op: Op, x: list[Array | None]) -> list[Array]:
+        assert x[0] is not None
+        return [np.asarray(f(x[0]), x[0].dtype)]
+
+    return reference
+
+
+def _binary(f: Callable[[Array, Array], Any]) -> Reference:
+    def reference(op: Op, x: list[Array | None]) -> list[Array]:
+        assert x[0] is not None
+        assert x[1] is not None
+        return [np.asarray(f(x[0], x[1]), x[0].dtype)]
+
+    return reference
+
+
+def _leaky_relu(op: Op, x: list[Array | None]) -> list[Array]:
+    assert x[0] is not None
+    return [np.where(x[0] >= 0, x[0], x[0] * attr(op, "alpha")).astype(x[0].dtype)]
+
+
+def _prelu(op: Op, x: list[Array | None]) -> list[Array]:
+    assert x[0] is not None
+    assert x[1] is not None
+    return [np.where(x[0] >= 0, x[0], x[0] * x[1]).astype(x[0].dtype)]
+
+
+def _gelu(op: Op, x: list[Array | None]) -> list[Array]:
+    assert x[0] is not None
+    v = x[0].astype(np.float64)
+    if attr(op, "approximate"):
+        cdf = 0.5 * (1 + np.tanh(sqrt(2 / np.pi) * (v + 0.044715 * v**3)))
+    else:
+        from math import erf
+
+        cdf = 0.5 * (1 + np.vectorize(erf, otypes=[np.float64])(v / sqrt(2)))
+    return [(v * cdf).astype(x[0].dtype)]
+
+
+def _cast(op: Op, x: list[Array | None]) -> list[Array]:
+    assert x[0] is not None
+    return [x[0].astype(NUMPY_DTYPES[op.output.dtype])]
+
+
+def _divide(a: Array, b: Array) -> Array:
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return a / b if a.dtype.kind == "f" else a // np.where(b == 0, 1, b)
+
+
+def sigmoid(x: Array) -> Array:
+    """1 / (1 + exp(-x)) without overflow."""
+    return 0.5 * (1 + np.tanh(0.5 * x))
+
+
+def _binary_row(
+    kind: str, options: str | None, graphdef: str, f: Callable[[Array, Array], Any], **kw: Any
+) -> OpSpec:
+    fused = {"fused_activation_function": "NONE"} if kw.get("fuses") else {}
+    return OpSpec(
+        kind, (act("a"), act("b")), (act("y"),), broadcast_shape, _binary(f), options,
+        graphdef=graphdef, attrs=fused, **{"versions": _INT8, **kw},
+    )  # fmt: skip
+
+
+def _unary_row(
+    kind: str, f: Callable[[Array], Any], graphdef: str | None = None, **kw: Any
+) -> OpSpec:
+    y = act("y", fixed=kw.pop("fixed", None))
+    return OpSpec(
+        kind, (act("x"),), (y,), same_shape, kw.pop("reference", _unary(f)), graphdef=graphdef,
+        **{"versions": _INT8, **kw},
+    )  # fmt: skip
+
+
+rows(
+    _binary_row("ADD", "AddOptions", "AddV2", np.add, fuses=True),
+    _binary_row("SUB", "SubOptions", "Sub", np.subtract, fuses=True),
+    _binary_row("MUL", "MulOptions", "Mul", np.multiply, fuses=True),
+    _binary_row("DIV", "DivOptions", "RealDiv", _divide, fuses=True, int8=False, versions={}),
+    _binary_row("MAXIMUM", "MaximumMinimumOptions", "Maximum", np.maximum, same_scale=True),
+    _binary_row("MINIMUM", "MaximumMinimumOptions", "Minimum", np.minimum, same_scale=True),
+    _binary_row(
+        "SQUARED_DIFFERENCE",
+        "SquaredDifferenceOptions",
+        "SquaredDifference",
+        lambda a, b: (a - b) * (a - b),
+    ),
+)
+
+rows(
+    _unary_row("RELU", lambda x: np.maximum(x, 0), "Relu", activation="RELU"),
+    _unary_row("RELU6", lambda x: np.clip(x, 0, 6), "Relu6", activation="RELU6"),
+    _unary_row(
+        "RELU_N1_TO_1", lambda x: np.clip(x, -1, 1), activation="RELU_N1_TO_1", versions={}
+    ),
+    _unary_row("ELU", lambda x: np.where(x > 0, x, np.expm1(np.minimum(x, 0))), "Elu", versions={}),
+    _unary_row("LOGISTIC", sigmoid, "Sigmoid", fixed=(1 / 256, -128)),
+    _unary_row("TANH", np.tanh, "Tanh", fixed=(1 / 128, 0), activation="TANH"),
+    _unary_row(
+        "HARD_SWISH", lambda x: x * np.clip(x + 3, 0, 6) / 6, options="HardSwishOptions",
+        versions={},
+    ),
+    _unary_row("ABS", np.abs, "Abs", options="AbsOptions"),
+    _unary_row("NEG", np.negative, "Neg", options="NegOptions", int8=False, versions={}),
+    _unary_row("EXP", np.exp, "Exp", options="ExpOptions"),
+    _unary_row("LOG", np.log, "Log"),
+    _unary_row("SQRT", np.sqrt, "Sqrt", int8=False, versions={}),
+    _unary_row("RSQRT", lambda x: 1 / np.sqrt(x), "Rsqrt"),
+    _unary_row("SQUARE", np.square, "Square", options="SquareOptions", int8=False, versions={}),
+    _unary_row(
+        "LEAKY_RELU", np.abs, "LeakyRelu", reference=_leaky_relu, options="LeakyReluOptions",
+        attrs={"alpha": 0.2}, graphdef_attrs={"alpha": "alpha"},
+    ),
+    _unary_row(
+        "GELU", np.abs, reference=_gelu, options="GeluOptions", attrs={"approximate": False}
+    ),
+    _unary_row(
+        "CAST", np.abs, reference=_cast, options="CastOptions", int8=False,
+        attrs={"in_data_type": "FLOAT32", "out_data_type": "FLOAT32"}, versions={},
+    ),
+    OpSpec(
+        "PRELU", (act("x"), act("slope")), (act("y"),), broadcast_shape, _prelu
+    ),
+)  # fmt: skip

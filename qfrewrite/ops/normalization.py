@@ -1,0 +1,69 @@
+"""Normalization over channels, and outputs with a prescribed scale."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from qfrewrite.ir import Array, Op
+from qfrewrite.ops.elementwise import same_shape
+from qfrewrite.ops.spec import OpSpec, Port, act, attr, rows
+
+
+def _batch_norm(op: Op, x: list[Array | None]) -> list[Array]:
+    v = x[0]
+    assert v is not None
+    gamma, beta, mean, variance = (*x[1:5], None, None, None, None)[:4]
+    y = v.astype(np.float64)
+    y = y if mean is None else y - mean
+    y = y if variance is None else y / np.sqrt(variance.astype(np.float64) + attr(op, "epsilon"))
+    y = y if gamma is None else y * gamma
+    y = y if beta is None else y + beta
+    return [y.astype(v.dtype)]
+
+
+def _softmax(op: Op, x: list[Array | None]) -> list[Array]:
+    v = x[0]
+    assert v is not None
+    e = np.exp((v - v.max(-1, keepdims=True)).astype(np.float64) * attr(op, "beta"))
+    return [(e / e.sum(-1, keepdims=True)).astype(v.dtype)]
+
+
+def _log_softmax(op: Op, x: list[Array | None]) -> list[Array]:
+    v = x[0]
+    assert v is not None
+    shifted = (v - v.max(-1, keepdims=True)).astype(np.float64)
+    return [(shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))).astype(v.dtype)]
+
+
+def _l2_normalization(op: Op, x: list[Array | None]) -> list[Array]:
+    v = x[0]
+    assert v is not None
+    norm = np.sqrt(np.maximum((v.astype(np.float64) ** 2).sum(-1, keepdims=True), 1e-12))
+    return [(v / norm).astype(v.dtype)]
+
+
+def _statistic(name: str) -> Port:
+    return Port(name, "statistic", optional=True)
+
+
+rows(
+    # Ours: TFLite has no batch normalization. gamma .. variance: [C], channels last.
+    OpSpec(
+        "BATCH_NORM",
+        (act("x"), *(_statistic(n) for n in ("gamma", "beta", "mean", "variance"))),
+        (act("y"),), same_shape, _batch_norm, attrs={"epsilon": 0.0}, int8=False,
+    ),
+    OpSpec(
+        "SOFTMAX", (act("x"),), (act("y", fixed=(1 / 256, -128)),), same_shape, _softmax,
+        "SoftmaxOptions", {"beta": 1.0}, graphdef="Softmax", versions={"int8": 2, "int16": 3},
+    ),
+    OpSpec(
+        "LOG_SOFTMAX", (act("x"),), (act("y", fixed=(16 / 256, 127)),), same_shape, _log_softmax,
+        "LogSoftmaxOptions", graphdef="LogSoftmax", versions={"int8": 2},
+    ),
+    OpSpec(
+        "L2_NORMALIZATION", (act("x"),), (act("y", fixed=(1 / 128, 0)),), same_shape,
+        _l2_normalization, "L2NormOptions", {"fused_activation_function": "NONE"},
+        versions={"int8": 2},
+    ),
+)  # fmt: skip

@@ -1,0 +1,72 @@
+"""Quantization itself: into codes, out of codes, and the simulation of both."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from qfrewrite.ir import Array, Op
+from qfrewrite.ir.quant import dequantize, quantize
+from qfrewrite.ops.elementwise import same_shape
+from qfrewrite.ops.spec import OpSpec, act, attr, rows
+
+
+def fake_quant_grid(
+    low: Array, high: Array, num_bits: int, narrow_range: bool
+) -> tuple[Array, Array, Array]:
+    """Nudged low, nudged high and scale of TensorFlow's fake quantization.
+
+    The range is shifted so that 0 lies on the grid (tensorflow/core/kernels/fake_quant_ops_
+    functor.h). low, high: scalars or [C], real units.
+    """
+    codes_low, codes_high = float(narrow_range), float(2**num_bits - 1)
+    low, high = np.asarray(low, np.float32), np.asarray(high, np.float32)
+    scale = (high - low) / np.float32(codes_high - codes_low)
+    safe = np.where(scale > 0, scale, np.float32(1))
+    zero = np.clip(np.floor(codes_low - low / safe + 0.5), codes_low, codes_high)
+    return (codes_low - zero) * safe, (codes_high - zero) * safe, safe
+
+
+def _fake_quant(op: Op, x: list[Array | None]) -> list[Array]:
+    v = x[0]
+    assert v is not None
+    low, high, scale = fake_quant_grid(
+        attr(op, "min"), attr(op, "max"), attr(op, "num_bits"), attr(op, "narrow_range")
+    )
+    axis = attr(op, "axis")
+    if axis is not None:
+        shape = [1] * v.ndim
+        shape[axis] = -1
+        low, high, scale = (np.reshape(a, shape) for a in (low, high, scale))
+    steps = np.floor((np.clip(v, low, high) - low) / scale + np.float32(0.5))
+    return [(steps * scale + low).astype(v.dtype)]
+
+
+def _quantize(op: Op, x: list[Array | None]) -> list[Array]:
+    v, quant = x[0], op.output.quant
+    assert v is not None
+    assert quant is not None
+    source = op.operand(0).quant
+    real = v if source is None else dequantize(v, source)
+    return [quantize(real, quant, op.output.dtype)]
+
+
+def _dequantize(op: Op, x: list[Array | None]) -> list[Array]:
+    v, quant = x[0], op.operand(0).quant
+    assert v is not None
+    return [v.astype(np.float32) if quant is None else dequantize(v, quant)]
+
+
+rows(
+    OpSpec(
+        "FAKE_QUANT", (act("x"),), (act("y"),), same_shape, _fake_quant, "FakeQuantOptions",
+        {"min": 0.0, "max": 0.0, "num_bits": 8, "narrow_range": False, "axis": None}, int8=False,
+    ),
+    OpSpec(
+        "QUANTIZE", (act("x"),), (act("y"),), same_shape, _quantize, "QuantizeOptions",
+        versions={"int16": 2},
+    ),
+    OpSpec(
+        "DEQUANTIZE", (act("x"),), (act("y"),), same_shape, _dequantize, "DequantizeOptions",
+        versions={"int8": 2, "int16": 3, "float16": 3},
+    ),
+)  # fmt: skip

@@ -1,0 +1,378 @@
+"""Ops that move values without computing: shapes, slices, layouts, resizing."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from qfrewrite.ir import Array, Op
+from qfrewrite.ops.elementwise import same_shape
+from qfrewrite.ops.spec import (
+    OpSpec,
+    Port,
+    Shape,
+    act,
+    attr,
+    const_ints,
+    normal_axis,
+    param,
+    rows,
+    shape_error,
+    shape_of,
+)
+
+
+def _reshape_shape(op: Op) -> list[Shape]:
+    x = shape_of(op, 0)
+    size = int(np.prod(x, dtype=np.int64))
+    target = list(const_ints(op, 1) if op.input(1) is not None else attr(op, "new_shape") or ())
+    if target.count(-1) == 1:
+        known = int(np.prod([d for d in target if d != -1], dtype=np.int64))
+        if known < 1 or size % known:
+            raise shape_error(op, f"cannot reshape {list(x)} to {target}")
+        target[target.index(-1)] = size // known
+    if min(target, default=0) < 0 or int(np.prod(target, dtype=np.int64)) != size:
+        raise shape_error(op, f"cannot reshape {list(x)} to {target}")
+    return [tuple(target)]
+
+
+def _squeeze_shape(op: Op) -> list[Shape]:
+    x = shape_of(op, 0)
+    dims = {normal_axis(op, d, len(x)) for d in attr(op, "squeeze_dims") or ()}
+    if any(x[d] != 1 for d in dims):
+        raise shape_error(op, f"cannot squeeze dimensions {sorted(dims)} of {list(x)}")
+    return [tuple(d for i, d in enumerate(x) if not (i in dims if dims else d == 1))]
+
+
+def _expand_dims_shape(op: Op) -> list[Shape]:
+    x = shape_of(op, 0)
+    axis = normal_axis(op, const_ints(op, 1)[0], len(x) + 1)
+    return [(*x[:axis], 1, *x[axis:])]
+
+
+def _transpose_shape(op: Op) -> list[Shape]:
+    x, perm = shape_of(op, 0), const_ints(op, 1)
+    if sorted(perm) != list(range(len(x))):
+        raise shape_error(op, f"{list(perm)} is no permutation of rank {len(x)}")
+    return [tuple(x[p] for p in perm)]
+
+
+def pad_pairs(op: Op) -> list[tuple[int, int]]:
+    """(before, after) for every axis of a padding op."""
+    flat = const_ints(op, 1)
+    if len(flat) != 2 * len(shape_of(op, 0)) or min(flat, default=0) < 0:
+        raise shape_error(op, f"paddings {list(flat)} do not fit {list(shape_of(op, 0))}")
+    return list(zip(flat[::2], flat[1::2], strict=True))
+
+
+def _pad_shape(op: Op) -> list[Shape]:
+    pairs = pad_pairs(op)
+    return [tuple(d + a + b for d, (a, b) in zip(shape_of(op, 0), pairs, strict=True))]
+
+
+def _slice_bounds(op: Op) -> list[tuple[int, int]]:
+    x, begin, size = shape_of(op, 0), const_ints(op, 1), const_ints(op, 2)
+    if not len(x) == len(begin) == len(size):
+        raise shape_error(op, f"begin {list(begin)} and size {list(size)} do not fit {list(x)}")
+    ends = [d if s == -1 else b + s for d, b, s in zip(x, begin, size, strict=True)]
+    if any(not 0 <= b <= e <= d for d, b, e in zip(x, begin, ends, strict=True)):
+        raise shape_error(op, f"begin {list(begin)} and size {list(size)} leave {list(x)}")
+    return list(zip(begin, ends, strict=True))
+
+
+def strided_index(op: Op) -> tuple[slice | int | None, ...]:
+    """The numpy index that a STRIDED_SLICE means; raises UnsupportedError on an ellipsis."""
+    begin, end, strides = (const_ints(op, i) for i in (1, 2, 3))
+    index: list[slice | int | None] = []
+    for i, (b, e, s) in enumerate(zip(begin, end, strides, strict=True)):
+        bit = 1 << i
+        if attr(op, "ellipsis_mask") & bit or s == 0:
+            raise shape_error(op, "an ellipsis or a stride of 0 in a slice is not supported")
+        if attr(op, "new_axis_mask") & bit:
+            index.append(None)
+        elif attr(op, "shrink_axis_mask") & bit:
+            index.append(b)
+        else:
+            first = None if attr(op, "begin_mask") & bit else b
+            last = None if attr(op, "end_mask") & bit else e
+            index.append(slice(first, last, s))
+    return tuple(index)
+
+
+def _strided_shape(op: Op) -> list[Shape]:
+    # A zero-stride view has the right shape and costs no memory, whatever the shape says.
+    try:
+        view = np.broadcast_to(np.int8(0), shape_of(op, 0))[strided_index(op)]
+    except (IndexError, ValueError) as error:
+        raise shape_error(op, f"cannot slice {list(shape_of(op, 0))}: {error}") from None
+    return [tuple(view.shape)]
+
+
+def _concat_shape(op: Op) -> list[Shape]:
+    shapes = [t.shape for t in op.inputs if t is not None]
+    axis = normal_axis(op, attr(op, "axis"), len(shapes[0]))
+    if any(
+        len(s) != len(shapes[0])
+        or s[:axis] + s[axis + 1 :] != shapes[0][:axis] + shapes[0][axis + 1 :]
+        for s in shapes
+    ):
+        raise shape_error(op, f"cannot join {[list(s) for s in shapes]} on axis {axis}")
+    return [(*shapes[0][:axis], sum(s[axis] for s in shapes), *shapes[0][axis + 1 :])]
+
+
+def _split_sizes(op: Op) -> tuple[int, list[int], Shape]:
+    """Axis, sizes of the parts, shape of the whole; for SPLIT and SPLIT_V."""
+    whole = shape_of(op, 1 if op.kind == "SPLIT" else 0)
+    axis = normal_axis(op, const_ints(op, 0 if op.kind == "SPLIT" else 2)[0], len(whole))
+    count = attr(op, "num_splits") or len(op.outputs)
+    if op.kind == "SPLIT":
+        if count < 1 or whole[axis] % count:
+            raise shape_error(op, f"cannot split {list(whole)} into {count} on axis {axis}")
+        return axis, [whole[axis] // count] * count, whole
+    sizes = list(const_ints(op, 1))
+    if -1 in sizes:
+        sizes[sizes.index(-1)] = whole[axis] - sum(s for s in sizes if s != -1)
+    if sum(sizes) != whole[axis] or min(sizes, default=0) < 0:
+        raise shape_error(op, f"parts {sizes} do not add up to {whole[axis]}")
+    return axis, sizes, whole
+
+
+def _split_shape(op: Op) -> list[Shape]:
+    axis, sizes, whole = _split_sizes(op)
+    return [(*whole[:axis], size, *whole[axis + 1 :]) for size in sizes]
+
+
+def _split(op: Op, x: list[Array | None]) -> list[Array]:
+    whole = x[1 if op.kind == "SPLIT" else 0]
+    assert whole is not None
+    axis, sizes, _ = _split_sizes(op)
+    return np.split(whole, np.cumsum(sizes)[:-1], axis)
+
+
+def _pack_shape(op: Op) -> list[Shape]:
+    x = shape_of(op, 0)
+    axis = normal_axis(op, attr(op, "axis"), len(x) + 1)
+    return [(*x[:axis], len(op.inputs), *x[axis:])]
+
+
+def _unpack_shape(op: Op) -> list[Shape]:
+    x = shape_of(op, 0)
+    axis = normal_axis(op, attr(op, "axis"), len(x))
+    return [(*x[:axis], *x[axis + 1 :])] * (attr(op, "num") or len(op.outputs))
+
+
+def _tile_shape(op: Op) -> list[Shape]:
+    return [tuple(d * n for d, n in zip(shape_of(op, 0), const_ints(op, 1), strict=True))]
+
+
+def _gather_shape(op: Op) -> list[Shape]:
+    x, indices = shape_of(op, 0), shape_of(op, 1)
+    axis = normal_axis(op, attr(op, "axis"), len(x))
+    return [(*x[:axis], *indices, *x[axis + 1 :])]
+
+
+def _resize_shape(op: Op) -> list[Shape]:
+    x, size = shape_of(op, 0), const_ints(op, 1)
+    if len(x) != 4 or len(size) != 2 or min(size) < 1:
+        raise shape_error(op, f"cannot resize {list(x)} to {list(size)}")
+    return [(x[0], size[0], size[1], x[3])]
+
+
+def _space_to_depth_shape(op: Op) -> list[Shape]:
+    x, b = shape_of(op, 0), attr(op, "block_size")
+    if len(x) != 4 or b < 1 or x[1] % b or x[2] % b:
+        raise shape_error(op, f"blocks of {b} do not fit {list(x)}")
+    return [(x[0], x[1] // b, x[2] // b, x[3] * b * b)]
+
+
+def _depth_to_space_shape(op: Op) -> list[Shape]:
+    x, b = shape_of(op, 0), attr(op, "block_size")
+    if len(x) != 4 or b < 1 or x[3] % (b * b):
+        raise shape_error(op, f"blocks of {b} do not fit {list(x)}")
+    return [(x[0], x[1] * b, x[2] * b, x[3] // (b * b))]
+
+
+def _space_to_batch_shape(op: Op) -> list[Shape]:
+    x, block, pads = shape_of(op, 0), const_ints(op, 1), const_ints(op, 2)
+    sizes = [x[i + 1] + pads[2 * i] + pads[2 * i + 1] for i in range(len(block))]
+    if min(block) < 1 or any(s % b for s, b in zip(sizes, block, strict=True)):
+        raise shape_error(op, f"blocks {list(block)} do not fit {sizes}")
+    spatial = [s // b for s, b in zip(sizes, block, strict=True)]
+    return [(x[0] * int(np.prod(block)), *spatial, *x[len(block) + 1 :])]
+
+
+def _batch_to_space_shape(op: Op) -> list[Shape]:
+    x, block, crops = shape_of(op, 0), const_ints(op, 1), const_ints(op, 2)
+    count = int(np.prod(block))
+    if min(block) < 1 or x[0] % count:
+        raise shape_error(op, f"blocks {list(block)} do not fit a batch of {x[0]}")
+    spatial = [x[i + 1] * b - crops[2 * i] - crops[2 * i + 1] for i, b in enumerate(block)]
+    return [(x[0] // count, *spatial, *x[len(block) + 1 :])]
+
+
+def _first(x: list[Array | None]) -> Array:
+    assert x[0] is not None
+    return x[0]
+
+
+def _reshape(op: Op, x: list[Array | None]) -> list[Array]:
+    return [_first(x).reshape(op.output.shape)]
+
+
+def _slice(op: Op, x: list[Array | None]) -> list[Array]:
+    return [_first(x)[tuple(slice(b, e) for b, e in _slice_bounds(op))]]
+
+
+def _pad(op: Op, x: list[Array | None]) -> list[Array]:
+    fill = x[2].reshape(-1)[0] if len(x) > 2 and x[2] is not None else 0
+    return [np.pad(_first(x), pad_pairs(op), constant_values=fill)]
+
+
+def _mirror_pad(op: Op, x: list[Array | None]) -> list[Array]:
+    mode = "reflect" if attr(op, "mode") == "REFLECT" else "symmetric"
+    return [np.pad(_first(x), pad_pairs(op), mode=mode)]  # type: ignore[call-overload]
+
+
+def _space_to_depth(op: Op, x: list[Array | None]) -> list[Array]:
+    v, b = _first(x), attr(op, "block_size")
+    n, h, w, c = v.shape
+    v = v.reshape(n, h // b, b, w // b, b, c).transpose(0, 1, 3, 2, 4, 5)
+    return [v.reshape(n, h // b, w // b, b * b * c)]
+
+
+def _depth_to_space(op: Op, x: list[Array | None]) -> list[Array]:
+    v, b = _first(x), attr(op, "block_size")
+    n, h, w, c = v.shape
+    v = v.reshape(n, h, w, b, b, c // (b * b)).transpose(0, 1, 3, 2, 4, 5)
+    return [v.reshape(n, h * b, w * b, c // (b * b))]
+
+
+def _shape(op: Op, x: list[Array | None]) -> list[Array]:
+    return [np.array(shape_of(op, 0), np.int64 if op.output.dtype == "int64" else np.int32)]
+
+
+_MOVES = {"int8": 2, "int16": 2}
+_RESIZE = {"align_corners": False, "half_pixel_centers": False}
+_RESIZE_PAIRS = {k: k for k in _RESIZE}
+_STRIDED = {
+    k: 0 for k in ("begin_mask", "end_mask", "ellipsis_mask", "new_axis_mask", "shrink_axis_mask")
+}
+_Y = (act("y"),)
+_X = act("x")
+
+rows(
+    OpSpec(
+        "RESHAPE", (_X, param("shape", optional=True)), _Y, _reshape_shape, _reshape,
+        "ReshapeOptions", {"new_shape": ()}, same_scale=True,
+    ),
+    OpSpec(
+        "SQUEEZE", (_X,), _Y, _squeeze_shape, _reshape, "SqueezeOptions", {"squeeze_dims": ()},
+        same_scale=True,
+    ),
+    OpSpec(
+        "EXPAND_DIMS", (_X, param("axis")), _Y, _expand_dims_shape, _reshape, "ExpandDimsOptions",
+        graphdef="ExpandDims", same_scale=True,
+    ),
+    OpSpec(
+        "TRANSPOSE", (_X, param("perm")), _Y, _transpose_shape,
+        lambda op, x: [_first(x).transpose(const_ints(op, 1))], "TransposeOptions",
+        graphdef="Transpose", same_scale=True, versions=_MOVES,
+    ),
+    OpSpec(
+        "PAD", (_X, param("paddings")), _Y, _pad_shape, _pad, "PadOptions", graphdef="Pad",
+        same_scale=True, versions=_MOVES,
+    ),
+    OpSpec(
+        "PADV2", (_X, param("paddings"), act("value")), _Y, _pad_shape, _pad, "PadV2Options",
+        graphdef="PadV2", same_scale=True, versions=_MOVES,
+    ),
+    OpSpec(
+        "MIRROR_PAD", (_X, param("paddings")), _Y, _pad_shape, _mirror_pad, "MirrorPadOptions",
+        {"mode": "REFLECT"}, graphdef="MirrorPad", graphdef_attrs={"mode": "mode"},
+        same_scale=True, versions=_MOVES,
+    ),
+    OpSpec(
+        "SLICE", (_X, param("begin"), param("size")), _Y,
+        lambda op: [tuple(e - b for b, e in _slice_bounds(op))], _slice, "SliceOptions",
+        graphdef="Slice", same_scale=True, versions=_MOVES,
+    ),
+    OpSpec(
+        "STRIDED_SLICE", (_X, param("begin"), param("end"), param("strides")), _Y, _strided_shape,
+        lambda op, x: [_first(x)[strided_index(op)]], "StridedSliceOptions", _STRIDED,
+        graphdef="StridedSlice", graphdef_attrs={k: k for k in _STRIDED}, same_scale=True,
+        versions=_MOVES,
+    ),
+    OpSpec(
+        "CONCATENATION", (act("x", variadic=True),), _Y, _concat_shape,
+        lambda op, x: [np.concatenate([v for v in x if v is not None], attr(op, "axis"))],
+        "ConcatenationOptions", {"axis": 0, "fused_activation_function": "NONE"},
+        same_scale=True, versions=_MOVES,
+    ),
+    OpSpec(
+        "SPLIT", (param("axis"), _X), (act("y", variadic=True),), _split_shape, _split,
+        "SplitOptions", {"num_splits": 0}, graphdef="Split",
+        graphdef_attrs={"num_splits": "num_split"}, same_scale=True, versions=_MOVES,
+    ),
+    OpSpec(
+        "SPLIT_V", (_X, param("sizes"), param("axis")), (act("y", variadic=True),), _split_shape,
+        _split, "SplitVOptions", {"num_splits": 0}, graphdef="SplitV",
+        graphdef_attrs={"num_splits": "num_split"}, same_scale=True, versions=_MOVES,
+    ),
+    OpSpec(
+        "PACK", (act("x", variadic=True),), _Y, _pack_shape,
+        lambda op, x: [np.stack([v for v in x if v is not None], attr(op, "axis"))],
+        "PackOptions", {"axis": 0, "values_count": 0}, graphdef="Pack",
+        graphdef_attrs={"axis": "axis", "values_count": "N"}, same_scale=True, versions=_MOVES,
+    ),
+    OpSpec(
+        "UNPACK", (_X,), (act("y", variadic=True),), _unpack_shape,
+        lambda op, x: list(np.moveaxis(_first(x), attr(op, "axis"), 0)), "UnpackOptions",
+        {"axis": 0, "num": 0}, graphdef="Unpack", graphdef_attrs={"axis": "axis", "num": "num"},
+        same_scale=True, versions=_MOVES,
+    ),
+    OpSpec(
+        "TILE", (_X, param("multiples")), _Y, _tile_shape,
+        lambda op, x: [np.tile(_first(x), const_ints(op, 1))], "TileOptions", graphdef="Tile",
+        same_scale=True, versions={"int8": 3},
+    ),
+    OpSpec(
+        "GATHER", (_X, param("indices")), _Y, _gather_shape,
+        lambda op, x: [np.take(_first(x), const_ints(op, 1), attr(op, "axis")).reshape(
+            op.output.shape)],
+        "GatherOptions", {"axis": 0, "batch_dims": 0}, same_scale=True, versions=_MOVES,
+    ),
+    OpSpec("SHAPE", (_X,), (Port("y", "param"),), lambda op: [(len(shape_of(op, 0)),)], _shape,
+           "ShapeOptions", {"out_type": "INT32"}, int8=False),
+    OpSpec(
+        "RESIZE_BILINEAR", (_X, param("size")), _Y, _resize_shape, None, "ResizeBilinearOptions",
+        _RESIZE, graphdef="ResizeBilinear", graphdef_attrs=_RESIZE_PAIRS, same_scale=True,
+        versions={"float32": 3, "int8": 3, "int16": 3},
+    ),
+    OpSpec(
+        "RESIZE_NEAREST_NEIGHBOR", (_X, param("size")), _Y, _resize_shape, None,
+        "ResizeNearestNeighborOptions", _RESIZE, graphdef="ResizeNearestNeighbor",
+        graphdef_attrs=_RESIZE_PAIRS, same_scale=True,
+        versions={"float32": 3, "int8": 3, "int16": 3},
+    ),
+    OpSpec(
+        "SPACE_TO_DEPTH", (_X,), _Y, _space_to_depth_shape, _space_to_depth,
+        "SpaceToDepthOptions", {"block_size": 2}, graphdef="SpaceToDepth",
+        graphdef_attrs={"block_size": "block_size"}, same_scale=True, versions={"int8": 2},
+    ),
+    OpSpec(
+        "DEPTH_TO_SPACE", (_X,), _Y, _depth_to_space_shape, _depth_to_space,
+        "DepthToSpaceOptions", {"block_size": 2}, graphdef="DepthToSpace",
+        graphdef_attrs={"block_size": "block_size"}, same_scale=True, versions={"int8": 2},
+    ),
+    OpSpec(
+        "SPACE_TO_BATCH_ND", (_X, param("block"), param("paddings")), _Y, _space_to_batch_shape,
+        None, "SpaceToBatchNDOptions", graphdef="SpaceToBatchND", same_scale=True,
+        versions=_MOVES,
+    ),
+    OpSpec(
+        "BATCH_TO_SPACE_ND", (_X, param("block"), param("crops")), _Y, _batch_to_space_shape,
+        None, "BatchToSpaceNDOptions", graphdef="BatchToSpaceND", same_scale=True,
+        versions=_MOVES,
+    ),
+    OpSpec("IDENTITY", (_X,), _Y, same_shape, lambda op, x: [_first(x)], graphdef="Identity",
+           same_scale=True),
+)  # fmt: skip
