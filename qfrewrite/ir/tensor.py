@@ -109,7 +109,7 @@ def constant(name: str, data: npt.ArrayLike, dtype: str | None = None) -> Tensor
 
 def dtype_name(dtype: np.dtype[Any]) -> str:
     """The name this package uses for a numpy element type."""
-    name = np.dtype(dtype).name
+    name = str(np.dtype(dtype).name)
     if name not in NUMPY_DTYPES:
         raise ValueError(f"no tensor type for numpy's {name}")
     return name

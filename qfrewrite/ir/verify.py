@@ -42,13 +42,13 @@ def _violations(graph: Graph) -> Iterator[tuple[str, str]]:
             yield from _constant_violations(graph, tensor)
     for op in graph.ops:
         place = f"op '{op.name}' ({op.kind})"
-        for slot, tensor in enumerate(op.inputs):
-            if tensor is None:
+        for slot, operand in enumerate(op.inputs):
+            if operand is None:
                 continue
-            if tensor not in graph:
-                yield place, f"input {slot} '{tensor.name}' is not in the graph"
-            elif tensor not in known:
-                yield place, f"input {slot} '{tensor.name}' has no value"
+            if operand not in graph:
+                yield place, f"input {slot} '{operand.name}' is not in the graph"
+            elif operand not in known:
+                yield place, f"input {slot} '{operand.name}' has no value"
         for out in op.outputs:
             if graph.producer(out) is not op:
                 yield place, f"output '{out.name}' is not linked to it"

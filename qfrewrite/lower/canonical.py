@@ -1,0 +1,137 @@
+"""Canonical form: what every written model gets, whether or not a pass asked for it.
+
+BatchNorm that is left is folded or becomes MUL and ADD, activations are fused, ops that do
+nothing and ops nobody needs are dropped. The function of the graph stays.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from qfrewrite.ir import Graph, Op, Tensor, constant
+from qfrewrite.ops import spec_of
+from qfrewrite.ops.build import append_op
+from qfrewrite.rewrite.fold import bn_scale_offset, fold_batch_norm, fold_constants
+from qfrewrite.rewrite.match import NoMatch, bias_slot, sole_reader
+from qfrewrite.rewrite.raising import raise_graph
+from qfrewrite.rewrite.rewriter import Rewriter
+
+_RESHAPES = ("RESHAPE", "SQUEEZE", "EXPAND_DIMS")
+# Ops with effects beyond their outputs: never dropped as dead.
+_EFFECTS = ("CALL_ONCE", "ASSIGN_VARIABLE", "VAR_HANDLE", "WHILE", "IF", "CUSTOM")
+
+
+def canonicalise(graph: Graph) -> None:
+    """Bring `graph` into canonical form, in place; FAKE_QUANT stays where it is."""
+    rw = raise_graph(graph)
+    for op in graph.ops_of("BATCH_NORM"):
+        fold_batch_norm(rw, op)
+    for op in graph.ops_of("BATCH_NORM"):
+        _lower_batch_norm(rw, op)
+    fold_constants(rw)
+    _drop_identities(rw)
+    _drop_reshapes(rw)
+    graph.prune(keep=lambda op: op.kind in _EFFECTS or not op.outputs)
+    _add_missing_bias(rw)
+
+
+def _lower_batch_norm(rw: Rewriter, op: Op) -> None:
+    """Given y = BATCH_NORM(x);  Result y = x * scale + offset."""
+    graph = rw.graph
+    scale, offset = (
+        constant(graph.unique_name(f"{op.name}/{name}"), values.astype(np.float32))
+        for name, values in zip(("scale", "offset"), bn_scale_offset(op), strict=True)
+    )
+    mul = append_op(graph, "MUL", [op.operand(0), scale], name=f"{op.name}/scaled", anchor=op)
+    add = append_op(graph, "ADD", [mul.output, offset], name=op.name, anchor=op)
+    replace_op(graph, op, add)
+
+
+def replace_op(graph: Graph, old: Op, new: Op) -> None:
+    """Let `new`, which computes the same value, take the readers and the name of `old`."""
+    name, is_output = old.output.name, graph.is_output(old.output)
+    graph.replace_uses(old.output, new.output)
+    graph.remove_op(old)
+    if not is_output:
+        graph.update_tensor(new.output, name=name)
+    graph.update_op(new, name=old.name)
+
+
+def _drop_identities(rw: Rewriter) -> None:
+    for op in rw.graph.ops_of("IDENTITY"):
+        if _may_bypass(rw.graph, op):
+            rw.bypass(op)
+
+
+def _may_bypass(graph: Graph, op: Op) -> bool:
+    """Whether dropping `op` keeps every graph output a tensor of its own."""
+    source = op.operand(0)
+    taken = graph.is_output(source) or graph.is_input(source) or source.is_const
+    return not (graph.is_output(op.output) and taken)
+
+
+def _drop_reshapes(rw: Rewriter) -> None:
+    """One RESHAPE for a chain of them, none where the shape stays."""
+    graph = rw.graph
+    for op in graph.ops_of(*_RESHAPES):
+        before = graph.producer(op.operand(0))
+        if before is not None and before.kind in _RESHAPES:
+            inputs = [before.operand(0), *op.inputs[1:]]
+            graph.update_op(op, inputs=inputs)
+            if not graph.readers(before.output) and not graph.is_output(before.output):
+                rw.remove(before, detail="merged with the next")
+        if op.operand(0).shape == op.output.shape and _may_bypass(graph, op):
+            rw.bypass(op)
+        else:
+            _as_reshape(graph, op)
+
+
+def _as_reshape(graph: Graph, op: Op) -> None:
+    """Every op that only changes the shape is written as RESHAPE: all targets take it."""
+    shape = op.output.shape
+    name = graph.unique_name(f"{op.name}/shape")
+    old = op.input(1)
+    if op.kind == "RESHAPE" and old is not None and old.data is not None:
+        target = tuple(old.data.reshape(-1).tolist())
+    else:
+        target = None
+    if target == shape:
+        return
+    table = constant(name, np.array(shape, np.int32))
+    graph.update_op(
+        op, kind="RESHAPE", inputs=[op.operand(0), table], attrs={"new_shape": shape}, meta={}
+    )
+
+
+def _add_missing_bias(rw: Rewriter) -> None:
+    """Convolutions get a bias of zeros: several runtimes read it without asking."""
+    for op in rw.graph.ops_of("CONV_2D", "DEPTHWISE_CONV_2D"):
+        slot = bias_slot(op)
+        if op.input(slot) is None and op.operand(1).data is not None:
+            if op.output.dtype != "float32":
+                continue
+            zeros = np.zeros(op.output.shape[-1], np.float32)
+            rw.set_constant(op, slot, zeros, name=f"{op.name}/bias")
+
+
+def fuse_activations(graph: Graph) -> None:
+    """Mark every activation that its producer can take as fused: the writer joins them.
+
+    An activation is fused where the tensor before it has no other reader, is no graph output
+    and (in a quantized graph) no scale of its own.
+    """
+    for op in graph.ops:
+        spec = spec_of(op)
+        if spec is None or spec.activation is None or op.kind == "TANH":
+            continue
+        before = graph.producer(op.operand(0))
+        if before is None or isinstance(sole_reader(graph, op.operand(0)), NoMatch):
+            continue
+        row = spec_of(before)
+        if row is None or not row.fuses or op.operand(0).dtype != op.output.dtype:
+            continue
+        _mark_virtual(graph, op.operand(0))
+
+
+def _mark_virtual(graph: Graph, tensor: Tensor) -> None:
+    graph.update_tensor(tensor, meta={**tensor.meta, "virtual": True})

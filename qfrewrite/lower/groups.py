@@ -1,0 +1,154 @@
+"""Same-scale groups: tensors that int8 kernels need at one scale and zero point.
+
+Groups are found by union-find over the ops whose row says `same_scale`. Ops with one operand
+(pooling, reshaping, padding) pass their operand's scale on; ops that join several operands
+(CONCATENATION, MAXIMUM) merge groups, or take an operand through a QUANTIZE of its own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from qfrewrite.ir import Graph, Op, Quant, Tensor
+from qfrewrite.ir.quant import activation_quant
+from qfrewrite.lower.ranges import Range
+from qfrewrite.ops import spec_of
+
+# Joining an operand whose range is narrower than the whole by more than this would leave its
+# other readers fewer than 5 of 8 bits.
+_NARROW = 1 / 8
+
+
+@dataclass
+class Group:
+    """Tensors that share scale and zero point."""
+
+    members: list[Tensor]
+    range: Range | None = None
+    fixed: tuple[float, int] | None = None
+
+    def quant(self, dtype: str) -> Quant | None:
+        """Scale and zero point of the group, or None where nothing is known."""
+        if self.fixed is not None:
+            return Quant.per_tensor(*self.fixed)
+        return None if self.range is None else activation_quant(*self.range, dtype)
+
+
+@dataclass
+class Groups:
+    """Every tensor's group, and the operands that go through a QUANTIZE of their own."""
+
+    of: dict[Tensor, Group] = field(default_factory=dict)
+    requantized: list[tuple[Op, int]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def merge(self, a: Group, b: Group) -> Group:
+        """Join two groups; their range is the hull of both."""
+        if a is b:
+            return a
+        a.members += b.members
+        a.range = hull(a.range, b.range)
+        a.fixed = a.fixed if a.fixed is not None else b.fixed
+        for tensor in b.members:
+            self.of[tensor] = a
+        return a
+
+
+def hull(a: Range | None, b: Range | None) -> Range | None:
+    """The smallest range that holds both."""
+    if a is None or b is None:
+        return a if b is None else b
+    return min(a[0], b[0]), max(a[1], b[1])
+
+
+def find_groups(graph: Graph, ranges: dict[Tensor, Range]) -> Groups:
+    """Group all float32 tensors of `graph` by the same-scale rules of the op table."""
+    groups = Groups()
+    for tensor in graph.tensors:
+        if tensor.dtype == "float32" and not tensor.is_const:
+            groups.of[tensor] = Group([tensor], ranges.get(tensor), _fixed(graph, tensor))
+    for op in graph.ops:
+        spec = spec_of(op)
+        if spec is None or not spec.same_scale or not op.outputs or op.output not in groups.of:
+            continue
+        slots = [
+            i
+            for i, t in enumerate(op.inputs)
+            if t is not None and t in groups.of and _is_act(op, i)
+        ]
+        joint = groups.of[op.output]
+        for out in op.outputs[1:]:
+            joint = groups.merge(joint, groups.of[out])
+        _include_constants(op, joint)
+        _join(graph, groups, op, slots)
+    return groups
+
+
+def _join(graph: Graph, groups: Groups, op: Op, slots: list[int]) -> None:
+    """Merge the operands in `slots` with the output of `op`, where their scales agree."""
+    operands = [groups.of[op.operand(i)] for i in slots]
+    whole = groups.of[op.output].range
+    for g in operands:
+        whole = hull(whole, g.range)
+    single_fix = {g.fixed for g in operands}
+    for slot, group in zip(slots, operands, strict=True):
+        joint = groups.of[op.output]
+        if len(operands) > 1 and group is not joint:
+            why = _apart(graph, op, slot, group, whole, single_fix)
+            if why is not None:
+                groups.requantized.append((op, slot))
+                groups.notes.append(
+                    f"{op.kind} '{op.name}': '{op.operand(slot).name}' {why}: requantized"
+                )
+                joint.range = hull(joint.range, _range_of(group))
+                continue
+        groups.merge(joint, group)
+
+
+def _apart(
+    graph: Graph,
+    op: Op,
+    slot: int,
+    group: Group,
+    whole: Range | None,
+    fixes: set[tuple[float, int] | None],
+) -> str | None:
+    """Why an operand keeps a scale of its own, or None where it can share the output's."""
+    if group.fixed is not None and len(fixes) > 1:
+        return "has a prescribed scale"
+    others = [r for r in graph.readers(op.operand(slot)) if r.op is not op]
+    if whole is None or group.range is None or not others:
+        return None
+    width, own = whole[1] - whole[0], group.range[1] - group.range[0]
+    return f"has {own / width:.3f} of the joint range" if own < _NARROW * width else None
+
+
+def _range_of(group: Group) -> Range | None:
+    if group.fixed is None:
+        return group.range
+    scale, zero = group.fixed
+    return (-128 - zero) * scale, (127 - zero) * scale
+
+
+def _include_constants(op: Op, group: Group) -> None:
+    for slot, tensor in enumerate(op.inputs):
+        if tensor is None or tensor.data is None or not _is_act(op, slot):
+            continue
+        if tensor.dtype == "float32" and tensor.data.size:
+            held = float(tensor.data.min()), float(tensor.data.max())
+            group.range = hull(group.range, held)
+
+
+def _is_act(op: Op, slot: int) -> bool:
+    spec = spec_of(op)
+    port = spec.input_port(slot) if spec else None
+    return port is not None and port.role == "act"
+
+
+def _fixed(graph: Graph, tensor: Tensor) -> tuple[float, int] | None:
+    op = graph.producer(tensor)
+    spec = spec_of(op) if op is not None else None
+    if op is None or spec is None:
+        return None
+    port = spec.output_port(op.outputs.index(tensor))
+    return port.fixed if port is not None else None

@@ -1,0 +1,66 @@
+"""Ranges out of FAKE_QUANT ops: the only place where the int8 writer learns them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from math import inf
+
+import numpy as np
+
+from qfrewrite.errors import VerifyError
+from qfrewrite.ir import Array, Graph, Op, Tensor
+from qfrewrite.ops.spec import attr
+from qfrewrite.rewrite.rewriter import Rewriter
+
+Range = tuple[float, float]
+
+# What an activation leaves of its operand's range.
+ACTIVATION_BOUNDS: Mapping[str, Range] = {
+    "RELU": (0.0, inf),
+    "RELU6": (0.0, 6.0),
+    "RELU_N1_TO_1": (-1.0, 1.0),
+}
+
+
+@dataclass
+class Ranges:
+    """Ranges in real units: of activations, and of weights (per channel: arrays [C])."""
+
+    activations: dict[Tensor, Range] = field(default_factory=dict)
+    weights: dict[Tensor, tuple[Array, Array]] = field(default_factory=dict)
+
+
+def take_ranges(graph: Graph) -> Ranges:
+    """Remove every FAKE_QUANT from `graph` and return what they said."""
+    rw, found = Rewriter(graph), Ranges()
+    for op in graph.ops_of("FAKE_QUANT"):
+        source = op.operand(0)
+        low, high = np.asarray(attr(op, "min")), np.asarray(attr(op, "max"))
+        if not (np.isfinite(low).all() and np.isfinite(high).all() and (low <= high).all()):
+            raise VerifyError(
+                f"range {low.min()}..{high.max()} is not valid",
+                where=f"op '{op.name}' (FAKE_QUANT)",
+                remedy="min and max must be finite numbers, min below max",
+            )
+        if source.is_const:
+            found.weights[source] = (low, high)
+        else:
+            found.activations[source] = (float(low.min()), float(high.max()))
+        rw.bypass(op)
+    _fill_activations(graph, found.activations)
+    return found
+
+
+def _fill_activations(graph: Graph, ranges: dict[Tensor, Range]) -> None:
+    """Where only the operand of an activation has a range, its result has one too."""
+    for op in graph.ops_of(*ACTIVATION_BOUNDS):
+        known = ranges.get(op.operand(0))
+        if known is not None and op.output not in ranges:
+            ranges[op.output] = clip_range(op, known)
+
+
+def clip_range(op: Op, known: Range) -> Range:
+    """The range of an activation's result."""
+    low, high = ACTIVATION_BOUNDS[op.kind]
+    return min(max(known[0], low), high), max(min(known[1], high), low)

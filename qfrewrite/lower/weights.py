@@ -1,0 +1,87 @@
+"""Weights and biases as integers (LiteRT 8-bit specification)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from qfrewrite.ir import Array
+from qfrewrite.ir.quant import SMALLEST_SCALE
+
+# Room for the sum of products beside the bias in a 32-bit accumulator.
+_BIAS_LIMIT = 2.0**30
+# The least effective multiplier (input scale x weight scale / output scale): smaller ones round
+# to nothing, and XNNPACK refuses those below 2^-32.
+_LEAST_MULTIPLIER = 2.0**-28
+
+
+@dataclass(frozen=True)
+class QuantizedLinear:
+    """Codes and scales of a linear op.
+
+    weights: int8, the layout of the float weights; scale: float32 [1] or [O]; bias: int32 [O] at
+    scale input x weight, or None; raised: how many channels got a larger scale than their
+    weights ask for, so that the bias fits 32 bits.
+    """
+
+    weights: npt.NDArray[np.int8]
+    scale: npt.NDArray[np.float32]
+    bias: npt.NDArray[np.int32] | None
+    raised: int
+
+
+def weight_bounds(w: Array, axis: int, *, per_channel: bool) -> npt.NDArray[np.float64]:
+    """The largest magnitude per index of `axis` [O], or of all [1]."""
+    magnitude = np.abs(w.astype(np.float64))
+    if not per_channel:
+        return np.array([magnitude.max(initial=0.0)])
+    bounds: npt.NDArray[np.float64] = (
+        np.moveaxis(magnitude, axis, 0).reshape(w.shape[axis], -1).max(1, initial=0.0)
+    )
+    return bounds
+
+
+def quantize_linear(
+    w: Array,
+    b: Array | None,
+    bounds: npt.NDArray[np.float64],
+    *,
+    axis: int,
+    input_scale: float,
+    output_scale: float,
+) -> QuantizedLinear:
+    """Weights to int8 in [-127, 127] with zero point 0, bias to int32 with zero point 0.
+
+    w: real units; b: real units [O]; bounds: the largest magnitude to represent, [1] or [O].
+    A channel without weights takes the largest scale of the others. Where the bias would not
+    fit 32 bits the channel's scale is raised until it does.
+    """
+    scale = bounds / 127.0
+    scale = np.where(scale > 0, scale, scale.max(initial=0.0) or 1.0)
+    least = max(_LEAST_MULTIPLIER * output_scale / input_scale, SMALLEST_SCALE)
+    wanted = np.full(scale.shape, least)
+    if b is not None:
+        needed = np.abs(b.astype(np.float64)) / (input_scale * _BIAS_LIMIT)
+        needed = needed if scale.size > 1 else np.array([needed.max(initial=0.0)])
+        wanted = np.maximum(wanted, needed)
+    raised = int((wanted > scale).sum())
+    scale = np.maximum(scale, wanted).astype(np.float32)
+    shape = [1] * w.ndim
+    shape[axis] = scale.size
+    codes = np.rint(w.astype(np.float64) / scale.astype(np.float64).reshape(shape))
+    weights = np.clip(codes, -127, 127).astype(np.int8)
+    return QuantizedLinear(weights, scale, _bias(b, input_scale, scale), raised)
+
+
+def _bias(
+    b: Array | None, input_scale: float, scale: npt.NDArray[np.float32]
+) -> npt.NDArray[np.int32] | None:
+    if b is None:
+        return None
+    step = np.float64(np.float32(input_scale)) * scale.astype(np.float64)
+    codes = np.rint(b.reshape(-1).astype(np.float64) / step)
+    info = np.iinfo(np.int32)
+    saturated: npt.NDArray[np.int32] = np.clip(codes, info.min, info.max).astype(np.int32)
+    return saturated

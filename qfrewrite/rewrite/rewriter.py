@@ -1,0 +1,107 @@
+"""Edits to a graph, logged: the report of a pass is built from the log, not claimed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from qfrewrite.ir import Array, Graph, Op, Tensor, constant
+from qfrewrite.ops.build import append_op
+from qfrewrite.rewrite.match import NoMatch
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line of the log: what was done (or not) to which op."""
+
+    action: str
+    where: str
+    detail: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.action} {self.where}" + (f": {self.detail}" if self.detail else "")
+
+
+@dataclass
+class Log:
+    """What one pass changed, what it left and why, and what it has to say."""
+
+    edits: list[Entry] = field(default_factory=list)
+    skips: list[Entry] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    # One row of figures per layer, for the report: {"layer": name, ...}.
+    layers: list[dict[str, Any]] = field(default_factory=list)
+
+
+class Rewriter:
+    """The edits passes make, on one graph, each entered in `log`."""
+
+    def __init__(self, graph: Graph, log: Log | None = None) -> None:
+        self.graph = graph
+        self.log = log if log is not None else Log()
+
+    def skip(self, op: Op, reason: NoMatch | str) -> None:
+        """Say why `op` was left as it is."""
+        self.log.skips.append(Entry("skipped", op.name, str(reason)))
+
+    def note(self, text: str) -> None:
+        """Say something about the pass as a whole, once."""
+        if text not in self.log.notes:
+            self.log.notes.append(text)
+
+    def layer(self, op: Op, **figures: Any) -> None:
+        """Add a row of figures about one layer to the report."""
+        self.log.layers.append({"layer": op.name, **figures})
+
+    def edit(self, action: str, op: Op, detail: str = "") -> None:
+        """Enter an edit that was made in several steps as one."""
+        self.log.edits.append(Entry(action, op.name, detail))
+
+    def replace_kind(
+        self, op: Op, kind: str, attrs: Mapping[str, Any] | None = None, *, detail: str = ""
+    ) -> None:
+        """Make `op` another kind of op with the same operands."""
+        was = op.kind
+        self.graph.update_op(op, kind=kind, attrs=attrs or {}, meta={})
+        self.edit("replaced", op, detail or f"{was} -> {kind}")
+
+    def bypass(self, op: Op, slot: int = 0, *, action: str = "removed", detail: str = "") -> None:
+        """Take `op` out; whoever read its output reads its input `slot`."""
+        source = op.operand(slot)
+        self.graph.replace_uses(op.output, source)
+        self.graph.remove_op(op)
+        self.edit(action, op, detail or op.kind)
+
+    def remove(self, op: Op, *, detail: str = "") -> None:
+        """Take out an op nobody reads."""
+        self.graph.remove_op(op)
+        self.edit("removed", op, detail or op.kind)
+
+    def set_constant(self, op: Op, slot: int, data: Array, name: str | None = None) -> Tensor:
+        """Put a constant in `slot` of `op` only: other readers of the old one keep it."""
+        old = op.input(slot)
+        data = np.ascontiguousarray(data, np.float32 if data.dtype.kind == "f" else data.dtype)
+        if old is not None and old.is_const and len(self.graph.readers(old)) == 1:
+            self.graph.update_tensor(old, data=data, shape=data.shape, quant=None)
+            return old
+        base = name or (old.name if old is not None else f"{op.name}/operand{slot}")
+        new = constant(self.graph.unique_name(base), data)
+        inputs = [*op.inputs, *[None] * (slot + 1 - len(op.inputs))]
+        inputs[slot] = new
+        self.graph.update_op(op, inputs=inputs)
+        return new
+
+    def insert_after(
+        self, tensor: Tensor, kind: str, attrs: Mapping[str, Any], *, suffix: str, detail: str = ""
+    ) -> Op:
+        """Put a one-operand op behind `tensor`; all its readers read the new op instead."""
+        anchor = self.graph.producer(tensor)
+        op = append_op(
+            self.graph, kind, [tensor], name=f"{tensor.name}/{suffix}", attrs=attrs, anchor=anchor
+        )
+        self.graph.replace_uses(tensor, op.output, skip=(op,))
+        self.edit("inserted", op, detail or kind)
+        return op
