@@ -1,7 +1,8 @@
 """What the benchmark scripts share: the models, the images, running and scoring a `.tflite`.
 
-Nothing here imports TensorFlow or qfrewrite: both sides are measured as the files they write, through one
-and the same code. Heavy modules are imported where they are used, since `tf_convert.py` is also timed.
+Nothing here imports TensorFlow or qfrewrite: both sides are measured as the files they write,
+through one and the same code. Heavy modules are imported where they are used, since `tf_convert.py`
+is also timed.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ PROJECT = Path(__file__).resolve().parent.parent
 THREADS = 2
 IMAGE_SUFFIXES = frozenset({".jpeg", ".jpg", ".png", ".bmp"})
 CALIBRATION_SAMPLES = 200
-# Ops that only reshape or re-code their input: looked through on the way from an output to its Softmax.
+# Ops that only reshape or re-code their input: looked through from an output back to its Softmax.
 PASS_THROUGH = frozenset({"RESHAPE", "SQUEEZE", "QUANTIZE", "DEQUANTIZE", "FAKE_QUANT"})
 
 
@@ -101,7 +102,7 @@ def shared_dir() -> Path:
     """
     folder = Path(os.environ.get("QFREWRITE_SHARED") or PROJECT.parent / "shared")
     if not folder.is_dir():
-        raise FileNotFoundError(f"no shared material at {folder}; set QFREWRITE_SHARED to its folder")
+        raise FileNotFoundError(f"no shared material at {folder}; set QFREWRITE_SHARED")
     return folder
 
 
@@ -117,7 +118,7 @@ def list_images(folder: Path, limit: int | None = None) -> list[Path]:
 
 
 def make_calibration_folder(folder: Path, samples: int = CALIBRATION_SAMPLES) -> Path:
-    """Fill `folder` with links to every k-th calibration image, so that both sides see the same files.
+    """Fill `folder` with links to every k-th calibration image: the same files for both sides.
 
     File names start with the class, so an even stride covers the classes evenly where the first
     `samples` files would be fish and birds alone.
@@ -135,10 +136,11 @@ def make_calibration_folder(folder: Path, samples: int = CALIBRATION_SAMPLES) ->
 
 
 def read_image(file: Path, size: int) -> FloatArray:
-    """`file` as [size, size, 3] RGB in [-1, 1]: the whole image, resized (bilinear, antialiased)."""
+    """`file` as [size, size, 3] RGB in [-1, 1]: the whole image, resized bilinearly."""
     with Image.open(file) as image:
         rgb = image.convert("RGB").resize((size, size), Image.Resampling.BILINEAR)
-    return np.asarray(rgb, np.float32) / np.float32(127.5) - np.float32(1)
+    pixels: FloatArray = np.asarray(rgb, np.float32) / np.float32(127.5) - np.float32(1)
+    return pixels
 
 
 @functools.lru_cache(maxsize=2)
@@ -157,16 +159,17 @@ def load_validation(size: int, limit: int | None = None) -> tuple[FloatArray, ND
 def quantize(x: FloatArray, detail: dict[str, Any]) -> NDArray[Any]:
     """`x` as the tensor of an interpreter's `detail` wants it: q = clip(floor(x/scale + 1/2) + zp).
 
-    Halves go up. A byte image scaled to [-1, 1] lies exactly on halves of a [-128, 127] grid of step
-    2/255; rounding to even there would merge neighbouring grey levels, rounding up keeps all 256. The
-    1e-3 keeps float32 noise in x / scale from deciding which way a half goes.
+    Halves go up. A byte image scaled to [-1, 1] lies exactly on halves of a [-128, 127] grid of
+    step 2/255; rounding to even would merge neighbouring grey levels, rounding up keeps all 256.
+    The 1e-3 keeps float32 noise in x / scale from deciding which way a half goes.
     """
     dtype = detail["dtype"]
     if dtype == np.float32:
         return x
     scale, zero_point = detail["quantization"]
     q = np.floor(x / np.float32(scale) + np.float32(0.5 + 1e-3)) + zero_point
-    return np.clip(q, np.iinfo(dtype).min, np.iinfo(dtype).max).astype(dtype)
+    clipped: NDArray[Any] = np.clip(q, np.iinfo(dtype).min, np.iinfo(dtype).max)
+    return clipped.astype(dtype)
 
 
 def dequantize(q: NDArray[Any], detail: dict[str, Any]) -> FloatArray:
@@ -174,7 +177,8 @@ def dequantize(q: NDArray[Any], detail: dict[str, Any]) -> FloatArray:
     if detail["dtype"] == np.float32:
         return q.astype(np.float32)
     scale, zero_point = detail["quantization"]
-    return (q.astype(np.float32) - zero_point) * np.float32(scale)
+    real: FloatArray = (q.astype(np.float32) - np.float32(zero_point)) * np.float32(scale)
+    return real
 
 
 def run_tflite(model: bytes | Path, images: FloatArray, threads: int = THREADS) -> FloatArray:
@@ -199,7 +203,7 @@ def _main_subgraph(content: bytes | bytearray) -> tuple[Any, list[str]]:
 
     model = tflite.Model.GetRootAs(content, 0)
     codes = [model.OperatorCodes(i) for i in range(model.OperatorCodesLength())]
-    # Files older than schema 3a keep the code in the deprecated byte and leave the other field zero.
+    # Files older than schema 3a keep the code in the deprecated byte and zero in the other field.
     numbers = [max(c.BuiltinCode(), c.DeprecatedBuiltinCode()) for c in codes]
     return model.Subgraphs(0), [tflite.opcode2name(n) for n in numbers]
 
@@ -225,9 +229,7 @@ def with_logits_output(content: bytes) -> bytes:
     while (op := producer.get(tensor)) is not None:
         kind, tensor = names[op.OpcodeIndex()], op.Inputs(0)
         if kind == "SOFTMAX":
-            field = graph._tab.Offset(10)  # SubGraph.outputs is the table's 4th slot: 4 + 2 * 3
-            start = graph._tab.Vector(field)
-            buffer[start : start + 4] = int(tensor).to_bytes(4, "little")
+            graph.OutputsAsNumpy()[0] = tensor  # a view: the change is in `buffer`
             return bytes(buffer)
         if kind not in PASS_THROUGH:
             break
@@ -239,7 +241,7 @@ def with_logits_output(content: bytes) -> bytes:
 
 @dataclass(frozen=True)
 class Outputs:
-    """What a model says of the images: `probabilities` (its output) and `logits`, both [N, classes]."""
+    """What a model says of the images: its output, and the logits behind it; both [N, classes]."""
 
     probabilities: FloatArray
     logits: FloatArray
@@ -254,8 +256,8 @@ class Score:
     sqnr_db: float | None = None
 
     def __str__(self) -> str:
-        parts = zip((self.top1, self.agreement, self.sqnr_db), ("{:.1f}",) * 3, strict=True)
-        return " / ".join(form.format(value) for value, form in parts if value is not None)
+        parts = (self.top1, self.agreement, self.sqnr_db)
+        return " / ".join("-" if value is None else f"{value:.1f}" for value in parts)
 
 
 def evaluate(path: Path, images: FloatArray) -> Outputs:
@@ -292,7 +294,7 @@ def score(
 
 @dataclass(frozen=True)
 class ChildRun:
-    """One finished command: seconds of wall time, peak resident memory in MB, exit code, its output."""
+    """One finished command: wall time, peak resident memory in MB, exit code, what it printed."""
 
     seconds: float
     peak_mb: float
@@ -300,17 +302,17 @@ class ChildRun:
     log: str
 
     @property
-    def last_line(self) -> str:
-        """The last line it printed: the error, where it failed."""
-        lines = self.log.strip().splitlines()
-        return lines[-1] if lines else f"exit code {self.code}"
+    def reason(self) -> str:
+        """Why it failed: the first line it printed that says "error", else the last one."""
+        lines = self.log.strip().splitlines() or [f"exit code {self.code}"]
+        return next((line for line in lines if "error" in line.lower()), lines[-1])[-200:]
 
 
 def run_child(command: Sequence[str | Path], log_file: Path) -> ChildRun:
     """Run `command` and measure it and nothing else: `wait4` gives the child's own peak memory.
 
-    Standard output and error go to `log_file`, since reading a pipe would have to be interleaved with
-    waiting.
+    Its output goes to `log_file`, since reading a pipe would have to be interleaved with waiting.
+    Linux starts a child's peak at the memory of its parent, so only a small parent measures memory.
     """
     log_file.parent.mkdir(parents=True, exist_ok=True)
     with log_file.open("wb") as log:
