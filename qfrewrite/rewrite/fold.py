@@ -77,6 +77,7 @@ def absorb_inputs(
 def fold_batch_norm(rw: Rewriter, op: Op) -> NoMatch | None:
     """Fold one BATCH_NORM into the linear op before it, or after it; None when done."""
     before = linear_before(rw.graph, op.operand(0))
+    _keep_statistics(rw.graph, op)
     if isinstance(before, Op):
         _fold_into_before(rw, op, before)
         return None
@@ -85,6 +86,20 @@ def fold_batch_norm(rw: Rewriter, op: Op) -> NoMatch | None:
         _fold_into_after(rw, op, after)
         return None
     return before
+
+
+def _keep_statistics(graph: Graph, op: Op) -> None:
+    """Leave N(beta, gamma^2) on the tensor: passes without data judge by it after folding."""
+    if any(t is None for t in op.inputs[3:5]) or len(op.inputs) < 5:
+        return
+    channels = op.output.shape[-1]
+    gamma, beta, variance = (_statistic(op, slot) for slot in (1, 2, 4))
+    assert variance is not None
+    share = np.sqrt(variance / (variance + attr(op, "epsilon")))
+    std = np.abs(gamma if gamma is not None else np.ones(channels)) * share
+    stats = (beta if beta is not None else np.zeros(channels), std)
+    for tensor in (op.operand(0), op.output):
+        graph.update_tensor(tensor, meta={**tensor.meta, "bn_stats": stats})
 
 
 def set_weights(rw: Rewriter, linear: Op, w: Array, b: Array) -> None:

@@ -1,0 +1,1 @@
+"""Measuring activations: data sources, observers, the choice of ranges, the range table."""

@@ -1,0 +1,302 @@
+"""Calibration data: what users have, as a stream of samples a model can take.
+
+`open_data` understands the source, `DataSource.split` deals it into samples for calibration and
+samples held back for measuring, and `Samples` can be iterated as often as needed. Files are read
+again in every pass, so memory does not grow with the number of samples; only what comes from a
+once-only iterable is kept.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from qfrewrite.calibrate.array_files import map_npy, map_npz, npz_names
+from qfrewrite.calibrate.data_checks import DataChecks, few_samples_warning
+from qfrewrite.calibrate.items import (
+    IMAGE_SUFFIXES,
+    ArrayItems,
+    ImageItems,
+    Items,
+    SequenceItems,
+    StreamItems,
+    find_images,
+    listed_images,
+    match_names,
+)
+from qfrewrite.calibrate.prefetch import prefetch
+from qfrewrite.calibrate.preprocess import Preprocess
+from qfrewrite.calibrate.synthetic import SyntheticItems
+from qfrewrite.errors import DataError, UsageError
+from qfrewrite.ir import NUMPY_DTYPES, Array
+
+Sample = dict[str, Array]
+_SOURCES = "a folder of images, an image, a .txt list of images, an .npy or an .npz file"
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """An input of a model: its name, its shape with the batch axis, its element type."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str = "float32"
+
+    @property
+    def sample_shapes(self) -> tuple[tuple[int, ...], ...]:
+        """The shapes a sample may have: the whole shape, or without a batch axis of 1."""
+        whole = tuple(self.shape)
+        return (whole, whole[1:]) if whole[:1] == (1,) else (whole,)
+
+    def __str__(self) -> str:
+        return f"input '{self.name}' {self.dtype}{list(self.shape)}"
+
+
+class Samples:
+    """Samples to iterate, as often as needed, always the same in the same order.
+
+    Yields dicts of arrays by input name, with exactly the inputs' shapes and element types.
+    `description` says what they are ("200 images of calib/"). `warnings` says what is odd about
+    them, each thing once; it is complete after the first whole pass. With `threads` > 0 samples
+    are loaded ahead in that many threads, which changes nothing in them; stopping a pass early
+    ends them. Raises DataError, where the sample stands in the order, for one that is unusable.
+    """
+
+    def __init__(
+        self,
+        inputs: Sequence[InputSpec],
+        items: Items,
+        order: Sequence[int],
+        description: str,
+        *,
+        threads: int = 0,
+    ) -> None:
+        self.inputs = tuple(inputs)
+        self.description = description
+        self.warnings: list[str] = []
+        self._items = items
+        self._order = tuple(order)
+        self._threads = threads
+        self._checked = False
+
+    def __repr__(self) -> str:
+        return f"<Samples: {self.description}>"
+
+    def __len__(self) -> int:
+        return len(self._order)
+
+    def __iter__(self) -> Iterator[Sample]:
+        checks = None if self._checked else DataChecks(self.inputs)
+        with closing(self._stream()) as stream:
+            for index, sample in zip(self._order, stream, strict=True):
+                if checks:
+                    self.warn(*checks.add(self._items.label(index), sample))
+                yield sample
+        if checks:
+            self.warn(*checks.finish())
+            self._checked = True
+
+    def labels(self) -> Iterator[str]:
+        """How messages name each sample, in order: a file's path, or a number."""
+        return map(self._items.label, self._order)
+
+    def warn(self, *warnings: str | None) -> None:
+        """Add warnings that are not there yet."""
+        self.warnings += [w for w in dict.fromkeys(warnings) if w and w not in self.warnings]
+
+    def _stream(self) -> Any:
+        return prefetch(self._items.load, self._order, self._threads)
+
+
+class DataSource:
+    """Data that fits a model's inputs, opened but not yet read. See `open_data`."""
+
+    def __init__(
+        self, inputs: Sequence[InputSpec], items: Items, name: str, *, seed: int, threads: int
+    ) -> None:
+        self.inputs = tuple(inputs)
+        self.name = name
+        self._items = items
+        self._seed = seed
+        self._threads = threads
+
+    def __repr__(self) -> str:
+        return f"<DataSource: {self._items.unit}s of {self.name}>"
+
+    def split(self, samples: int, held_back: int = 0) -> tuple[Samples, Samples]:
+        """Up to `samples` for calibration, and up to `held_back` others for measuring.
+
+        Files, arrays and lists are shuffled first, the same way for the same seed; an iterable is
+        taken in its order, and what is drawn of it (at most samples + held_back) stays in memory,
+        so that a second split sees the same. The second part is empty where there are no more
+        than `samples`. Raises DataError where there is none at all.
+        """
+        if samples < 1 or held_back < 0:
+            what = f"cannot take {samples} samples and hold back {held_back}"
+            raise UsageError(what, where=self.name, remedy="take 1 or more, hold back 0 or more")
+        count = self._items.draw(samples + held_back)
+        if not count:
+            raise _no_samples(self.name)
+        if self._items.shuffled:
+            order = np.random.default_rng(self._seed).permutation(count).tolist()
+        else:
+            order = list(range(count))
+        calibration = self._part(order[:samples])
+        calibration.warn(few_samples_warning(len(calibration)))
+        return calibration, self._part(order[samples : samples + held_back])
+
+    def _part(self, order: list[int]) -> Samples:
+        description = f"{_counted(len(order), self._items.unit)} of {self.name}"
+        threads = self._threads if self._items.decodes else 0
+        return Samples(self.inputs, self._items, order, description, threads=threads)
+
+
+def open_data(
+    source: Any,
+    inputs: Sequence[InputSpec],
+    *,
+    preprocess: Preprocess | str = "mobilenet",
+    seed: int = 0,
+    threads: int | None = None,
+) -> DataSource:
+    """Open calibration data for a model with these inputs.
+
+    source: a folder of images (searched below), an image, a `.txt` list of images, an `.npy` or
+    `.npz` file, a numpy array or a dict of them by input name (first axis samples), a list or any
+    iterable of samples, a function that returns one, or a DataSource. A sample is an array, a
+    dict by input name, or a tuple in the order of the inputs; the batch axis may be missing.
+    preprocess: for images only and for float inputs; integer inputs take pixel codes (int8: minus
+    128). Arrays are taken as they are. seed: of the shuffling, 0 or more. threads: that decode
+    images; by default one per core, at most 4; 0 decodes in the caller's.
+
+    Raises DataError where the source is missing, empty or does not fit the inputs, and UsageError
+    for a wrong preprocess.
+    """
+    inputs = _checked_inputs(inputs)
+    if isinstance(source, DataSource):
+        return _reused(source, inputs)
+    if isinstance(preprocess, str):
+        preprocess = Preprocess.parse(preprocess)
+    if isinstance(source, (str, os.PathLike)):
+        items, name = _open_path(Path(source), inputs, preprocess)
+    else:
+        items, name = _open_object(source, inputs)
+    # A stream cannot tell before it is drawn from.
+    if not isinstance(items, StreamItems) and not items.draw(0):
+        raise _no_samples(str(source) if isinstance(source, (str, os.PathLike)) else name)
+    threads = min(4, os.cpu_count() or 1) if threads is None else max(threads, 0)
+    return DataSource(inputs, items, name, seed=seed, threads=threads)
+
+
+def synthetic(
+    inputs: Sequence[InputSpec],
+    samples: int,
+    seed: int = 0,
+    low: float = -1.0,
+    high: float = 1.0,
+) -> Samples:
+    """Inputs to run a model on where there is no data; the same for the same arguments.
+
+    Rank 4: smooth random images with edges, each spanning [low, high] (8-bit integers: all
+    codes). Other floats: uniform noise in [low, high]. Other integers: 0..7.
+    """
+    if samples < 1 or not (math.isfinite(low) and math.isfinite(high) and low < high):
+        what = f"cannot make {samples} samples in [{low:g}, {high:g}]"
+        raise UsageError(what, where="synthetic inputs", remedy="low must be below high")
+    inputs = _checked_inputs(inputs)
+    items = SyntheticItems(inputs, samples, seed=seed, low=low, high=high)
+    return Samples(inputs, items, range(samples), _counted(samples, items.unit))
+
+
+def _checked_inputs(inputs: Sequence[InputSpec]) -> tuple[InputSpec, ...]:
+    if not inputs:
+        raise DataError("the model has no inputs to feed", remedy="give a model with inputs")
+    for spec in inputs:
+        if spec.dtype not in NUMPY_DTYPES:
+            raise DataError(f"no data can be given for type {spec.dtype}", where=str(spec))
+        if min(spec.shape, default=1) < 0:
+            remedy = "fix the model's input shape first"
+            raise DataError("has unknown dimensions", where=str(spec), remedy=remedy)
+    return tuple(inputs)
+
+
+def _reused(source: DataSource, inputs: tuple[InputSpec, ...]) -> DataSource:
+    if source.inputs != inputs:
+        opened, taken = (", ".join(map(str, specs)) for specs in (source.inputs, inputs))
+        what = f"was opened for {opened}, the model takes {taken}"
+        raise DataError(what, where=source.name, remedy="open the data again for this model")
+    return source
+
+
+def _open_path(
+    given: Path, inputs: tuple[InputSpec, ...], preprocess: Preprocess
+) -> tuple[Items, str]:
+    path = given.expanduser()
+    if path.is_dir():
+        files = find_images(path)
+        return ImageItems(files, inputs, preprocess, str(given)), f"{path.resolve().name}/"
+    if not path.is_file():
+        what = "no such file or folder"
+        raise DataError(what, where=str(given), remedy=f"give {_SOURCES}")
+    suffix = path.suffix.lower()
+    if suffix in IMAGE_SUFFIXES:
+        return ImageItems([path], inputs, preprocess, str(given)), path.name
+    if suffix == ".txt":
+        return ImageItems(listed_images(path), inputs, preprocess, str(given)), path.name
+    if suffix in _ARRAY_FILES:
+        return ArrayItems(_ARRAY_FILES[suffix](path, inputs), inputs, str(given)), path.name
+    what = f"'{suffix}' is not a kind of file that holds calibration data"
+    raise DataError(what, where=str(given), remedy=f"give {_SOURCES}")
+
+
+def _npy_arrays(path: Path, inputs: tuple[InputSpec, ...]) -> dict[str, Array]:
+    if len(inputs) != 1:
+        names = ", ".join(f"'{spec.name}'" for spec in inputs)
+        what = f"holds one array, the model has {len(inputs)} inputs ({names})"
+        raise DataError(what, where=str(path), remedy="give an .npz with an array per input")
+    return {inputs[0].name: map_npy(path)}
+
+
+def _npz_arrays(path: Path, inputs: tuple[InputSpec, ...]) -> dict[str, Array]:
+    names = match_names(npz_names(path), inputs, str(path))
+    return {key: map_npz(path, key) for key in names.values()}
+
+
+_ARRAY_FILES: Mapping[str, Callable[[Path, tuple[InputSpec, ...]], dict[str, Array]]] = {
+    ".npy": _npy_arrays,
+    ".npz": _npz_arrays,
+}
+
+
+def _open_object(source: Any, inputs: tuple[InputSpec, ...]) -> tuple[Items, str]:
+    if isinstance(source, np.ndarray):
+        return ArrayItems({"array": source}, inputs, "array"), "an array"
+    if isinstance(source, Mapping):
+        arrays = {str(key): np.asarray(value) for key, value in source.items()}
+        return ArrayItems(arrays, inputs, "arrays"), "arrays in memory"
+    kind = type(source).__name__
+    if isinstance(source, Sequence) and not isinstance(source, (bytes, bytearray)):
+        return SequenceItems(source, inputs, f"a {kind}"), f"a {kind}"
+    if not isinstance(source, Iterable) and callable(source):
+        source = source()  # The form that TensorFlow's converter takes.
+        kind = type(source).__name__
+    if isinstance(source, Iterable) and not isinstance(source, (str, bytes, bytearray)):
+        return StreamItems(source, inputs, f"a {kind}"), f"a {kind}"
+    raise DataError(
+        f"a {kind} is not calibration data", remedy=f"give {_SOURCES}, an array or an iterable"
+    )
+
+
+def _no_samples(where: str) -> DataError:
+    return DataError("there are no samples in it", where=where, remedy=f"give {_SOURCES}")
+
+
+def _counted(count: int, unit: str) -> str:
+    return f"{count} {unit}" if count == 1 else f"{count} {unit}s"

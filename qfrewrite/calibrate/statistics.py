@@ -1,0 +1,155 @@
+"""Activations as Gaussians per channel, from BatchNorm statistics alone.
+
+After BatchNorm a pre-activation of channel c is distributed about as N(beta_c, gamma_c^2)
+(Nagel et al. 2019, "Data-Free Quantization", section 4.2). What follows from that without any
+data: means and variances through ReLU, additions, pooling and linear layers, how often ReLU6
+clips, and ranges.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from math import erf
+from types import MappingProxyType
+
+import numpy as np
+import numpy.typing as npt
+
+from qfrewrite.ir import Graph, Op, Tensor
+from qfrewrite.lower.ranges import ACTIVATION_BOUNDS, Range
+from qfrewrite.rewrite.match import bias_of, channel_axis, weights_of
+
+Float64 = npt.NDArray[np.float64]
+
+# How many standard deviations a range takes in (Nagel et al. 2019 use 6 for ranges).
+RANGE_SIGMAS = 6.0
+
+
+@dataclass(frozen=True)
+class Gaussian:
+    """Mean and standard deviation per channel, [C], and hard bounds on the values."""
+
+    mean: Float64
+    std: Float64
+    low: float = -np.inf
+    high: float = np.inf
+
+    def range(self, sigmas: float = RANGE_SIGMAS) -> Range:
+        """The hull of mean +- sigmas * std over all channels, within the bounds."""
+        low = max(float((self.mean - sigmas * self.std).min()), self.low)
+        high = min(float((self.mean + sigmas * self.std).max()), self.high)
+        return min(low, high), high
+
+    def above(self, limit: float) -> Float64:
+        """P(x > limit) per channel, [C]."""
+        return 1 - _cdf((limit - self.mean) / np.maximum(self.std, 1e-30))
+
+
+def clip_gaussian(g: Gaussian, low: float, high: float) -> Gaussian:
+    """Moments of min(max(x, low), high) for x ~ N(mean, std^2), per channel."""
+    std = np.maximum(g.std, 1e-30)
+    a, b = (low - g.mean) / std, (high - g.mean) / std
+    below, over = _cdf(a), 1 - _cdf(b)
+    inside = 1 - below - over
+    pa, pb = _pdf(a), _pdf(b)
+    ends_low = 0.0 if np.isinf(low) else low
+    ends_high = 0.0 if np.isinf(high) else high
+    mean = ends_low * below + ends_high * over + g.mean * inside + std * (pa - pb)
+    a_pa = np.where(np.isinf(a), 0.0, a) * pa
+    b_pb = np.where(np.isinf(b), 0.0, b) * pb
+    inner = (g.mean**2 + std**2) * inside + 2 * g.mean * std * (pa - pb) + std**2 * (a_pa - b_pb)
+    square = ends_low**2 * below + ends_high**2 * over + inner
+    variance = np.maximum(square - mean**2, 0.0)
+    return Gaussian(mean, np.sqrt(variance), max(g.low, low), min(g.high, high))
+
+
+def propagate(graph: Graph) -> dict[Tensor, Gaussian]:
+    """Every tensor whose distribution follows from BatchNorm statistics in the graph.
+
+    Reads `meta["bn_stats"]`, which folding leaves on a tensor, and BATCH_NORM ops themselves.
+    """
+    known: dict[Tensor, Gaussian] = {}
+    for tensor in graph.tensors:
+        if (stats := tensor.meta.get("bn_stats")) is not None:
+            known[tensor] = Gaussian(*stats)
+    for op in graph.ops:
+        rule = _RULES.get(op.kind)
+        if rule is None or not op.outputs or op.output in known:
+            continue
+        operands = [known.get(t) for t in op.inputs if t is not None and not t.is_const]
+        given = [g for g in operands if g is not None]
+        if len(given) == len(operands) and given:
+            made = rule(op, given)
+            if made is not None and made.mean.size == op.output.shape[-1]:
+                known[op.output] = made
+    return known
+
+
+def _same(op: Op, g: list[Gaussian]) -> Gaussian:
+    return g[0]
+
+
+def _activation(op: Op, g: list[Gaussian]) -> Gaussian:
+    return clip_gaussian(g[0], *ACTIVATION_BOUNDS[op.kind])
+
+
+def _add(op: Op, g: list[Gaussian]) -> Gaussian | None:
+    if len(g) != 2 or g[0].mean.size != g[1].mean.size:
+        return None
+    return Gaussian(
+        g[0].mean + g[1].mean, np.hypot(g[0].std, g[1].std), g[0].low + g[1].low,
+        g[0].high + g[1].high,
+    )  # fmt: skip
+
+
+def _concat(op: Op, g: list[Gaussian]) -> Gaussian:
+    mean, std = (np.concatenate([getattr(x, k) for x in g]) for k in ("mean", "std"))
+    return Gaussian(mean, std, min(x.low for x in g), max(x.high for x in g))
+
+
+def _linear(op: Op, g: list[Gaussian]) -> Gaussian | None:
+    """Mean and variance of W x + b for channels taken as independent."""
+    if op.operand(1).data is None:
+        return None
+    w = np.moveaxis(weights_of(op).astype(np.float64), channel_axis(op), 0)
+    channels = g[0].mean.size
+    if op.kind == "DEPTHWISE_CONV_2D":
+        repeat = w.shape[0] // channels
+        taps = w.reshape(w.shape[0], -1)
+        mean = taps.sum(1) * np.repeat(g[0].mean, repeat)
+        std = np.abs(taps).sum(1) * np.repeat(g[0].std, repeat)
+    elif w.shape[-1] == channels:
+        taps = w.reshape(w.shape[0], -1, channels).sum(1)
+        mean, std = taps @ g[0].mean, np.sqrt(taps**2 @ g[0].std ** 2)
+    else:
+        return None
+    return Gaussian(mean + bias_of(op), std)
+
+
+_RULES: Mapping[str, Callable[[Op, list[Gaussian]], Gaussian | None]] = MappingProxyType(
+    {
+        **dict.fromkeys(ACTIVATION_BOUNDS, _activation),
+        **dict.fromkeys(
+            ("AVERAGE_POOL_2D", "MAX_POOL_2D", "MEAN", "RESHAPE", "SQUEEZE", "PAD",
+             "RESIZE_BILINEAR", "RESIZE_NEAREST_NEIGHBOR", "FAKE_QUANT", "IDENTITY"),
+            _same,
+        ),
+        "ADD": _add,
+        "CONCATENATION": _concat,
+        "CONV_2D": _linear,
+        "DEPTHWISE_CONV_2D": _linear,
+        "FULLY_CONNECTED": _linear,
+    }
+)  # fmt: skip
+
+
+def _pdf(z: Float64) -> Float64:
+    out: Float64 = np.exp(-0.5 * np.minimum(z * z, 1400.0)) / np.sqrt(2 * np.pi)
+    return out
+
+
+def _cdf(z: Float64) -> Float64:
+    """The standard normal distribution function; there are only as many values as channels."""
+    flat = [0.5 * (1 + erf(v / np.sqrt(2))) for v in np.asarray(z).reshape(-1)]
+    return np.array(flat).reshape(np.shape(z))

@@ -1,0 +1,110 @@
+"""Stand-ins for data where there is none: smooth random images, noise, small integers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from qfrewrite.ir import NUMPY_DTYPES, Array
+
+if TYPE_CHECKING:
+    from qfrewrite.calibrate.data import InputSpec
+
+# Cells of the noise per side and its amplitude: about 1/f, as in photographs.
+_OCTAVES = ((2, 1.0), (4, 0.6), (8, 0.35), (16, 0.2), (32, 0.1))
+_EDGES = 3
+_EDGE_HEIGHT = 0.8
+# Indices into tables must exist, whatever the table: integers stay small.
+_INTEGERS_BELOW = 8
+
+
+class SyntheticItems:
+    """Random inputs by index: the same index, seed and inputs give the same sample."""
+
+    shuffled = False
+    decodes = False
+    unit = "synthetic input"
+
+    def __init__(
+        self, inputs: Sequence[InputSpec], count: int, *, seed: int, low: float, high: float
+    ) -> None:
+        self._inputs = tuple(inputs)
+        self._count = count
+        self._seed = seed
+        self._low, self._high = low, high
+
+    def draw(self, wanted: int) -> int:
+        """How many there are."""
+        return self._count
+
+    def label(self, index: int) -> str:
+        """How a message names a sample."""
+        return f"synthetic input {index}"
+
+    def load(self, index: int) -> dict[str, Array]:
+        """The sample `index`, by input name."""
+        return {
+            spec.name: synthetic_array(
+                spec, np.random.default_rng([self._seed, index, k]), self._low, self._high
+            )
+            for k, spec in enumerate(self._inputs)
+        }
+
+
+def synthetic_array(
+    spec: InputSpec, rng: np.random.Generator, low: float, high: float
+) -> npt.NDArray[np.generic]:
+    """One random value for an input.
+
+    Floats lie in [low, high]: a smooth image touching both ends where the rank is 4, uniform
+    noise otherwise. 8-bit images span all codes; other integers lie in 0..7.
+    """
+    dtype = NUMPY_DTYPES[spec.dtype]
+    image = len(spec.shape) == 4
+    if image and dtype.itemsize == 1 and dtype.kind in "iu":
+        codes = np.iinfo(dtype)
+        return np.rint(_images(spec.shape, rng, codes.min, codes.max)).astype(dtype)
+    if dtype.kind in "fc":
+        x = _images(spec.shape, rng, low, high) if image else rng.uniform(low, high, spec.shape)
+        # A float32 may round to just outside; the ends are meant.
+        return np.asarray(x).astype(dtype)
+    top = 2 if dtype.kind == "b" else _INTEGERS_BELOW
+    return rng.integers(0, top, spec.shape).astype(dtype)
+
+
+def _images(
+    shape: tuple[int, ...], rng: np.random.Generator, low: float, high: float
+) -> npt.NDArray[np.float64]:
+    """Smooth images with a few edges, [N, H, W, C], each spanning [low, high]."""
+    x = np.empty(shape, np.float64)
+    for image in x:
+        image[...] = _image(image.shape[0], image.shape[1], image.shape[2], rng)
+        bottom, span = image.min(initial=np.inf), np.ptp(image) if image.size else 0.0
+        unit = (image - bottom) / span if span > 0 else np.full_like(image, rng.uniform())
+        image[...] = np.clip(low + (high - low) * unit, low, high)
+    return x
+
+
+def _image(
+    height: int, width: int, channels: int, rng: np.random.Generator
+) -> npt.NDArray[np.float64]:
+    x = np.zeros((height, width, channels))
+    for cells, amplitude in _OCTAVES:
+        coarse = rng.standard_normal((cells + 1, cells + 1, channels))
+        rows, columns = _interpolation(height, cells), _interpolation(width, cells)
+        x += amplitude * np.einsum("hi,ijc,wj->hwc", rows, coarse, columns, optimize=True)
+    down, across = np.mgrid[0:height, 0:width] / max(height, width, 1)
+    for _ in range(_EDGES):
+        angle, place = rng.uniform(0, 2 * np.pi), rng.uniform(0.2, 0.8, 2)
+        side = np.cos(angle) * (down - place[0]) + np.sin(angle) * (across - place[1]) > 0
+        x += side[..., None] * _EDGE_HEIGHT * rng.standard_normal(channels)
+    return x
+
+
+def _interpolation(size: int, cells: int) -> npt.NDArray[np.float64]:
+    """Linear interpolation from `cells` + 1 grid points to `size` points, [size, cells + 1]."""
+    at = (np.arange(size) + 0.5) / max(size, 1) * cells
+    return np.maximum(0.0, 1.0 - np.abs(at[:, None] - np.arange(cells + 1)))

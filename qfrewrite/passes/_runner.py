@@ -1,0 +1,131 @@
+"""Run passes in order: verify around each, measure what inexact ones cost, report the log."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from qfrewrite.errors import UsageError, VerifyError
+from qfrewrite.ir import Graph, Model
+from qfrewrite.ops.check import verify_model
+from qfrewrite.passes._base import Pass, make_passes
+from qfrewrite.passes._context import PassContext, PassRewriter, Samples
+from qfrewrite.rewrite.raising import raise_graph
+from qfrewrite.rewrite.rewriter import Log
+from qfrewrite.runtime.metrics import Fidelity
+
+VERIFY_LEVELS = ("off", "structure", "numeric")
+# An exact rewrite differs from its source by float32 rounding only.
+_EXACT_DB = 60.0
+
+
+@dataclass
+class PassReport:
+    """What one pass did: its log, how long it took, and what it cost."""
+
+    name: str
+    exact: bool
+    log: Log
+    seconds: float = 0.0
+    fidelity: Fidelity | None = None
+    measured_on: str | None = None
+
+    @property
+    def edits(self) -> int:
+        """How many edits the pass made."""
+        return len(self.log.edits)
+
+    @property
+    def skips(self) -> int:
+        """How many places the pass left, each with a reason."""
+        return len(self.log.skips)
+
+
+@dataclass
+class RunReport:
+    """The reports of all passes of a run, in order."""
+
+    passes: list[PassReport] = field(default_factory=list)
+
+    def __getitem__(self, name: str) -> PassReport:
+        """The last report of the pass called `name`."""
+        return next(r for r in reversed(self.passes) if r.name.partition("(")[0] == name)
+
+
+def run_passes(
+    model: Model,
+    passes: str | Sequence[Pass],
+    context: PassContext | None = None,
+    *,
+    verify: str = "structure",
+    after: Callable[[Pass, Model], Any] | None = None,
+) -> RunReport:
+    """Run `passes` on every subgraph of `model`, in place.
+
+    verify: `off`, `structure` (before the first and after every pass) or `numeric` (also proves
+    exact passes on the runtime). `after` is called after each pass. A pass that fails leaves the
+    model as it was before that pass.
+    """
+    if verify not in VERIFY_LEVELS:
+        raise UsageError(f"no such verify level: '{verify}'", remedy=f"one of {VERIFY_LEVELS}")
+    todo = make_passes(passes) if isinstance(passes, str) else list(passes)
+    context = context or PassContext()
+    if verify != "off":
+        verify_model(model)
+    for graph in model.graphs:
+        raise_graph(graph)
+    report = RunReport()
+    for one in todo:
+        report.passes.append(_run_one(model, one, context, verify))
+        if after is not None:
+            after(one, model)
+    return report
+
+
+def _run_one(model: Model, one: Pass, context: PassContext, verify: str) -> PassReport:
+    start = time.perf_counter()
+    before = [g.clone()[0] for g in model.graphs]
+    report = PassReport(str(one), one.exact, Log())
+    try:
+        for graph in model.graphs:
+            one.run(graph, PassRewriter(graph, context, report.log))
+        if verify != "off":
+            verify_model(model)
+        if report.edits:
+            _measure(report, one, before[0], model.graph, context, verify)
+    except BaseException as error:
+        model.graphs[:] = before
+        if isinstance(error, VerifyError):
+            raise error.at(f"pass {one.name}") from error
+        raise
+    report.seconds = time.perf_counter() - start
+    return report
+
+
+def _measure(
+    report: PassReport, one: Pass, before: Graph, after: Graph, context: PassContext, verify: str
+) -> None:
+    """Compare outputs before and after, where the pass or the user asks for it."""
+    wanted = verify == "numeric" or (not one.exact and one.measured)
+    if not wanted or verify == "off":
+        return
+    from qfrewrite.runtime.metrics import compare_graphs
+
+    samples = context.measuring or _synthetic(before, context.seed)
+    report.measured_on = samples.description
+    report.fidelity = compare_graphs(before, after, samples, threads=context.threads)
+    if one.exact and report.fidelity.sqnr_db < _EXACT_DB:
+        raise VerifyError(
+            f"is declared exact and changed the outputs: SQNR {report.fidelity.sqnr_db:.1f} dB, "
+            f"needs {_EXACT_DB:.0f}",
+            remedy="this is a defect of the pass; please report it",
+        )
+
+
+def _synthetic(graph: Graph, seed: int) -> Samples:
+    from qfrewrite.calibrate.data import synthetic
+    from qfrewrite.runtime.session import input_specs
+
+    return synthetic(input_specs(graph), samples=8, seed=seed)

@@ -1,0 +1,90 @@
+"""How close one set of outputs is to another."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from math import inf, log10
+from typing import Any
+
+import numpy as np
+
+from qfrewrite.ir import Array, Graph
+
+
+@dataclass(frozen=True)
+class Fidelity:
+    """How well a rewritten graph reproduces its source.
+
+    sqnr_db: 10 log10(sum x^2 / sum (x - y)^2) over all outputs and samples; infinite where they
+    are equal. agreement: the fraction of samples whose largest output (top-1) is the same, None
+    where the output is no vector of scores. samples: how many were compared.
+    """
+
+    sqnr_db: float
+    agreement: float | None
+    samples: int
+
+    def __str__(self) -> str:
+        text = f"SQNR {self.sqnr_db:.1f} dB" if self.sqnr_db < inf else "identical outputs"
+        if self.agreement is not None:
+            text += f", top-1 agreement {100 * self.agreement:.1f} %"
+        return f"{text} ({self.samples} samples)"
+
+
+@dataclass
+class FidelityMeter:
+    """Accumulates `Fidelity` sample by sample."""
+
+    signal: float = 0.0
+    noise: float = 0.0
+    agreed: int = 0
+    scored: int = 0
+    samples: int = 0
+    _scores: bool = field(default=True)
+
+    def add(self, reference: Sequence[Array], other: Sequence[Array]) -> None:
+        """Take the float outputs of one sample."""
+        self.samples += 1
+        for x, y in zip(reference, other, strict=True):
+            wide = x.astype(np.float64)
+            self.signal += float((wide**2).sum())
+            self.noise += float(((wide - y) ** 2).sum())
+        first, second = reference[0], other[0]
+        if first.shape[-1:] > (1,) and first.size == first.shape[-1]:
+            self.scored += 1
+            self.agreed += int(first.argmax() == second.argmax())
+
+    def result(self) -> Fidelity:
+        """The figures so far."""
+        return Fidelity(
+            sqnr_db(self.signal, self.noise),
+            self.agreed / self.scored if self.scored else None,
+            self.samples,
+        )
+
+
+def sqnr_db(signal: float, noise: float) -> float:
+    """Signal to quantization noise ratio of two sums of squares, in dB."""
+    if noise == 0:
+        return inf
+    return 10 * log10(signal / noise) if signal > 0 else -inf
+
+
+def compare_graphs(
+    reference: Graph, other: Graph, samples: Iterable[dict[str, Array]], *, threads: int | None
+) -> Fidelity:
+    """Run both graphs on LiteRT in float and compare their outputs."""
+    from qfrewrite.runtime.session import Session
+
+    first = Session(reference, reference.outputs, threads=threads)
+    second = Session(other, other.outputs, threads=threads)
+    return compare_runs(first, second, samples)
+
+
+def compare_runs(first: Any, second: Any, samples: Iterable[dict[str, Array]]) -> Fidelity:
+    """Compare two runners (objects with `run(sample) -> arrays`) on the same samples."""
+    meter = FidelityMeter()
+    for sample in samples:
+        meter.add([np.array(v) for v in first.run(sample)], second.run(sample))
+    return meter.result()

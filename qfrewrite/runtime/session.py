@@ -1,0 +1,127 @@
+"""A graph on LiteRT, with any of its tensors as outputs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from qfrewrite.calibrate.data import InputSpec
+from qfrewrite.errors import RunError
+from qfrewrite.ir import Array, Graph, Model, Quant, Tensor
+from qfrewrite.ir.quant import dequantize, quantize
+from qfrewrite.lower.model import lower_float
+
+
+def input_specs(graph: Graph) -> list[InputSpec]:
+    """Names, shapes and element types of the graph's inputs."""
+    return [InputSpec(t.name, t.shape, t.dtype) for t in graph.inputs]
+
+
+def default_threads() -> int:
+    """As many threads as this process may use processors."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # not on this system
+        return os.cpu_count() or 1
+
+
+class Session:
+    """Runs a float copy of `graph` whose outputs are `probes`.
+
+    The copy is written as a `.tflite` whose graph outputs are the probed tensors: only those are
+    kept in memory, everything else stays fused. Probes that are graph inputs or constants are
+    answered without the runtime.
+    """
+
+    def __init__(
+        self, graph: Graph, probes: Sequence[Tensor], *, threads: int | None = None
+    ) -> None:
+        copy, twins = graph.clone()
+        wanted = [twins[t] for t in probes]
+        computed = [t for t in dict.fromkeys(wanted) if copy.producer(t) is not None]
+        copy.set_io(outputs=computed)
+        lower_float(copy)
+        self._inputs = tuple(t.name for t in graph.inputs)
+        self._places = [
+            computed.index(t) if t in computed else (t.data if t.is_const else t.name)
+            for t in wanted
+        ]
+        self._runner = Runner(_bytes(copy), threads=threads) if computed else None
+
+    def run(self, sample: dict[str, Array]) -> list[Array]:
+        """Values of the probes for one sample; arrays are valid until the next run."""
+        values = self._runner.run(sample) if self._runner is not None else []
+        return [
+            values[p] if isinstance(p, int) else sample[p] if isinstance(p, str) else p
+            for p in self._places
+        ]
+
+
+class Runner:
+    """A `.tflite` model in memory on the LiteRT interpreter, fed by input name or position.
+
+    Quantized inputs and outputs are converted: samples and results are real values.
+    """
+
+    def __init__(self, content: bytes, *, threads: int | None = None) -> None:
+        self._interpreter = _interpreter(content, threads or default_threads())
+        try:
+            self._interpreter.allocate_tensors()
+        except (RuntimeError, ValueError) as error:
+            raise RunError(f"the runtime cannot prepare this model: {error}") from None
+        self._in = self._interpreter.get_input_details()
+        self._out = self._interpreter.get_output_details()
+
+    @property
+    def input_names(self) -> list[str]:
+        """Names of the inputs, in order."""
+        return [str(d["name"]) for d in self._in]
+
+    def run(self, sample: dict[str, Array] | Sequence[Array]) -> list[Array]:
+        """Outputs for one sample, real values; arrays are valid until the next run."""
+        values = list(sample.values()) if isinstance(sample, dict) else list(sample)
+        for detail, value in zip(self._in, values, strict=True):
+            self._interpreter.set_tensor(detail["index"], _to_codes(value, detail))
+        try:
+            self._interpreter.invoke()
+        except (RuntimeError, ValueError) as error:
+            raise RunError(f"the runtime failed: {error}") from None
+        return [_to_real(self._interpreter.get_tensor(d["index"]), d) for d in self._out]
+
+
+def _interpreter(content: bytes, threads: int) -> Any:
+    try:
+        from ai_edge_litert.interpreter import Interpreter
+    except ImportError:
+        from tensorflow.lite import Interpreter
+    try:
+        return Interpreter(model_content=content, num_threads=threads)
+    except (RuntimeError, ValueError) as error:
+        raise RunError(f"the runtime does not take this model: {error}") from None
+
+
+def _detail_quant(detail: dict[str, Any]) -> Quant | None:
+    scale, zero = detail["quantization"]
+    return Quant.per_tensor(float(scale), int(zero)) if scale else None
+
+
+def _to_codes(value: Array, detail: dict[str, Any]) -> Array:
+    quant = _detail_quant(detail)
+    dtype = np.dtype(detail["dtype"])
+    if quant is None or value.dtype.kind != "f" or dtype.kind == "f":
+        return value.astype(dtype, copy=False)
+    return quantize(value, quant, dtype.name)
+
+
+def _to_real(value: Array, detail: dict[str, Any]) -> Array:
+    quant = _detail_quant(detail)
+    return value if quant is None or value.dtype.kind == "f" else dequantize(value, quant)
+
+
+def _bytes(graph: Graph) -> bytes:
+    from qfrewrite.formats.tflite_write import serialize
+
+    return serialize(Model([graph]))
