@@ -94,7 +94,7 @@ class Samples:
 
     def __iter__(self) -> Iterator[Sample]:
         checks = None if self._checked else DataChecks(self.inputs)
-        with closing(self._stream()) as stream:
+        with closing(prefetch(self._items.load, self._order, self._threads)) as stream:
             for index, sample in zip(self._order, stream, strict=True):
                 if checks:
                     self.warn(*checks.add(self._items.label(index), sample))
@@ -110,9 +110,6 @@ class Samples:
     def warn(self, *warnings: str | None) -> None:
         """Add warnings that are not there yet."""
         self.warnings += [w for w in dict.fromkeys(warnings) if w and w not in self.warnings]
-
-    def _stream(self) -> Any:
-        return prefetch(self._items.load, self._order, self._threads)
 
 
 class DataSource:
@@ -191,6 +188,7 @@ def open_data(
     # A stream cannot tell before it is drawn from.
     if not isinstance(items, StreamItems) and not items.draw(0):
         raise _no_samples(str(source) if isinstance(source, (str, os.PathLike)) else name)
+    _check_seed(seed)
     threads = min(4, os.cpu_count() or 1) if threads is None else max(threads, 0)
     return DataSource(inputs, items, name, seed=seed, threads=threads)
 
@@ -210,6 +208,7 @@ def synthetic(
     if samples < 1 or not (math.isfinite(low) and math.isfinite(high) and low < high):
         what = f"cannot make {samples} samples in [{low:g}, {high:g}]"
         raise UsageError(what, where="synthetic inputs", remedy="low must be below high")
+    _check_seed(seed)
     inputs = _checked_inputs(inputs)
     items = SyntheticItems(inputs, samples, seed=seed, low=low, high=high)
     return Samples(inputs, items, range(samples), _counted(samples, items.unit))
@@ -225,6 +224,11 @@ def _checked_inputs(inputs: Sequence[InputSpec]) -> tuple[InputSpec, ...]:
             remedy = "fix the model's input shape first"
             raise DataError("has unknown dimensions", where=str(spec), remedy=remedy)
     return tuple(inputs)
+
+
+def _check_seed(seed: int) -> None:
+    if seed < 0:
+        raise UsageError(f"seed is {seed}", remedy="give 0 or more")
 
 
 def _reused(source: DataSource, inputs: tuple[InputSpec, ...]) -> DataSource:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from typing import TypeVar
@@ -12,7 +12,7 @@ K = TypeVar("K")
 V = TypeVar("V")
 
 
-def prefetch(load: Callable[[K], V], keys: Iterable[K], threads: int) -> Iterator[V]:
+def prefetch(load: Callable[[K], V], keys: Iterable[K], threads: int) -> Generator[V, None, None]:
     """`load(key)` for each key, in order, computed up to 2 * `threads` keys ahead.
 
     With `threads` 0 everything happens in the caller's thread. An error of `load` is raised where

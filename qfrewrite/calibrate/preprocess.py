@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 from collections.abc import Mapping
@@ -113,7 +114,7 @@ class Preprocess:
     def apply(self, pixels: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
         """Pixels [..., C] in 0..255 to float32 of the same shape."""
         self.check_channels(pixels.shape[-1])
-        mean, std = np.float32(self.mean), np.float32(self.std)
+        mean, std = np.array(self.mean, np.float32), np.array(self.std, np.float32)
         x = pixels.astype(np.float32)
         if self.mean == self.std:
             # Bit for bit the `x / 127.5 - 1` of training scripts, which rounds twice.
@@ -184,10 +185,9 @@ def _decoded(image: Image, mode: str, where: str) -> Image:
     from PIL import ImageOps
 
     image.load()
-    try:
+    # Damaged EXIF says nothing of the picture, which is decoded by now.
+    with contextlib.suppress(Exception):
         ImageOps.exif_transpose(image, in_place=True)
-    except Exception:
-        pass  # Damaged EXIF says nothing of the picture, which is decoded by now.
     image.info.pop("transparency", None)
     return _eight_bit(image, where).convert(mode)
 

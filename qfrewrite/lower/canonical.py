@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from qfrewrite.ir import Graph, Op, Tensor, constant
+from qfrewrite.ir import Graph, Op, constant
 from qfrewrite.ops import spec_of
 from qfrewrite.ops.build import append_op
 from qfrewrite.rewrite.fold import bn_scale_offset, fold_batch_norm, fold_constants
@@ -121,17 +121,19 @@ def fuse_activations(graph: Graph) -> None:
     and (in a quantized graph) no scale of its own.
     """
     for op in graph.ops:
-        spec = spec_of(op)
-        if spec is None or spec.activation is None or op.kind == "TANH":
-            continue
-        before = graph.producer(op.operand(0))
-        if before is None or isinstance(sole_reader(graph, op.operand(0)), NoMatch):
-            continue
-        row = spec_of(before)
-        if row is None or not row.fuses or op.operand(0).dtype != op.output.dtype:
-            continue
-        _mark_virtual(graph, op.operand(0))
+        if fuses_into(graph, op) is not None:
+            tensor = op.operand(0)
+            graph.update_tensor(tensor, meta={**tensor.meta, "virtual": True})
 
 
-def _mark_virtual(graph: Graph, tensor: Tensor) -> None:
-    graph.update_tensor(tensor, meta={**tensor.meta, "virtual": True})
+def fuses_into(graph: Graph, op: Op) -> Op | None:
+    """The op that takes the activation `op` as its fused activation, or None."""
+    spec = spec_of(op)
+    if spec is None or spec.activation is None or op.kind == "TANH":
+        return None
+    source = op.operand(0)
+    before = graph.producer(source)
+    if before is None or isinstance(sole_reader(graph, source), NoMatch):
+        return None
+    row = spec_of(before)
+    return before if row is not None and row.fuses and source.dtype == op.output.dtype else None

@@ -1,1 +1,18 @@
-"""placeholder"""
+"""Passes: one file each, found by themselves; see docs/writing-a-pass.md."""
+
+from qfrewrite.passes._base import Pass, all_passes, make_passes, parameters, register
+from qfrewrite.passes._context import PassContext, PassRewriter
+from qfrewrite.passes._runner import PassReport, RunReport, run_passes
+
+__all__ = [
+    "Pass",
+    "PassContext",
+    "PassReport",
+    "PassRewriter",
+    "RunReport",
+    "all_passes",
+    "make_passes",
+    "parameters",
+    "register",
+    "run_passes",
+]

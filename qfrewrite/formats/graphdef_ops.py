@@ -1,0 +1,62 @@
+"""How each op of a GraphDef is read: one table from node op to converter.
+
+Ops that correspond one to one to a row of the op table (`OpSpec.graphdef`) are converted from that
+row; the tables of the `graphdef_ops_*` modules hold those whose forms differ.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from qfrewrite.formats.graphdef_import import NodeContext
+from qfrewrite.formats.graphdef_ops_arith import ARITHMETIC
+from qfrewrite.formats.graphdef_ops_linear import LINEAR
+from qfrewrite.formats.graphdef_ops_quant import QUANT
+from qfrewrite.formats.graphdef_ops_shape import SHAPE
+from qfrewrite.formats.graphdef_ops_window import WINDOW
+from qfrewrite.formats.graphdef_values import Value
+from qfrewrite.ops import OPS
+from qfrewrite.ops.elementwise import broadcast_shape, same_shape
+from qfrewrite.ops.spec import OpSpec
+
+Converter = Callable[[NodeContext], list[Value]]
+
+
+def _from_row(spec: OpSpec) -> Converter:
+    """The converter of an op that has the same operands in the same slots."""
+
+    def attrs(c: NodeContext) -> dict[str, Any]:
+        found = {ours: c.attr(theirs) for ours, theirs in spec.graphdef_attrs.items()}
+        return {ours: value for ours, value in found.items() if value is not None}
+
+    def unary(c: NodeContext) -> list[Value]:
+        return c.unary(spec.kind, attrs(c))
+
+    def binary(c: NodeContext) -> list[Value]:
+        return c.binary(spec.kind)
+
+    def as_laid_out(c: NodeContext) -> list[Value]:
+        c.require(spec.min_inputs())
+        operands = []
+        for slot in range(len(c.inputs)):
+            port = spec.input_port(slot)
+            steers = port is not None and port.role == "param"
+            operands.append(
+                c.operand(c.array(slot), slot, port.name) if steers and port else c.plain(slot)
+            )
+        return c.emit(spec.kind, operands, attrs(c))
+
+    if spec.infer is same_shape and len(spec.inputs) == 1:
+        return unary
+    return binary if spec.infer is broadcast_shape else as_laid_out
+
+
+def _rows() -> Mapping[str, Converter]:
+    return {spec.graphdef: _from_row(spec) for spec in OPS.values() if spec.graphdef}
+
+
+CONVERTERS: Mapping[str, Converter] = {
+    **_rows(), **ARITHMETIC, **SHAPE, **WINDOW, **LINEAR, **QUANT,
+}  # fmt: skip
+"""Converters by node op."""

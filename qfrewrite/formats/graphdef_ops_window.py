@@ -1,0 +1,203 @@
+"""Reading pooling, padding, joining, splitting and resizing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from qfrewrite.errors import ModelFileError, UnsupportedError
+from qfrewrite.formats.graphdef_import import NodeContext
+from qfrewrite.formats.graphdef_ops_arith import Table, channels_last
+from qfrewrite.formats.graphdef_ops_linear import spatial
+from qfrewrite.formats.graphdef_values import (
+    Computed,
+    Layout,
+    Perm,
+    Value,
+    common_perm,
+    identity_perm,
+)
+from qfrewrite.ir import Tensor
+
+
+def _pool(kind: str) -> Callable[[NodeContext], list[Value]]:
+    def convert(c: NodeContext) -> list[Value]:
+        perm = channels_last(c)
+        window, stride = spatial(c, "ksize"), spatial(c, "strides")
+        padding = c.attr("padding")
+        if padding not in ("SAME", "VALID"):
+            raise UnsupportedError(f"pooling with padding {padding} is not supported")
+        attrs = {
+            "padding": padding,
+            "stride_h": stride[0],
+            "stride_w": stride[1],
+            "filter_height": window[0],
+            "filter_width": window[1],
+            "fused_activation_function": "NONE",
+        }
+        return c.emit(kind, [c.stored(0, perm)], attrs, perm=perm)
+
+    return convert
+
+
+def _per_axis(c: NodeContext, slot: int, perm: Perm, suffix: str) -> Tensor:
+    """The constant in `slot`, one row per axis, brought into the order of the stored axes."""
+    data = c.constant(slot).data
+    if data.shape[:1] != (len(perm),):
+        raise ModelFileError(f"input {slot} has shape {list(data.shape)}, needs {len(perm)} rows")
+    ordered = np.empty_like(data)
+    ordered[list(perm)] = data
+    return c.operand(ordered, slot, suffix)
+
+
+def _pad(kind: str) -> Callable[[NodeContext], list[Value]]:
+    def convert(c: NodeContext) -> list[Value]:
+        perm = c.perm(0)
+        operands = [c.stored(0, perm), _per_axis(c, 1, perm, "paddings")]
+        attrs: dict[str, Any] = {}
+        if kind == "PADV2":
+            operands.append(c.plain(2))
+        if kind == "MIRROR_PAD":
+            attrs["mode"] = c.attr("mode", "REFLECT")
+        return c.emit(kind, operands, attrs, perm=perm)
+
+    return convert
+
+
+def _slice(c: NodeContext) -> list[Value]:
+    perm = c.perm(0)
+    rows = [_per_axis(c, slot, perm, suffix) for slot, suffix in ((1, "begin"), (2, "size"))]
+    return c.emit("SLICE", [c.stored(0, perm), *rows], perm=perm)
+
+
+def _tile(c: NodeContext) -> list[Value]:
+    perm = c.perm(0)
+    return c.emit("TILE", [c.stored(0, perm), _per_axis(c, 1, perm, "multiples")], perm=perm)
+
+
+def _join(c: NodeContext, values: Sequence[Value], axis_slot: int) -> list[Value]:
+    rank = len(values[0].shape) if values else 0
+    axes = c.ints(axis_slot)
+    if len(axes) != 1 or any(len(v.shape) != rank for v in values):
+        raise ModelFileError(f"cannot join {[list(v.shape) for v in values]} on {list(axes)}")
+    axis = c.axis(axes[0], rank)
+    perm = common_perm(list(values), rank)
+    tensors = [c.importer.laid_out(v, perm) for v in values]
+    if len(tensors) == 1:
+        return [values[0]]
+    attrs = {"axis": perm[axis], "fused_activation_function": "NONE"}
+    return c.emit("CONCATENATION", tensors, attrs, perm=perm)
+
+
+def _concat_v2(c: NodeContext) -> list[Value]:
+    c.require(2)
+    return _join(c, c.inputs[:-1], len(c.inputs) - 1)
+
+
+def _concat(c: NodeContext) -> list[Value]:
+    c.require(2)
+    return _join(c, c.inputs[1:], 0)
+
+
+def _split_axis(c: NodeContext, x: int, axis: int) -> tuple[Perm, int]:
+    perm, axes = c.perm(x), c.ints(axis)
+    if len(axes) != 1:
+        raise ModelFileError(f"the axis to split on is {list(axes)}")
+    return perm, perm[c.axis(axes[0], len(perm))]
+
+
+def _split_count(c: NodeContext) -> int:
+    count = c.attr("num_split", 1)
+    if type(count) is not int or not 0 < count <= 1 << 16:
+        raise ModelFileError(f"splits into {count!r} parts")
+    return count
+
+
+def _split(c: NodeContext) -> list[Value]:
+    perm, axis = _split_axis(c, 1, 0)
+    operands = [c.operand(axis, 0, "axis"), c.stored(1, perm)]
+    return c.emit("SPLIT", operands, {"num_splits": _split_count(c)}, perm=perm)
+
+
+def _split_v(c: NodeContext) -> list[Value]:
+    perm, axis = _split_axis(c, 0, 2)
+    if len(c.ints(1)) != _split_count(c):
+        raise ModelFileError(f"splits into {_split_count(c)} parts of sizes {list(c.ints(1))}")
+    operands = [c.stored(0, perm), c.operand(c.array(1), 1, "sizes"), c.operand(axis, 2, "axis")]
+    return c.emit("SPLIT_V", operands, {"num_splits": _split_count(c)}, perm=perm)
+
+
+def _unpack(c: NodeContext) -> list[Value]:
+    x = c.plain(0)
+    axis = c.axis(c.attr("axis", 0), len(x.shape))
+    if c.attr("num", x.shape[axis]) != x.shape[axis]:
+        raise ModelFileError(f"unpacks {c.attr('num')} parts of {list(x.shape)} on axis {axis}")
+    return c.emit("UNPACK", [x], {"axis": axis, "num": x.shape[axis]})
+
+
+def _resize(kind: str) -> Callable[[NodeContext], list[Value]]:
+    def convert(c: NodeContext) -> list[Value]:
+        attrs = {k: bool(c.attr(k, False)) for k in ("align_corners", "half_pixel_centers")}
+        return c.emit(kind, [c.plain(0), c.operand(c.array(1), 1, "size")], attrs)
+
+    return convert
+
+
+def _blocks(kind: str) -> Callable[[NodeContext], list[Value]]:
+    def convert(c: NodeContext) -> list[Value]:
+        perm = channels_last(c)
+        return c.emit(kind, [c.stored(0, perm)], {"block_size": c.attr("block_size", 1)}, perm=perm)
+
+    return convert
+
+
+def _transpose(c: NodeContext) -> list[Value]:
+    """Noted, not done: it costs an op only where a reader needs it."""
+    value, order = c.value(0), c.ints(1)
+    rank = len(value.shape)
+    order = tuple(c.axis(p, rank) for p in order)
+    if sorted(order) != list(range(rank)):
+        raise ModelFileError(f"{list(order)} is no permutation of {list(value.shape)}")
+    if isinstance(value, Computed):
+        return [Computed(value.tensor, tuple(value.perm[p] for p in order), c.name)]
+    return [value.moved(Layout(perm=order), c.name)]
+
+
+def _identity_rank(c: NodeContext, slot: int) -> Tensor:
+    return c.stored(slot, identity_perm(len(c.shape(slot))))
+
+
+def _space_batch(kind: str, last: str) -> Callable[[NodeContext], list[Value]]:
+    def convert(c: NodeContext) -> list[Value]:
+        block, table = c.array(1), c.array(2)
+        if block.ndim != 1 or table.shape != (block.size, 2) or block.size >= len(c.shape(0)):
+            raise ModelFileError(f"blocks {list(block.shape)} with {last} {list(table.shape)}")
+        operands = [_identity_rank(c, 0), c.operand(block, 1, "block"), c.operand(table, 2, last)]
+        return c.emit(kind, operands)
+
+    return convert
+
+
+WINDOW: Table = {
+    "AvgPool": _pool("AVERAGE_POOL_2D"),
+    "MaxPool": _pool("MAX_POOL_2D"),
+    "Pad": _pad("PAD"),
+    "PadV2": _pad("PADV2"),
+    "MirrorPad": _pad("MIRROR_PAD"),
+    "Slice": _slice,
+    "Tile": _tile,
+    "ConcatV2": _concat_v2,
+    "Concat": _concat,
+    "Split": _split,
+    "SplitV": _split_v,
+    "Unpack": _unpack,
+    "ResizeBilinear": _resize("RESIZE_BILINEAR"),
+    "ResizeNearestNeighbor": _resize("RESIZE_NEAREST_NEIGHBOR"),
+    "SpaceToDepth": _blocks("SPACE_TO_DEPTH"),
+    "DepthToSpace": _blocks("DEPTH_TO_SPACE"),
+    "Transpose": _transpose,
+    "SpaceToBatchND": _space_batch("SPACE_TO_BATCH_ND", "paddings"),
+    "BatchToSpaceND": _space_batch("BATCH_TO_SPACE_ND", "crops"),
+}

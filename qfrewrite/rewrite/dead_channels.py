@@ -1,0 +1,131 @@
+"""Channels whose output never changes: their constant moves into the next layer's bias.
+
+The root cause of the collapse of per-tensor int8 MobileNets (Sheng et al. 2018,
+arXiv:1803.08607, section 3): where a channel's variance is about 0, BatchNorm's gain
+gamma / sqrt(variance + epsilon) explodes, and folding it blows up weights that do nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from qfrewrite.ir import Graph, Op, Tensor
+from qfrewrite.ops import spec_of
+from qfrewrite.rewrite.fold import Float64, pads, set_weights
+from qfrewrite.rewrite.match import (
+    NoMatch,
+    bias_of,
+    channel_axis,
+    float_weights,
+    sole_reader,
+    weights_of,
+)
+from qfrewrite.rewrite.rewriter import Rewriter
+
+_CHANNELWISE = ("RELU", "RELU6", "RELU_N1_TO_1", "LEAKY_RELU", "LOGISTIC", "TANH", "HARD_SWISH")
+# A channel is constant when what is left of it lies far below the finest int8 step.
+_LEAST_STD = 1e-3
+
+
+@dataclass(frozen=True)
+class DeadChannels:
+    """Which channels of a linear op are constant, [O] bool, and at what value, [O]."""
+
+    dead: npt.NDArray[np.bool_]
+    value: Float64
+
+
+def dead_by_statistics(
+    variance: Float64, gamma: Float64, beta: Float64, epsilon: float, tol: float
+) -> DeadChannels:
+    """Channels whose BatchNorm saw a variance below `tol`: their output is beta.
+
+    All [C]. The normalized output's own deviation |gamma| sqrt(variance / (variance + epsilon))
+    must be small too: with a tiny epsilon even a tiny variance is normalized to one.
+    """
+    std = np.abs(gamma) * np.sqrt(variance / (variance + epsilon))
+    return DeadChannels((variance < tol) & (std < _LEAST_STD), beta)
+
+
+def dead_by_weights(op: Op) -> DeadChannels:
+    """Channels whose weights are all zero: their output is the bias."""
+    w = np.moveaxis(weights_of(op), channel_axis(op), 0)
+    return DeadChannels(~w.reshape(w.shape[0], -1).any(1), bias_of(op))
+
+
+def absorb(rw: Rewriter, op: Op, channels: DeadChannels) -> int | NoMatch:
+    """Move the constants of dead channels of the linear `op` into the next layer's bias.
+
+    Their weights and bias become zero, and so do the weights that read them. Returns how many
+    channels were absorbed; exact, since the next layer reads them unpadded (or they are 0).
+    """
+    if not channels.dead.any():
+        return 0
+    if why := float_weights(op):
+        return why
+    target = _next_linear(rw.graph, op)
+    through: list[Op] = target[1] if isinstance(target, tuple) else []
+    constant = np.where(channels.dead, channels.value, 0.0)
+    for activation in through:
+        spec = spec_of(activation)
+        assert spec is not None
+        assert spec.reference is not None
+        constant = spec.reference(activation, [constant])[0]
+    constant = np.where(channels.dead, constant, 0.0)
+    dead = channels.dead
+    if isinstance(target, NoMatch) or pads(target[0]):
+        # Zeros need no home; what is not zero has to stay where it is.
+        if constant.any() or isinstance(target, NoMatch):
+            return target if isinstance(target, NoMatch) else _padded(target[0])
+    _zero(rw, op, dead)
+    if not isinstance(target, NoMatch):
+        _absorb_into(rw, target[0], dead, constant)
+    return int(dead.sum())
+
+
+def _padded(op: Op) -> NoMatch:
+    return NoMatch("pads what it reads", at=op.name)
+
+
+def _next_linear(graph: Graph, op: Op) -> tuple[Op, list[Op]] | NoMatch:
+    """The linear op that alone reads `op`, and the activations on the way."""
+    through: list[Op] = []
+    tensor: Tensor = op.output
+    while True:
+        reader = sole_reader(graph, tensor)
+        if isinstance(reader, NoMatch):
+            return reader
+        if reader.kind in _CHANNELWISE:
+            through.append(reader)
+            tensor = reader.output
+            continue
+        if reader.kind not in ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED"):
+            return NoMatch(f"is read by {reader.kind}", at=tensor.name)
+        if why := float_weights(reader):
+            return why
+        inputs = weights_of(reader).shape[-1]
+        if reader.kind != "DEPTHWISE_CONV_2D" and inputs != tensor.shape[-1]:
+            return NoMatch("is read by a grouped or flattening op", at=tensor.name)
+        return reader, through
+
+
+def _zero(rw: Rewriter, op: Op, dead: npt.NDArray[np.bool_]) -> None:
+    w = np.array(weights_of(op))
+    np.moveaxis(w, channel_axis(op), 0)[dead] = 0
+    set_weights(rw, op, w, np.where(dead, 0.0, bias_of(op)))
+
+
+def _absorb_into(rw: Rewriter, reader: Op, dead: npt.NDArray[np.bool_], constant: Float64) -> None:
+    w = np.array(weights_of(reader))
+    wide = w.astype(np.float64)
+    if reader.kind == "DEPTHWISE_CONV_2D":
+        repeat = w.shape[3] // dead.size
+        extra = wide.sum((0, 1, 2)) * np.repeat(constant, repeat)
+        w[..., np.repeat(dead, repeat)] = 0
+    else:
+        extra = wide.reshape(w.shape[0], -1, w.shape[-1]).sum(1) @ constant
+        w[..., dead] = 0
+    set_weights(rw, reader, w, bias_of(reader) + extra)
