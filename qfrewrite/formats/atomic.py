@@ -1,0 +1,68 @@
+"""Write a file whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import stat
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from qfrewrite.errors import OutputError
+
+
+def write_atomic(path: str | Path, data: bytes | Iterable[Any]) -> None:
+    """Write bytes, or chunks with the buffer protocol, to `path`.
+
+    They go to a temporary file beside the target, which then takes the target's name: a run that
+    fails leaves the target as it was and nothing besides. A link is followed; what is no regular
+    file (a pipe, `/dev/stdout`) is written to directly. Raises OutputError.
+    """
+    chunks = [data] if isinstance(data, bytes) else data
+    where = str(path)
+    try:
+        target = os.path.realpath(path)
+        mode = _mode(target)
+        _check(target, mode, where)
+        if mode is not None and not stat.S_ISREG(mode):
+            with open(target, "wb") as file:
+                file.writelines(chunks)
+        else:
+            _replace(target, mode, chunks)
+    except OSError as error:
+        what = f"cannot be written ({error.strerror or error})"
+        raise OutputError(what, where=where) from None
+
+
+def _mode(target: str) -> int | None:
+    try:
+        return os.stat(target).st_mode
+    except FileNotFoundError:
+        return None
+
+
+def _check(target: str, mode: int | None, where: str) -> None:
+    folder = os.path.dirname(target)
+    if mode is not None and stat.S_ISDIR(mode):
+        raise OutputError("is a folder", where=where, remedy="name a file in it")
+    if not os.path.isdir(folder):
+        raise OutputError(f"there is no folder {folder}", where=where, remedy="create it first")
+
+
+def _replace(target: str, mode: int | None, chunks: Iterable[Any]) -> None:
+    temporary = os.path.join(os.path.dirname(target), f".qfrewrite-{secrets.token_hex(8)}.tmp")
+    # 0o666 less the user's umask, as for any new file; an old one keeps its own permissions.
+    number = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _BINARY, 0o666)
+    try:
+        with open(number, "wb") as file:
+            file.writelines(chunks)
+        if mode is not None:
+            os.chmod(temporary, stat.S_IMODE(mode))
+        os.replace(temporary, target)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+_BINARY = getattr(os, "O_BINARY", 0)  # Windows translates line ends without it

@@ -1,0 +1,369 @@
+"""Write a model of the IR as a `.tflite` file.
+
+The model must be in deployable form: every op one of TFLite's. Activations are fused again where
+reading a file took them apart. A model that nobody edited is written with all that its file said.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from qfrewrite.errors import QfError, UnsupportedError
+from qfrewrite.formats import tflite_schema as names
+from qfrewrite.formats.atomic import write_atomic
+from qfrewrite.formats.flatbuffer import UNKNOWN, Encoder, Values, as_bytes
+from qfrewrite.ir import NUMPY_DTYPES, Array, Graph, Model, Op, Quant, Signature, Tensor
+
+DESCRIPTION = "qfrewrite"
+# What a file that says nothing else runs on, padded as TensorFlow pads it.
+MIN_RUNTIME_VERSION = b"1.5.0".ljust(16, b"\0")
+
+# Offsets in a flatbuffer reach 2 GB; of larger models the data stand behind it.
+_MOST_INLINE = 2**31 - 2**26
+# Data this small stay inline all the same (TFLite takes sizes of 0 and 1 as "none" there).
+_ALWAYS_INLINE = 64
+_ALIGN = 16
+
+_OPERATOR_EXTRAS = ("custom_options_format", "mutating_variable_inputs", "debug_metadata_index")
+_TENSOR_EXTRAS = ("is_variable", "sparsity", "variant_tensors", "has_rank")
+
+
+def write_tflite(model: Model, path: str | Path) -> None:
+    """Write `model` to `path`, whole or not at all.
+
+    Raises UnsupportedError for what TFLite cannot hold and OutputError where `path` cannot be
+    written. Constants go from where they lie to the file, chunk by chunk.
+    """
+    write_atomic(path, chunks(model))
+
+
+def serialize(model: Model) -> bytes:
+    """The bytes of `model` as a `.tflite` file. Raises UnsupportedError."""
+    return b"".join(chunks(model))
+
+
+def chunks(model: Model, *, most_inline: int = _MOST_INLINE) -> Iterator[Any]:
+    """The file's bytes in order, as objects with the buffer protocol.
+
+    Everything is checked before this returns. A model whose constants take more than
+    `most_inline` bytes gets them behind the flatbuffer, where 64-bit offsets lead to them.
+    """
+    writer = _ModelWriter(model)
+    values = writer.values()
+    behind: list[int] = []
+    if sum(data.nbytes for data in writer.data) > most_inline:
+        behind = [i for i, data in enumerate(writer.data) if data.nbytes > _ALWAYS_INLINE]
+    # The offsets depend on the flatbuffer's size, which does not depend on their values.
+    encoder = _encode(values, writer.data, dict.fromkeys(behind, 2))
+    places = {}
+    if behind:
+        at = encoder.size
+        for i in behind:
+            at += -at % _ALIGN
+            places[i] = at
+            at += writer.data[i].nbytes
+        encoder = _encode(values, writer.data, places)
+    if encoder.size >= 2**31:
+        raise UnsupportedError("takes more than 2 GB", where=f"model '{model.name}'")
+    return _pieces(encoder, writer.data, places)
+
+
+def op_version(op: Op) -> int:
+    """The op version to write: at least what the row asks for the type of the first activation."""
+    from qfrewrite.ops import OPS
+
+    row = OPS.get(op.kind)
+    version = int(op.meta.get("version", 1)) if op.meta.get("read_as") == op.kind else 1
+    if row is None:
+        return version
+    for slot, tensor in enumerate(op.inputs):
+        port = row.input_port(slot)
+        if tensor is not None and (port is None or port.role == "act"):
+            return max(version, row.versions.get(tensor.dtype, 1))
+    return version
+
+
+def _encode(values: Values, data: list[Array], places: Mapping[int, int]) -> Encoder:
+    buffers: list[Values] = [{}]
+    for i, array in enumerate(data):
+        inline = {"data": array}
+        buffers.append(
+            {"offset": places[i], "size": array.nbytes} if i in places else inline
+        )
+    encoder = Encoder(names.SCHEMA)
+    root = encoder.table(names.SCHEMA.table("Model"), {**values, "buffers": buffers})
+    encoder.finish(root, names.IDENTIFIER)
+    return encoder
+
+
+def _pieces(encoder: Encoder, data: list[Array], places: Mapping[int, int]) -> Iterator[Any]:
+    yield from encoder.chunks()
+    at = encoder.size
+    for i, place in places.items():
+        yield bytes(place - at)
+        yield as_bytes(data[i])
+        at = place + data[i].nbytes
+
+
+class _ModelWriter:
+    """Turns one model into the values of its tables; `data` are its buffers from 1 on."""
+
+    def __init__(self, model: Model) -> None:
+        self.model = model
+        # A model as it was read is written as it was read, without additions.
+        self.as_read = model.source == "tflite" and not model.edited
+        self.data: list[Array] = []
+        self._codes: dict[tuple[int, str | None, int], int] = {}
+        self._shared: dict[tuple[Any, ...], int] = {}
+
+    def values(self) -> Values:
+        """The values of the Model table, save its buffers."""
+        model = self.model
+        _refuse_unknown(model.meta, f"model '{model.name}'")
+        writers = [_GraphWriter(self, graph) for graph in model.graphs]
+        subgraphs = [writer.values() for writer in writers]
+        metadata = [
+            {"name": name, "buffer": self.buffer(np.frombuffer(value, np.uint8))}
+            for name, value in self._metadata()
+        ]
+        values: Values = {
+            "version": model.meta.get("schema_version", names.SCHEMA_VERSION),
+            "operator_codes": [_code(*key) for key in self._codes],
+            "subgraphs": subgraphs,
+            "description": self._description(),
+            "metadata": metadata or None,
+            "signature_defs": [_signature(s, writers) for s in self._signatures()] or None,
+        }
+        if (old := model.meta.get("metadata_buffer")) is not None:
+            values["metadata_buffer"] = [self.buffer(np.frombuffer(v, np.uint8)) for v in old]
+        return values
+
+    def buffer(self, data: Array) -> int:
+        """The number of the buffer that holds `data`; the same bytes in memory share one."""
+        layout = () if data.flags.c_contiguous else (data.shape, data.strides, data.itemsize)
+        key = (data.__array_interface__["data"][0], data.nbytes, layout)
+        if key not in self._shared or not data.nbytes:
+            self.data.append(data)
+            self._shared[key] = len(self.data)
+        return self._shared[key]
+
+    def code(self, op: Op) -> int:
+        """The number of the op code for `op`."""
+        number = names.CODES.get(op.kind)
+        if number is None and op.kind.startswith("UNKNOWN_"):
+            number = int(op.kind.removeprefix("UNKNOWN_"))
+        if number is None:
+            raise UnsupportedError("is no op of TFLite", remedy="lower the graph first")
+        custom = op.attrs["custom_code"] if op.kind == "CUSTOM" else op.meta.get("custom_code")
+        version = op.meta["version"] if self.as_read and "version" in op.meta else op_version(op)
+        return self._codes.setdefault((number, custom, version), len(self._codes))
+
+    def _description(self) -> str | None:
+        text = self.model.description
+        return text if text is not None or self.as_read else DESCRIPTION
+
+    def _metadata(self) -> list[tuple[str, bytes]]:
+        entries = list(self.model.metadata)
+        if self.model.source != "tflite" and "min_runtime_version" not in dict(entries):
+            entries.append(("min_runtime_version", MIN_RUNTIME_VERSION))
+        return entries
+
+    def _signatures(self) -> list[Signature]:
+        if self.model.signatures or self.as_read:
+            return self.model.signatures
+        graph = self.model.graph
+        return [Signature("serving_default", 0, _named(graph.inputs), _named(graph.outputs))]
+
+
+class _GraphWriter:
+    """One subgraph."""
+
+    def __init__(self, model: _ModelWriter, graph: Graph) -> None:
+        self.model = model
+        self.graph = graph
+        self.fused = _fusions(graph)
+        activations = set(self.fused.values())
+        gone = {op.output for op in self.fused}
+        self.ops = [op for op in graph.ops if op not in activations]
+        self.index = {t: i for i, t in enumerate(t for t in graph.tensors if t not in gone)}
+        self.inputs = [self.index[t] for t in graph.inputs]
+        self.outputs = [self.index[t] for t in graph.outputs]
+
+    def values(self) -> Values:
+        """The values of the SubGraph table."""
+        graph = self.graph
+        _refuse_unknown(graph.meta, f"graph '{graph.name}'")
+        return {
+            "tensors": [_at(f"tensor '{t.name}'", self._tensor, t) for t in self.index],
+            "inputs": self.inputs,
+            "outputs": self.outputs,
+            "operators": [_at(f"op '{op.name}' ({op.kind})", self._operator, op) for op in self.ops],
+            "name": None if graph.meta.get("unnamed") else graph.name,
+            "debug_metadata_index": graph.meta.get("debug_metadata_index", -1),
+        }
+
+    def _tensor(self, tensor: Tensor) -> Values:
+        values: Values = {k: tensor.meta[k] for k in _TENSOR_EXTRAS if k in tensor.meta}
+        if self.model.model.source != "tflite":
+            values.setdefault("has_rank", True)
+        return values | {
+            "shape": tensor.shape,
+            "type": _type(tensor.dtype),
+            "buffer": 0 if tensor.data is None else self.model.buffer(_checked(tensor)),
+            "name": tensor.name,
+            "quantization": _quantization(tensor),
+            "shape_signature": tensor.shape_signature,
+        }
+
+    def _operator(self, op: Op) -> Values:
+        values: Values = {k: op.meta[k] for k in _OPERATOR_EXTRAS if k in op.meta}
+        outputs, attrs = op.outputs, dict(op.attrs)
+        if op in self.fused:
+            activation = self.fused[op]
+            outputs, attrs["fused_activation_function"] = activation.outputs, activation.kind
+        for table, options in _options(op, attrs).items():
+            field = "builtin_options" if table in _FIRST_UNION else "builtin_options2"
+            values |= {f"{field}_type": table, field: options}
+        custom = op.attrs if op.kind == "CUSTOM" else op.meta
+        values |= {
+            "opcode_index": self.model.code(op),
+            "inputs": [-1 if t is None else self.index[t] for t in op.inputs],
+            "outputs": [self.index[t] for t in outputs],
+            "custom_options": custom.get("custom_options"),
+            "intermediates": [self.index[t] for t in op.intermediates] or None,
+        }
+        # Encoded once on the side, so that an error names the op.
+        Encoder(names.SCHEMA).table(names.SCHEMA.table("Operator"), values)
+        return values
+
+
+_FIRST_UNION = frozenset(names.SCHEMA.enum("BuiltinOptions").values())
+
+
+def _fusions(graph: Graph) -> dict[Op, Op]:
+    """Op -> the activation to fuse into it: only where reading a file made two of one."""
+    fusions = {}
+    for op in graph.ops:
+        if op.kind not in names.FUSES or len(op.outputs) != 1:
+            continue
+        between = op.output
+        readers = graph.readers(between)
+        if (
+            between.meta.get("virtual")
+            and len(readers) == 1
+            and readers[0].op.kind in names.ACTIVATIONS
+            and not graph.is_output(between)
+            and op.attrs.get("fused_activation_function", "NONE") == "NONE"
+        ):
+            fusions[op] = readers[0].op
+    return fusions
+
+
+def _options(op: Op, attrs: dict[str, Any]) -> dict[str, Values]:
+    """The option tables of an op: its attributes, and what its file held besides."""
+    _refuse_unknown(op.meta, None)
+    usual = names.options_table(op.kind)
+    same_kind = op.meta.get("read_as") == op.kind
+    tables: dict[str, Values] = dict(op.meta.get("other_options", {})) if same_kind else {}
+    if op.kind == "CUSTOM":
+        return tables
+    if op.kind == "FAKE_QUANT":
+        attrs = _fake_quant(attrs)
+    if usual is None:
+        if attrs:
+            raise UnsupportedError(f"takes no attribute '{next(iter(attrs))}' in TFLite")
+        return tables
+    if same_kind and op.meta.get("no_options"):
+        defaults = names.SCHEMA.table(usual).defaults
+        if all(not v or v == defaults.get(k) for k, v in attrs.items()):
+            return tables
+    return {usual: attrs, **tables}
+
+
+def _fake_quant(attrs: Mapping[str, Any]) -> dict[str, Any]:
+    """FAKE_QUANT's attributes as TFLite has them: one range for the whole tensor."""
+    low, high = np.asarray(attrs["min"]), np.asarray(attrs["max"])
+    if attrs.get("axis") is not None or low.size != 1 or high.size != 1:
+        raise UnsupportedError("TFLite's FAKE_QUANT has one range, not one per channel")
+    rest = {k: v for k, v in attrs.items() if k != "axis"}
+    return {**rest, "min": float(low.item()), "max": float(high.item())}
+
+
+def _type(dtype: str) -> str | int:
+    if dtype.startswith("unknown_"):
+        return int(dtype.removeprefix("unknown_"))
+    if dtype not in names.DTYPES.values():
+        raise UnsupportedError(f"TFLite has no element type {dtype}")
+    return dtype.upper()
+
+
+def _checked(tensor: Tensor) -> Array:
+    """The tensor's value, in the element type and of the size that the tensor says."""
+    data = tensor.value()
+    if "sparsity" in tensor.meta or tensor.dtype not in NUMPY_DTYPES:
+        return data
+    dtype = NUMPY_DTYPES[tensor.dtype]
+    if data.shape != tensor.shape or data.dtype.newbyteorder("=") != dtype.newbyteorder("="):
+        have, want = f"{data.dtype}{list(data.shape)}", f"{tensor.dtype}{list(tensor.shape)}"
+        raise UnsupportedError(f"holds {have} where it says {want}")
+    return data.astype(dtype, copy=False)
+
+
+def _quantization(tensor: Tensor) -> Values | None:
+    quant: Quant | None = tensor.quant
+    if quant is None:
+        return tensor.meta.get("quantization")
+    return {
+        **quant.extra,
+        "scale": quant.scale,
+        "zero_point": np.broadcast_to(quant.zero_point, quant.scale.shape),
+        "quantized_dimension": quant.axis,
+    }
+
+
+def _code(number: int, custom: str | None, version: int) -> Values:
+    return {
+        # Readers from before 2021 know the first field only; it cannot hold more than 127.
+        "deprecated_builtin_code": min(number, names.PLACEHOLDER_CODE),
+        "custom_code": custom,
+        "version": version,
+        "builtin_code": number,
+    }
+
+
+def _signature(signature: Signature, writers: list[_GraphWriter]) -> Values:
+    writer = writers[signature.subgraph]
+    sides = {"inputs": writer.inputs, "outputs": writer.outputs}
+    pairs = {"inputs": signature.inputs, "outputs": signature.outputs}
+    return {
+        "signature_key": signature.key,
+        "subgraph_index": signature.subgraph,
+        **{
+            side: [{"name": name, "tensor_index": sides[side][i]} for name, i in pairs[side]]
+            for side in sides
+        },
+    }
+
+
+def _named(tensors: tuple[Tensor, ...]) -> tuple[tuple[str, int], ...]:
+    """Each tensor's name with its position; a name that stands twice is kept once."""
+    firsts = {t.name: i for i, t in reversed(list(enumerate(tensors)))}
+    return tuple(sorted(firsts.items(), key=lambda item: item[1]))
+
+
+def _refuse_unknown(meta: Mapping[str, Any], where: str | None) -> None:
+    if unknown := meta.get("unknown"):
+        what = f"holds what this version cannot write: {', '.join(unknown)}"
+        raise UnsupportedError(what, where=where, remedy="update the 'tflite' package")
+
+
+def _at(where: str, write: Any, item: Any) -> Values:
+    try:
+        values: Values = write(item)
+        return values
+    except QfError as error:
+        raise error.at(where) from None
