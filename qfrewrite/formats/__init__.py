@@ -1,1 +1,1 @@
-"""placeholder"""
+"""Model files in and out."""

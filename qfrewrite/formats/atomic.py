@@ -19,7 +19,7 @@ def write_atomic(path: str | Path, data: bytes | Iterable[Any]) -> None:
     fails leaves the target as it was and nothing besides. A link is followed; what is no regular
     file (a pipe, `/dev/stdout`) is written to directly. Raises OutputError.
     """
-    chunks = [data] if isinstance(data, bytes) else data
+    chunks: Iterable[Any] = [data] if isinstance(data, bytes) else data
     where = str(path)
     try:
         target = os.path.realpath(path)

@@ -12,7 +12,7 @@ Source: the FlatBuffers internals page (binary layout).
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -29,6 +29,7 @@ _MOST_TABLES = 1_000_000
 # A sound file holds each table and vector about once. One that points to the same bytes again and
 # again, to be huge once decoded, is refused.
 _MOST_REUSE = 4
+_TABLE_COST = 64  # a table of 4 bytes still becomes a dict
 
 _REMEDY = "the file is damaged or cut short"
 _U32 = struct.Struct("<I")
@@ -61,7 +62,7 @@ class Decoder:
         if self._tables_left < 0:
             raise ModelFileError(f"holds more than {_MOST_TABLES} tables", remedy=_REMEDY)
         slots, size = self._vtable(spec, at)
-        self._spend(size)
+        self._spend(_TABLE_COST + size)
         if at + size > self.size:
             raise _outside(spec.name)
         values = dict(spec.defaults)
@@ -117,7 +118,9 @@ class Decoder:
         try:
             return str(data, "utf-8")
         except UnicodeDecodeError:
-            self.notices[f"{spec.name}.{field.name} is not UTF-8; its other bytes are escaped"] = None
+            self.notices[f"{spec.name}.{field.name} is not UTF-8; its other bytes are escaped"] = (
+                None
+            )
             return str(data, "utf-8", "backslashreplace")
 
     def _strings(self, spec: TableSpec, field: FieldSpec, at: int, values: Values) -> list[str]:
@@ -187,7 +190,7 @@ class Decoder:
             raise ModelFileError("refers to the same bytes over and over", remedy=_REMEDY)
 
 
-_READ = {
+_READ: dict[str, Callable[..., Any]] = {
     "scalar": Decoder._scalar,
     "string": Decoder._string,
     "strings": Decoder._strings,
@@ -205,7 +208,8 @@ def _outside(what: str) -> ModelFileError:
 class Encoder:
     """Writes tables, last one first, as a list of byte chunks.
 
-    A vector of bytes may be given as an array of any type, whose elements are taken as they lie.
+    A vector of bytes may be given as an array of any type, whose elements are taken as they lie,
+    and a table as the position that writing it returned.
     Positions are counted from the end of the flatbuffer, which grows towards its front. Large
     vectors are kept as they are given and only copied when the chunks are written.
     """
@@ -281,14 +285,17 @@ class Encoder:
         self._push(array)
         return self._push(_U32.pack(array.nbytes // field.dtype.itemsize))
 
-    def _table(self, field: FieldSpec, value: Values, values: Mapping[str, Any]) -> int:
-        return self.table(self.schema.table(field.table), value)
+    def _table(self, field: FieldSpec, value: Values | int, values: Mapping[str, Any]) -> int:
+        return (
+            value if isinstance(value, int) else self.table(self.schema.table(field.table), value)
+        )
 
-    def _tables(self, field: FieldSpec, value: list[Values], values: Mapping[str, Any]) -> int:
-        spec = self.schema.table(field.table)
-        return self._offsets([self.table(spec, item) for item in reversed(value)][::-1])
+    def _tables(self, field: FieldSpec, value: Sequence[Values | int], values: Any) -> int:
+        return self._offsets([self._table(field, item, values) for item in value])
 
-    def _union(self, field: FieldSpec, value: Values, values: Mapping[str, Any]) -> int:
+    def _union(self, field: FieldSpec, value: Values | int, values: Mapping[str, Any]) -> int:
+        if isinstance(value, int):
+            return value
         return self.table(self.schema.table(values[f"{field.name}_type"]), value)
 
     # -- bytes -----------------------------------------------------------------------------
@@ -334,7 +341,7 @@ class Encoder:
             self._push(bytes(missing))
 
 
-_WRITE = {
+_WRITE: dict[str, Callable[..., Any]] = {
     "scalar": Encoder._scalar,
     "string": Encoder._string,
     "strings": Encoder._strings,

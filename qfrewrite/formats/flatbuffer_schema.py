@@ -45,7 +45,7 @@ class FieldSpec:
     code: struct's letter of a scalar, of a vector's elements, or `I` for an offset to the rest.
     table: what `table` and `tables` hold. names: number -> name where the scalar is an enum, or
     number -> table where the field is a union (whose number is the field `<name>_type`).
-    align: what a vector's data are aligned to. bulk: a vector that is only ever looked at in place.
+    align: what a vector's data are aligned to. bulk: a vector only ever looked at in place.
     """
 
     name: str
@@ -94,8 +94,8 @@ class Schema:
     """The tables of one package of generated classes.
 
     `enums` maps (table, field) or ("*", field) to the name of an enum class, `unions` maps
-    (table, field) to one, `align` gives vectors whose data need more than their element's size, `bulk` those that are
-    only looked at in place (so that tables may share them without bound).
+    (table, field) to one, `align` gives vectors whose data need more than their element's size,
+    `bulk` those that are only looked at in place (so that tables may share them without bound).
     """
 
     package: str
@@ -141,7 +141,10 @@ class Schema:
                 fields.append(self._field(name, _snake(key[len(prefix) :]), getter, builder.last))
         fields.sort(key=lambda f: f.slot)
         return TableSpec(
-            name, builder.slots, tuple(fields), MappingProxyType({f.name: f.default for f in fields})
+            name,
+            builder.slots,
+            tuple(fields),
+            MappingProxyType({f.name: f.default for f in fields}),
         )
 
     def _field(
@@ -154,7 +157,8 @@ class Schema:
             if enum is None and name.endswith("_type"):
                 enum = self.unions.get((table, name.removesuffix("_type")))
             names = self.enum(enum) if enum else _NO_NAMES
-            default = {"?": bool, "f": float, "d": float}.get(code, int)(default)
+            if code == "?":
+                default = bool(default)
             return FieldSpec(name, slot, "scalar", code, names.get(default, default), "", names)
         kind, code, target = _offset_kind(getter)
         names = self.enum(self.unions[table, name]) if kind == "union" else _NO_NAMES

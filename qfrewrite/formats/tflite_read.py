@@ -8,16 +8,14 @@ from __future__ import annotations
 
 import math
 import mmap
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from qfrewrite.errors import ModelFileError, QfError, UnsupportedError, VerifyError
+from qfrewrite.errors import ModelFileError, QfError, VerifyError
 from qfrewrite.formats import tflite_schema as names
 from qfrewrite.formats.flatbuffer import UNKNOWN, Decoder, Values
-from qfrewrite.formats.flatbuffer_schema import TableSpec
 from qfrewrite.ir import NUMPY_DTYPES, Array, Graph, Model, Op, Quant, Signature, Tensor
 
 _REMEDY = "the file is damaged or cut short"
@@ -88,8 +86,8 @@ class _ModelReader:
         if file["metadata_buffer"] is not None:
             ids = file["metadata_buffer"].tolist()
             model.meta["metadata_buffer"] = tuple(self._bytes(i, "metadata_buffer") for i in ids)
-        if UNKNOWN in file:
-            model.meta["unknown"] = tuple(file[UNKNOWN])
+        if unknown := self._unknown():
+            model.meta["unknown"] = unknown
         model.notices.extend(self.decoder.notices)
         model.mark_loaded()
         return model
@@ -99,9 +97,6 @@ class _ModelReader:
         if not 0 <= index < len(self.buffers):
             raise ModelFileError(f"{what} has no buffer {index}", remedy=_REMEDY)
         buffer = self.buffers[index]
-        if UNKNOWN in buffer:
-            what = f"buffer {index} holds what this version does not know"
-            raise UnsupportedError(f"{what}: {', '.join(buffer[UNKNOWN])}")
         if buffer["data"] is not None:
             data: Array = buffer["data"]
             return data
@@ -126,10 +121,19 @@ class _ModelReader:
             return None
         if key not in self._data:
             raw = self.raw(index, f"tensor '{tensor['name']}'")
-            if raw is not None and not raw.size and math.prod(shape):
+            if raw is not None and not raw.size and all(shape):
                 raw = None
             self._data[key] = raw if raw is None or key[1] == "sparse" else _shaped(raw, *key[1:])
         return self._data[key]
+
+    def _unknown(self) -> tuple[str, ...]:
+        """What stands outside the graphs that the schema does not know."""
+        parts = [self.file]
+        for field in ("buffers", "metadata", "signature_defs"):
+            parts += self.file[field] or []
+        for signature in self.file["signature_defs"] or []:
+            parts += [*(signature["inputs"] or []), *(signature["outputs"] or [])]
+        return tuple(what for part in parts for what in part.get(UNKNOWN, ()))
 
     def _bytes(self, index: int, what: str) -> bytes:
         data = self.raw(index, what)
@@ -139,9 +143,7 @@ class _ModelReader:
         key, index = values["signature_key"] or "", values["subgraph_index"]
         if not index < len(readers):
             raise ModelFileError(f"signature '{key}' has no subgraph {index}", remedy=_REMEDY)
-        if UNKNOWN in values:
-            model.meta["unknown"] = (*model.meta.get("unknown", ()), *values[UNKNOWN])
-        sides = {}
+        sides: dict[str, list[tuple[str, int]]] = {}
         for side, places in readers[index].places().items():
             sides[side] = []
             for pair in values[side] or []:
@@ -228,7 +230,7 @@ class _GraphReader:
 
     def _pick(self, index: int, what: str) -> Tensor:
         if not 0 <= index < len(self.tensors):
-            raise ModelFileError(f"{what} name tensor {index}, which is not there", remedy=_REMEDY)
+            raise ModelFileError(f"{what}: there is no tensor {index}", remedy=_REMEDY)
         return self.tensors[index]
 
     # -- operators -------------------------------------------------------------------------
@@ -314,10 +316,8 @@ class _GraphReader:
             meta["no_options"] = True
         if tables:
             meta["other_options"] = {table: _plain(rest) for table, rest in tables.items()}
-        if usual is None:
-            return {}
-        spec = names.SCHEMA.table(usual)
-        return _attrs(spec, spec.defaults if options is None else options)
+        given = {k: _plain(v) for k, v in (options or {}).items() if v is not None}
+        return {**names.default_attrs(kind), **given}
 
     def _custom_options(self, values: Values) -> bytes | None:
         data = values["custom_options"]
@@ -341,15 +341,6 @@ def _plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {k: _plain(v) for k, v in value.items()}
     return tuple(map(_plain, value)) if isinstance(value, list) else value
-
-
-def _attrs(spec: TableSpec, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Options as attributes: plain values; a vector that is absent is an empty one."""
-    attrs = {k: _plain(v) for k, v in options.items()}
-    for field in spec.fields:
-        if field.kind == "scalars" and attrs[field.name] is None:
-            attrs[field.name] = b"" if field.code == "B" else ()
-    return attrs
 
 
 def _shaped(raw: Array, dtype: str, shape: tuple[int, ...]) -> Array:

@@ -6,8 +6,9 @@ Importing this module imports `tflite` (about 70 ms), so other modules do it ins
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import lru_cache
+from functools import cache
 from types import MappingProxyType
+from typing import Any
 
 from qfrewrite.formats.flatbuffer_schema import Schema
 
@@ -117,15 +118,24 @@ FUSES = frozenset(
 ACTIVATIONS = frozenset({"RELU", "RELU6", "RELU_N1_TO_1", "TANH"})
 
 
-@lru_cache(maxsize=1)
+@cache
 def _tables_by_letters() -> Mapping[str, str]:
     tables = (*SCHEMA.enum("BuiltinOptions").values(), *SCHEMA.enum("BuiltinOptions2").values())
     return {name.upper(): name for name in tables}
 
 
-@lru_cache(maxsize=None)
+@cache
 def options_table(kind: str) -> str | None:
     """The table that holds the attributes of `kind`; None where it has none."""
     if kind in _OPTIONS_BY_KIND:
         return _OPTIONS_BY_KIND[kind]
     return _tables_by_letters().get(kind.replace("_", "") + "OPTIONS")
+
+
+@cache
+def default_attrs(kind: str) -> Mapping[str, Any]:
+    """Every attribute of `kind` with the schema's default; an absent vector is an empty one."""
+    table = options_table(kind)
+    fields = SCHEMA.table(table).fields if table else ()
+    empty = {f.name: b"" if f.code == "B" else () for f in fields if f.kind == "scalars"}
+    return MappingProxyType({f.name: empty.get(f.name, f.default) for f in fields})

@@ -15,7 +15,7 @@ import numpy as np
 from qfrewrite.errors import QfError, UnsupportedError
 from qfrewrite.formats import tflite_schema as names
 from qfrewrite.formats.atomic import write_atomic
-from qfrewrite.formats.flatbuffer import UNKNOWN, Encoder, Values, as_bytes
+from qfrewrite.formats.flatbuffer import Encoder, Values, as_bytes
 from qfrewrite.ir import NUMPY_DTYPES, Array, Graph, Model, Op, Quant, Signature, Tensor
 
 DESCRIPTION = "qfrewrite"
@@ -53,20 +53,16 @@ def chunks(model: Model, *, most_inline: int = _MOST_INLINE) -> Iterator[Any]:
     `most_inline` bytes gets them behind the flatbuffer, where 64-bit offsets lead to them.
     """
     writer = _ModelWriter(model)
-    values = writer.values()
-    behind: list[int] = []
+    places: dict[int, int] = {}
     if sum(data.nbytes for data in writer.data) > most_inline:
         behind = [i for i, data in enumerate(writer.data) if data.nbytes > _ALWAYS_INLINE]
-    # The offsets depend on the flatbuffer's size, which does not depend on their values.
-    encoder = _encode(values, writer.data, dict.fromkeys(behind, 2))
-    places = {}
-    if behind:
-        at = encoder.size
+        # Where data stand depends on the flatbuffer's size, which does not depend on where.
+        at = writer.encode(dict.fromkeys(behind, _ALIGN)).size
         for i in behind:
-            at += -at % _ALIGN
-            places[i] = at
+            places[i] = at = at + -at % _ALIGN
             at += writer.data[i].nbytes
-        encoder = _encode(values, writer.data, places)
+        writer = _ModelWriter(model)
+    encoder = writer.encode(places)
     if encoder.size >= 2**31:
         raise UnsupportedError("takes more than 2 GB", where=f"model '{model.name}'")
     return _pieces(encoder, writer.data, places)
@@ -87,19 +83,6 @@ def op_version(op: Op) -> int:
     return version
 
 
-def _encode(values: Values, data: list[Array], places: Mapping[int, int]) -> Encoder:
-    buffers: list[Values] = [{}]
-    for i, array in enumerate(data):
-        inline = {"data": array}
-        buffers.append(
-            {"offset": places[i], "size": array.nbytes} if i in places else inline
-        )
-    encoder = Encoder(names.SCHEMA)
-    root = encoder.table(names.SCHEMA.table("Model"), {**values, "buffers": buffers})
-    encoder.finish(root, names.IDENTIFIER)
-    return encoder
-
-
 def _pieces(encoder: Encoder, data: list[Array], places: Mapping[int, int]) -> Iterator[Any]:
     yield from encoder.chunks()
     at = encoder.size
@@ -110,32 +93,47 @@ def _pieces(encoder: Encoder, data: list[Array], places: Mapping[int, int]) -> I
 
 
 class _ModelWriter:
-    """Turns one model into the values of its tables; `data` are its buffers from 1 on."""
+    """Writes everything but the buffers, whose contents gather in `data` (from number 1 on)."""
 
     def __init__(self, model: Model) -> None:
         self.model = model
         # A model as it was read is written as it was read, without additions.
         self.as_read = model.source == "tflite" and not model.edited
+        self.encoder = Encoder(names.SCHEMA)
         self.data: list[Array] = []
         self._codes: dict[tuple[int, str | None, int], int] = {}
         self._shared: dict[tuple[Any, ...], int] = {}
+        self._values = self._all_but_buffers()
 
-    def values(self) -> Values:
-        """The values of the Model table, save its buffers."""
+    def table(self, name: str, values: Values) -> int:
+        """Write a table; returns its position."""
+        return self.encoder.table(names.SCHEMA.table(name), values)
+
+    def encode(self, places: Mapping[int, int]) -> Encoder:
+        """The finished flatbuffer. `places`: index in `data` -> offset of what stands behind it."""
+        buffers: list[Values] = [{}]  # number 0 is the one without data
+        for i, data in enumerate(self.data):
+            behind = {"offset": places.get(i), "size": data.nbytes}
+            buffers.append(behind if i in places else {"data": data})
+        self.encoder.finish(
+            self.table("Model", {**self._values, "buffers": buffers}), names.IDENTIFIER
+        )
+        return self.encoder
+
+    def _all_but_buffers(self) -> Values:
         model = self.model
         _refuse_unknown(model.meta, f"model '{model.name}'")
         writers = [_GraphWriter(self, graph) for graph in model.graphs]
-        subgraphs = [writer.values() for writer in writers]
-        metadata = [
-            {"name": name, "buffer": self.buffer(np.frombuffer(value, np.uint8))}
-            for name, value in self._metadata()
-        ]
         values: Values = {
             "version": model.meta.get("schema_version", names.SCHEMA_VERSION),
+            "subgraphs": [self.table("SubGraph", writer.values()) for writer in writers],
             "operator_codes": [_code(*key) for key in self._codes],
-            "subgraphs": subgraphs,
             "description": self._description(),
-            "metadata": metadata or None,
+            "metadata": [
+                {"name": name, "buffer": self.buffer(np.frombuffer(value, np.uint8))}
+                for name, value in self._metadata()
+            ]
+            or None,
             "signature_defs": [_signature(s, writers) for s in self._signatures()] or None,
         }
         if (old := model.meta.get("metadata_buffer")) is not None:
@@ -198,47 +196,55 @@ class _GraphWriter:
         graph = self.graph
         _refuse_unknown(graph.meta, f"graph '{graph.name}'")
         return {
-            "tensors": [_at(f"tensor '{t.name}'", self._tensor, t) for t in self.index],
+            "tensors": [self._tensor(t) for t in self.index],
             "inputs": self.inputs,
             "outputs": self.outputs,
-            "operators": [_at(f"op '{op.name}' ({op.kind})", self._operator, op) for op in self.ops],
+            "operators": [self._operator(op) for op in self.ops],
             "name": None if graph.meta.get("unnamed") else graph.name,
             "debug_metadata_index": graph.meta.get("debug_metadata_index", -1),
         }
 
-    def _tensor(self, tensor: Tensor) -> Values:
+    def _tensor(self, tensor: Tensor) -> int:
         values: Values = {k: tensor.meta[k] for k in _TENSOR_EXTRAS if k in tensor.meta}
         if self.model.model.source != "tflite":
             values.setdefault("has_rank", True)
-        return values | {
-            "shape": tensor.shape,
-            "type": _type(tensor.dtype),
-            "buffer": 0 if tensor.data is None else self.model.buffer(_checked(tensor)),
-            "name": tensor.name,
-            "quantization": _quantization(tensor),
-            "shape_signature": tensor.shape_signature,
-        }
+        try:
+            _refuse_unknown(tensor.meta)
+            values |= {
+                "shape": tensor.shape,
+                "type": _type(tensor.dtype),
+                "buffer": 0 if tensor.data is None else self.model.buffer(_checked(tensor)),
+                "name": tensor.name,
+                "quantization": _quantization(tensor),
+                "shape_signature": tensor.shape_signature,
+            }
+            return self.model.table("Tensor", values)
+        except QfError as error:
+            raise error.at(f"tensor '{tensor.name}'") from None
 
-    def _operator(self, op: Op) -> Values:
+    def _operator(self, op: Op) -> int:
         values: Values = {k: op.meta[k] for k in _OPERATOR_EXTRAS if k in op.meta}
         outputs, attrs = op.outputs, dict(op.attrs)
         if op in self.fused:
             activation = self.fused[op]
             outputs, attrs["fused_activation_function"] = activation.outputs, activation.kind
-        for table, options in _options(op, attrs).items():
-            field = "builtin_options" if table in _FIRST_UNION else "builtin_options2"
-            values |= {f"{field}_type": table, field: options}
-        custom = op.attrs if op.kind == "CUSTOM" else op.meta
-        values |= {
-            "opcode_index": self.model.code(op),
-            "inputs": [-1 if t is None else self.index[t] for t in op.inputs],
-            "outputs": [self.index[t] for t in outputs],
-            "custom_options": custom.get("custom_options"),
-            "intermediates": [self.index[t] for t in op.intermediates] or None,
-        }
-        # Encoded once on the side, so that an error names the op.
-        Encoder(names.SCHEMA).table(names.SCHEMA.table("Operator"), values)
-        return values
+        try:
+            _refuse_unknown(op.meta)
+            for table, options in _options(op, attrs).items():
+                field = "builtin_options" if table in _FIRST_UNION else "builtin_options2"
+                values |= {f"{field}_type": table, field: options}
+            values |= {
+                "opcode_index": self.model.code(op),
+                "inputs": [-1 if t is None else self.index[t] for t in op.inputs],
+                "outputs": [self.index[t] for t in outputs],
+                "custom_options": (op.attrs if op.kind == "CUSTOM" else op.meta).get(
+                    "custom_options"
+                ),
+                "intermediates": [self.index[t] for t in op.intermediates] or None,
+            }
+            return self.model.table("Operator", values)
+        except QfError as error:
+            raise error.at(f"op '{op.name}' ({op.kind})") from None
 
 
 _FIRST_UNION = frozenset(names.SCHEMA.enum("BuiltinOptions").values())
@@ -265,23 +271,22 @@ def _fusions(graph: Graph) -> dict[Op, Op]:
 
 def _options(op: Op, attrs: dict[str, Any]) -> dict[str, Values]:
     """The option tables of an op: its attributes, and what its file held besides."""
-    _refuse_unknown(op.meta, None)
-    usual = names.options_table(op.kind)
     same_kind = op.meta.get("read_as") == op.kind
     tables: dict[str, Values] = dict(op.meta.get("other_options", {})) if same_kind else {}
-    if op.kind == "CUSTOM":
-        return tables
-    if op.kind == "FAKE_QUANT":
-        attrs = _fake_quant(attrs)
+    attrs = _SPECIAL.get(op.kind, dict)(attrs)
+    usual = names.options_table(op.kind)
     if usual is None:
         if attrs:
             raise UnsupportedError(f"takes no attribute '{next(iter(attrs))}' in TFLite")
         return tables
-    if same_kind and op.meta.get("no_options"):
-        defaults = names.SCHEMA.table(usual).defaults
-        if all(not v or v == defaults.get(k) for k, v in attrs.items()):
-            return tables
+    if same_kind and op.meta.get("no_options") and attrs == names.default_attrs(op.kind):
+        return tables
     return {usual: attrs, **tables}
+
+
+def _custom(attrs: Mapping[str, Any]) -> dict[str, Any]:
+    """What a CUSTOM op has besides its code and its bytes: nothing."""
+    return {k: v for k, v in attrs.items() if k not in ("custom_code", "custom_options")}
 
 
 def _fake_quant(attrs: Mapping[str, Any]) -> dict[str, Any]:
@@ -291,6 +296,10 @@ def _fake_quant(attrs: Mapping[str, Any]) -> dict[str, Any]:
         raise UnsupportedError("TFLite's FAKE_QUANT has one range, not one per channel")
     rest = {k: v for k, v in attrs.items() if k != "axis"}
     return {**rest, "min": float(low.item()), "max": float(high.item())}
+
+
+# Ops whose attributes are not just the fields of their table -> what of them is.
+_SPECIAL = {"CUSTOM": _custom, "FAKE_QUANT": _fake_quant}
 
 
 def _type(dtype: str) -> str | int:
@@ -305,12 +314,22 @@ def _checked(tensor: Tensor) -> Array:
     """The tensor's value, in the element type and of the size that the tensor says."""
     data = tensor.value()
     if "sparsity" in tensor.meta or tensor.dtype not in NUMPY_DTYPES:
-        return data
+        return _checked_bytes(tensor, data)
     dtype = NUMPY_DTYPES[tensor.dtype]
     if data.shape != tensor.shape or data.dtype.newbyteorder("=") != dtype.newbyteorder("="):
         have, want = f"{data.dtype}{list(data.shape)}", f"{tensor.dtype}{list(tensor.shape)}"
         raise UnsupportedError(f"holds {have} where it says {want}")
     return data.astype(dtype, copy=False)
+
+
+def _checked_bytes(tensor: Tensor, data: Array) -> Array:
+    """Data that numpy cannot shape: the bytes, of which there must be as many as the type takes."""
+    bits = 0 if "sparsity" in tensor.meta else names.BITS.get(tensor.dtype, 0)
+    expected = (tensor.size * bits + 7) // 8 if bits else data.nbytes
+    if data.dtype != np.uint8 or data.nbytes != expected:
+        have, want = f"{data.nbytes} bytes as {data.dtype}", f"{expected} as uint8"
+        raise UnsupportedError(f"holds {have}; {tensor.dtype} takes {want}")
+    return data
 
 
 def _quantization(tensor: Tensor) -> Values | None:
@@ -336,9 +355,17 @@ def _code(number: int, custom: str | None, version: int) -> Values:
 
 
 def _signature(signature: Signature, writers: list[_GraphWriter]) -> Values:
+    if not 0 <= signature.subgraph < len(writers):
+        what = f"names subgraph {signature.subgraph} of {len(writers)}"
+        raise UnsupportedError(what, where=f"signature '{signature.key}'")
     writer = writers[signature.subgraph]
     sides = {"inputs": writer.inputs, "outputs": writer.outputs}
     pairs = {"inputs": signature.inputs, "outputs": signature.outputs}
+    for side, tensors in sides.items():
+        for name, i in pairs[side]:
+            if not 0 <= i < len(tensors):
+                what = f"'{name}' is number {i} of {len(tensors)} {side}"
+                raise UnsupportedError(what, where=f"signature '{signature.key}'")
     return {
         "signature_key": signature.key,
         "subgraph_index": signature.subgraph,
@@ -355,15 +382,7 @@ def _named(tensors: tuple[Tensor, ...]) -> tuple[tuple[str, int], ...]:
     return tuple(sorted(firsts.items(), key=lambda item: item[1]))
 
 
-def _refuse_unknown(meta: Mapping[str, Any], where: str | None) -> None:
+def _refuse_unknown(meta: Mapping[str, Any], where: str | None = None) -> None:
     if unknown := meta.get("unknown"):
         what = f"holds what this version cannot write: {', '.join(unknown)}"
         raise UnsupportedError(what, where=where, remedy="update the 'tflite' package")
-
-
-def _at(where: str, write: Any, item: Any) -> Values:
-    try:
-        values: Values = write(item)
-        return values
-    except QfError as error:
-        raise error.at(where) from None

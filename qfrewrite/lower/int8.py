@@ -63,6 +63,7 @@ class _Lowering:
         self.groups = Groups()
         self.int8: set[Op] = set()
         self.coded: set[Tensor] = set()
+        self.raised: dict[Op, int] = {}
         self._real: dict[Tensor, Tensor] = {}
 
     def run(self) -> Int8Report:
@@ -78,6 +79,11 @@ class _Lowering:
         self._convert_io()
         self.graph.prune(keep=lambda op: not op.outputs)
         self.report.notes += self.groups.notes
+        if self.raised:
+            self.report.notes.append(
+                f"weight scales of {sum(self.raised.values())} channels in {len(self.raised)} "
+                "layers were raised so that the bias fits 32 bits"
+            )
         return self.report
 
     # -- decide ----------------------------------------------------------------------------
@@ -215,10 +221,7 @@ class _Lowering:
             output_scale=float(result.scale[0]),
         )
         if q.raised:
-            self.report.notes.append(
-                f"{op.kind} '{op.name}': weight scale of {q.raised} channels raised so that "
-                "the bias fits 32 bits"
-            )
+            self.raised[op] = q.raised
         self._put(op, weight_slot(op), w.name, q.weights, q.scale, axis)
         if b is not None and q.bias is not None:
             scale = (np.float32(source.scale[0]) * q.scale).astype(np.float32)

@@ -61,11 +61,12 @@ def quantize_linear(
     scale = bounds / 127.0
     scale = np.where(scale > 0, scale, scale.max(initial=0.0) or 1.0)
     least = max(_LEAST_MULTIPLIER * output_scale / input_scale, SMALLEST_SCALE)
-    wanted = np.full(scale.shape, least)
+    scale = np.maximum(scale, least)
+    wanted = np.zeros(scale.shape)
     if b is not None:
         needed = np.abs(b.astype(np.float64)) / (input_scale * _BIAS_LIMIT)
         needed = needed if scale.size > 1 else np.array([needed.max(initial=0.0)])
-        wanted = np.maximum(wanted, needed)
+        wanted = needed
     raised = int((wanted > scale).sum())
     scale = np.maximum(scale, wanted).astype(np.float32)
     shape = [1] * w.ndim

@@ -51,7 +51,7 @@ class Relu6ToRelu(Pass):
             rw.replace_kind(op, "RELU", detail=f"RELU6 -> RELU{known}")
         worst = max((rates.get(op, 0.0) for op in ops), default=0.0)
         if self.force and worst > self.max_clip:
-            rw.note(
+            rw.warn(
                 f"every RELU6 was swapped, although up to {_percent(worst)} of a layer's values "
                 "clipped: the graph must be trained again before it is used"
             )

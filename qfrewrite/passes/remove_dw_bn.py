@@ -56,7 +56,7 @@ class RemoveDwBn(Pass):
             self._decide(rw, site, costs.get(site.relu6))
         forced = [s for s in sites if s.relu6 not in graph and self.layers != "auto"]
         if forced:
-            rw.note(
+            rw.warn(
                 f"ReLU6 was removed from {len(forced)} depthwise layers regardless of its cost: "
                 "the graph must be trained again before it is used"
             )

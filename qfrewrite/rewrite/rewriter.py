@@ -32,6 +32,8 @@ class Log:
     edits: list[Entry] = field(default_factory=list)
     skips: list[Entry] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    # What a user must not overlook: the report sets it apart and shows the figures per layer.
+    warnings: list[str] = field(default_factory=list)
     # One row of figures per layer, for the report: {"layer": name, ...}.
     layers: list[dict[str, Any]] = field(default_factory=list)
 
@@ -51,6 +53,11 @@ class Rewriter:
         """Say something about the pass as a whole, once."""
         if text not in self.log.notes:
             self.log.notes.append(text)
+
+    def warn(self, text: str) -> None:
+        """Say something a user must not overlook, once."""
+        if text not in self.log.warnings:
+            self.log.warnings.append(text)
 
     def layer(self, op: Op, **figures: Any) -> None:
         """Add a row of figures about one layer to the report."""

@@ -1,0 +1,247 @@
+"""The public surface: load, run passes, save, and all of it at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from qfrewrite.errors import UsageError
+from qfrewrite.ir import Model
+from qfrewrite.lower.int8 import Int8Options, Int8Report
+from qfrewrite.passes import Pass, PassContext, RunReport
+from qfrewrite.passes import run_passes as _run_passes
+from qfrewrite.runtime.metrics import Fidelity
+
+DEFAULT_PASSES = "remove_dw_bn,relu6_to_relu,calibrate"
+WEIGHTS = ("per-channel", "per-tensor")
+SCHEMES = ("int8", "float32")
+# How many samples beyond the calibration samples the closing comparison runs on.
+HELD_BACK = 50
+
+
+@dataclass
+class SaveReport:
+    """A written file: where, how large, and what became of the ops."""
+
+    path: Path
+    size: int
+    lowering: Int8Report = field(default_factory=Int8Report)
+    content: bytes = field(default=b"", repr=False)
+
+
+@dataclass
+class QuantizeReport:
+    """What `quantize` did: passes, file, and how close int8 is to float."""
+
+    passes: RunReport
+    saved: SaveReport
+    fidelity: Fidelity | None
+    measured_on: str
+    notices: list[str] = field(default_factory=list)
+
+    @property
+    def path(self) -> Path:
+        """Where the result is."""
+        return self.saved.path
+
+
+def load(
+    path: str | Path,
+    *,
+    inputs: Sequence[str] | None = None,
+    outputs: Sequence[str] | None = None,
+) -> Model:
+    """Read a frozen GraphDef `.pb` or a `.tflite` model.
+
+    inputs, outputs: names where they shall not be found by themselves (GraphDef only); an input
+    may carry a shape: `input:1x224x224x3`. Raises ModelFileError, UnsupportedError, UsageError.
+    """
+    path = Path(path)
+    if _is_tflite(path):
+        from qfrewrite.formats.tflite_read import read_tflite
+
+        if inputs or outputs:
+            raise UsageError(
+                "inputs and outputs of a .tflite are fixed", where=str(path),
+                remedy="leave out --input and --output",
+            )  # fmt: skip
+        return read_tflite(path)
+    from qfrewrite.formats.graphdef_read import read_graphdef
+    from qfrewrite.rewrite.raising import raise_graph
+
+    model = read_graphdef(path, inputs=inputs, outputs=outputs)
+    for graph in model.graphs:
+        raise_graph(graph)
+    model.mark_loaded()
+    return model
+
+
+def run_passes(
+    model: Model,
+    passes: str | Sequence[Pass],
+    *,
+    data: Any = None,
+    samples: int = 200,
+    preprocess: Any = "mobilenet",
+    seed: int = 0,
+    threads: int | None = None,
+    verify: str = "structure",
+    progress: Callable[[str, int | None], Callable[[int], None]] | None = None,
+    after: Callable[[Pass, Model], Any] | None = None,
+) -> RunReport:
+    """Run passes on `model`, in place, and report what each changed, skipped and why.
+
+    passes: text like `fold_bn,calibrate` or a list of passes. data: an image folder, `.npy`,
+    `.npz`, an array, or any iterable of samples (see `qfrewrite.calibrate.data.open_data`);
+    `samples` of it are used and up to 50 others kept for measuring. preprocess: `mobilenet`,
+    `unit`, `raw` or `mean=..,std=..`, for images. verify: `off`, `structure` or `numeric`.
+    Raises PassError, DataError, VerifyError.
+    """
+    context = open_context(
+        model, data, samples=samples, preprocess=preprocess, seed=seed, threads=threads
+    )
+    if progress is not None:
+        context.progress = progress
+    return _run_passes(model, passes, context, verify=verify, after=after)
+
+
+def open_context(
+    model: Model,
+    data: Any,
+    *,
+    samples: int = 200,
+    preprocess: Any = "mobilenet",
+    seed: int = 0,
+    threads: int | None = None,
+) -> PassContext:
+    """The data and settings that passes see; `data` may be a PassContext already."""
+    if isinstance(data, PassContext):
+        return data
+    if data is None:
+        return PassContext(threads=threads, seed=seed)
+    from qfrewrite.calibrate.data import open_data
+    from qfrewrite.runtime.session import input_specs
+
+    source = open_data(data, input_specs(model.graph), preprocess=preprocess, seed=seed)
+    calibration, held_back = source.split(samples, HELD_BACK)
+    kept = held_back if len(held_back) else None
+    return PassContext(data=calibration, held_back=kept, threads=threads, seed=seed)
+
+
+def save(
+    model: Model,
+    path: str | Path,
+    *,
+    weights: str = "per-channel",
+    io: str = "int8",
+    scheme: str = "int8",
+) -> SaveReport:
+    """Write `model`; the path's suffix decides the format.
+
+    `.tflite`: int8 wherever FAKE_QUANT gives ranges (`scheme="float32"` keeps it float);
+    `.pb`: the rewritten GraphDef with its FakeQuant nodes. weights: `per-channel` or
+    `per-tensor`; io: `int8`, `uint8` or `float32`. Nothing is left behind on failure.
+    Raises OutputError, UnsupportedError, UsageError.
+    """
+    from qfrewrite.formats.atomic import write_atomic
+
+    path = Path(path)
+    _one_of("weights", weights, WEIGHTS)
+    _one_of("scheme", scheme, SCHEMES)
+    if path.suffix == ".pb":
+        from qfrewrite.formats.graphdef_write import graphdef_bytes
+
+        content, lowering = graphdef_bytes(model), Int8Report()
+    elif path.suffix == ".tflite":
+        from qfrewrite.formats.tflite_write import serialize
+        from qfrewrite.lower.model import lower_model
+
+        options = Int8Options(per_channel=weights == "per-channel", io=io)
+        lowered, lowering = lower_model(model, options if scheme == "int8" else None)
+        content = serialize(lowered)
+    else:
+        raise UsageError(
+            f"the suffix '{path.suffix}' names no format", where=str(path),
+            remedy="end the output in .tflite or .pb",
+        )  # fmt: skip
+    write_atomic(path, content)
+    return SaveReport(path, len(content), lowering, content)
+
+
+def quantize(
+    path: str | Path,
+    output: str | Path | None = None,
+    *,
+    passes: str | Sequence[Pass] = DEFAULT_PASSES,
+    data: Any = None,
+    samples: int = 200,
+    preprocess: Any = "mobilenet",
+    weights: str = "per-channel",
+    io: str = "int8",
+    inputs: Sequence[str] | None = None,
+    outputs: Sequence[str] | None = None,
+    seed: int = 0,
+    threads: int | None = None,
+    verify: str = "structure",
+) -> QuantizeReport:
+    """Load, run passes, write, and compare the result with the float model.
+
+    output: `<model>_int8.tflite` in the current directory where it is not given. The rest as in
+    `load`, `run_passes` and `save`.
+    """
+    model = load(path, inputs=inputs, outputs=outputs)
+    reference = model.clone()
+    context = open_context(
+        model, data, samples=samples, preprocess=preprocess, seed=seed, threads=threads
+    )
+    report = run_passes(model, passes, data=context, verify=verify)
+    saved = save(model, output or default_output(model), weights=weights, io=io)
+    fidelity, measured_on = compare(reference, saved, context)
+    return QuantizeReport(report, saved, fidelity, measured_on, list(model.notices))
+
+
+def default_output(model: Model) -> Path:
+    """`<model>_int8.tflite` in the current directory."""
+    return Path(f"{model.name}_int8.tflite")
+
+
+def compare(
+    reference: Model, saved: SaveReport, context: PassContext
+) -> tuple[Fidelity | None, str]:
+    """How close a written `.tflite` is to `reference` in float, and on which samples.
+
+    On samples held back from calibration; where there are none on the calibration samples, and
+    without data on synthetic inputs: the text says which.
+    """
+    if saved.path.suffix != ".tflite":
+        return None, ""
+    from qfrewrite.calibrate.data import synthetic
+    from qfrewrite.runtime.metrics import compare_runs
+    from qfrewrite.runtime.session import Runner, Session, input_specs
+
+    graph = reference.graph
+    if context.held_back is not None:
+        samples, kind = context.held_back, "held back"
+    elif context.data is not None:
+        samples, kind = context.data, "the calibration samples themselves: no others are left"
+    else:
+        samples, kind = synthetic(input_specs(graph), 16, seed=context.seed + 1), "not real data"
+    first = Session(graph, graph.outputs, threads=context.threads)
+    second = Runner(saved.content, threads=context.threads)
+    return compare_runs(first, second, samples), f"{samples.description} ({kind})"
+
+
+def _is_tflite(path: Path) -> bool:
+    """By the mark at byte 4, else by the suffix: a renamed file is read as what it is."""
+    try:
+        with path.open("rb") as file:
+            return file.read(8)[4:] == b"TFL3" or path.suffix == ".tflite"
+    except OSError:
+        return path.suffix == ".tflite"
+
+
+def _one_of(name: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise UsageError(f"{name}='{value}' is not known", remedy=f"use one of {', '.join(known)}")

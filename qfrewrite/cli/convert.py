@@ -1,0 +1,171 @@
+"""`qfrewrite MODEL -p PASSES`: load, rewrite, write, report."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from qfrewrite.cli.render import Reporter
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_INT = click.IntRange(min=1)
+_OPTIONS = (
+    click.option("-p", "--passes", "pass_list", metavar="PASSES", help="Passes in order, e.g. "
+                 "remove_dw_bn,relu6_to_relu,calibrate; with parameters: name(key=value)."),
+    click.option("-o", "--out", metavar="OUT", type=click.Path(path_type=Path),
+                 help="Result: .tflite or .pb  [default: <model>_int8.tflite here]"),
+    click.option("--data", metavar="PATH", help="Calibration data: image folder, .txt list of "
+                 "images, .npy or .npz."),
+    click.option("--samples", type=_INT, default=200, show_default=True,
+                 help="How many samples to calibrate on."),
+    click.option("--preprocess", metavar="HOW", default="mobilenet", show_default=True,
+                 help="mobilenet (x/127.5-1), unit (x/255), raw, or mean=..,std=.."),
+    click.option("--crop", type=click.FloatRange(0, 1, min_open=True), default=1.0,
+                 show_default=True, help="Central fraction of each image to use."),
+    click.option("--weights", type=click.Choice(["per-channel", "per-tensor"]),
+                 default="per-channel", show_default=True, help="Scales of int8 weights."),
+    click.option("--io", type=click.Choice(["int8", "uint8", "float32"]), default="int8",
+                 show_default=True, help="Element type of the model's inputs and outputs."),
+    click.option("--scheme", type=click.Choice(["int8", "float32"]), default="int8",
+                 show_default=True, help="int8 where ranges are known, or float throughout."),
+    click.option("--input", "inputs", metavar="NAME[:SHAPE]", multiple=True,
+                 help="Input node of a .pb, e.g. input:1x224x224x3 (repeatable)."),
+    click.option("--output", "outputs", metavar="NAME", multiple=True,
+                 help="Output node of a .pb (repeatable)."),
+    click.option("--dump-after", metavar="PASS|all", help="Print the graph after this pass."),
+    click.option("--verify", type=click.Choice(["off", "structure", "numeric"]),
+                 default="structure", show_default=True,
+                 help="What to check around passes; numeric proves exact ones."),
+    click.option("--explain", is_flag=True, help="List every edit, and every skip with its reason."),
+    click.option("--threads", type=_INT, help="Threads for the runtime  [default: all cores]"),
+    click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True,
+                 help="Of shuffling and synthetic inputs."),
+    click.option("-q", "--quiet", is_flag=True, help="Print errors only."),
+    click.option("-v", "--verbose", is_flag=True, help="Print figures per layer as well."),
+    click.option("--debug", is_flag=True, help="Show tracebacks."),
+)  # fmt: skip
+
+
+def _all_options(function: F) -> F:
+    for option in reversed(_OPTIONS):
+        function = option(function)
+    return function
+
+
+@dataclass(frozen=True)
+class _Job:
+    """The options of one conversion, as given."""
+
+    model: Path
+    pass_list: str | None
+    out: Path | None
+    data: str | None
+    samples: int
+    preprocess: str
+    crop: float
+    weights: str
+    io: str
+    scheme: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    dump_after: str | None
+    verify: str
+    explain: bool
+    threads: int | None
+    seed: int
+    quiet: bool
+    verbose: bool
+    debug: bool
+
+
+@click.command(hidden=True)
+@click.argument("model", type=click.Path(path_type=Path))
+@_all_options
+def convert(**options: Any) -> None:
+    """Rewrite MODEL with the passes of -p and write the result."""
+    job = _Job(**options)
+    from qfrewrite.cli.render import Reporter
+
+    with Reporter(quiet=job.quiet, verbose=job.verbose, explain=job.explain) as reporter:
+        _convert(job, reporter)
+
+
+def _convert(job: _Job, reporter: Reporter) -> None:
+    from qfrewrite import api
+
+    _check_names(job)
+    model = api.load(job.model, inputs=job.inputs, outputs=job.outputs)
+    out = job.out or api.default_output(model)
+    _check_target(job.model, out)
+    reporter.loaded(model)
+    reference = model.clone()
+    context = api.open_context(
+        model, job.data, samples=job.samples, preprocess=_preprocess(job), seed=job.seed,
+        threads=job.threads,
+    )  # fmt: skip
+    report = api.run_passes(
+        model, job.pass_list or "", data=context, verify=job.verify, progress=reporter.progress,
+        after=lambda one, state: _dump(job, one.name, state),
+    ) if job.pass_list else None  # fmt: skip
+    with reporter.status("writing"):
+        saved = api.save(model, out, weights=job.weights, io=job.io, scheme=job.scheme)
+    with reporter.status("comparing the result with the float model"):
+        fidelity, measured_on = api.compare(reference, saved, context)
+    reporter.data_warnings(context)
+    reporter.passes(report)
+    reporter.result(job.model, saved, fidelity, measured_on)
+
+
+def _preprocess(job: _Job) -> Any:
+    from dataclasses import replace
+
+    from qfrewrite.calibrate.preprocess import Preprocess
+
+    how = Preprocess.parse(job.preprocess)
+    return replace(how, crop=job.crop) if job.crop != 1.0 else how
+
+
+def _check_names(job: _Job) -> None:
+    """Fail on a wrong pass list before anything slow happens."""
+    from qfrewrite.errors import PassError
+    from qfrewrite.passes import make_passes
+
+    names = [p.name for p in make_passes(job.pass_list)] if job.pass_list else []
+    if job.dump_after not in (None, "all", *names):
+        raise PassError(
+            f"'{job.dump_after}' is not among the passes", where="--dump-after",
+            remedy=f"use all or one of: {', '.join(names) or 'none given'}",
+        )  # fmt: skip
+
+
+def _check_target(model: Path, out: Path) -> None:
+    """Fail on an output that cannot be before the work is done."""
+    from qfrewrite.errors import OutputError
+
+    if out.suffix not in (".tflite", ".pb"):
+        raise OutputError(
+            f"the suffix '{out.suffix}' names no format", where=str(out),
+            remedy="end the output in .tflite or .pb",
+        )  # fmt: skip
+    if out.exists() and model.exists() and out.samefile(model):
+        raise OutputError("is the model itself", where=str(out), remedy="choose another -o")
+    if not out.parent.is_dir():
+        raise OutputError(
+            "the folder does not exist", where=str(out.parent), remedy="create it or choose another"
+        )
+
+
+def _dump(job: _Job, name: str, model: Any) -> None:
+    if job.dump_after not in ("all", name):
+        return
+    from qfrewrite.ir.text import graph_text
+
+    click.echo(f"# after {name}")
+    for graph in model.graphs:
+        click.echo(graph_text(graph), nl=False)

@@ -1,0 +1,96 @@
+"""`qfrewrite`: the group of commands, and how errors leave the process."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import click
+
+from qfrewrite import __version__
+from qfrewrite.cli.convert import convert
+from qfrewrite.cli.passes import passes
+from qfrewrite.errors import QfError
+
+_EPILOG = """\b
+Exit codes: 0 done, 1 other errors, 2 wrong usage, 3 model file, 4 not supported,
+5 passes, 6 data, 7 output, 8 verification, 9 runtime, 130 interrupted."""
+
+
+class _DefaultGroup(click.Group):
+    """A group whose first word may be a model: then `convert` is meant."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Put `convert` before anything that is neither a command nor an option of the group."""
+        own = {"-h", "--help", "--version"}
+        if args and args[0] not in self.commands and args[0] not in own:
+            args = [convert.name or "convert", *args]
+        return super().parse_args(ctx, args)
+
+    def format_usage(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Show the form without a command first: it is the main one."""
+        formatter.write_usage(ctx.command_path, "MODEL -p PASSES [-o OUT] [--data PATH] [OPTIONS]")
+        formatter.write_usage(ctx.command_path, "COMMAND [ARGS]...", prefix="       ")
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The options of `convert`, then the commands."""
+        click.Command.format_options(convert, ctx, formatter)
+        self.format_commands(ctx, formatter)
+
+
+@click.group(
+    cls=_DefaultGroup,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog=_EPILOG,
+)
+@click.version_option(__version__, prog_name="qfrewrite")
+def main() -> None:
+    """Rewrite a trained TensorFlow graph (.pb or .tflite) for an 8-bit chip.
+
+    \b
+    qfrewrite model.pb -p remove_dw_bn,relu6_to_relu,calibrate --data images/
+    """
+
+
+main.add_command(convert)
+main.add_command(passes)
+
+
+def entry(argv: list[str] | None = None) -> None:
+    """Run the command line and exit; errors become one line on stderr and an exit code."""
+    args = sys.argv[1:] if argv is None else argv
+    sys.exit(run(args))
+
+
+def run(args: list[str]) -> int:
+    """Run the command line; returns the exit code."""
+    debug = "--debug" in args
+    try:
+        result: Any = main.main(args=args, prog_name="qfrewrite", standalone_mode=False)
+        return result if isinstance(result, int) else 0
+    except click.exceptions.Abort:
+        return _fail("interrupted; nothing was written", 130)
+    except KeyboardInterrupt:
+        return _fail("interrupted; nothing was written", 130)
+    except click.ClickException as error:
+        return _fail(f"{error.format_message()} (qfrewrite --help)", 2)
+    except QfError as error:
+        if debug:
+            raise
+        return _fail(str(error), error.exit_code)
+    except BrokenPipeError:
+        return 0
+    except MemoryError:
+        return _fail("not enough memory for this model", 1)
+    except Exception as error:
+        if debug:
+            raise
+        what = " ".join(str(error).split())
+        return _fail(
+            f"internal error: {type(error).__name__}: {what}; --debug shows where, please report", 1
+        )
+
+
+def _fail(text: str, code: int) -> int:
+    print(f"qfrewrite: error: {text}", file=sys.stderr)
+    return code

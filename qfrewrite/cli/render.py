@@ -1,0 +1,229 @@
+"""What the terminal shows: progress, notices, tables, the closing summary."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from qfrewrite.api import SaveReport
+from qfrewrite.ir import Model
+from qfrewrite.passes import Pass, PassContext, PassReport, RunReport, parameters
+from qfrewrite.runtime.metrics import Fidelity
+
+_PIPE_WIDTH = 100
+
+
+def _console(*, stderr: bool = False) -> Console:
+    console = Console(stderr=stderr, highlight=False, soft_wrap=False)
+    if not console.is_terminal:
+        console.width = _PIPE_WIDTH
+    return console
+
+
+class Reporter:
+    """Progress and notices on stderr (bars only on a terminal), the summary on stdout."""
+
+    def __init__(self, *, quiet: bool, verbose: bool, explain: bool) -> None:
+        self._quiet, self._verbose, self._explain = quiet, verbose, explain or verbose
+        self._out, self._err = _console(), _console(stderr=True)
+        self._progress: Progress | None = None
+
+    def __enter__(self) -> Reporter:
+        if self._err.is_terminal and not self._quiet:
+            self._progress = Progress(
+                TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
+                TimeRemainingColumn(), console=self._err, transient=True,
+            )  # fmt: skip
+            self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:  # fmt: skip
+        if self._progress is not None:
+            self._progress.stop()
+
+    def progress(self, label: str, total: int | None) -> Callable[[int], None]:
+        """A bar for one long step; the function it returns takes how many are done."""
+        if self._progress is None:
+            return lambda done: None
+        bar = self._progress
+        task = bar.add_task(label, total=total)
+
+        def update(done: int) -> None:
+            bar.update(task, completed=done)
+            if total is not None and done >= total:
+                bar.remove_task(task)
+
+        return update
+
+    def status(self, label: str) -> AbstractContextManager[Any]:
+        """A line on a terminal while something short runs."""
+        if self._progress is None:
+            return nullcontext()
+        self._progress.console.print(f"[dim]{label} ...[/dim]")
+        return nullcontext()
+
+    def notice(self, text: str, *, kind: str = "notice") -> None:
+        """One line on stderr."""
+        if not self._quiet:
+            style = "yellow" if kind == "warning" else "cyan"
+            self._err.print(f"[{style}]{kind}:[/{style}] {escape(text)}", soft_wrap=True)
+
+    def loaded(self, model: Model) -> None:
+        """What was read."""
+        for text in model.notices:
+            self.notice(text)
+        if self._quiet:
+            return
+        graph = model.graph
+        sides = (
+            ", ".join(f"{t.name} {t.dtype}[{','.join(map(str, t.shape))}]" for t in side)
+            for side in (graph.inputs, graph.outputs)
+        )
+        ops = sum(len(g.ops) for g in model.graphs)
+        name = model.path.name if model.path else model.name
+        self._out.print(f"[bold]{escape(name)}[/bold]  {ops} ops")
+        for label, text in zip(("inputs ", "outputs"), sides, strict=True):
+            self._out.print(f"  {label}  {escape(text)}", soft_wrap=True)
+
+    def data_warnings(self, context: PassContext) -> None:
+        """What is odd about the data, once."""
+        for text in getattr(context.data, "warnings", ()):
+            self.notice(text, kind="warning")
+
+    def passes(self, report: RunReport | None) -> None:
+        """One row per pass; notes below; edits and skips where asked for."""
+        if report is None or self._quiet:
+            return
+        table = Table(box=SIMPLE_HEAD, pad_edge=False)
+        for name in ("pass", "edits", "skips", "seconds", "cost"):
+            table.add_column(name, justify="left" if name in ("pass", "cost") else "right")
+        for p in report.passes:
+            table.add_row(escape(p.name), str(p.edits), str(p.skips), f"{p.seconds:.2f}", _cost(p))
+        self._out.print()
+        self._out.print(table)
+        for p in report.passes:
+            self._pass_notes(p)
+
+    def _pass_notes(self, p: PassReport) -> None:
+        short = p.name.partition("(")[0]
+        for note in p.log.notes:
+            self._quiet_or_note(short, note)
+        for text in p.log.warnings:
+            self.notice(f"{short}: {text}", kind="warning")
+        if p.log.warnings or self._verbose:
+            self._layers(p)
+        if self._explain:
+            for entry in p.log.edits:
+                self._out.print(f"  {short}: {escape(str(entry))}", soft_wrap=True)
+            for entry in p.log.skips:
+                self._out.print(f"  {short}: [yellow]{escape(str(entry))}[/yellow]", soft_wrap=True)
+        elif p.skips:
+            reasons = _common([e.detail for e in p.log.skips])
+            self._out.print(f"  {short}: skipped {escape(reasons)}", soft_wrap=True)
+
+    def _quiet_or_note(self, name: str, note: str) -> None:
+        """Without data the user must know; everything else belongs to the summary."""
+        if note.startswith("no data"):
+            self.notice(f"{name}: {note}")
+        else:
+            self._out.print(f"  {name}: {escape(note)}", soft_wrap=True)
+
+    def _layers(self, p: PassReport) -> None:
+        if not p.log.layers:
+            return
+        table = Table(box=SIMPLE_HEAD, pad_edge=False, title=f"{p.name}, per layer")
+        columns = list(dict.fromkeys(k for row in p.log.layers for k in row))
+        for name in columns:
+            table.add_column(name, overflow="fold")
+        for row in p.log.layers:
+            table.add_row(*(_figure(k, row.get(k)) for k in columns))
+        self._out.print(table)
+
+    def result(
+        self, source: Path, saved: SaveReport, fidelity: Fidelity | None, measured_on: str
+    ) -> None:
+        """Where the result is, how large, how close to float, and what stayed float."""
+        if self._quiet:
+            return
+        before, low = source.stat().st_size, saved.lowering
+        lines = [("written", f"[bold]{escape(str(saved.path))}[/bold]"),
+                 ("size", f"{_size(before)} -> {_size(saved.size)} "
+                          f"({100 * saved.size / before:.0f} %)")]  # fmt: skip
+        if low.int8_ops:
+            stayed = f"{low.int8_ops} int8"
+            if low.float_ops:
+                stayed += f", {len(low.float_ops)} float: " + "; ".join(
+                    f"{kind} '{name}' ({why})" for name, kind, why in low.float_ops
+                )
+            lines.append(("ops", escape(stayed)))
+        if fidelity is not None:
+            lines.append(("float vs result", f"{fidelity}, {escape(measured_on)}"))
+        self._out.print()
+        for label, text in lines:
+            self._out.print(f"  {label:<16} {text}", soft_wrap=True)
+        for note in low.notes:
+            self._out.print(f"  {'note':<16} {escape(note)}", soft_wrap=True)
+
+
+def pass_table(known: Mapping[str, type[Pass]]) -> None:
+    """Every pass: parameters with defaults, exactness, one line."""
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for name in ("pass", "parameters", "exact", "what"):
+        table.add_column(name, overflow="fold")
+    for name, cls in known.items():
+        given = ", ".join(f"{k}={_default(v)}" for k, _, v in parameters(cls)) or "-"
+        table.add_row(name, escape(given), "yes" if cls.exact else "no", _first_line(cls))
+    _console().print(table)
+
+
+def print_pass(cls: type[Pass]) -> None:
+    """One pass in full."""
+    console = _console()
+    console.print(f"[bold]{cls.name}[/bold]  ({'exact' if cls.exact else 'not exact'})")
+    console.print(escape(inspect.getdoc(cls) or ""))
+    for name, kind, default in parameters(cls):
+        console.print(f"  {name}: {kind} = {escape(_default(default))}")
+
+
+def _first_line(cls: type[Pass]) -> str:
+    return escape((inspect.getdoc(cls) or "").partition("\n")[0])
+
+
+def _default(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _cost(p: PassReport) -> str:
+    if p.fidelity is not None:
+        return escape(str(p.fidelity))
+    return "exact" if p.exact else ("-" if p.edits else "nothing changed")
+
+
+def _common(reasons: list[str]) -> str:
+    """`27 (say --explain for the reasons), e.g. ...`."""
+    return f"{len(reasons)}, e.g. {reasons[0]} (--explain lists all)"
+
+
+def _figure(key: str, value: Any) -> str:
+    if value is None:
+        return "-"
+    if key.endswith("rate"):
+        return f"{100 * value:.3g} %"
+    return f"{value:.1f}" if isinstance(value, float) else escape(str(value))
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e6:.2f} MB" if count >= 1e6 else f"{count / 1e3:.1f} kB"
