@@ -6,9 +6,30 @@ from dataclasses import dataclass
 from math import inf, isfinite
 
 import numpy as np
+import numpy.typing as npt
 
 from qfrewrite.ir import Array
 from qfrewrite.lower.ranges import Range
+
+
+@dataclass
+class ChannelMean:
+    """The mean per channel (last axis), [C], float64."""
+
+    total: npt.NDArray[np.float64] | None = None
+    count: int = 0
+
+    def add(self, values: Array) -> None:
+        """Take one sample's values [..., C]."""
+        flat = values.reshape(-1, values.shape[-1])
+        part = flat.sum(0, dtype=np.float64)
+        self.total = part if self.total is None else self.total + part
+        self.count += len(flat)
+
+    @property
+    def mean(self) -> npt.NDArray[np.float64] | None:
+        """The mean, or None where nothing was seen."""
+        return None if self.total is None or not self.count else self.total / self.count
 
 
 @dataclass

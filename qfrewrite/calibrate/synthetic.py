@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 _OCTAVES = ((2, 1.0), (4, 0.6), (8, 0.35), (16, 0.2), (32, 0.1))
 _EDGES = 3
 _EDGE_HEIGHT = 0.8
+_COLOUR = 0.5
 # Indices into tables must exist, whatever the table: integers stay small.
 _INTEGERS_BELOW = 8
 
@@ -69,7 +70,6 @@ def synthetic_array(
         return np.rint(_images(spec.shape, rng, codes.min, codes.max)).astype(dtype)
     if dtype.kind in "fc":
         x = _images(spec.shape, rng, low, high) if image else rng.uniform(low, high, spec.shape)
-        # A float32 may round to just outside; the ends are meant.
         return np.asarray(x).astype(dtype)
     top = 2 if dtype.kind == "b" else _INTEGERS_BELOW
     return rng.integers(0, top, spec.shape).astype(dtype)
@@ -77,34 +77,46 @@ def synthetic_array(
 
 def _images(
     shape: tuple[int, ...], rng: np.random.Generator, low: float, high: float
-) -> npt.NDArray[np.float64]:
+) -> npt.NDArray[np.float32]:
     """Smooth images with a few edges, [N, H, W, C], each spanning [low, high]."""
-    x = np.empty(shape, np.float64)
+    x = np.empty(shape, np.float32)
     for image in x:
-        image[...] = _image(image.shape[0], image.shape[1], image.shape[2], rng)
-        bottom, span = image.min(initial=np.inf), np.ptp(image) if image.size else 0.0
-        unit = (image - bottom) / span if span > 0 else np.full_like(image, rng.uniform())
-        image[...] = np.clip(low + (high - low) * unit, low, high)
+        height, width, channels = image.shape
+        planes = _planes(channels, height, width, rng)
+        if image.size:
+            bottom, top = planes.min(), planes.max()
+            planes = (planes - bottom) / (top - bottom) if top > bottom else planes * 0
+        image[...] = np.clip(low + (high - low) * planes, low, high).transpose(1, 2, 0)
     return x
 
 
-def _image(
-    height: int, width: int, channels: int, rng: np.random.Generator
-) -> npt.NDArray[np.float64]:
-    x = np.zeros((height, width, channels))
+def _planes(
+    channels: int, height: int, width: int, rng: np.random.Generator
+) -> npt.NDArray[np.float32]:
+    """Noise of all octaves and a few straight edges, [C, H, W], in no particular range."""
+    x = np.zeros((channels, height, width), np.float32)
     for cells, amplitude in _OCTAVES:
-        coarse = rng.standard_normal((cells + 1, cells + 1, channels))
-        rows, columns = _interpolation(height, cells), _interpolation(width, cells)
-        x += amplitude * np.einsum("hi,ijc,wj->hwc", rows, coarse, columns, optimize=True)
-    down, across = np.mgrid[0:height, 0:width] / max(height, width, 1)
+        coarse = amplitude * _alike(channels, (cells + 1, cells + 1), rng)
+        x += _interpolation(height, cells) @ coarse @ _interpolation(width, cells).T
+    scale = max(height, width, 1)
+    down, across = np.arange(height)[:, None] / scale, np.arange(width) / scale
     for _ in range(_EDGES):
         angle, place = rng.uniform(0, 2 * np.pi), rng.uniform(0.2, 0.8, 2)
         side = np.cos(angle) * (down - place[0]) + np.sin(angle) * (across - place[1]) > 0
-        x += side[..., None] * _EDGE_HEIGHT * rng.standard_normal(channels)
+        x += side * (_EDGE_HEIGHT * _alike(channels, (1, 1), rng))
     return x
 
 
-def _interpolation(size: int, cells: int) -> npt.NDArray[np.float64]:
+def _alike(
+    channels: int, shape: tuple[int, int], rng: np.random.Generator
+) -> npt.NDArray[np.float32]:
+    """Normal noise [C, *shape] that the channels mostly share, as grey dominates photographs."""
+    shared, own = rng.standard_normal((1, *shape)), rng.standard_normal((channels, *shape))
+    return np.asarray(shared + _COLOUR * own, np.float32)
+
+
+def _interpolation(size: int, cells: int) -> npt.NDArray[np.float32]:
     """Linear interpolation from `cells` + 1 grid points to `size` points, [size, cells + 1]."""
     at = (np.arange(size) + 0.5) / max(size, 1) * cells
-    return np.maximum(0.0, 1.0 - np.abs(at[:, None] - np.arange(cells + 1)))
+    weights = np.maximum(0.0, 1.0 - np.abs(at[:, None] - np.arange(cells + 1)))
+    return weights.astype(np.float32)

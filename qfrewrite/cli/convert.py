@@ -42,7 +42,7 @@ _OPTIONS = (
     click.option("--verify", type=click.Choice(["off", "structure", "numeric"]),
                  default="structure", show_default=True,
                  help="What to check around passes; numeric proves exact ones."),
-    click.option("--explain", is_flag=True, help="List every edit, and every skip with its reason."),
+    click.option("--explain", is_flag=True, help="List every edit and skip, with reasons."),
     click.option("--threads", type=_INT, help="Threads for the runtime  [default: all cores]"),
     click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True,
                  help="Of shuffling and synthetic inputs."),

@@ -24,7 +24,6 @@ _MOST_DIMENSIONS = 32  # of a numpy array
 # What an operator or a tensor may carry besides what the IR holds -> its value when it does not.
 _OPERATOR_EXTRAS = {"custom_options_format": "FLEXBUFFERS", "debug_metadata_index": -1}
 _TENSOR_EXTRAS = {"is_variable": False, "has_rank": False, "sparsity": None}
-_QUANT_EXTRAS = ("min", "max", "details_type", "details")
 
 
 def read_tflite(path: str | Path) -> Model:
@@ -365,9 +364,9 @@ def _quantization(
     if UNKNOWN in values:
         meta["unknown"] = (*meta.get("unknown", ()), *values.pop(UNKNOWN))
     scale, zero, axis = values["scale"], values["zero_point"], values["quantized_dimension"]
-    extra = {k: values[k] for k in _QUANT_EXTRAS if values[k] is not None and values[k] != "NONE"}
-    if "details" in extra:
-        extra["details"] = _plain(extra["details"])
+    extra = {k: values[k] for k in ("min", "max") if values[k] is not None}
+    if values["details"] is not None:
+        extra |= {k: _plain(values[k]) for k in ("details_type", "details")}
     if scale is None or not scale.size:
         extra |= {"zero_point": zero} if zero is not None and zero.size else {}
         extra |= {"quantized_dimension": axis} if axis else {}

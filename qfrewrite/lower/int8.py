@@ -16,7 +16,7 @@ from qfrewrite.ir.quant import activation_quant, quantize
 from qfrewrite.lower.canonical import canonicalise, fuse_activations
 from qfrewrite.lower.groups import Group, Groups, find_groups
 from qfrewrite.lower.ranges import Ranges, take_ranges
-from qfrewrite.lower.weights import quantize_linear, weight_bounds
+from qfrewrite.lower.weights import mean_response, quantize_linear, weight_bounds
 from qfrewrite.ops import OpSpec, spec_of
 from qfrewrite.rewrite.match import LINEAR, bias_slot, channel_axis, weight_slot
 
@@ -216,6 +216,7 @@ class _Lowering:
             w.value(),
             b.data if b is not None else None,
             self._weight_bounds(w, axis),
+            mean_response(op, x),
             axis=axis,
             input_scale=float(source.scale[0]),
             output_scale=float(result.scale[0]),

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from qfrewrite.ir import Array
+from qfrewrite.ir import Array, Op, Tensor
 from qfrewrite.ir.quant import SMALLEST_SCALE
+from qfrewrite.rewrite.fold import constant_response
 
 # Room for the sum of products beside the bias in a 32-bit accumulator.
 _BIAS_LIMIT = 2.0**30
@@ -47,6 +49,7 @@ def quantize_linear(
     w: Array,
     b: Array | None,
     bounds: npt.NDArray[np.float64],
+    mean_response: Callable[[Array], npt.NDArray[np.float64]] | None = None,
     *,
     axis: int,
     input_scale: float,
@@ -56,7 +59,9 @@ def quantize_linear(
 
     w: real units; b: real units [O]; bounds: the largest magnitude to represent, [1] or [O].
     A channel without weights takes the largest scale of the others. Where the bias would not
-    fit 32 bits the channel's scale is raised until it does.
+    fit 32 bits the channel's scale is raised until it does. mean_response: what given weights
+    make of the mean input, [O]; with it the bias takes up the mean error of rounding the
+    weights (Nagel et al. 2019, arXiv:1906.04721, section 4.2).
     """
     scale = bounds / 127.0
     scale = np.where(scale > 0, scale, scale.max(initial=0.0) or 1.0)
@@ -68,12 +73,15 @@ def quantize_linear(
         needed = needed if scale.size > 1 else np.array([needed.max(initial=0.0)])
         wanted = needed
     raised = int((wanted > scale).sum())
-    scale = np.maximum(scale, wanted).astype(np.float32)
+    final: npt.NDArray[np.float32] = np.maximum(scale, wanted).astype(np.float32)
     shape = [1] * w.ndim
-    shape[axis] = scale.size
-    codes = np.rint(w.astype(np.float64) / scale.astype(np.float64).reshape(shape))
+    shape[axis] = final.size
+    codes = np.rint(w.astype(np.float64) / final.astype(np.float64).reshape(shape))
     weights = np.clip(codes, -127, 127).astype(np.int8)
-    return QuantizedLinear(weights, scale, _bias(b, input_scale, scale), raised)
+    if b is not None and mean_response is not None:
+        error = w - weights.astype(np.float64) * final.astype(np.float64).reshape(shape)
+        b = b + mean_response(error)
+    return QuantizedLinear(weights, final, _bias(b, input_scale, final), raised)
 
 
 def _bias(
@@ -86,3 +94,16 @@ def _bias(
     info = np.iinfo(np.int32)
     saturated: npt.NDArray[np.int32] = np.clip(codes, info.min, info.max).astype(np.int32)
     return saturated
+
+
+def mean_response(op: Op, x: Tensor) -> Callable[[Array], npt.NDArray[np.float64]] | None:
+    """What weights in `op` make of the mean of its input `x`, where calibration left that mean."""
+    mean = x.meta.get("channel_mean")
+    if mean is None or mean.size != x.shape[-1]:
+        return None
+    inputs = op.operand(1).shape[-1]
+    if op.kind not in ("CONV_2D", "FULLY_CONNECTED", "DEPTHWISE_CONV_2D"):
+        return None
+    if op.kind != "DEPTHWISE_CONV_2D" and inputs != mean.size:
+        return None
+    return lambda w: constant_response(op, w, mean)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
-from qfrewrite.calibrate.observers import MinMax
+from qfrewrite.calibrate.observers import ChannelMean, MinMax
 from qfrewrite.calibrate.statistics import propagate
 from qfrewrite.errors import DataError
 from qfrewrite.ir import Array, Graph, Op, Tensor
@@ -16,6 +16,7 @@ from qfrewrite.lower.groups import find_groups
 from qfrewrite.lower.ranges import Range
 from qfrewrite.passes._base import Pass, register
 from qfrewrite.passes._context import PassRewriter, Samples
+from qfrewrite.rewrite.match import LINEAR
 
 
 @register
@@ -27,13 +28,17 @@ class Calibrate(Pass):
     Ranges are the minimum and maximum over the data. Without data they follow from BatchNorm
     statistics where the graph has them, else from synthetic inputs. They hold zero exactly, are
     shared where int8 kernels need one scale, and are the prescribed ones behind SOFTMAX,
-    LOGISTIC, TANH and the like. Ranges the model brings (FAKE_QUANT) stay.
+    LOGISTIC, TANH and the like. Ranges the model brings (FAKE_QUANT) stay. With `bias` the mean
+    of every linear layer's input is noted too: the int8 writer corrects biases by it for the
+    mean error of rounding the weights (Nagel et al. 2019, arXiv:1906.04721, section 4.2).
     """
 
     name: ClassVar[str] = "calibrate"
     exact: ClassVar[bool] = False
     # What quantization costs is measured on the int8 model itself.
     measured: ClassVar[bool] = False
+
+    bias: bool = True
 
     def run(self, graph: Graph, rw: PassRewriter) -> None:
         """Housekeeping first: ranges belong to the tensors that will be written."""
@@ -42,7 +47,12 @@ class Calibrate(Pass):
         if not tensors:
             rw.note("no float activations to calibrate")
             return
-        ranges = _from_data(rw, tensors) if rw.context.data is not None else _guess(rw, tensors)
+        means = {t: ChannelMean() for t in tensors if self.bias and _feeds_linear(graph, t)}
+        known = _from_data if rw.context.data is not None else _guess
+        ranges = known(rw, tensors, means)
+        for tensor, observer in means.items():
+            if (mean := observer.mean) is not None:
+                graph.update_tensor(tensor, meta={**tensor.meta, "channel_mean": mean})
         _insert(rw, tensors, ranges)
 
 
@@ -69,11 +79,17 @@ def _feeds_only_constants(op: Op) -> bool:
     return bool(op.inputs) and all(t is None or t.is_const for t in op.inputs)
 
 
-def _from_data(rw: PassRewriter, tensors: list[Tensor]) -> dict[Tensor, Range]:
+def _feeds_linear(graph: Graph, tensor: Tensor) -> bool:
+    return bool(tensor.shape) and any(r.op.kind in LINEAR for r in graph.readers(tensor))
+
+
+Means = dict[Tensor, ChannelMean]
+
+
+def _from_data(rw: PassRewriter, tensors: list[Tensor], means: Means) -> dict[Tensor, Range]:
     observers = [MinMax() for _ in tensors]
     for values in rw.observe(tensors, "calibrating"):
-        for observer, value in zip(observers, values, strict=True):
-            observer.add(value)
+        _observe(tensors, observers, means, values)
     if not observers[0].samples:
         raise DataError("the data holds no samples", where="calibrate")
     for tensor, observer in zip(tensors, observers, strict=True):
@@ -91,16 +107,29 @@ def _from_data(rw: PassRewriter, tensors: list[Tensor]) -> dict[Tensor, Range]:
     }  # fmt: skip
 
 
-def _guess(rw: PassRewriter, tensors: list[Tensor]) -> dict[Tensor, Range]:
+def _observe(
+    tensors: list[Tensor], observers: list[MinMax], means: Means, values: list[Array]
+) -> None:
+    for tensor, observer, value in zip(tensors, observers, values, strict=True):
+        observer.add(value)
+        if tensor in means:
+            means[tensor].add(value)
+
+
+def _guess(rw: PassRewriter, tensors: list[Tensor], means: Means) -> dict[Tensor, Range]:
     """Ranges without data: from BatchNorm statistics, and from synthetic inputs for the rest."""
-    known = {t: g.range() for t, g in propagate(rw.graph).items() if t in set(tensors)}
+    gaussians = {t: g for t, g in propagate(rw.graph).items() if t in set(tensors)}
+    known = {t: g.range() for t, g in gaussians.items()}
+    for tensor, gaussian in gaussians.items():
+        if tensor in means:
+            means[tensor].add(gaussian.mean)
     rest = [t for t in tensors if t not in known]
     text = f"no data: ranges of {len(known)} tensors from BatchNorm statistics"
     if rest:
         observers = [MinMax() for _ in rest]
         for values in _synthetic_runs(rw, rest):
-            for observer, value in zip(observers, values, strict=True):
-                observer.add(value)
+            # Means of made-up inputs would mend nothing.
+            _observe(rest, observers, {}, values)
         known |= {t: o.range for t, o in zip(rest, observers, strict=True) if o.range is not None}
         text += f", of {len(rest)} from synthetic inputs in [-1, 1]"
     rw.note(f"{text}; give --data for ranges that fit your inputs")

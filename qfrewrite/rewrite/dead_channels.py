@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from qfrewrite.ir import Graph, Op, Tensor
 from qfrewrite.ops import spec_of
-from qfrewrite.rewrite.fold import Float64, pads, set_weights
+from qfrewrite.rewrite.fold import Float64, constant_response, pads, set_weights
 from qfrewrite.rewrite.match import (
     NoMatch,
     bias_of,
@@ -53,7 +53,8 @@ def dead_by_statistics(
 def dead_by_weights(op: Op) -> DeadChannels:
     """Channels whose weights are all zero: their output is the bias."""
     w = np.moveaxis(weights_of(op), channel_axis(op), 0)
-    return DeadChannels(~w.reshape(w.shape[0], -1).any(1), bias_of(op))
+    dead: npt.NDArray[np.bool_] = np.logical_not(w.reshape(w.shape[0], -1).any(axis=1))
+    return DeadChannels(dead, bias_of(op))
 
 
 def absorb(rw: Rewriter, op: Op, channels: DeadChannels) -> int | NoMatch:
@@ -67,27 +68,23 @@ def absorb(rw: Rewriter, op: Op, channels: DeadChannels) -> int | NoMatch:
     if why := float_weights(op):
         return why
     target = _next_linear(rw.graph, op)
-    through: list[Op] = target[1] if isinstance(target, tuple) else []
-    constant = np.where(channels.dead, channels.value, 0.0)
+    if isinstance(target, NoMatch):
+        return target
+    reader, through = target
+    dead = channels.dead
+    constant = np.where(dead, channels.value, 0.0)
     for activation in through:
         spec = spec_of(activation)
         assert spec is not None
         assert spec.reference is not None
         constant = spec.reference(activation, [constant])[0]
-    constant = np.where(channels.dead, constant, 0.0)
-    dead = channels.dead
-    if isinstance(target, NoMatch) or pads(target[0]):
-        # Zeros need no home; what is not zero has to stay where it is.
-        if constant.any() or isinstance(target, NoMatch):
-            return target if isinstance(target, NoMatch) else _padded(target[0])
+    constant = np.where(dead, constant, 0.0)
+    # A constant inside is no constant at a padded border, unless it is 0.
+    if constant.any() and pads(reader):
+        return NoMatch("pads what it reads", at=reader.name)
     _zero(rw, op, dead)
-    if not isinstance(target, NoMatch):
-        _absorb_into(rw, target[0], dead, constant)
+    _absorb_into(rw, reader, dead, constant)
     return int(dead.sum())
-
-
-def _padded(op: Op) -> NoMatch:
-    return NoMatch("pads what it reads", at=op.name)
 
 
 def _next_linear(graph: Graph, op: Op) -> tuple[Op, list[Op]] | NoMatch:
@@ -120,12 +117,8 @@ def _zero(rw: Rewriter, op: Op, dead: npt.NDArray[np.bool_]) -> None:
 
 def _absorb_into(rw: Rewriter, reader: Op, dead: npt.NDArray[np.bool_], constant: Float64) -> None:
     w = np.array(weights_of(reader))
-    wide = w.astype(np.float64)
+    extra = constant_response(reader, w, constant)
     if reader.kind == "DEPTHWISE_CONV_2D":
-        repeat = w.shape[3] // dead.size
-        extra = wide.sum((0, 1, 2)) * np.repeat(constant, repeat)
-        w[..., np.repeat(dead, repeat)] = 0
-    else:
-        extra = wide.reshape(w.shape[0], -1, w.shape[-1]).sum(1) @ constant
-        w[..., dead] = 0
+        dead = np.repeat(dead, w.shape[3] // dead.size)
+    w[..., dead] = 0
     set_weights(rw, reader, w, bias_of(reader) + extra)

@@ -63,15 +63,23 @@ def absorb_inputs(
 
     scale, offset: [input channels of `op`]. Float64 inside, float32 out.
     """
+    extra = constant_response(op, w, offset)
+    if op.kind == "DEPTHWISE_CONV_2D":
+        scale = np.repeat(scale, w.shape[3] // scale.size)
+    return (w.astype(np.float64) * scale).astype(np.float32), (b + extra).astype(np.float32)
+
+
+def constant_response(op: Op, w: Array, x: Float64) -> Float64:
+    """What weights `w` in the place of `op`'s make of an input that is x everywhere, [O].
+
+    x: one value per input channel [C]. Away from padded borders, without bias.
+    """
     wide = w.astype(np.float64)
     if op.kind == "DEPTHWISE_CONV_2D":
-        repeat = w.shape[3] // scale.size
-        scale, offset = np.repeat(scale, repeat), np.repeat(offset, repeat)
-        extra = wide.sum((0, 1, 2)) * offset
-    else:
-        taps = wide.reshape(w.shape[0], -1, w.shape[-1]).sum(1)
-        extra = taps @ offset
-    return (wide * scale).astype(np.float32), (b + extra).astype(np.float32)
+        taps: Float64 = wide.sum((0, 1, 2))
+        return taps * np.repeat(x, w.shape[3] // x.size)
+    response: Float64 = wide.reshape(w.shape[0], -1, w.shape[-1]).sum(1) @ x
+    return response
 
 
 def fold_batch_norm(rw: Rewriter, op: Op) -> NoMatch | None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -45,10 +46,11 @@ class Session:
         copy.set_io(outputs=computed)
         lower_float(copy)
         self._inputs = tuple(t.name for t in graph.inputs)
-        self._places = [
-            computed.index(t) if t in computed else (t.data if t.is_const else t.name)
-            for t in wanted
-        ]
+        places: list[int | str | Array] = []
+        for t in wanted:
+            known = t.data if t.data is not None else t.name
+            places.append(computed.index(t) if t in computed else known)
+        self._places = places
         self._runner = Runner(_bytes(copy), threads=threads) if computed else None
 
     def run(self, sample: dict[str, Array]) -> list[Array]:
@@ -67,11 +69,12 @@ class Runner:
     """
 
     def __init__(self, content: bytes, *, threads: int | None = None) -> None:
-        self._interpreter = _interpreter(content, threads or default_threads())
         try:
-            self._interpreter.allocate_tensors()
+            with _chatter_hidden():
+                self._interpreter = _interpreter(content, threads or default_threads())
+                self._interpreter.allocate_tensors()
         except (RuntimeError, ValueError) as error:
-            raise RunError(f"the runtime cannot prepare this model: {error}") from None
+            raise RunError(f"the runtime does not take this model: {error}") from None
         self._in = self._interpreter.get_input_details()
         self._out = self._interpreter.get_output_details()
 
@@ -97,10 +100,28 @@ def _interpreter(content: bytes, threads: int) -> Any:
         from ai_edge_litert.interpreter import Interpreter
     except ImportError:
         from tensorflow.lite import Interpreter
+    return Interpreter(model_content=content, num_threads=threads)
+
+
+@contextmanager
+def _chatter_hidden() -> Iterator[None]:
+    """Keep the runtime's own log lines ("Created TensorFlow Lite XNNPACK delegate") off stderr.
+
+    They are written by C++ code straight to the file descriptor, and there is no setting for it.
+    """
     try:
-        return Interpreter(model_content=content, num_threads=threads)
-    except (RuntimeError, ValueError) as error:
-        raise RunError(f"the runtime does not take this model: {error}") from None
+        saved = os.dup(2)
+    except OSError:  # no stderr
+        yield
+        return
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
+        os.close(nowhere)
 
 
 def _detail_quant(detail: dict[str, Any]) -> Quant | None:
