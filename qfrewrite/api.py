@@ -152,8 +152,9 @@ def save(
     _one_of("scheme", scheme, SCHEMES)
     if path.suffix == ".pb":
         from qfrewrite.formats.graphdef_write import graphdef_bytes
+        from qfrewrite.lower.model import lower_graphdef
 
-        content, lowering = graphdef_bytes(model), Int8Report()
+        content, lowering = graphdef_bytes(lower_graphdef(model)), Int8Report()
     elif path.suffix == ".tflite":
         from qfrewrite.formats.tflite_write import serialize
         from qfrewrite.lower.model import lower_model

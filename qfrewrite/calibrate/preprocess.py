@@ -176,7 +176,8 @@ def image_pixels(
 
 def crop_box(width: int, height: int, crop: float) -> tuple[int, int, int, int]:
     """The centre part of an image: left, top, right, bottom in pixels; at least one pixel."""
-    left, top = (int((side - side * crop) / 2) for side in (width, height))
+    # A tiny fraction of an even side would leave nothing.
+    left, top = (min(int((side - side * crop) / 2), (side - 1) // 2) for side in (width, height))
     return left, top, width - left, height - top
 
 
@@ -186,8 +187,10 @@ def _decoded(image: Image, mode: str, where: str) -> Image:
 
     image.load()
     # Damaged EXIF says nothing of the picture, which is decoded by now.
-    with contextlib.suppress(Exception):
-        ImageOps.exif_transpose(image, in_place=True)
+    # Of a TIFF Pillow turns the pixels itself, and up to version 10 leaves the tag behind.
+    if image.format != "TIFF":
+        with contextlib.suppress(Exception):
+            ImageOps.exif_transpose(image, in_place=True)
     image.info.pop("transparency", None)
     return _eight_bit(image, where).convert(mode)
 

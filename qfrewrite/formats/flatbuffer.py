@@ -264,7 +264,7 @@ class Encoder:
         return data
 
     def _string(self, field: FieldSpec, value: str, values: Mapping[str, Any]) -> int:
-        data = value.encode("utf-8")
+        data = str.encode(value, "utf-8")
         self._pad(4, len(data) + 1)
         self._push(data + b"\0")
         return self._push(_U32.pack(len(data)))

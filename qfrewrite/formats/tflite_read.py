@@ -316,7 +316,9 @@ class _GraphReader:
         if tables:
             meta["other_options"] = {table: _plain(rest) for table, rest in tables.items()}
         given = {k: _plain(v) for k, v in (options or {}).items() if v is not None}
-        return {**names.default_attrs(kind), **given}
+        # FAKE_QUANT of the IR can have a range per index of an axis, which TFLite's cannot.
+        more = {"axis": None} if kind == "FAKE_QUANT" else {}
+        return {**names.default_attrs(kind), **given, **more}
 
     def _custom_options(self, values: Values) -> bytes | None:
         data = values["custom_options"]

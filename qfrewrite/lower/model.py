@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from qfrewrite.ir import Graph, Model
 from qfrewrite.lower.canonical import canonicalise, fuse_activations
 from qfrewrite.lower.int8 import Int8Options, Int8Report, has_ranges, lower_int8
+from qfrewrite.lower.weights import mean_response, on_grid, weight_bounds
 from qfrewrite.ops.spec import attr, spec_of
+from qfrewrite.rewrite.fold import set_weights
+from qfrewrite.rewrite.match import bias_of, channel_axis, float_weights, weights_of
 from qfrewrite.rewrite.rewriter import Rewriter
 
 
@@ -25,6 +30,33 @@ def lower_model(model: Model, options: Int8Options | None = None) -> tuple[Model
         else:
             lower_float(graph)
     return copy, report
+
+
+def lower_graphdef(model: Model) -> Model:
+    """A copy of `model` ready to be written as `.pb`.
+
+    Where calibration noted the mean inputs of a linear layer its weights are put on the int8 grid
+    (per channel, largest magnitude at 127, as TensorFlow's converter will find it) and its bias
+    is corrected for that, so that what a converter makes of the graph is what `.tflite` holds.
+    """
+    copy = model.clone()
+    if model.edited:
+        for graph in copy.graphs:
+            _bake_weights(graph)
+    return copy
+
+
+def _bake_weights(graph: Graph) -> None:
+    rw = Rewriter(graph)
+    for op in graph.ops_of("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED"):
+        fake = graph.producer(op.operand(0))
+        if fake is None or fake.kind != "FAKE_QUANT" or float_weights(op) is not None:
+            continue
+        response = mean_response(op, fake.operand(0))
+        if response is not None:
+            w, axis = weights_of(op), channel_axis(op)
+            rounded = on_grid(w, weight_bounds(w, axis, per_channel=True), axis)
+            set_weights(rw, op, rounded, bias_of(op) + response(w - rounded.astype(np.float64)))
 
 
 def lower_float(graph: Graph) -> None:

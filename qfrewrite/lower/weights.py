@@ -45,6 +45,18 @@ def weight_bounds(w: Array, axis: int, *, per_channel: bool) -> npt.NDArray[np.f
     return bounds
 
 
+def on_grid(w: Array, bounds: npt.NDArray[np.float64], axis: int) -> npt.NDArray[np.float32]:
+    """Weights rounded to the symmetric int8 grid of these bounds, as real values."""
+    shape = [1] * w.ndim
+    shape[axis] = bounds.size
+    step = np.where(bounds > 0, bounds / 127.0, 1.0).astype(np.float32).astype(np.float64)
+    step = step.reshape(shape)
+    rounded: npt.NDArray[np.float32] = (np.rint(w.astype(np.float64) / step) * step).astype(
+        np.float32
+    )
+    return rounded
+
+
 def quantize_linear(
     w: Array,
     b: Array | None,

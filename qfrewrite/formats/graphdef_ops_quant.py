@@ -1,0 +1,130 @@
+"""GraphDef nodes about quantization, and the detection post-processing op."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from qfrewrite.errors import ModelFileError, UnsupportedError
+from qfrewrite.formats.graphdef_import import NodeContext
+from qfrewrite.formats.graphdef_nodes import attribute
+from qfrewrite.formats.graphdef_values import Constant, FakeQuant, Value
+from qfrewrite.ir import Array, Op, Tensor
+
+Converter = Callable[[NodeContext], list[Value]]
+
+# Attributes of TFLite_Detection_PostProcess -> the TFLite kernel's options, by type.
+_DETECTION: Mapping[str, type] = {
+    "max_detections": int,
+    "max_classes_per_detection": int,
+    "detections_per_class": int,
+    "use_regular_nms": bool,
+    "nms_score_threshold": float,
+    "nms_iou_threshold": float,
+    "num_classes": int,
+    "y_scale": float,
+    "x_scale": float,
+    "h_scale": float,
+    "w_scale": float,
+}
+
+
+def _dequantize(c: NodeContext) -> list[Value]:
+    """A quantized constant as a float one (tensorflow/core/kernels/dequantize_op.cc)."""
+    c.require(3)
+    data = c.array(0)
+    low, high = (float(c.array(i).reshape(-1)[0]) for i in (1, 2))
+    if data.dtype.kind not in "iu" or data.dtype.itemsize > 2:
+        raise UnsupportedError(f"Dequantize of {data.dtype} is not supported")
+    real = _real_values(c.attr("mode", "MIN_COMBINED"), data, low, high)
+    return [Constant(c.name, real)]
+
+
+def _real_values(mode: Any, data: Array, low: float, high: float) -> Array:
+    mode = mode.decode() if isinstance(mode, bytes) else mode
+    info = np.iinfo(data.dtype)
+    levels = float(info.max) - float(info.min)
+    wide = data.astype(np.float64)
+    if mode == "MIN_FIRST":
+        # The range is moved so that 0 falls on a code, as TensorFlow's kernel does.
+        scale = (high - low) / levels if high != low else 0.0
+        rounded_low = low if not scale else np.round(low / scale) * scale
+        return ((wide - info.min) * scale + rounded_low).astype(np.float32)
+    if mode == "SCALED":
+        bound = max(abs(low), abs(high))
+        return (wide * bound / float(info.max)).astype(np.float32)
+    if mode != "MIN_COMBINED":
+        raise ModelFileError(f"has the unknown mode '{mode}'")
+    half = (levels + 1) / 2 if info.min < 0 else 0.0
+    return ((wide + half) * (high - low) / levels + low).astype(np.float32)
+
+
+def _fake_quant(c: NodeContext) -> list[Value]:
+    if c.node.op == "FakeQuantWithMinMaxArgs":
+        low, high = np.float32(c.attr("min", -6.0)), np.float32(c.attr("max", 6.0))
+    else:
+        c.require(3)
+        low, high = (c.array(i).astype(np.float32) for i in (1, 2))
+    if not (np.isfinite(low).all() and np.isfinite(high).all() and (low <= high).all()):
+        raise ModelFileError("has a range that is not finite, or whose min is above its max")
+    bits, narrow = int(c.attr("num_bits", 8)), bool(c.attr("narrow_range", False))
+    rest = {"num_bits": bits, "narrow_range": narrow}
+    value = c.value(0)
+    shape = value.shape
+    if low.size > 1 and (not shape or shape[-1] != low.size):
+        raise ModelFileError(f"has {low.size} ranges for a value of shape {list(shape)}")
+    if isinstance(value, Constant):
+        fake = FakeQuant(np.asarray(low), np.asarray(high), bits, narrow, c.name, c.node)
+        return [Constant(value.name, value.data, value.from_shape, fake)]
+    if low.size == 1:
+        attrs = {"min": float(low.reshape(-1)[0]), "max": float(high.reshape(-1)[0]), **rest}
+        return c.unary("FAKE_QUANT", {**attrs, "axis": None})
+    axis = c.perm(0)[-1]
+    return c.unary("FAKE_QUANT", {"min": low, "max": high, "axis": axis, **rest})
+
+
+def _detection(c: NodeContext) -> list[Value]:
+    """The custom op that TFLite computes; its attributes become its options."""
+    c.require(3)
+    options = detection_options(c.node)
+    count = int(options["max_detections"]) * int(options["max_classes_per_detection"])
+    if not 0 < count < 1 << 20:
+        raise ModelFileError(f"asks for {count} detections")
+    shapes = ((1, count, 4), (1, count), (1, count), (1,))
+    graph = c.importer.graph
+    names = [c.name if i == 0 else f"{c.name}:{i}" for i in range(4)]
+    outputs = [Tensor(graph.unique_name(n), s) for n, s in zip(names, shapes, strict=True)]
+    attrs = {"custom_code": c.node.op, "custom_options": encode_options(options)}
+    inputs = [c.plain(i) for i in range(3)]
+    graph.add_op(Op("CUSTOM", inputs, outputs, attrs, name=c.name, meta={"node": c.node}))
+    return [c._as_value(t, tuple(range(len(t.shape)))) for t in outputs]
+
+
+def detection_options(node: Any) -> dict[str, Any]:
+    """The attributes of a detection node that TFLite's kernel reads."""
+    defaults = {"max_detections": 10, "max_classes_per_detection": 1}
+    found = {name: attribute(node, name, defaults.get(name)) for name in _DETECTION}
+    return {k: _DETECTION[k](v) for k, v in found.items() if v is not None}
+
+
+def encode_options(options: Mapping[str, Any]) -> bytes:
+    """Options as a FlexBuffers map, the form of a TFLite custom op."""
+    from flatbuffers import flexbuffers
+
+    builder = flexbuffers.Builder()
+    with builder.Map():
+        for name, value in options.items():
+            add = {bool: builder.Bool, int: builder.Int, float: builder.Float}[_DETECTION[name]]
+            add(name, value)
+    return bytes(builder.Finish())
+
+
+QUANT: Mapping[str, Converter] = {
+    "Dequantize": _dequantize,
+    "FakeQuantWithMinMaxArgs": _fake_quant,
+    "FakeQuantWithMinMaxVars": _fake_quant,
+    "FakeQuantWithMinMaxVarsPerChannel": _fake_quant,
+    "TFLite_Detection_PostProcess": _detection,
+}

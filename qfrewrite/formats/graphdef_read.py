@@ -1,0 +1,201 @@
+"""Read a frozen GraphDef (`.pb`) into the IR."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from qfrewrite.errors import ModelFileError, QfError, UnsupportedError, UsageError
+from qfrewrite.formats.graphdef_detect import parse_message, read_bytes
+from qfrewrite.formats.graphdef_import import Importer, NodeContext, unsupported
+from qfrewrite.formats.graphdef_nodes import (
+    Ref,
+    ancestors,
+    attribute,
+    data_refs,
+    index_nodes,
+    parse_ref,
+    place,
+    sort_nodes,
+)
+from qfrewrite.formats.graphdef_ops import CONVERTERS
+from qfrewrite.formats.graphdef_ops_arith import element_type
+from qfrewrite.formats.graphdef_select import (
+    InputSpec,
+    find_inputs,
+    find_outputs,
+    find_ref,
+    input_shape,
+    parse_input,
+)
+from qfrewrite.formats.graphdef_values import Computed, Value, identity_perm
+from qfrewrite.formats.tensor_proto import tensor_to_numpy
+from qfrewrite.ir import Graph, Model, Op, Tensor
+
+_VARIABLES = frozenset(
+    {"Variable", "VariableV2", "VarHandleOp", "ReadVariableOp", "AutoReloadVariable"}
+)
+_FREEZE = (
+    "freeze the graph first (tf.compat.v1.graph_util.convert_variables_to_constants, or "
+    "convert_variables_to_constants_v2 for TensorFlow 2)"
+)
+
+
+def read_graphdef(
+    path: str | Path,
+    *,
+    inputs: Sequence[str] | None = None,
+    outputs: Sequence[str] | None = None,
+) -> Model:
+    """The frozen graph in the file `path`. See `parse_graphdef`."""
+    path = Path(path)
+    return parse_graphdef(read_bytes(path), path, inputs=inputs, outputs=outputs)
+
+
+def parse_graphdef(
+    data: bytes,
+    path: Path | None = None,
+    *,
+    inputs: Sequence[str] | None = None,
+    outputs: Sequence[str] | None = None,
+) -> Model:
+    """The frozen graph in `data`.
+
+    inputs: `name[:shape]` of each input, outputs: names; found by themselves where not given.
+    Only what the outputs need is read. Raises ModelFileError, UnsupportedError, UsageError.
+    """
+    where = str(path) if path else "model"
+    try:
+        return _read(parse_message(data, path), path, inputs or None, outputs or None)
+    except QfError as error:
+        raise error.at(where) from None
+
+
+def _read(
+    message: Any, path: Path | None, inputs: Sequence[str] | None, outputs: Sequence[str] | None
+) -> Model:
+    nodes = index_nodes(message)
+    _refuse_variables(nodes)
+    ends = (
+        [find_ref(nodes, parse_ref(text), "output") for text in outputs]
+        if outputs
+        else find_outputs(nodes)
+    )
+    given = [_checked(nodes, parse_input(text)) for text in inputs] if inputs else None
+    specs = find_inputs(nodes, ends, given)
+    reader = _Reader(message, nodes, specs, ends, Graph("main"))
+    graph = reader.read()
+    model = Model([graph], path, "graphdef", notices=reader.importer.notices)
+    model.meta["graphdef"] = message
+    model.mark_loaded()
+    return model
+
+
+def _checked(nodes: dict[str, Any], spec: InputSpec) -> InputSpec:
+    return InputSpec(find_ref(nodes, spec.ref, "input"), spec.shape)
+
+
+def _refuse_variables(nodes: dict[str, Any]) -> None:
+    for node in nodes.values():
+        if node.op in _VARIABLES:
+            raise UnsupportedError(
+                "the graph is not frozen: it holds variables", where=place(node), remedy=_FREEZE
+            )
+
+
+class _Reader:
+    """One graph on its way from nodes to ops."""
+
+    def __init__(
+        self,
+        message: Any,
+        nodes: dict[str, Any],
+        inputs: list[InputSpec],
+        outputs: list[Ref],
+        graph: Graph,
+    ) -> None:
+        self.message, self.nodes = message, nodes
+        self.inputs, self.outputs = inputs, outputs
+        self.importer = Importer(graph)
+        self.values: dict[Ref, Value] = {}
+
+    def read(self) -> Graph:
+        """Convert what the outputs need, producers first."""
+        graph = self.importer.graph
+        stop = {spec.ref.node for spec in self.inputs}
+        wanted = ancestors(self.nodes, [ref.node for ref in self.outputs], stop)
+        graph.set_io([self._input(spec) for spec in self.inputs])
+        for node in sort_nodes(self.nodes, wanted, stop, _loop):
+            if node.name not in stop:
+                self._convert(node)
+        graph.set_io(outputs=[self._output(ref) for ref in self.outputs])
+        graph.prune()
+        return graph
+
+    def _input(self, spec: InputSpec) -> Tensor:
+        node = self.nodes[spec.ref.node]
+        default = None
+        if node.op == "PlaceholderWithDefault":
+            source = self.nodes[data_refs(node)[0].node]
+            if source.op == "Const":
+                default = tensor_to_numpy(source.attr["value"].tensor, place(source)).shape
+        producer = self.message.versions.producer
+        shape, notices = input_shape(spec, node, producer, default)
+        for text in notices:
+            self.importer.notice(text)
+        tensor = Tensor(str(spec.ref), shape, self._dtype(node), meta={"node": node})
+        self.values[spec.ref] = Computed(tensor, identity_perm(len(shape)), tensor.name)
+        return tensor
+
+    def _dtype(self, node: Any) -> str:
+        for name in ("dtype", "T"):
+            stated = attribute(node, name)
+            if isinstance(stated, str):
+                return element_type(stated)
+        return "float32"
+
+    def _convert(self, node: Any) -> None:
+        convert = CONVERTERS.get(node.op)
+        if convert is None:
+            raise unsupported(node)
+        values = [self._value(ref, node) for ref in data_refs(node)]
+        try:
+            results = convert(NodeContext(self.importer, node, values))
+        except QfError as error:
+            raise (error if error.where else error.at(place(node))) from None
+        except (ValueError, IndexError, KeyError, TypeError, OverflowError) as error:
+            raise ModelFileError(f"does not make sense: {error}", where=place(node)) from None
+        for port, value in enumerate(results):
+            self.values[Ref(node.name, port)] = value
+
+    def _value(self, ref: Ref, reader: Any) -> Value:
+        found = self.values.get(ref)
+        if found is None:
+            raise ModelFileError(
+                f"reads '{ref}', which its node does not give", where=place(reader)
+            )
+        return found
+
+    def _output(self, ref: Ref) -> Tensor:
+        """The output as a tensor that bears the node's name."""
+        value = self.values.get(ref)
+        if value is None:
+            raise UsageError("its node has no such output", where=f"output '{ref}'")
+        tensor = self.importer.laid_out(value, identity_perm(len(value.shape)))
+        graph, name = self.importer.graph, str(ref)
+        if tensor.name == name:
+            return tensor
+        made = graph.producer(tensor)
+        if made is None or (made.name in self.nodes and Ref(made.name, 0) in self.outputs):
+            twin = Tensor(graph.unique_name(name), tensor.shape, tensor.dtype)
+            graph.add_op(Op("IDENTITY", [tensor], [twin]))
+            return twin
+        graph.update_tensor(tensor, name=graph.unique_name(name))
+        return tensor
+
+
+def _loop(node: Any) -> Exception:
+    return ModelFileError(
+        "is part of a cycle", where=place(node), remedy="loops cannot be converted; unroll them"
+    )
