@@ -147,11 +147,14 @@ def image_pixels(
     EXIF orientation; the first frame of several; alpha is dropped, not blended, as in
     TensorFlow's and Keras' readers; of 16-bit pixels the high byte counts. The centre crop
     follows `tf.image.central_crop`. Raises DataError naming the file where it is missing,
-    damaged, too large, or has pixels of no fixed range (32-bit integers and floats).
+    damaged, too large, or has pixels of no fixed range (32-bit integers and floats), and
+    UsageError for another number of channels.
     """
     from PIL import Image, UnidentifiedImageError
 
     where = _name(file)
+    if channels not in _MODES:
+        raise UsageError(f"images give 1 or 3 channels, not {channels}", where=where)
     another = "remove it from the data, or save it again as PNG or JPEG"
     try:
         with Image.open(file) as image:
@@ -186,8 +189,8 @@ def _decoded(image: Image, mode: str, where: str) -> Image:
     from PIL import ImageOps
 
     image.load()
-    # Damaged EXIF says nothing of the picture, which is decoded by now.
-    # Of a TIFF Pillow turns the pixels itself, and up to version 10 leaves the tag behind.
+    # Pillow turns a TIFF itself, but up to version 10 leaves the tag there. As for the others,
+    # damaged EXIF says nothing of the picture, which is decoded by now.
     if image.format != "TIFF":
         with contextlib.suppress(Exception):
             ImageOps.exif_transpose(image, in_place=True)

@@ -97,7 +97,7 @@ def _planes(
     x = np.zeros((channels, height, width), np.float32)
     for cells, amplitude in _OCTAVES:
         coarse = amplitude * _alike(channels, (cells + 1, cells + 1), rng)
-        x += _interpolation(height, cells) @ coarse @ _interpolation(width, cells).T
+        x += _stretched(_stretched(coarse, 1, height), 2, width)
     scale = max(height, width, 1)
     down, across = np.arange(height)[:, None] / scale, np.arange(width) / scale
     for _ in range(_EDGES):
@@ -115,8 +115,14 @@ def _alike(
     return np.asarray(shared + _COLOUR * own, np.float32)
 
 
-def _interpolation(size: int, cells: int) -> npt.NDArray[np.float32]:
-    """Linear interpolation from `cells` + 1 grid points to `size` points, [size, cells + 1]."""
+def _stretched(x: npt.NDArray[np.float32], axis: int, size: int) -> npt.NDArray[np.float32]:
+    """`x` interpolated linearly to `size` points along `axis`.
+
+    Without BLAS, whose threads would contend with the interpreter's and whose sums vary.
+    """
+    cells = x.shape[axis] - 1
     at = (np.arange(size) + 0.5) / max(size, 1) * cells
-    weights = np.maximum(0.0, 1.0 - np.abs(at[:, None] - np.arange(cells + 1)))
-    return weights.astype(np.float32)
+    cell = at.astype(np.intp)
+    part = np.expand_dims((at - cell).astype(np.float32), tuple(range(1, x.ndim - axis)))
+    low, high = np.take(x, cell, axis), np.take(x, cell + 1, axis)
+    return np.asarray(low + part * (high - low), np.float32)

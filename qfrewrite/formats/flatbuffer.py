@@ -73,7 +73,7 @@ class Decoder:
                 if offset + field.packer.size > size:
                     raise _outside(f"{spec.name}.{field.name}")
                 values[field.name] = _READ[field.kind](self, spec, field, at + offset, values)
-        if known != len(spec.fields) and any(slots):
+        if known > spec.slots or len(spec.fields) < spec.slots:
             self._note_others(spec, slots, values)
         return values
 

@@ -64,7 +64,7 @@ def _constant_violations(graph: Graph, tensor: Tensor) -> Iterator[tuple[str, st
         yield place, "is computed by an op as well"
     dtype = NUMPY_DTYPES.get(tensor.dtype)
     data = tensor.value()
-    if dtype is None:
+    if dtype is None or "sparsity" in tensor.meta:  # raw bytes
         return
     if data.dtype != dtype:
         yield place, f"says {tensor.dtype} and holds {data.dtype}"

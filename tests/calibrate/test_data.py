@@ -494,6 +494,7 @@ def test_seed_must_not_be_negative() -> None:
             call()
 
 
+@settings(deadline=None)
 @given(st.integers(1, 40), st.integers(1, 50), st.integers(0, 50), st.integers(0, 5), st.booleans())
 def test_split_deals_every_sample_at_most_once(
     count: int, samples: int, held_back: int, seed: int, stream: bool
@@ -511,6 +512,7 @@ def test_split_deals_every_sample_at_most_once(
 # Loading ahead
 
 
+@settings(deadline=None)
 @given(st.integers(0, 6), st.lists(st.integers(), max_size=40))
 def test_prefetch_keeps_order(threads: int, keys: list[int]) -> None:
     def load(key: int) -> int:
@@ -549,6 +551,20 @@ def test_prefetch_raises_in_order_and_stops() -> None:
     with pytest.raises(DataError, match="damaged"):
         next(stream)
     assert max(loaded) <= 5 + 2 * 2
+
+
+def test_prefetch_drops_what_has_not_begun() -> None:
+    begun: list[int] = []
+
+    def load(key: int) -> int:
+        begun.append(key)
+        time.sleep(0.3 if key else 0)
+        return key
+
+    stream = prefetch(load, range(1000), 2)
+    next(stream)
+    stream.close()
+    assert max(begun) <= 2
 
 
 def data_threads() -> int:
@@ -662,12 +678,20 @@ def test_a_broken_pass_says_nothing_twice() -> None:
     assert len(samples.warnings) == 1
 
 
+def test_checks_see_samples_as_they_were() -> None:
+    samples, _ = open_data(np.ones((60, 4)) * [1, 0, 0, 0], [VECTOR]).split(60)
+    for i, sample in enumerate(samples):
+        sample["x"][:] = i
+    assert ["same in all 60" in w for w in samples.warnings] == [True]
+
+
 def test_held_back_samples_may_be_few() -> None:
     calibration, held_back = open_data(usual(80), [VECTOR]).split(60, 20)
     list(held_back)
     assert calibration.warnings == held_back.warnings == []
 
 
+@settings(deadline=None)
 @given(st.floats(-300, 300), st.floats(-300, 300))
 def test_range_warning_is_silent_on_usual_ranges(a: float, b: float) -> None:
     low, high = min(a, b), max(a, b)

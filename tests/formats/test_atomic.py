@@ -55,7 +55,7 @@ def test_a_full_disk_is_said(tmp_path: Path) -> None:
 
 
 def test_no_such_folder(tmp_path: Path) -> None:
-    with pytest.raises(OutputError, match="there is no folder .*nowhere; create it first"):
+    with pytest.raises(OutputError, match=r"there is no folder .*nowhere; create it first"):
         write_atomic(tmp_path / "nowhere" / "a", b"x")
 
 

@@ -1,0 +1,105 @@
+"""What the `.tflite` writer adds, when, and what it refuses."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tflite_models import conv_model, rich_model, said, touched
+
+from qfrewrite.errors import UnsupportedError
+from qfrewrite.formats.tflite_read import parse_tflite
+from qfrewrite.formats.tflite_write import op_version, serialize, write_tflite
+from qfrewrite.ir import Graph, Model, Op, Signature, Tensor, constant
+
+
+def test_an_edited_model_gets_a_signature_and_one_as_read_does_not() -> None:
+    model = conv_model()
+    model.mark_loaded()
+    data = serialize(model)
+    assert "signature_defs" not in said(data)
+    assert "description" not in said(data)
+    edited = said(serialize(touched(parse_tflite(data))))
+    assert edited["description"] == "qfrewrite"
+    (signature,) = parse_tflite(serialize(touched(parse_tflite(data)))).signatures
+    assert signature == Signature("serving_default", 0, (("x", 0),), (("y", 0),))
+
+
+def test_a_model_from_elsewhere_gets_a_runtime_version_and_ranks() -> None:
+    model = parse_tflite(serialize(conv_model(source="graphdef")))
+    assert model.metadata == [("min_runtime_version", b"1.5.0" + bytes(11))]
+    assert all(t.meta["has_rank"] for t in model.graph.tensors if not t.meta.get("virtual"))
+
+
+def test_versions_follow_the_element_type() -> None:
+    model = rich_model()
+    dense = model.graph.ops[0]
+    assert op_version(dense) == 4
+    model.graph.update_op(dense, meta={"version": 9, "read_as": "FULLY_CONNECTED"})
+    assert op_version(dense) == 9
+    model.graph.update_op(dense, meta={"version": 9, "read_as": "CONV_2D"})
+    assert op_version(dense) == 4
+    assert op_version(model.graph.ops[1]) == 1
+
+
+def test_options_that_a_file_leaves_out_stay_out_until_they_are_changed() -> None:
+    graph = Graph()
+    x, y = Tensor("x", (2, 3)), Tensor("y", (6,))
+    graph.set_io([x])
+    shape = constant("s", np.array([6], np.int32))
+    meta = {"version": 1, "read_as": "RESHAPE", "no_options": True}
+    op = Op("RESHAPE", [x, shape], [y], {"new_shape": ()}, meta=meta)
+    graph.add_op(op)
+    graph.set_io(outputs=[y])
+    written = serialize(Model([graph]))
+    assert "builtin_options" not in said(written)["subgraphs"][0]["operators"][0]
+    back = parse_tflite(written)
+    assert back.graph.ops[0].attrs == {"new_shape": ()}
+    back.graph.update_op(back.graph.ops[0], attrs={"new_shape": (6,)})
+    options = said(serialize(back))["subgraphs"][0]["operators"][0]["builtin_options"]
+    assert options == {"new_shape": [6]}
+
+
+def test_fake_quant_has_one_range() -> None:
+    graph = Graph()
+    x, y = Tensor("x", (2,)), Tensor("y", (2,))
+    attrs = {"min": np.float32(-1), "max": 2.5, "num_bits": 8, "narrow_range": True, "axis": None}
+    graph.set_io([x])
+    op = graph.add_op(Op("FAKE_QUANT", [x], [y], attrs))
+    graph.set_io(outputs=[y])
+    back = parse_tflite(serialize(Model([graph]))).graph.ops[0]
+    assert back.attrs == {**attrs, "min": -1.0}
+    graph.update_op(op, attrs={**attrs, "min": np.zeros(2), "max": np.ones(2), "axis": 0})
+    with pytest.raises(UnsupportedError, match=r"'y' .*one range"):
+        serialize(Model([graph]))
+
+
+def test_what_tflite_has_not_is_refused_by_name(tmp_path: Path) -> None:
+    def refused(says: str, change: Any) -> None:
+        model = conv_model()
+        change(model, model.graph)
+        with pytest.raises(UnsupportedError, match=says):
+            write_tflite(model, tmp_path / "m.tflite")
+        assert not list(tmp_path.iterdir())
+
+    def op(**fields: Any) -> Any:
+        return lambda model, graph: graph.update_op(graph.ops[0], **fields)
+
+    def w(**fields: Any) -> Any:
+        return lambda model, graph: graph.update_tensor(graph.tensor("w"), **fields)
+
+    refused(r"op 'y/pre_relu6' \(BATCH_NORM\): is no op", op(kind="BATCH_NORM", attrs={}))
+    refused("CONV_2D.*has no field 'stride'", op(attrs={"stride": 1}))
+    refused("CONV_2D.*Conv2DOptions.stride_w", op(attrs={"stride_w": 2.5}))
+    refused(
+        "CONV_2D.*builtin_options of type 99", op(meta={"unknown": ["builtin_options of type 99"]})
+    )
+    refused("tensor 'w': TFLite has no element type float8", w(dtype="float8"))
+    refused(r"tensor 'w': holds float32\[4, 3, 3, 3\]", w(shape=(4, 3, 3, 1)))
+    refused("tensor 'w': holds float64", w(data=np.zeros((4, 3, 3, 3))))
+    refused("tensor 'w': .*int4", w(dtype="int4", data=np.zeros(3, np.uint8)))
+    refused("tensor 'w': .*field 12", w(meta={"unknown": ["Tensor field 12"]}))
+    sign = Signature("s", 0, (("x", 4),), ())
+    refused("signature 's'.*number 4", lambda model, graph: model.signatures.append(sign))
