@@ -121,13 +121,15 @@ def open_context(
         return data
     if data is None:
         return PassContext(threads=threads, seed=seed)
+    from qfrewrite.calibrate.cache import CachedSamples, FirstSamples
     from qfrewrite.calibrate.data import open_data
     from qfrewrite.runtime.session import input_specs
 
     source = open_data(data, input_specs(model.graph), preprocess=preprocess, seed=seed)
     calibration, held_back = source.split(samples, HELD_BACK)
-    kept = held_back if len(held_back) else None
-    return PassContext(data=calibration, held_back=kept, threads=threads, seed=seed)
+    data_kept = CachedSamples(calibration)
+    measuring = CachedSamples(held_back) if len(held_back) else FirstSamples(data_kept, HELD_BACK)
+    return PassContext(data_kept, measuring, len(held_back) > 0, threads=threads, seed=seed)
 
 
 def save(
@@ -223,11 +225,9 @@ def compare(
     from qfrewrite.runtime.session import Runner, Session, input_specs
 
     graph = reference.graph
-    if context.held_back is not None:
-        samples, kind = context.held_back, "held back"
-    elif context.data is not None:
-        samples, kind = context.data, "the calibration samples themselves: no others are left"
-    else:
+    samples = context.measuring or context.data
+    kind = "held back" if context.held_back else "used in calibration: no others are left"
+    if samples is None:
         samples, kind = synthetic(input_specs(graph), 16, seed=context.seed + 1), "not real data"
     first = Session(graph, graph.outputs, threads=context.threads)
     second = Runner(saved.content, threads=context.threads)

@@ -12,7 +12,7 @@ from qfrewrite.errors import QfError, UnsupportedError
 from qfrewrite.formats.atomic import write_atomic
 from qfrewrite.formats.graphdef_emit import Emitter, Kind, kind_of
 from qfrewrite.formats.graphdef_schema import AttrValue
-from qfrewrite.ir import Model, Op, Tensor
+from qfrewrite.ir import Array, Model, Op, Tensor
 from qfrewrite.ops import require_spec
 from qfrewrite.ops.spec import attr
 
@@ -163,11 +163,12 @@ def _conv(e: Emitter, op: Op) -> None:
     _with_bias(e, op, kind, [e.ref(op.operand(0)), weights], attrs, op.input(2))
 
 
-def _to_hwio(w: np.ndarray[Any, Any], op: Op) -> np.ndarray[Any, Any]:
-    return w.transpose(1, 2, 3, 0)
+def _to_hwio(w: Array, op: Op) -> Array:
+    hwio: Array = w.transpose(1, 2, 3, 0)
+    return hwio
 
 
-def _to_hwcm(w: np.ndarray[Any, Any], op: Op) -> np.ndarray[Any, Any]:
+def _to_hwcm(w: Array, op: Op) -> Array:
     channels = op.operand(0).shape[-1]
     return w.reshape(w.shape[1], w.shape[2], channels, w.shape[3] // channels)
 
@@ -189,7 +190,7 @@ def _weights(e: Emitter, op: Op, layout: Callable[[Any, Op], Any]) -> str:
     return _fake_quant_node(e, fake, ref, e.unique(f"{source.name}/fake_quant"))
 
 
-def _depthwise_fake_quant(e: Emitter, fake: Op, source: Tensor, data: np.ndarray[Any, Any]) -> str:
+def _depthwise_fake_quant(e: Emitter, fake: Op, source: Tensor, data: Array) -> str:
     """Ranges along the last axis of [H, W, C * M], then the shape TensorFlow wants."""
     height, width, channels, multiplier = data.shape
     flat = e.const(data.reshape(height, width, channels * multiplier), source.name)

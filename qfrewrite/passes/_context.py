@@ -28,21 +28,17 @@ def _no_progress(label: str, total: int | None) -> Callable[[int], None]:
 class PassContext:
     """Data and settings of one run.
 
-    data: calibration samples, or None; held_back: samples kept for measuring, or None;
-    threads: for the runtime; progress: called with a label and a total, gives a function to call
-    with the number done.
+    data: calibration samples, or None; measuring: the samples that outputs are compared on, and
+    held_back: whether those were kept from calibration; threads: for the runtime; progress:
+    called with a label and a total, gives a function to call with the number done.
     """
 
     data: Samples | None = None
-    held_back: Samples | None = None
+    measuring: Samples | None = None
+    held_back: bool = False
     threads: int | None = None
     progress: Callable[[str, int | None], Callable[[int], None]] = _no_progress
     seed: int = 0
-
-    @property
-    def measuring(self) -> Samples | None:
-        """Samples to measure on: those held back, else the calibration samples."""
-        return self.held_back if self.held_back is not None else self.data
 
 
 class PassRewriter(Rewriter):

@@ -113,7 +113,7 @@ def _measure(
         return
     from qfrewrite.runtime.metrics import compare_graphs
 
-    samples = context.measuring or _synthetic(before, context.seed)
+    samples = context.measuring or context.data or _synthetic(before, context.seed)
     report.measured_on = samples.description
     report.fidelity = compare_graphs(before, after, samples, threads=context.threads)
     if one.exact and report.fidelity.sqnr_db < _EXACT_DB:

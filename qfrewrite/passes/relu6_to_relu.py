@@ -12,67 +12,88 @@ from qfrewrite.passes._base import Pass, register
 from qfrewrite.passes._context import PassRewriter
 
 _LIMIT = 6.0
+# How far a channel's values reach, in standard deviations, where no data say it.
+_SIGMAS = 4.0
 
 
 @register
 @dataclass(frozen=True)
 class Relu6ToRelu(Pass):
-    """Replace RELU6 by RELU where at most a fraction `max_clip` of the values exceeds 6.
+    """Replace RELU6 by RELU where the clip at 6 is (almost) never reached.
 
     Given:  y = RELU6(x)        Result:  y = RELU(x)
-    The fraction is measured on data, else follows from BatchNorm statistics (pre-activations
-    ~ N(beta, gamma^2)). `layers` is a name pattern of the RELU6 ops to look at; `force=true`
-    swaps all of them, for graphs that will be trained again. Source: Sheng et al. 2018,
-    arXiv:1803.08607, section 4.
+    Swapped where at most a fraction `max_clip` of the values exceeds 6 and none exceeds
+    6 * `max_growth`: int8 would spend its codes on what was clipped before. Both are measured on
+    data, else follow from BatchNorm statistics (pre-activations ~ N(beta, gamma^2)). `layers` is
+    a name pattern of the RELU6 ops to look at; `force=true` swaps all of them, for graphs that
+    will be trained again. Source: Sheng et al. 2018, arXiv:1803.08607, section 4.
     """
 
     name: ClassVar[str] = "relu6_to_relu"
     exact: ClassVar[bool] = False
 
     max_clip: float = 0.001
+    max_growth: float = 1.25
     force: bool = False
     layers: str = "*"
 
     def run(self, graph: Graph, rw: PassRewriter) -> None:
         """Measure first, on the graph as it is; then swap."""
         ops = [op for op in graph.ops_of("RELU6") if fnmatchcase(op.name, self.layers)]
-        rates = clip_rates(rw, ops) if ops else {}
+        clips = measure_clips(rw, ops) if ops else {}
         for op in ops:
-            rate = rates.get(op)
-            if not self.force and rate is None:
-                rw.skip(op, "no data and no BatchNorm statistics to judge by")
-                continue
-            if not self.force and rate is not None and rate > self.max_clip:
-                rw.skip(op, f"{_percent(rate)} of its values clip, more than max_clip")
-                rw.layer(op, clip_rate=rate, decision="kept")
-                continue
-            rw.layer(op, clip_rate=rate, decision="swapped")
-            known = "" if rate is None else f", clip rate {_percent(rate)}"
-            rw.replace_kind(op, "RELU", detail=f"RELU6 -> RELU{known}")
-        worst = max((rates.get(op, 0.0) for op in ops), default=0.0)
+            clip = clips.get(op)
+            why = None if self.force else self._why_kept(clip)
+            if why is not None:
+                rw.skip(op, why)
+            if clip is not None:
+                decision = "swapped" if why is None else "kept"
+                rw.layer(op, clip_rate=clip.rate, largest=clip.largest, decision=decision)
+            if why is None:
+                known = "" if clip is None else f", clip rate {_percent(clip.rate)}"
+                rw.replace_kind(op, "RELU", detail=f"RELU6 -> RELU{known}")
+        worst = max((clip.rate for clip in clips.values()), default=0.0)
         if self.force and worst > self.max_clip:
             rw.warn(
                 f"every RELU6 was swapped, although up to {_percent(worst)} of a layer's values "
                 "clipped: the graph must be trained again before it is used"
             )
 
+    def _why_kept(self, clip: Clip | None) -> str | None:
+        if clip is None:
+            return "no data and no BatchNorm statistics to judge by"
+        if clip.rate > self.max_clip:
+            return f"{_percent(clip.rate)} of its values clip, more than max_clip"
+        if clip.largest > _LIMIT * self.max_growth:
+            return f"its values reach {clip.largest:.3g}, more than max_growth allows"
+        return None
 
-def clip_rates(rw: PassRewriter, ops: list[Op]) -> dict[Op, float]:
-    """The fraction of values above 6 at the operand of each RELU6, as far as it is known."""
+
+@dataclass(frozen=True)
+class Clip:
+    """What a RELU6 clips: the fraction of values above 6, and the largest value."""
+
+    rate: float
+    largest: float
+
+
+def measure_clips(rw: PassRewriter, ops: list[Op]) -> dict[Op, Clip]:
+    """What each RELU6 clips, as far as it is known."""
     if rw.context.data is not None:
-        above = [0] * len(ops)
-        total = 0
+        above, largest, total = [0] * len(ops), [0.0] * len(ops), 0
         for values in rw.observe([op.operand(0) for op in ops], "measuring how often ReLU6 clips"):
             total += 1
-            above = [a + int((v > _LIMIT).sum()) for a, v in zip(above, values, strict=True)]
+            for i, v in enumerate(values):
+                above[i] += int((v > _LIMIT).sum())
+                largest[i] = max(largest[i], float(v.max(initial=0.0)))
         return {
-            op: a / max(total * op.operand(0).size, 1) for op, a in zip(ops, above, strict=True)
+            op: Clip(above[i] / max(total * op.operand(0).size, 1), largest[i])
+            for i, op in enumerate(ops)
         }
     rw.note("no data: clip rates follow from BatchNorm statistics")
     known = propagate(rw.graph)
-    return {
-        op: float(known[op.operand(0)].above(_LIMIT).mean()) for op in ops if op.operand(0) in known
-    }
+    found = {op: known[op.operand(0)] for op in ops if op.operand(0) in known}
+    return {op: Clip(float(g.above(_LIMIT).mean()), g.range(_SIGMAS)[1]) for op, g in found.items()}
 
 
 def _percent(rate: float) -> str:

@@ -173,7 +173,7 @@ class _Moments:
     """Sums over positions of the activation a and the change d = x - a, [C] and [C, C]."""
 
     # Positions of one sample that enter the covariances, evenly spread.
-    rows = 256
+    rows = 32
 
     def __init__(self, site: _Site) -> None:
         assert site.pointwise is not None
@@ -199,7 +199,7 @@ class _Moments:
     def cost(self) -> _Cost:
         means = [s / self._count for s in self._sums]
         signal, noise = (
-            float(np.einsum("oc,cd,od->", self._w, q / self._count - np.outer(m, m), self._w))
+            float(((self._w @ (q / self._count - np.outer(m, m))) * self._w).sum())
             for q, m in zip(self._squares, means, strict=True)
         )
         sqnr = sqnr_db(signal, max(noise, 0.0))
