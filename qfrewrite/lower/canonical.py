@@ -11,6 +11,7 @@ import numpy as np
 from qfrewrite.ir import Graph, Op, constant
 from qfrewrite.ops import spec_of
 from qfrewrite.ops.build import append_op
+from qfrewrite.ops.spec import attr
 from qfrewrite.rewrite.fold import bn_scale_offset, fold_batch_norm, fold_constants
 from qfrewrite.rewrite.match import NoMatch, bias_slot, sole_reader
 from qfrewrite.rewrite.raising import raise_graph
@@ -82,8 +83,20 @@ def _drop_reshapes(rw: Rewriter) -> None:
                 rw.remove(before, detail="merged with the next")
         if op.operand(0).shape == op.output.shape and _may_bypass(graph, op):
             rw.bypass(op)
+        elif _flattened_by_reader(graph, op):
+            rw.bypass(op, detail="its reader flattens by itself")
         else:
             _as_reshape(graph, op)
+
+
+def _flattened_by_reader(graph: Graph, op: Op) -> bool:
+    """Whether only a FULLY_CONNECTED reads `op`, which takes the operand of `op` just as well."""
+    reader = sole_reader(graph, op.output)
+    if isinstance(reader, NoMatch) or reader.kind != "FULLY_CONNECTED":
+        return False
+    weights = reader.operand(1)
+    takes = len(op.output.shape) == 2 and not attr(reader, "keep_num_dims")
+    return takes and op.operand(0).shape[-1:] == weights.shape[-1:]
 
 
 def _as_reshape(graph: Graph, op: Op) -> None:
