@@ -81,8 +81,8 @@ class _Lowering:
         self.report.notes += self.groups.notes
         if self.raised:
             self.report.notes.append(
-                f"weight scales of {sum(self.raised.values())} channels in {len(self.raised)} "
-                "layers were raised so that the bias fits 32 bits"
+                f"{sum(self.raised.values())} channels in {len(self.raised)} layers have next to "
+                "no weights beside their bias: their scale was raised so that it fits 32 bits"
             )
         return self.report
 
