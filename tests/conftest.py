@@ -17,3 +17,11 @@ def shared_path(relative: str) -> Path:
     if not path.exists():
         pytest.skip(f"{relative} is not there (set QFREWRITE_SHARED to where it is)")
     return path
+
+
+def check_golden(name: str, text: str) -> None:
+    """Compare `text` with tests/golden/`name`; QFREWRITE_GOLDEN=write makes it anew."""
+    path = ROOT / "tests" / "golden" / name
+    if os.environ.get("QFREWRITE_GOLDEN") == "write":
+        path.write_text(text)
+    assert path.read_text() == text, f"differs from {path}; QFREWRITE_GOLDEN=write rewrites it"

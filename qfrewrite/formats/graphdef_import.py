@@ -73,7 +73,8 @@ class Importer:
             op = Op(kind, tuple(inputs), outputs, attrs, name=name)
             results = spec.reference(op, [None if t is None else t.data for t in inputs])
             return [
-                Tensor(n, r.shape, dtype, np.asarray(r)) for n, r in zip(names, results, strict=True)
+                Tensor(n, r.shape, dtype, np.asarray(r))
+                for n, r in zip(names, results, strict=True)
             ]
         outputs = tuple(
             Tensor(self.graph.unique_name(n), s, dtype) for n, s in zip(names, shapes, strict=True)
@@ -86,7 +87,9 @@ class Importer:
         """`value` as a tensor in which its axis i lies at `perm[i]`."""
         if isinstance(value, Constant):
             order = transposition(identity_perm(len(perm)), perm)
-            return self.constant(value, Layout(None if order == identity_perm(len(perm)) else order))
+            return self.constant(
+                value, Layout(None if order == identity_perm(len(perm)) else order)
+            )
         if value.perm == perm:
             return value.tensor
         if perm not in value.laid:
@@ -130,7 +133,9 @@ class Importer:
         if attrs is None:
             raise UnsupportedError("is fake quantized along more than one axis")
         plain = Tensor(name, value.shape, tensor.dtype, value.data)
-        moved = Computed(self._fake_quant(plain, attrs, fake), identity_perm(len(value.shape)), name)
+        moved = Computed(
+            self._fake_quant(plain, attrs, fake), identity_perm(len(value.shape)), name
+        )
         order = layout.perm or moved.perm
         out = self.laid_out(moved, transposition(order, moved.perm))
         if layout.shape is None:

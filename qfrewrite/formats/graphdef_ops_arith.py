@@ -76,7 +76,9 @@ def _add_n(c: NodeContext) -> list[Value]:
         part = NodeContext(c.importer, c.node, (total, value))
         perm = part.perm(0)
         name = None if i == len(c.inputs) else f"{c.name}/sum{i}"
-        total = part.emit("ADD", [part.stored(0, perm), part.stored(1, perm)], perm=perm, name=name)[0]
+        total = part.emit(
+            "ADD", [part.stored(0, perm), part.stored(1, perm)], perm=perm, name=name
+        )[0]
     return [total]
 
 
@@ -142,7 +144,9 @@ def _softmax(kind: str) -> Callable[[NodeContext], list[Value]]:
         perm = c.perm(0)
         if perm[-1:] != (len(perm) - 1,):
             perm = identity_perm(len(perm))
-        return c.emit(kind, [c.stored(0, perm)], {"beta": 1.0} if kind == "SOFTMAX" else {}, perm=perm)
+        return c.emit(
+            kind, [c.stored(0, perm)], {"beta": 1.0} if kind == "SOFTMAX" else {}, perm=perm
+        )
 
     return convert
 

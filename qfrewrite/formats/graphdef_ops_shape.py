@@ -112,7 +112,9 @@ def _strided_slice(c: NodeContext) -> list[Value]:
     if not moves and perm != identity_perm(rank):
         order = [perm.index(i) for i in range(rank)]
         begin, end, strides = ([v[i] for i in order] for v in (begin, end, strides))
-        masks = {m: sum(1 << j for j, i in enumerate(order) if v >> i & 1) for m, v in masks.items()}
+        masks = {
+            m: sum(1 << j for j, i in enumerate(order) if v >> i & 1) for m, v in masks.items()
+        }
     out_perm: Perm | None = None if moves else perm
     x = c.plain(0) if moves else c.stored(0, perm)
     rows = [
@@ -197,7 +199,8 @@ def _range(c: NodeContext) -> list[Value]:
     count = np.ceil((limit - start) / step) if step else np.inf
     if not 0 <= count <= MAX_FOLDED:
         raise ModelFileError(f"counts from {start} to {limit} by {step}")
-    return [Constant(c.name, np.arange(start, limit, step, start.dtype), from_shape=True)]
+    values = (start + step * np.arange(int(count))).astype(start.dtype)
+    return [Constant(c.name, values, from_shape=True)]
 
 
 def _compute(f: Callable[..., Array], inputs: int) -> Callable[[NodeContext], list[Value]]:

@@ -155,5 +155,5 @@ def fake_quant_attrs(fake: FakeQuant) -> Mapping[str, Any] | None:
         low, high = (float(a.reshape(-1)[0]) for a in (fake.low, fake.high))
         return {"min": low, "max": high, "axis": None, **rest}
     index = tuple(slice(None) if i == axes[0] else 0 for i in range(fake.low.ndim))
-    low, high = (np.ascontiguousarray(a[index], np.float32) for a in (fake.low, fake.high))
-    return {"min": low, "max": high, "axis": axes[0], **rest}
+    lows, highs = (np.ascontiguousarray(a[index], np.float32) for a in (fake.low, fake.high))
+    return {"min": lows, "max": highs, "axis": axes[0], **rest}

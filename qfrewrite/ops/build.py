@@ -73,6 +73,7 @@ def append_op(
         slots = [i for i in range(len(inputs)) if getattr(spec.input_port(i), "role", "") == "act"]
         first = next((inputs[i] for i in slots if inputs[i] is not None), None)
         dtype = first.dtype if first is not None else "float32"
+    attrs = {**spec.attrs, **(attrs or {})}
     shapes = spec.infer(draft)
     outputs = [
         Tensor(name if i == 0 else f"{name}:{i}", shape, dtype) for i, shape in enumerate(shapes)

@@ -14,7 +14,13 @@ from qfrewrite.ir import Array, Graph, Op
 from qfrewrite.ops.spec import attr
 from qfrewrite.passes._base import Pass, register
 from qfrewrite.passes._context import PassRewriter
-from qfrewrite.rewrite.dead_channels import absorb, dead_by_statistics, dead_by_weights
+from qfrewrite.rewrite.dead_channels import (
+    DeadChannels,
+    absorb,
+    dead_by_statistics,
+    dead_by_weights,
+    settle_values,
+)
 from qfrewrite.rewrite.fold import fold_batch_norm, pads, set_weights
 from qfrewrite.rewrite.match import NoMatch, bias_of, float_weights, sole_reader, weights_of
 from qfrewrite.runtime.metrics import sqnr_db
@@ -114,6 +120,7 @@ def _remove_batch_norm(rw: PassRewriter, op: Op) -> None:
         if why is not None:
             rw.skip(reader, why)
             return
+        channels = settle_values(op, channels) if channels is not None else None
     if float_weights(op) is not None:
         return
     for found in (channels, dead_by_weights(op)):
@@ -126,7 +133,7 @@ def _remove_batch_norm(rw: PassRewriter, op: Op) -> None:
             rw.edit("absorbed", op, f"{done} dead channels into the next bias")
 
 
-def _dead(bn: Op) -> Any:
+def _dead(bn: Op) -> DeadChannels | None:
     variance, gamma, beta = bn.input(4), bn.input(1), bn.input(2)
     if variance is None:
         return None

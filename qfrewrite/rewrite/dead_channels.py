@@ -57,6 +57,17 @@ def dead_by_weights(op: Op) -> DeadChannels:
     return DeadChannels(dead, bias_of(op))
 
 
+def settle_values(op: Op, channels: DeadChannels) -> DeadChannels:
+    """The constants of dead channels after BatchNorm was folded into `op`.
+
+    BatchNorm says beta, which holds if its mean is the channel's constant input. Where the folded
+    weights are next to nothing the output is the bias, whatever a lagging moving mean says.
+    """
+    w = np.moveaxis(weights_of(op), channel_axis(op), 0).astype(np.float64)
+    small = np.abs(w).reshape(w.shape[0], -1).sum(1) < _LEAST_STD**2
+    return DeadChannels(channels.dead, np.where(small, bias_of(op), channels.value))
+
+
 def absorb(rw: Rewriter, op: Op, channels: DeadChannels) -> int | NoMatch:
     """Move the constants of dead channels of the linear `op` into the next layer's bias.
 

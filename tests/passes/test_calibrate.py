@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from graphs import separable
+from pass_checks import check_pass
+
+from qfrewrite.errors import DataError
+from qfrewrite.ir import Model
+from qfrewrite.passes import PassContext, run_passes
+
+
+def test_every_float_activation_gets_a_range_that_holds_zero() -> None:
+    graph = separable()
+    check_pass(graph, "calibrate", tolerance=0.05, data=True)
+    ranges = [(op.attrs["min"], op.attrs["max"]) for op in graph.ops_of("FAKE_QUANT")]
+    assert len(ranges) == 3  # input, after ReLU6, output
+    assert all(low <= 0 <= high for low, high in ranges)
+    assert ranges[1][0] == 0
+
+
+def test_zero_is_a_code_of_every_range() -> None:
+    graph = separable()
+    check_pass(graph, "calibrate", tolerance=None, data=True)
+    for op in graph.ops_of("FAKE_QUANT"):
+        step = (op.attrs["max"] - op.attrs["min"]) / 255
+        assert op.attrs["min"] / step == pytest.approx(round(op.attrs["min"] / step), abs=1e-3)
+
+
+def test_golden_text_without_data() -> None:
+    graph = separable(dead=(0,))
+    report = check_pass(graph, "calibrate", tolerance=None, golden="calibrate_no_data.txt")
+    assert report.log.notes[0].startswith("no data: ranges of 2 tensors from BatchNorm statistics")
+
+
+class Poisoned:
+    """Samples that hold NaN."""
+
+    description = "1 sample"
+
+    def __len__(self) -> int:
+        return 1
+
+    def __iter__(self):  # type: ignore[no-untyped-def]
+        yield {"x": np.full((1, 6, 6, 4), np.nan, "f4")}
+
+
+def test_nan_is_refused_and_the_graph_stays_as_it_was() -> None:
+    model = Model([separable()])
+    before = [op.kind for op in model.graph.ops]
+    with pytest.raises(DataError, match="NaN"):
+        run_passes(model, "calibrate", PassContext(data=Poisoned()))
+    assert [op.kind for op in model.graph.ops] == before

@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from graphs import normal
+from pass_checks import check_pass
+
+from qfrewrite.ir import Graph
+from qfrewrite.ops.build import GraphBuilder
+
+
+def relu6_of(scale: float) -> Graph:
+    b = GraphBuilder("relu6")
+    w = np.full((2, 1, 1, 3), scale / 3, "f4")
+    y = b.op("CONV_2D", b.input("x", (1, 4, 4, 3)), b.const("w", w), name="conv")
+    return b.finish(b.op("RELU6", y, name="y"))
+
+
+@pytest.mark.parametrize(("scale", "kind"), [(5.0, "RELU"), (60.0, "RELU6")])
+def test_swaps_only_where_the_clip_is_not_reached(scale: float, kind: str) -> None:
+    graph = relu6_of(scale)
+    report = check_pass(graph, "relu6_to_relu", tolerance=1e-6, data=True)
+    assert graph.ops[-1].kind == kind
+    assert report.log.layers[0]["clip_rate"] == (
+        0 if kind == "RELU" else pytest.approx(0.4, abs=0.4)
+    )
+
+
+def test_force_swaps_and_says_what_it_costs() -> None:
+    graph = relu6_of(60.0)
+    report = check_pass(graph, "relu6_to_relu(force=true)", tolerance=None, data=True)
+    assert graph.ops[-1].kind == "RELU"
+    assert "trained again" in report.log.warnings[0]
+    assert report.fidelity is not None
+
+
+def test_golden_text() -> None:
+    check_pass(
+        relu6_of(5.0), "relu6_to_relu", tolerance=1e-6, data=True, golden="relu6_to_relu.txt"
+    )
+
+
+def test_nothing_to_judge_by_means_nothing_is_swapped() -> None:
+    report = check_pass(relu6_of(5.0), "relu6_to_relu", tolerance=1e-6)
+    assert "no data and no BatchNorm statistics" in str(report.log.skips[0])
+
+
+def test_rare_large_values_stay_clipped() -> None:
+    b = GraphBuilder()
+    w = normal(64, 1, 1, 3, scale=0.1)
+    w[0] = 10.0
+    y = b.op("CONV_2D", b.input("x", (1, 16, 16, 3)), b.const("w", w), name="conv")
+    graph = b.finish(b.op("RELU6", y, name="y"))
+    report = check_pass(graph, "relu6_to_relu(max_clip=0.5)", tolerance=1e-6, data=True)
+    assert "max_growth" in str(report.log.skips[0])
