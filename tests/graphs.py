@@ -19,8 +19,11 @@ def batch_norm(
 ) -> Tensor:
     channels = x.shape[-1]
     variance = np.linspace(0.5, 2, channels, dtype="f4") if variance is None else variance
-    values = {"gamma": normal(channels), "beta": np.full(channels, beta, "f4"),
-              "mean": normal(channels, seed=1), "variance": variance}  # fmt: skip
+    mean = np.where(variance < 1e-6, 0, normal(channels, seed=1)).astype("f4")
+    values = {
+        "gamma": normal(channels), "beta": np.full(channels, beta, "f4"), "mean": mean,
+        "variance": variance,
+    }  # fmt: skip
     consts = [b.const(f"{name}/{k}", v) for k, v in values.items()]
     return b.op("BATCH_NORM", x, *consts, name=name, attrs={"epsilon": 1e-3})
 

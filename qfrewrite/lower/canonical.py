@@ -62,6 +62,8 @@ def _drop_identities(rw: Rewriter) -> None:
     for op in rw.graph.ops_of("IDENTITY"):
         if _may_bypass(rw.graph, op):
             rw.bypass(op)
+        else:
+            _as_reshape(rw.graph, op)
 
 
 def _may_bypass(graph: Graph, op: Op) -> bool:

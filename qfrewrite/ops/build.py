@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 
 from qfrewrite.ir import Graph, Op, Tensor, constant
@@ -30,8 +31,11 @@ class GraphBuilder:
         return tensor
 
     def const(self, name: str, data: npt.ArrayLike, dtype: str | None = None) -> Tensor:
-        """A constant."""
-        return self.graph.add_tensor(constant(self.graph.unique_name(name), data, dtype))
+        """A constant; floats become float32 unless `dtype` says otherwise."""
+        array = np.asarray(data)
+        if dtype is None and array.dtype == np.float64:
+            dtype = "float32"
+        return self.graph.add_tensor(constant(self.graph.unique_name(name), array, dtype))
 
     def op(
         self,

@@ -149,9 +149,20 @@ def test_detection_postprocess_keeps_its_attributes() -> None:
     g.placeholder("boxes", (1, 8, 4))
     g.placeholder("scores", (1, 8, 3))
     g.const("anchors", RNG.uniform(size=(8, 4)))
-    g.add("TFLite_Detection_PostProcess", "post", ["boxes", "scores", "anchors"],
-          max_detections=5, max_classes_per_detection=1, num_classes=2, nms_iou_threshold=0.5,
-          nms_score_threshold=0.1, y_scale=10.0, x_scale=10.0, h_scale=5.0, w_scale=5.0)  # fmt: skip
+    g.add(
+        "TFLite_Detection_PostProcess",
+        "post",
+        ["boxes", "scores", "anchors"],
+        max_detections=5,
+        max_classes_per_detection=1,
+        num_classes=2,
+        nms_iou_threshold=0.5,
+        nms_score_threshold=0.1,
+        y_scale=10.0,
+        x_scale=10.0,
+        h_scale=5.0,
+        w_scale=5.0,
+    )
     graph = parse(g)
     (op,) = graph.ops
     assert (op.kind, len(graph.outputs)) == ("CUSTOM", 4)

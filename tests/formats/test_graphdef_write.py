@@ -63,8 +63,13 @@ def test_weights_are_written_on_the_int8_grid_after_calibration() -> None:
 def test_ops_of_every_family_survive_a_round_trip() -> None:
     b = GraphBuilder()
     x = b.input("x", (1, 6, 6, 4))
-    dw = b.op("DEPTHWISE_CONV_2D", x, b.const("dw", RNG.normal(size=(1, 3, 3, 8)).astype("f4")),
-              b.const("db", RNG.normal(size=8).astype("f4")), attrs={"depth_multiplier": 2})  # fmt: skip
+    dw = b.op(
+        "DEPTHWISE_CONV_2D",
+        x,
+        b.const("dw", RNG.normal(size=(1, 3, 3, 8)).astype("f4")),
+        b.const("db", RNG.normal(size=8).astype("f4")),
+        attrs={"depth_multiplier": 2},
+    )
     act = b.op("LEAKY_RELU", dw, attrs={"alpha": 0.25})
     left, right = _split(b, act)
     both = b.op("CONCATENATION", b.op("LOGISTIC", left), b.op("TANH", right), attrs={"axis": 3})

@@ -1,0 +1,144 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from graphs import separable
+from hypothesis import given
+from hypothesis import strategies as st
+
+from qfrewrite.errors import VerifyError
+from qfrewrite.ir import Graph, Op, Tensor, constant
+from qfrewrite.ir.text import graph_text
+from qfrewrite.ir.verify import verify_structure
+from qfrewrite.ops.build import GraphBuilder
+
+
+def chain(*kinds: str) -> Graph:
+    b = GraphBuilder()
+    t = b.input("x", (1, 4))
+    for kind in kinds:
+        t = b.op(kind, t, name=kind.lower())
+    return b.finish(t)
+
+
+def test_an_operand_may_stand_twice() -> None:
+    b = GraphBuilder()
+    x = b.input("x", (1, 4))
+    graph = b.finish(b.op("MUL", x, x, name="y"))
+    assert [(r.op.name, r.slot) for r in graph.readers(x)] == [("y", 0), ("y", 1)]
+    assert graph.nx.number_of_edges(x, graph.op("y")) == 1
+
+
+def test_cycles_are_refused_before_anything_changes() -> None:
+    graph = chain("RELU", "TANH", "ABS")
+    before, version = graph_text(graph), graph.version
+    with pytest.raises(VerifyError, match="cycle"):
+        graph.update_op(graph.op("relu"), inputs=[graph.tensor("abs")])
+    with pytest.raises(VerifyError, match="cycle"):
+        graph.update_op(graph.op("relu"), inputs=[graph.tensor("relu")])
+    assert (graph_text(graph), graph.version) == (before, version)
+
+
+def test_a_tensor_has_one_producer() -> None:
+    graph = chain("RELU")
+    with pytest.raises(VerifyError, match="value from elsewhere"):
+        graph.add_op(Op("ABS", [graph.inputs[0]], [graph.tensor("relu")]))
+    with pytest.raises(VerifyError, match="value from elsewhere"):
+        graph.add_op(Op("ABS", [graph.tensor("relu")], [graph.inputs[0]]))
+    with pytest.raises(VerifyError, match="cannot hold a constant"):
+        graph.update_tensor(graph.tensor("relu"), data=np.zeros((1, 4), "f4"))
+
+
+def test_what_is_read_is_not_removed() -> None:
+    graph = chain("RELU", "TANH")
+    for name in ("relu", "tanh"):
+        with pytest.raises(VerifyError, match="still read"):
+            graph.remove_op(graph.op(name))
+
+
+def test_a_graph_output_keeps_its_name_when_another_tensor_takes_its_place() -> None:
+    graph = chain("RELU", "TANH")
+    relu, tanh = graph.tensor("relu"), graph.tensor("tanh")
+    graph.replace_uses(tanh, relu)
+    assert graph.outputs == (relu,)
+    assert (relu.name, tanh.name) == ("tanh", "relu")
+    graph.remove_op(graph.ops[-1])
+    assert [op.kind for op in graph.ops] == ["RELU"]
+
+
+def test_objects_are_written_through_the_graph_only() -> None:
+    graph = chain("RELU")
+    op, tensor = graph.ops[0], graph.inputs[0]
+    with pytest.raises(AttributeError, match=r"Graph\.update_op"):
+        op.kind = "ABS"
+    with pytest.raises(AttributeError, match=r"Graph\.update_tensor"):
+        tensor.name = "z"
+    with pytest.raises(TypeError):
+        op.attrs["x"] = 1  # type: ignore[index]
+    with pytest.raises(Exception, match=r"[Ff]rozen"):
+        graph.nx.add_node("x")
+
+
+def test_the_view_is_live() -> None:
+    graph = chain("RELU")
+    view, count = graph.nx, graph.nx.number_of_nodes()
+    graph.add_tensor(Tensor("free", (1,)))
+    assert view.number_of_nodes() == count + 1
+
+
+def test_clones_are_independent_and_share_data() -> None:
+    graph = separable()
+    copy, twins = graph.clone()
+    text = graph_text(graph)
+    assert graph_text(copy) == text
+    w = graph.tensor("dw/w")
+    assert twins[w].data is w.data
+    copy.update_op(copy.op("relu6"), kind="RELU")
+    copy.update_tensor(twins[w], data=np.zeros_like(w.value()))
+    assert graph_text(graph) == text
+
+
+def test_inserted_ops_stand_behind_their_anchor() -> None:
+    graph = chain("RELU", "TANH", "ABS")
+    anchor = graph.op("relu")
+    for name in ("a", "b"):
+        graph.add_op(Op("NEG", [graph.inputs[0]], [Tensor(name, (1, 4))]), anchor=anchor)
+    assert [op.name for op in graph.ops] == ["relu", "a", "b", "tanh", "abs"]
+
+
+def test_prune_drops_what_no_output_needs() -> None:
+    graph = chain("RELU", "TANH")
+    graph.add_op(Op("NEG", [graph.inputs[0]], [Tensor("dead", (1, 4))]))
+    graph.add_tensor(constant("unused", np.zeros(3, "f4")))
+    assert [op.name for op in graph.prune()] == ["dead"]
+    assert {t.name for t in graph.tensors} == {"x", "relu", "tanh"}
+
+
+@given(st.lists(st.tuples(st.integers(0, 50), st.integers(0, 50), st.integers(0, 3)), max_size=40))
+def test_random_edits_keep_a_graph_sound_and_its_order_stable(
+    edits: list[tuple[int, int, int]],
+) -> None:
+    b = GraphBuilder()
+    graph = b.finish(b.op("RELU", b.input("x", (1, 2)), name="first"))
+    for n, (i, j, action) in enumerate(edits):
+        ops, tensors = graph.ops, graph.tensors
+        op, source = ops[i % len(ops)], tensors[j % len(tensors)]
+        try:
+            if action == 0:
+                graph.add_op(Op("ABS", [source], [Tensor(f"t{n}", (1, 2))]), anchor=op)
+            elif action == 1:
+                graph.update_op(op, inputs=[source])
+            elif action == 2:
+                graph.replace_uses(op.output, source)
+            else:
+                graph.remove_op(op)
+        except VerifyError:
+            pass
+        if not graph.ops:
+            return
+        verify_structure(graph)
+        place = {op: k for k, op in enumerate(graph.ops)}
+        for op in graph.ops:
+            makers = [graph.producer(t) for t in op.inputs if t is not None]
+            assert all(place[m] < place[op] for m in makers if m is not None)
+        assert [op.name for op in graph.clone()[0].ops] == [op.name for op in graph.ops]
