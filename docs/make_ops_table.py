@@ -1,0 +1,54 @@
+"""Write docs/ops.md from the op table: `python docs/make_ops_table.py`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from qfrewrite.ops import OPS, OpSpec
+
+HEAD = """# Ops
+
+Made from the op table (`qfrewrite/ops`) by `python docs/make_ops_table.py`; do not edit.
+
+- *GraphDef*: the node this op is read from and written to where the two correspond one to one;
+  "own" means a converter of its own in `qfrewrite/formats`.
+- *int8*: what the int8 writer makes of it. "float": it stays float between DEQUANTIZE and
+  QUANTIZE. "same scale": input and output share scale and zero point. Ops that are not listed
+  are carried along unchanged in a `.tflite`, and stay float.
+
+| op | GraphDef | int8 | fused activation | least version, float / int8 |
+|---|---|---|---|---|
+"""
+OWN = {
+    "AVERAGE_POOL_2D", "BATCH_NORM", "CAST", "CONCATENATION", "CONV_2D", "DEPTHWISE_CONV_2D",
+    "FAKE_QUANT", "FULLY_CONNECTED", "GATHER", "IDENTITY", "MAX_POOL_2D", "RESHAPE", "SHAPE",
+    "SQUEEZE", "TRANSPOSE_CONV",
+}  # fmt: skip
+
+
+def table() -> str:
+    """The page as text."""
+    return HEAD + "".join(f"{_row(spec)}\n" for _, spec in sorted(OPS.items()))
+
+
+def _row(spec: OpSpec) -> str:
+    graphdef = spec.graphdef or ("own" if spec.kind in OWN else "-")
+    versions = f"{spec.versions.get('float32', 1)} / {spec.versions.get('int8', 1)}"
+    fuses = "yes" if spec.fuses else "-"
+    return f"| {spec.kind} | {graphdef} | {_int8(spec)} | {fuses} | {versions} |"
+
+
+def _int8(spec: OpSpec) -> str:
+    if not spec.int8:
+        return "float"
+    fixed = spec.outputs[0].fixed
+    if fixed is not None:
+        return f"output scale 1/{round(1 / fixed[0])}, zero point {fixed[1]}"
+    axis = next((p.axis for p in spec.inputs if p.role == "weight"), None)
+    if axis is not None:
+        return f"weights per channel on axis {axis}"
+    return "same scale" if spec.same_scale else "yes"
+
+
+if __name__ == "__main__":
+    Path(__file__).with_name("ops.md").write_text(table())

@@ -1,0 +1,30 @@
+"""Documentation that is made from code is up to date, and what it links to is there."""
+
+from __future__ import annotations
+
+import re
+import runpy
+
+from conftest import ROOT
+
+
+def test_the_op_table_is_up_to_date() -> None:
+    made = runpy.run_path(str(ROOT / "docs" / "make_ops_table.py"))["table"]()
+    assert (ROOT / "docs" / "ops.md").read_text() == made
+
+
+def test_links_lead_somewhere() -> None:
+    for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
+        for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_every_pass_and_option_is_described() -> None:
+    from qfrewrite.cli.convert import convert
+    from qfrewrite.passes import all_passes
+
+    passes = (ROOT / "docs" / "passes.md").read_text()
+    options = (ROOT / "docs" / "cli.md").read_text()
+    shipped = [n for n, cls in all_passes().items() if cls.__module__.startswith("qfrewrite.")]
+    assert all(f"`{name}`" in passes for name in shipped)
+    assert all(f"`{p.opts[-1]}" in options for p in convert.params if p.opts[0].startswith("-"))
