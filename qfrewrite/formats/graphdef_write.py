@@ -11,6 +11,7 @@ import numpy as np
 from qfrewrite.errors import QfError, UnsupportedError
 from qfrewrite.formats.atomic import write_atomic
 from qfrewrite.formats.graphdef_emit import Emitter, Kind, kind_of
+from qfrewrite.formats.graphdef_nodes import parse_ref
 from qfrewrite.formats.graphdef_schema import AttrValue
 from qfrewrite.ir import Array, Model, Op, Tensor
 from qfrewrite.ops import require_spec
@@ -99,9 +100,11 @@ def _write_op(e: Emitter, op: Op) -> None:
 
 
 def _name_outputs(e: Emitter, outputs: tuple[Tensor, ...]) -> None:
-    """A constant or an input that is a graph output needs no node; anything else has its own."""
-    for tensor in outputs:
-        e.ref(tensor)
+    """An output that is not the first of its op gets a node that bears its name."""
+    for tensor in dict.fromkeys(outputs):
+        ref = e.ref(tensor)
+        if parse_ref(ref) != parse_ref(tensor.name):
+            e.node("Identity", tensor.name, [ref], {"T": kind_of(tensor)})
 
 
 # -- families ------------------------------------------------------------------------------

@@ -122,9 +122,7 @@ def _add_missing_bias(rw: Rewriter) -> None:
     """Convolutions get a bias of zeros: several runtimes read it without asking."""
     for op in rw.graph.ops_of("CONV_2D", "DEPTHWISE_CONV_2D"):
         slot = bias_slot(op)
-        if op.input(slot) is None and op.operand(1).data is not None:
-            if op.output.dtype != "float32":
-                continue
+        if op.input(slot) is None and op.output.dtype == "float32":
             zeros = np.zeros(op.output.shape[-1], np.float32)
             rw.set_constant(op, slot, zeros, name=f"{op.name}/bias")
 
@@ -136,13 +134,18 @@ def fuse_activations(graph: Graph) -> None:
     and (in a quantized graph) no scale of its own.
     """
     for op in graph.ops:
-        if fuses_into(graph, op) is not None:
-            tensor = op.operand(0)
-            graph.update_tensor(tensor, meta={**tensor.meta, "virtual": True})
+        spec = spec_of(op)
+        if spec is not None and spec.activation is not None:
+            tensor, fuses = op.operand(0), fuses_into(graph, op) is not None
+            if fuses != bool(tensor.meta.get("virtual")):
+                graph.update_tensor(tensor, meta={**tensor.meta, "virtual": fuses})
 
 
 def fuses_into(graph: Graph, op: Op) -> Op | None:
-    """The op that takes the activation `op` as its fused activation, or None."""
+    """The op that takes the activation `op` as its fused activation, or None.
+
+    Pooling takes none: in int8 its result must keep the operand's scale, an activation's need not.
+    """
     spec = spec_of(op)
     if spec is None or spec.activation is None or op.kind == "TANH":
         return None
@@ -151,4 +154,5 @@ def fuses_into(graph: Graph, op: Op) -> Op | None:
     if before is None or isinstance(sole_reader(graph, source), NoMatch):
         return None
     row = spec_of(before)
-    return before if row is not None and row.fuses and source.dtype == op.output.dtype else None
+    takes = row is not None and row.fuses and not row.same_scale
+    return before if takes and source.dtype == op.output.dtype else None

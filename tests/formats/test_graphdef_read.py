@@ -102,6 +102,18 @@ def test_decomposed_batch_norm_is_raised_with_its_statistics() -> None:
     np.testing.assert_allclose(run(graph, x)[0], before, atol=1e-6)
 
 
+def test_old_batch_norm_has_its_own_operand_order() -> None:
+    g = Nodes()
+    g.placeholder("x", (1, 2, 2, 3))
+    parts = {n: RNG.uniform(0.5, 2, 3).astype("f4") for n in ("m", "v", "beta", "gamma")}
+    names = [g.const(n, value) for n, value in parts.items()]
+    g.add("BatchNormWithGlobalNormalization", "y", ["x", *names], variance_epsilon=1e-3,
+          scale_after_normalization=True)  # fmt: skip
+    x = RNG.normal(size=(1, 2, 2, 3)).astype(np.float32)
+    want = (x - parts["m"]) / np.sqrt(parts["v"] + 1e-3) * parts["gamma"] + parts["beta"]
+    np.testing.assert_allclose(run(parse(g), x)[0], want, atol=1e-5)
+
+
 def test_shape_arithmetic_folds_to_a_constant_reshape() -> None:
     g = Nodes()
     g.placeholder("x", (1, 2, 3, 4))
