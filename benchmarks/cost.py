@@ -27,7 +27,11 @@ from _common import (
 from accuracy import VARIANTS, command_values
 
 # What is compared: a title and the row of accuracy.VARIANTS whose commands are timed.
-SIDES = {"TF converter": "tf", "qfrewrite": "ours"}
+SIDES = {
+    "TF converter": "tf",
+    "qfrewrite, calibrate": "ours",
+    "qfrewrite, title job": "ours_title",
+}
 
 IMPORT_PROBE = """
 import sys, time
@@ -55,7 +59,7 @@ def conversions(model: str, runs: int, workdir: Path) -> dict[str, list[ChildRun
 
 
 def table(taken: dict[str, list[ChildRun]]) -> str:
-    """Medians, and the ratio of each to the last side's."""
+    """Medians, and the ratio of each to the first side's."""
     medians = {
         title: (
             statistics.median(r.seconds for r in runs),
@@ -63,12 +67,12 @@ def table(taken: dict[str, list[ChildRun]]) -> str:
         )
         for title, runs in taken.items()
     }
-    *_, (base_seconds, base_mb) = medians.values()
+    base_seconds, base_mb = next(iter(medians.values()))
     lines = ["| | wall s | peak MB | time ratio | memory ratio |", "|---|---|---|---|---|"]
     for title, (seconds, megabytes) in medians.items():
         lines.append(
             f"| {title} | {seconds:.1f} | {megabytes:.0f} "
-            f"| {seconds / base_seconds:.1f} | {megabytes / base_mb:.1f} |"
+            f"| {seconds / base_seconds:.2f} | {megabytes / base_mb:.2f} |"
         )
     return "\n".join(lines)
 

@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import islice
+from itertools import count, islice
+from math import prod
 
 from qfrewrite.calibrate.data import Sample, Samples
+from qfrewrite.ir import NUMPY_DTYPES
 
 # Several passes read the same samples; decoding images again costs more than running small models.
 _MOST_BYTES = 64 << 20
 
 
 class CachedSamples:
-    """`samples`, kept after a complete pass if they take no more than `most_bytes`."""
+    """`samples`, kept as they are first read, if all of them take no more than `most_bytes`."""
 
     def __init__(self, samples: Samples, most_bytes: int = _MOST_BYTES) -> None:
         self._samples = samples
-        self._most = most_bytes
-        self._kept: list[Sample] | None = None
+        sample_bytes = sum(
+            prod(spec.shape) * NUMPY_DTYPES[spec.dtype].itemsize for spec in samples.inputs
+        )
+        self._keeps = sample_bytes * len(samples) <= most_bytes
+        self._kept: list[Sample] = []
+        self._rest: Iterator[Sample] | None = None
 
     @property
     def description(self) -> str:
@@ -33,19 +39,19 @@ class CachedSamples:
         return len(self._samples)
 
     def __iter__(self) -> Iterator[Sample]:
-        if self._kept is not None:
-            yield from self._kept
+        if not self._keeps:
+            yield from self._samples
             return
-        kept: list[Sample] | None = []
-        size = 0
-        for sample in self._samples:
-            size += sum(v.nbytes for v in sample.values())
-            if kept is not None and size <= self._most:
-                kept.append(sample)
-            else:
-                kept = None
-            yield sample
-        self._kept = kept
+        # One reading of the source serves all passes, also those that stop early.
+        if self._rest is None:
+            self._rest = iter(self._samples)
+        for position in count():
+            if position == len(self._kept):
+                sample = next(self._rest, None)
+                if sample is None:
+                    return
+                self._kept.append(sample)
+            yield self._kept[position]
 
 
 class FirstSamples:

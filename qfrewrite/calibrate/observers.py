@@ -22,7 +22,7 @@ class ChannelMean:
     def add(self, values: Array) -> None:
         """Take one sample's values [..., C]."""
         flat = values.reshape(-1, values.shape[-1])
-        part = flat.sum(0, dtype=np.float64)
+        part = flat.sum(0).astype(np.float64)
         self.total = part if self.total is None else self.total + part
         self.count += len(flat)
 

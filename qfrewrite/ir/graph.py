@@ -287,11 +287,10 @@ class Graph:
     # -- inside ----------------------------------------------------------------------------
 
     def _sorted_ops(self) -> tuple[Op, ...]:
+        made = {out: n.rank for n in self._nx if isinstance(n, Op) for out in n.outputs}
+
         def key(node: Op | Tensor) -> Rank:
-            if isinstance(node, Op):
-                return node.rank
-            made_by = self.producer(node)
-            return (-1,) if made_by is None else made_by.rank
+            return node.rank if isinstance(node, Op) else made.get(node, (-1,))
 
         try:
             nodes = list(nx.lexicographical_topological_sort(self._nx, key))

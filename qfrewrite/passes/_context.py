@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Protocol
 
 from qfrewrite.ir import Array, Graph, Tensor
@@ -48,14 +49,20 @@ class PassRewriter(Rewriter):
         super().__init__(graph, log)
         self.context = context
 
-    def observe(self, tensors: Sequence[Tensor], label: str) -> Iterator[list[Array]]:
-        """Values of `tensors` for each calibration sample; arrays are valid for one step."""
+    def observe(
+        self, tensors: Sequence[Tensor], label: str, *, most: int | None = None
+    ) -> Iterator[list[Array]]:
+        """Values of `tensors` for each calibration sample; arrays are valid for one step.
+
+        most: look at no more samples than this.
+        """
         from qfrewrite.runtime.session import Session
 
         assert self.context.data is not None
         session = Session(self.graph, tensors, threads=self.context.threads)
-        step = self.context.progress(label, _length(self.context.data))
-        for done, sample in enumerate(self.context.data, 1):
+        total = _length(self.context.data)
+        step = self.context.progress(label, min(total or most, most) if most else total)
+        for done, sample in enumerate(islice(self.context.data, most), 1):
             yield session.run(sample)
             step(done)
 

@@ -12,6 +12,8 @@ from qfrewrite.passes._base import Pass, register
 from qfrewrite.passes._context import PassRewriter
 
 _LIMIT = 6.0
+# Samples that settle a clip rate; calibration sees the rest.
+_JUDGED_ON = 100
 # How far a channel's values reach, in standard deviations, where no data say it.
 _SIGMAS = 4.0
 
@@ -81,7 +83,8 @@ def measure_clips(rw: PassRewriter, ops: list[Op]) -> dict[Op, Clip]:
     """What each RELU6 clips, as far as it is known."""
     if rw.context.data is not None:
         above, largest, total = [0] * len(ops), [0.0] * len(ops), 0
-        for values in rw.observe([op.operand(0) for op in ops], "measuring how often ReLU6 clips"):
+        operands, label = [op.operand(0) for op in ops], "measuring how often ReLU6 clips"
+        for values in rw.observe(operands, label, most=_JUDGED_ON):
             total += 1
             for i, v in enumerate(values):
                 above[i] += int((v > _LIMIT).sum())

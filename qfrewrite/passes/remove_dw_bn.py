@@ -26,6 +26,8 @@ from qfrewrite.rewrite.match import NoMatch, bias_of, float_weights, sole_reader
 from qfrewrite.runtime.metrics import sqnr_db
 
 _DEAD_VARIANCE = 1e-6
+# Samples that settle a signal to noise ratio: each gives dozens of positions of every channel.
+_JUDGED_ON = 50
 
 
 @register
@@ -169,7 +171,9 @@ def _measured(rw: PassRewriter, sites: list[_Site]) -> dict[Op, _Cost]:
         return {}
     moments = [_Moments(s) for s in judged]
     for values in rw.observe(
-        [s.depthwise.output for s in judged], "measuring what ReLU6 does after depthwise layers"
+        [s.depthwise.output for s in judged],
+        "measuring what ReLU6 does after depthwise layers",
+        most=_JUDGED_ON,
     ):
         for moment, value in zip(moments, values, strict=True):
             moment.add(value)
