@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from qfrewrite.errors import UsageError
-from qfrewrite.ir import Model
+from qfrewrite.ir import Graph, Model
 from qfrewrite.lower.int8 import Int8Options, Int8Report
 from qfrewrite.passes import Pass, PassContext, RunReport
 from qfrewrite.passes import run_passes as _run_passes
@@ -195,13 +195,13 @@ def quantize(
     `load`, `run_passes` and `save`.
     """
     model = load(path, inputs=inputs, outputs=outputs)
-    reference = model.clone()
+    reference, state = model.clone(), (model.graph, model.graph.version)
     context = open_context(
         model, data, samples=samples, preprocess=preprocess, seed=seed, threads=threads
     )
     report = run_passes(model, passes, data=context, verify=verify)
     saved = save(model, output or default_output(model), weights=weights, io=io)
-    fidelity, measured_on = compare(reference, saved, context)
+    fidelity, measured_on = compare_saved(reference, saved, context, state)
     return QuantizeReport(report, saved, fidelity, measured_on, list(model.notices))
 
 
@@ -210,28 +210,30 @@ def default_output(model: Model) -> Path:
     return Path(f"{model.name}_int8.tflite")
 
 
-def compare(
-    reference: Model, saved: SaveReport, context: PassContext
+def compare_saved(
+    reference: Model, saved: SaveReport, context: PassContext, state: tuple[Graph, int]
 ) -> tuple[Fidelity | None, str]:
     """How close a written `.tflite` is to `reference` in float, and on which samples.
 
     On samples held back from calibration; where there are none on the calibration samples, and
-    without data on synthetic inputs: the text says which.
+    without data on synthetic inputs: the text says which. state: the graph and its version that
+    `reference` is a copy of.
     """
     if saved.path.suffix != ".tflite":
         return None, ""
     from qfrewrite.calibrate.data import synthetic
-    from qfrewrite.runtime.metrics import compare_runs
-    from qfrewrite.runtime.session import Runner, Session, input_specs
+    from qfrewrite.runtime.metrics import collect, compare
+    from qfrewrite.runtime.session import Runner, input_specs
 
     graph = reference.graph
-    samples = context.measuring or context.data
     kind = "held back" if context.held_back else "used in calibration: no others are left"
-    if samples is None:
-        samples, kind = synthetic(input_specs(graph), 16, seed=context.seed + 1), "not real data"
-    first = Session(graph, graph.outputs, threads=context.threads)
-    second = Runner(saved.content, threads=context.threads)
-    return compare_runs(first, second, samples), f"{samples.description} ({kind})"
+    if context.measuring is None and context.data is None:
+        made_up = synthetic(input_specs(graph), 16, seed=context.seed + 1)
+        context, kind = PassContext(data=made_up, threads=context.threads), "not real data"
+    samples = context.measuring if context.measuring is not None else context.data
+    assert samples is not None
+    result = collect(Runner(saved.content, threads=context.threads), samples)
+    return compare(context.outputs(graph, of=state), result), f"{samples.description} ({kind})"
 
 
 def _is_tflite(path: Path) -> bool:

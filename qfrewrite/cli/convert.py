@@ -104,7 +104,7 @@ def _convert(job: _Job, reporter: Reporter) -> None:
     out = job.out or api.default_output(model)
     _check_target(job.model, out)
     reporter.loaded(model)
-    reference = model.clone()
+    reference, state = model.clone(), (model.graph, model.graph.version)
     context = api.open_context(
         model, job.data, samples=job.samples, preprocess=_preprocess(job), seed=job.seed,
         threads=job.threads,
@@ -116,7 +116,7 @@ def _convert(job: _Job, reporter: Reporter) -> None:
     with reporter.status("writing"):
         saved = api.save(model, out, weights=job.weights, io=job.io, scheme=job.scheme)
     with reporter.status("comparing the result with the float model"):
-        fidelity, measured_on = api.compare(reference, saved, context)
+        fidelity, measured_on = api.compare_saved(reference, saved, context, state)
     reporter.data_warnings(context)
     reporter.passes(report)
     reporter.result(job.model, saved, fidelity, measured_on)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, Protocol
 
 from qfrewrite.ir import Array, Graph, Tensor
 from qfrewrite.rewrite.rewriter import Log, Rewriter
+from qfrewrite.runtime.metrics import Outputs, graph_outputs
 
 
 class Samples(Protocol):
@@ -40,6 +41,19 @@ class PassContext:
     threads: int | None = None
     progress: Callable[[str, int | None], Callable[[int], None]] = _no_progress
     seed: int = 0
+    _outputs: dict[tuple[Graph, int], Outputs] = field(default_factory=dict, repr=False)
+
+    def outputs(self, graph: Graph, *, of: tuple[Graph, int] | None = None) -> Outputs:
+        """The float outputs of `graph` on the measuring samples; each state is run once.
+
+        of: the graph and version that `graph` is a copy of. Needs `measuring` or `data`.
+        """
+        samples = self.measuring if self.measuring is not None else self.data
+        assert samples is not None
+        key = of or (graph, graph.version)
+        if key not in self._outputs:
+            self._outputs[key] = graph_outputs(graph, samples, threads=self.threads)
+        return self._outputs[key]
 
 
 class PassRewriter(Rewriter):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from qfrewrite.errors import UsageError, VerifyError
@@ -14,7 +14,7 @@ from qfrewrite.passes._base import Pass, make_passes
 from qfrewrite.passes._context import PassContext, PassRewriter, Samples
 from qfrewrite.rewrite.raising import raise_graph
 from qfrewrite.rewrite.rewriter import Log
-from qfrewrite.runtime.metrics import Fidelity
+from qfrewrite.runtime.metrics import Fidelity, compare
 
 VERIFY_LEVELS = ("off", "structure", "numeric")
 # An exact rewrite differs from its source by float32 rounding only.
@@ -87,6 +87,7 @@ def run_passes(
 def _run_one(model: Model, one: Pass, context: PassContext, verify: str) -> PassReport:
     start = time.perf_counter()
     before = [g.clone()[0] for g in model.graphs]
+    state = (model.graph, model.graph.version)
     report = PassReport(str(one), one.exact, Log())
     try:
         for graph in model.graphs:
@@ -94,7 +95,7 @@ def _run_one(model: Model, one: Pass, context: PassContext, verify: str) -> Pass
         if verify != "off":
             verify_model(model)
         if report.edits:
-            _measure(report, one, before[0], model.graph, context, verify)
+            _measure(report, one, (before[0], state), model.graph, context, verify)
     except BaseException as error:
         model.graphs[:] = before
         if isinstance(error, VerifyError):
@@ -105,17 +106,26 @@ def _run_one(model: Model, one: Pass, context: PassContext, verify: str) -> Pass
 
 
 def _measure(
-    report: PassReport, one: Pass, before: Graph, after: Graph, context: PassContext, verify: str
+    report: PassReport,
+    one: Pass,
+    before: tuple[Graph, tuple[Graph, int]],
+    after: Graph,
+    context: PassContext,
+    verify: str,
 ) -> None:
-    """Compare outputs before and after, where the pass or the user asks for it."""
+    """Compare outputs before and after, where the pass or the user asks for it.
+
+    before: a copy of the graph, and the graph and version it is a copy of.
+    """
     wanted = verify == "numeric" or (not one.exact and one.measured)
     if not wanted or verify == "off":
         return
-    from qfrewrite.runtime.metrics import compare_graphs
-
-    samples = context.measuring or context.data or _synthetic(before, context.seed)
+    if context.measuring is None and context.data is None:
+        context = replace(context, data=_synthetic(before[0], context.seed))
+    samples = context.measuring if context.measuring is not None else context.data
+    assert samples is not None
     report.measured_on = samples.description
-    report.fidelity = compare_graphs(before, after, samples, threads=context.threads)
+    report.fidelity = compare(context.outputs(before[0], of=before[1]), context.outputs(after))
     if one.exact and report.fidelity.sqnr_db < _EXACT_DB:
         raise VerifyError(
             f"is declared exact and changed the outputs: SQNR {report.fidelity.sqnr_db:.1f} dB, "

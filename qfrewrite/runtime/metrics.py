@@ -11,6 +11,9 @@ import numpy as np
 
 from qfrewrite.ir import Array, Graph
 
+# The outputs of a model for each sample.
+Outputs = list[list[Array]]
+
 
 @dataclass(frozen=True)
 class Fidelity:
@@ -71,20 +74,23 @@ def sqnr_db(signal: float, noise: float) -> float:
     return 10 * log10(signal / noise) if signal > 0 else -inf
 
 
-def compare_graphs(
-    reference: Graph, other: Graph, samples: Iterable[dict[str, Array]], *, threads: int | None
-) -> Fidelity:
-    """Run both graphs on LiteRT in float and compare their outputs."""
+def collect(runner: Any, samples: Iterable[dict[str, Array]]) -> Outputs:
+    """Copies of what a runner (an object with `run(sample) -> arrays`) gives for each sample."""
+    return [[np.array(v) for v in runner.run(sample)] for sample in samples]
+
+
+def graph_outputs(
+    graph: Graph, samples: Iterable[dict[str, Array]], *, threads: int | None
+) -> Outputs:
+    """What LiteRT computes of `graph` in float for each sample."""
     from qfrewrite.runtime.session import Session
 
-    first = Session(reference, reference.outputs, threads=threads)
-    second = Session(other, other.outputs, threads=threads)
-    return compare_runs(first, second, samples)
+    return collect(Session(graph, graph.outputs, threads=threads), samples)
 
 
-def compare_runs(first: Any, second: Any, samples: Iterable[dict[str, Array]]) -> Fidelity:
-    """Compare two runners (objects with `run(sample) -> arrays`) on the same samples."""
+def compare(reference: Outputs, other: Outputs) -> Fidelity:
+    """How close `other` comes to `reference`, sample by sample."""
     meter = FidelityMeter()
-    for sample in samples:
-        meter.add([np.array(v) for v in first.run(sample)], second.run(sample))
+    for first, second in zip(reference, other, strict=True):
+        meter.add(first, second)
     return meter.result()

@@ -15,7 +15,7 @@ from qfrewrite.lower.int8 import Int8Options, Int8Report, lower_int8
 from qfrewrite.lower.weights import quantize_linear, weight_bounds
 from qfrewrite.ops.build import GraphBuilder
 from qfrewrite.passes import PassContext, run_passes
-from qfrewrite.runtime.metrics import Fidelity, compare_runs
+from qfrewrite.runtime.metrics import Fidelity, collect, compare
 from qfrewrite.runtime.session import Runner, Session, input_specs
 
 
@@ -27,7 +27,8 @@ def quantized(graph: Graph, **options: object) -> tuple[Graph, Int8Report, Fidel
     run_passes(model, "calibrate", PassContext(data=samples, threads=1))
     report = lower_int8(model.graph, Int8Options(**options))  # type: ignore[arg-type]
     runner = Runner(serialize(model), threads=1)
-    return model.graph, report, compare_runs(float_run, runner, samples)
+    fidelity = compare(collect(float_run, samples), collect(runner, samples))
+    return model.graph, report, fidelity
 
 
 def test_a_separable_block() -> None:
@@ -54,7 +55,8 @@ def test_a_wrong_scale_would_be_noticed() -> None:
     model.graph.update_op(fake, attrs={**fake.attrs, "max": fake.attrs["max"] / 3})
     lower_int8(model.graph)
     first = Session(graph, graph.outputs, threads=1)
-    assert compare_runs(first, Runner(serialize(model), threads=1), samples).sqnr_db < 20
+    second = Runner(serialize(model), threads=1)
+    assert compare(collect(first, samples), collect(second, samples)).sqnr_db < 20
 
 
 @pytest.mark.parametrize(
