@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import ClassVar
 
+import numpy as np
+
 from qfrewrite.calibrate.statistics import propagate
 from qfrewrite.ir import Graph, Op
 from qfrewrite.passes._base import Pass, register
@@ -87,7 +89,7 @@ def measure_clips(rw: PassRewriter, ops: list[Op]) -> dict[Op, Clip]:
         for values in rw.observe(operands, label, most=_JUDGED_ON):
             total += 1
             for i, v in enumerate(values):
-                above[i] += int((v > _LIMIT).sum())
+                above[i] += int(np.count_nonzero(v > _LIMIT))
                 largest[i] = max(largest[i], float(v.max(initial=0.0)))
         return {
             op: Clip(above[i] / max(total * op.operand(0).size, 1), largest[i])
