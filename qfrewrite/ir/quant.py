@@ -48,15 +48,6 @@ class Quant:
         """One scale and zero point for the whole tensor."""
         return Quant(np.array([scale], np.float32), np.array([zero_point], np.int64))
 
-    def same_as(self, other: Quant | None) -> bool:
-        """Whether both map codes to the same real values."""
-        return (
-            other is not None
-            and np.array_equal(self.scale, other.scale)
-            and np.array_equal(self.zero_point, other.zero_point)
-            and (self.axis == other.axis or not self.per_channel)
-        )
-
 
 def activation_quant(low: float, high: float, dtype: str = "int8") -> Quant:
     """Asymmetric per-tensor parameters for the range [low, high], nudged so that 0 is a code.

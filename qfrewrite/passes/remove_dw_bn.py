@@ -185,6 +185,8 @@ class _Moments:
 
     # Positions of one sample that enter the covariances, evenly spread.
     rows = 32
+    # Positions that are added up at once.
+    block = 1024
 
     def __init__(self, site: _Site) -> None:
         assert site.pointwise is not None
@@ -194,20 +196,33 @@ class _Moments:
         self._sums = [np.zeros(channels), np.zeros(channels)]
         self._squares = [np.zeros((channels, channels)), np.zeros((channels, channels))]
         self._count, self._clipped, self._seen = 0, 0, 0
+        self._waiting: list[Array] = []
 
     def add(self, x: Array) -> None:
+        """Take the positions of one sample."""
         flat = x.reshape(-1, x.shape[-1])
-        flat = flat[:: max(len(flat) // self.rows, 1)]
-        a = np.clip(flat, *self._bounds)
-        change = flat - a
+        self._waiting.append(np.array(flat[:: max(len(flat) // self.rows, 1)]))
+        if sum(map(len, self._waiting)) >= self.block:
+            self._flush()
+
+    def _flush(self) -> None:
+        """Add what waits to the sums; in blocks, since a product of a few rows is all overhead."""
+        if not self._waiting:
+            return
+        x = np.concatenate(self._waiting)
+        self._waiting.clear()
+        a = np.clip(x, *self._bounds)
+        change = x - a
         for i, part in enumerate((a, change)):
             self._sums[i] += part.sum(0, dtype=np.float64)
             self._squares[i] += part.T @ part
-        self._count += len(flat)
+        self._count += len(x)
         self._clipped += int(np.count_nonzero(change))
         self._seen += change.size
 
     def cost(self) -> _Cost:
+        """What removing the activation costs, of all that was added."""
+        self._flush()
         means = [s / self._count for s in self._sums]
         signal, noise = (
             float(((self._w @ (q / self._count - np.outer(m, m))) * self._w).sum())

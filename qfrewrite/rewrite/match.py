@@ -10,7 +10,6 @@ from qfrewrite.ir import Array, Graph, Op, Tensor
 from qfrewrite.ops import spec_of
 
 LINEAR = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV")
-ACTIVATIONS = ("RELU", "RELU6", "RELU_N1_TO_1", "TANH")
 
 
 @dataclass(frozen=True)

@@ -78,11 +78,6 @@ class Runner:
         self._in = self._interpreter.get_input_details()
         self._out = self._interpreter.get_output_details()
 
-    @property
-    def input_names(self) -> list[str]:
-        """Names of the inputs, in order."""
-        return [str(d["name"]) for d in self._in]
-
     def run(self, sample: dict[str, Array] | Sequence[Array]) -> list[Array]:
         """Outputs for one sample, real values; arrays are valid until the next run."""
         values = list(sample.values()) if isinstance(sample, dict) else list(sample)
