@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
+from conftest import ROOT
 from graphdefs import Nodes
 from test_graphdef_read import conv_net, run
 
+import qfrewrite as qf
 from qfrewrite.calibrate.data import synthetic
 from qfrewrite.errors import UnsupportedError
 from qfrewrite.formats.graphdef_read import parse_graphdef
 from qfrewrite.formats.graphdef_schema import GraphDef
 from qfrewrite.formats.graphdef_write import graphdef_bytes
+from qfrewrite.formats.tflite_read import parse_tflite
 from qfrewrite.ir import Model
 from qfrewrite.lower.model import lower_graphdef, lower_model
 from qfrewrite.ops.build import GraphBuilder
@@ -110,3 +115,29 @@ def test_names_of_nodes_are_unique() -> None:
     run_passes(model, "calibrate")
     names = [n.name for n in GraphDef.FromString(graphdef_bytes(model)).node]
     assert len(names) == len(set(names))
+
+
+def test_a_graph_with_fake_quant_nodes_becomes_the_same_int8_model(tmp_path: Path) -> None:
+    data = ROOT / "examples" / "digits" / "calib"
+    model = qf.load(ROOT / "examples" / "digits" / "digits_mobilenet.pb")
+    qf.run_passes(model, "calibrate", data=data, samples=20)
+    direct = qf.save(model, tmp_path / "direct.tflite")
+    qf.save(model, tmp_path / "fake_quant.pb")
+    again = qf.save(qf.load(tmp_path / "fake_quant.pb"), tmp_path / "again.tflite")
+    assert again.lowering.int8_ops == direct.lowering.int8_ops
+    assert not again.lowering.float_ops
+    first, second = (parse_tflite(r.content).graph for r in (direct, again))
+    for a, b in zip(first.ops, second.ops, strict=True):
+        assert a.kind == b.kind
+        if a.kind in ("CONV_2D", "DEPTHWISE_CONV_2D"):
+            differ = a.operand(1).value() != b.operand(1).value()
+            assert differ.mean() < 0.01
+
+
+def test_fake_quant_survives_in_a_float_tflite(tmp_path: Path) -> None:
+    model = parse_graphdef(conv_net("NHWC").bytes())
+    run_passes(model, "calibrate")
+    saved = qf.save(model, tmp_path / "float.tflite", scheme="float32")
+    graph = parse_tflite(saved.content).graph
+    assert len(graph.ops_of("FAKE_QUANT")) == len(model.graph.ops_of("FAKE_QUANT"))
+    assert {t.dtype for t in (*graph.inputs, *graph.outputs)} == {"float32"}
