@@ -9,7 +9,7 @@ from typing import Any
 
 from qfrewrite.errors import UsageError
 from qfrewrite.ir import Graph, Model
-from qfrewrite.lower.int8 import Int8Options, Int8Report
+from qfrewrite.lower.int8 import Int8Options, Int8Report, has_ranges
 from qfrewrite.passes import Pass, PassContext, RunReport
 from qfrewrite.passes import run_passes as _run_passes
 from qfrewrite.runtime.metrics import Fidelity
@@ -205,9 +205,11 @@ def quantize(
     return QuantizeReport(report, saved, fidelity, measured_on, list(model.notices))
 
 
-def default_output(model: Model) -> Path:
-    """`<model>_int8.tflite` in the current directory."""
-    return Path(f"{model.name}_int8.tflite")
+def default_output(model: Model, scheme: str = "int8") -> Path:
+    """`<model>_int8.tflite` in the current directory; `_float` where nothing becomes int8."""
+    coded = any(t.dtype == "int8" for g in model.graphs for t in (*g.inputs, *g.outputs))
+    ranged = scheme == "int8" and any(has_ranges(g) for g in model.graphs)
+    return Path(f"{model.name}_{'int8' if coded or ranged else 'float'}.tflite")
 
 
 def compare_saved(

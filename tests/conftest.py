@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what needs TensorFlow where it is not installed."""
+    if importlib.util.find_spec("tensorflow") is None:
+        absent = pytest.mark.skip(reason="TensorFlow is not installed")
+        for item in items:
+            if item.get_closest_marker("tensorflow"):
+                item.add_marker(absent)
 
 
 def shared_path(relative: str) -> Path:

@@ -101,8 +101,8 @@ def _convert(job: _Job, reporter: Reporter) -> None:
 
     _check_names(job)
     model = api.load(job.model, inputs=job.inputs, outputs=job.outputs)
-    out = job.out or api.default_output(model)
-    _check_target(job.model, out)
+    if job.out is not None:
+        _check_target(job.model, job.out)
     reporter.loaded(model)
     reference, state = model.clone(), (model.graph, model.graph.version)
     context = api.open_context(
@@ -113,6 +113,7 @@ def _convert(job: _Job, reporter: Reporter) -> None:
         model, job.pass_list or "", data=context, verify=job.verify, progress=reporter.progress,
         after=lambda one, state: _dump(job, one.name, state),
     ) if job.pass_list else None  # fmt: skip
+    out = job.out or api.default_output(model, job.scheme)
     with reporter.status("writing"):
         saved = api.save(model, out, weights=job.weights, io=job.io, scheme=job.scheme)
     with reporter.status("comparing the result with the float model"):

@@ -66,7 +66,9 @@ def run(args: list[str]) -> int:
     """Run the command line; returns the exit code."""
     debug = "--debug" in args
     try:
-        result: Any = main.main(args=args, prog_name="qfrewrite", standalone_mode=False)
+        result: Any = main.main(
+            args=args or ["--help"], prog_name="qfrewrite", standalone_mode=False
+        )
         return result if isinstance(result, int) else 0
     except click.exceptions.Abort:
         return _fail("interrupted; nothing was written", 130)

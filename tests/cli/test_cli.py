@@ -42,12 +42,13 @@ def test_without_data_the_notice_is_on_stderr(tmp_path: Path, capsys: Output) ->
     assert "no data: ranges of" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("passes", "name"), [("calibrate", "int8"), ("fold_bn", "float")])
 def test_default_output_is_in_the_current_directory(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    passes: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert run([MODEL, "-p", "calibrate", "-q"]) == 0
-    assert [p.name for p in tmp_path.iterdir()] == ["digits_mobilenet_int8.tflite"]
+    assert run([MODEL, "-p", passes, "-q"]) == 0
+    assert [p.name for p in tmp_path.iterdir()] == [f"digits_mobilenet_{name}.tflite"]
 
 
 @pytest.mark.parametrize("io", ["int8", "uint8", "float32"])
@@ -65,6 +66,11 @@ def test_a_graphdef_holds_the_fake_quant_nodes(tmp_path: Path) -> None:
     assert run([MODEL, "-p", "calibrate", "-o", str(out), "-q"]) == 0
     ops = [n.op for n in GraphDef.FromString(out.read_bytes()).node]
     assert ops.count("FakeQuantWithMinMaxVars") == 16
+
+
+def test_no_arguments_show_the_help(capsys: Output) -> None:
+    assert run([]) == 0
+    assert "MODEL -p PASSES" in capsys.readouterr().out
 
 
 def test_quiet_says_nothing(tmp_path: Path, capsys: Output) -> None:
