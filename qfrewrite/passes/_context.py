@@ -57,11 +57,17 @@ class PassContext:
 
 
 class PassRewriter(Rewriter):
-    """The rewriter of a pass: edits and log, and the run's context."""
+    """The rewriter of a pass: edits and log, and the run's context.
 
-    def __init__(self, graph: Graph, context: PassContext, log: Log | None = None) -> None:
+    main: whether `graph` is the model's main graph, not the body of a loop or a branch.
+    """
+
+    def __init__(
+        self, graph: Graph, context: PassContext, log: Log | None = None, *, main: bool = True
+    ) -> None:
         super().__init__(graph, log)
         self.context = context
+        self.main = main
 
     def observe(
         self, tensors: Sequence[Tensor], label: str, *, most: int | None = None

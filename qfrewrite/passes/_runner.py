@@ -91,7 +91,10 @@ def _run_one(model: Model, one: Pass, context: PassContext, verify: str) -> Pass
     report = PassReport(str(one), one.exact, Log())
     try:
         for graph in model.graphs:
-            one.run(graph, PassRewriter(graph, context, report.log))
+            main = graph is model.graph
+            # Samples are inputs of the main graph: subgraphs see none.
+            own = context if main else replace(context, data=None, measuring=None)
+            one.run(graph, PassRewriter(graph, own, report.log, main=main))
         if verify != "off":
             verify_model(model)
         if report.edits:

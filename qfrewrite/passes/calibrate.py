@@ -42,6 +42,9 @@ class Calibrate(Pass):
 
     def run(self, graph: Graph, rw: PassRewriter) -> None:
         """Housekeeping first: ranges belong to the tensors that will be written."""
+        if not rw.main:
+            rw.note(f"subgraph '{graph.name}' stays float: only the main graph is calibrated")
+            return
         canonicalise(graph)
         tensors = observable(graph)
         if not tensors:

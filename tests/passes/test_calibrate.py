@@ -5,9 +5,11 @@ import pytest
 from graphs import separable
 from pass_checks import check_pass
 
+from qfrewrite.calibrate.data import synthetic
 from qfrewrite.errors import DataError
 from qfrewrite.ir import Model
 from qfrewrite.passes import PassContext, run_passes
+from qfrewrite.runtime.session import input_specs
 
 
 def test_every_float_activation_gets_a_range_that_holds_zero() -> None:
@@ -31,6 +33,18 @@ def test_golden_text_without_data() -> None:
     graph = separable(dead=(0,))
     report = check_pass(graph, "calibrate", tolerance=None, golden="calibrate_no_data.txt")
     assert report.log.notes[0].startswith("no data: ranges of 2 tensors from BatchNorm statistics")
+
+
+def test_only_the_main_graph_is_calibrated() -> None:
+    body = separable()
+    model = Model([separable(), body])
+    samples = synthetic(input_specs(model.graph), 4)
+    passes = "remove_dw_bn,relu6_to_relu,calibrate"
+    report = run_passes(model, passes, PassContext(data=samples, threads=1))
+    assert model.graph.ops_of("FAKE_QUANT")
+    assert not body.ops_of("FAKE_QUANT")
+    assert not body.ops_of("BATCH_NORM")
+    assert any("stays float" in note for note in report["calibrate"].log.notes)
 
 
 class Poisoned:
