@@ -35,30 +35,47 @@ def _dequantize(c: NodeContext) -> list[Value]:
     """A quantized constant as a float one (tensorflow/core/kernels/dequantize_op.cc)."""
     c.require(3)
     data = c.array(0)
-    low, high = (float(c.array(i).reshape(-1)[0]) for i in (1, 2))
     if data.dtype.kind not in "iu" or data.dtype.itemsize > 2:
         raise UnsupportedError(f"Dequantize of {data.dtype} is not supported")
-    real = _real_values(c.attr("mode", "MIN_COMBINED"), data, low, high)
+    low, high = (_along(c, slot, data) for slot in (1, 2))
+    narrow = bool(c.attr("narrow_range", False))
+    real = _real_values(c.attr("mode", "MIN_COMBINED"), data, low, high, narrow)
     return [Constant(c.name, real)]
 
 
-def _real_values(mode: Any, data: Array, low: float, high: float) -> Array:
-    mode = mode.decode() if isinstance(mode, bytes) else mode
+def _along(c: NodeContext, slot: int, data: Array) -> Array:
+    """The range in `slot`, float64, shaped to broadcast against `data`."""
+    bound = c.array(slot).astype(np.float64)
+    if bound.size == 1:
+        return bound.reshape(())
+    axis = c.axis(int(c.attr("axis", -1)), data.ndim)
+    if bound.shape != data.shape[axis : axis + 1]:
+        raise ModelFileError(f"has ranges of shape {list(bound.shape)} for {list(data.shape)}")
+    return bound.reshape([-1 if i == axis else 1 for i in range(data.ndim)])
+
+
+def _real_values(mode: Any, data: Array, low: Array, high: Array, narrow: bool) -> Array:
     info = np.iinfo(data.dtype)
     levels = float(info.max) - float(info.min)
     wide = data.astype(np.float64)
+    real: Array
     if mode == "MIN_FIRST":
         # The range is moved so that 0 falls on a code, as TensorFlow's kernel does.
-        scale = (high - low) / levels if high != low else 0.0
-        rounded_low = low if not scale else np.round(low / scale) * scale
-        return ((wide - info.min) * scale + rounded_low).astype(np.float32)
-    if mode == "SCALED":
-        bound = max(abs(low), abs(high))
-        return (wide * bound / float(info.max)).astype(np.float32)
-    if mode != "MIN_COMBINED":
+        scale = (high - low) / levels
+        safe = np.where(scale == 0, 1.0, scale)
+        start = np.where(scale == 0, low, np.round(low / safe) * scale)
+        real = (wide - info.min) * scale + start
+    elif mode == "SCALED":
+        scale = high / info.max
+        if info.min < 0:
+            scale = np.maximum(low / (info.min + narrow), scale)
+        real = wide * scale
+    elif mode == "MIN_COMBINED":
+        half = (levels + 1) / 2 if info.min < 0 else 0.0
+        real = (wide + half) * (high - low) / levels + low
+    else:
         raise ModelFileError(f"has the unknown mode '{mode}'")
-    half = (levels + 1) / 2 if info.min < 0 else 0.0
-    return ((wide + half) * (high - low) / levels + low).astype(np.float32)
+    return real.astype(np.float32)
 
 
 def _fake_quant(c: NodeContext) -> list[Value]:
@@ -67,6 +84,9 @@ def _fake_quant(c: NodeContext) -> list[Value]:
     else:
         c.require(3)
         low, high = (c.array(i).astype(np.float32) for i in (1, 2))
+        low, high = (a.reshape(()) if a.size == 1 else a for a in (low, high))
+        if low.shape != high.shape or low.ndim > 1:
+            raise ModelFileError(f"has ranges of shape {list(low.shape)} and {list(high.shape)}")
     if not (np.isfinite(low).all() and np.isfinite(high).all() and (low <= high).all()):
         raise ModelFileError("has a range that is not finite, or whose min is above its max")
     bits, narrow = int(c.attr("num_bits", 8)), bool(c.attr("narrow_range", False))
@@ -75,7 +95,10 @@ def _fake_quant(c: NodeContext) -> list[Value]:
     shape = value.shape
     if low.size > 1 and (not shape or shape[-1] != low.size):
         raise ModelFileError(f"has {low.size} ranges for a value of shape {list(shape)}")
-    if isinstance(value, Constant):
+    if 0 in shape:
+        raise ModelFileError(f"quantizes nothing: its value has shape {list(shape)}")
+    # A constant is quantized once where it is laid out; a second time is an op like any other.
+    if isinstance(value, Constant) and value.fake_quant is None:
         fake = FakeQuant(np.asarray(low), np.asarray(high), bits, narrow, c.name, c.node)
         return [Constant(value.name, value.data, value.from_shape, fake)]
     if low.size == 1:

@@ -183,7 +183,7 @@ def input_shape(
 
 def _stated_shape(node: Any, producer: int) -> tuple[int | None, ...] | None:
     proto = attribute(node, "shape")
-    if proto is None or proto.unknown_rank:
+    if not hasattr(proto, "unknown_rank") or proto.unknown_rank:
         return None
     dims = tuple(None if d.size < 0 else int(d.size) for d in proto.dim)
     return None if not dims and producer <= _LAST_WITHOUT_SCALARS else dims

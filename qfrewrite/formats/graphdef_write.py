@@ -17,6 +17,9 @@ from qfrewrite.ir import Array, Model, Op, Tensor
 from qfrewrite.ops import require_spec
 from qfrewrite.ops.spec import attr
 
+# The ops that write their own weights, in TensorFlow's layout.
+LINEAR = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV")
+
 Writer = Callable[[Emitter, Op], None]
 
 _INDEX = Kind("DT_INT32")
@@ -131,6 +134,8 @@ def _from_row(e: Emitter, op: Op) -> None:
         attrs["num_split"] = len(op.outputs)
     if spec.graphdef == "Unpack":
         attrs["num"] = len(op.outputs)
+    if spec.graphdef in ("SpaceToDepth", "DepthToSpace"):
+        attrs["data_format"] = "NHWC"
     inputs = [e.ref(t) for t in op.inputs if t is not None]
     if spec.graphdef in ("Split", "SplitV", "ExpandDims"):
         inputs = [_scalar(e, op, i) if _is_axis(op, i) else ref for i, ref in enumerate(inputs)]
@@ -238,9 +243,20 @@ def _transpose_conv(e: Emitter, op: Op) -> None:
         "T": kind_of(op.operand(2)), "strides": [1, attr(op, "stride_h"), attr(op, "stride_w"), 1],
         "padding": attr(op, "padding"), "data_format": "NHWC", "dilations": [1, 1, 1, 1],
     }  # fmt: skip
-    weights = e.const(op.operand(1).value().transpose(1, 2, 0, 3), op.operand(1).name)
-    inputs = [e.ref(op.operand(0)), weights, e.ref(op.operand(2))]
+    inputs = [e.ref(op.operand(0)), _transpose_weights(e, op), e.ref(op.operand(2))]
     _with_bias(e, op, "Conv2DBackpropInput", inputs, attrs, op.input(3))
+
+
+def _transpose_weights(e: Emitter, op: Op) -> str:
+    """HWOI; ranges per output channel are on the last axis in a GraphDef, so HWIO behind them."""
+    fake = e.graph.producer(op.operand(1))
+    if fake is None or fake.kind != "FAKE_QUANT" or attr(fake, "axis") is None:
+        return _weights(e, op, lambda data, _: data.transpose(1, 2, 0, 3))
+    name = fake.operand(0).name
+    ranged = _weights(e, op, _to_hwio)
+    order = e.const(np.array([0, 1, 3, 2], np.int32), f"{name}/perm")
+    attrs = {"T": Kind("DT_FLOAT"), "Tperm": _INDEX}
+    return e.node("Transpose", e.unique(f"{name}/transposed"), [ranged, order], attrs)
 
 
 def _pool(e: Emitter, op: Op) -> None:
@@ -276,9 +292,13 @@ def _batch_norm(e: Emitter, op: Op) -> None:
 
 
 def _fake_quant(e: Emitter, op: Op) -> None:
-    source = op.operand(0)
-    if source.is_const:
+    source, axis = op.operand(0), attr(op, "axis")
+    readers = e.graph.readers(op.output)
+    as_weights = all(r.slot == 1 and r.op.kind in LINEAR for r in readers)
+    if source.is_const and as_weights and not e.graph.is_output(op.output):
         return  # Written with the op that reads it, in that op's layout.
+    if axis is not None and axis != len(source.shape) - 1:
+        raise UnsupportedError("quantizes per index of an axis that is not the last")
     name = _fake_quant_node(e, op, e.ref(source), e.main_name(op))
     e.bind(op.output, name)
 

@@ -142,8 +142,9 @@ def _from_content(
 def _from_list(proto: Any, element: _Element, where: str) -> Array:
     values = getattr(proto, element.field)
     if element.stored.kind == "c":
-        parts = np.array(values, np.float64)
-        return (parts[0::2] + 1j * parts[1::2]).astype(element.stored)
+        # Real and imaginary parts in turn, as complex numbers lie in memory.
+        whole = np.array(values[: len(values) // 2 * 2], f"<f{element.stored.itemsize // 2}")
+        return whole.view(element.stored)
     if element.field == "half_val":
         return np.array(values, np.int64).astype(np.uint16).view(element.stored)
     wide = np.array(values) if len(values) else np.zeros(0, element.stored)

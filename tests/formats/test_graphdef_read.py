@@ -270,3 +270,70 @@ def test_mutated_files_give_an_error_or_a_graph() -> None:
             parse_graphdef(bytes(copy))
         except QfError as error:
             assert "\n" not in str(error)  # noqa: PT017
+
+
+@pytest.mark.parametrize(("data_type", "low_code"), [("DT_QUINT8", 0), ("DT_QINT8", -128)])
+def test_dequantize_scaled_follows_the_wider_end(data_type: str, low_code: int) -> None:
+    g = Nodes()
+    g.placeholder("x", (1, 256))
+    codes = np.arange(low_code, low_code + 256)
+    g.const("codes", codes.astype(np.int8 if low_code else np.uint8), data_type)
+    g.const("low", np.float32(-1.0))
+    g.const("high", np.float32(0.5))
+    g.add("Dequantize", "w", ["codes", "low", "high"], mode="SCALED")
+    g.add("Mul", "y", ["x", "w"])
+    # Unsigned codes: max / 255. Signed: the larger of min / -128 and max / 127.
+    scale = 1 / 128 if low_code else 0.5 / 255
+    got = run(parse(g), np.ones((1, 256), np.float32))[0]
+    np.testing.assert_allclose(got[0], codes * scale, atol=1e-6)
+
+
+def test_dequantize_per_axis() -> None:
+    g = Nodes()
+    g.placeholder("x", (1, 2, 2))
+    g.const("codes", np.array([[0, 255], [0, 255]], np.uint8), "DT_QUINT8")
+    g.const("low", np.array([0.0, -1.0], np.float32))
+    g.const("high", np.array([1.0, 3.0], np.float32))
+    g.add("Dequantize", "w", ["codes", "low", "high"], mode="SCALED", axis=0)
+    g.add("Mul", "y", ["x", "w"])
+    got = run(parse(g), np.ones((1, 2, 2), np.float32))[0]
+    np.testing.assert_allclose(got[0], [[0, 1], [0, 3]], atol=1e-6)
+
+
+def test_a_constant_that_is_fake_quantized_twice_keeps_both() -> None:
+    g = Nodes()
+    g.placeholder("x", (1, 4))
+    g.const("w", RNG.normal(size=4))
+    g.add("FakeQuantWithMinMaxArgs", "q1", ["w"], min=-1.0, max=1.0, num_bits=4)
+    g.add("FakeQuantWithMinMaxArgs", "q2", ["q1"], min=-0.5, max=0.5, num_bits=8)
+    g.add("Mul", "y", ["x", "q2"])
+    graph = parse(g)
+    assert [op.attrs["num_bits"] for op in graph.ops_of("FAKE_QUANT")] == [4, 8]
+
+
+def test_fake_quantization_of_nothing_is_refused() -> None:
+    g = Nodes()
+    g.placeholder("x", (1, 4))
+    g.const("w", np.zeros((0, 4), np.float32))
+    g.add("FakeQuantWithMinMaxArgs", "q", ["w"], min=-1.0, max=1.0)
+    g.add("MatMul", "y", ["x", "q"], transpose_b=True)
+    with pytest.raises(ModelFileError, match="quantizes nothing"):
+        parse(g)
+
+
+def test_ranges_that_differ_in_shape_are_refused() -> None:
+    g = Nodes()
+    g.placeholder("x", (1, 4))
+    g.const("low", np.array([-1.0], np.float32))
+    g.const("high", np.ones(4, np.float32))
+    g.add("FakeQuantWithMinMaxVarsPerChannel", "y", ["x", "low", "high"])
+    with pytest.raises(ModelFileError, match="ranges of shape"):
+        parse(g)
+
+
+def test_a_placeholder_whose_shape_is_no_shape_asks_for_one() -> None:
+    g = Nodes()
+    g.add("Placeholder", "x", shape="1x4")
+    g.add("Relu", "y", ["x"])
+    with pytest.raises(UsageError, match="--input x:1x224x224x3"):
+        parse(g)

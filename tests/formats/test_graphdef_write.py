@@ -141,3 +141,43 @@ def test_fake_quant_survives_in_a_float_tflite(tmp_path: Path) -> None:
     graph = parse_tflite(saved.content).graph
     assert len(graph.ops_of("FAKE_QUANT")) == len(model.graph.ops_of("FAKE_QUANT"))
     assert {t.dtype for t in (*graph.inputs, *graph.outputs)} == {"float32"}
+
+
+@pytest.mark.parametrize("axis", [None, 0])
+def test_fake_quant_weights_of_a_transposed_convolution(axis: int | None) -> None:
+    b = GraphBuilder()
+    x = b.input("x", (1, 4, 4, 4))
+    w = b.const("w", RNG.normal(size=(2, 3, 3, 4)).astype("f4"))
+    low, high = np.array([-1, -0.5], np.float32), np.array([1, 0.6], np.float32)
+    ranges = {"min": -1.0, "max": 1.0} if axis is None else {"min": low, "max": high}
+    q = b.op("FAKE_QUANT", w, name="q", attrs={**ranges, "axis": axis})
+    shape = b.const("shape", np.array([1, 8, 8, 2], np.int32))
+    attrs = {"padding": "SAME", "stride_h": 2, "stride_w": 2}
+    b.finish(b.op("TRANSPOSE_CONV", shape, q, x, name="y", attrs=attrs, dtype="float32"))
+    again = parse_graphdef(graphdef_bytes(Model([b.graph]))).graph
+    (fake,) = again.ops_of("FAKE_QUANT")
+    assert fake.attrs["axis"] == axis
+    np.testing.assert_array_equal(fake.operand(0).value(), w.value())
+    np.testing.assert_array_equal(fake.attrs["min"], ranges["min"])
+
+
+def test_a_fake_quant_constant_that_is_no_weight_is_written() -> None:
+    g = Nodes()
+    g.placeholder("x", (1, 4))
+    g.const("c", RNG.normal(size=4))
+    g.add("FakeQuantWithMinMaxArgs", "q", ["c"], min=-1.0, max=1.0)
+    g.add("Mul", "y", ["x", "q"])
+    graph = parse_graphdef(g.bytes()).graph
+    again = parse_graphdef(graphdef_bytes(Model([graph]))).graph
+    assert [op.kind for op in again.ops] == ["FAKE_QUANT", "MUL"]
+
+
+@pytest.mark.parametrize("op", ["SpaceToDepth", "DepthToSpace"])
+def test_what_was_nchw_is_written_as_nhwc(op: str) -> None:
+    g = Nodes()
+    g.placeholder("x", (1, 4, 4, 4))
+    g.add(op, "y", ["x"], block_size=2, data_format="NCHW")
+    graph = parse_graphdef(g.bytes()).graph
+    again = parse_graphdef(graphdef_bytes(Model([graph]))).graph
+    x = RNG.normal(size=(1, 4, 4, 4)).astype(np.float32)
+    np.testing.assert_array_equal(run(again, x)[0], run(graph, x)[0])
