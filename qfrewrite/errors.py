@@ -83,3 +83,7 @@ class RunError(QfError):
 
 def _one_line(text: str) -> str:
     return " ".join(text.split())
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C, with one line that says what became of the work so far."""

@@ -1,61 +1,266 @@
-"""What calibration remembers of each tensor while samples run."""
+"""What calibration remembers of each tensor while samples run; all of it merges exactly."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import inf, isfinite
+from functools import lru_cache
+from math import inf, isfinite, sqrt
 
 import numpy as np
-import numpy.typing as npt
 
+from qfrewrite.calibrate.histogram import (
+    CHUNK,
+    DEFAULT_BINS,
+    Distribution,
+    Float64,
+    Histogram,
+    Scratch,
+)
 from qfrewrite.ir import Array
 from qfrewrite.lower.ranges import Range
 
+# Rows of a channel reduction: numpy's inner loop runs over one row.
+_ROW = 4096
+# OpenBLAS computes dot products up to this size in one thread, and always the same way.
+_DOT = 8192
 
-@dataclass
-class ChannelMean:
-    """The mean per channel (last axis), [C], float64."""
 
-    total: npt.NDArray[np.float64] | None = None
-    count: int = 0
+@dataclass(frozen=True)
+class Detail:
+    """What to observe beyond minimum, maximum and count.
 
-    def add(self, values: Array) -> None:
-        """Take one sample's values [..., C]."""
-        flat = values.reshape(-1, values.shape[-1])
-        part = flat.sum(0).astype(np.float64)
-        self.total = part if self.total is None else self.total + part
-        self.count += len(flat)
+    channel_mean: the mean per channel, [C]; full: also the minimum and maximum per channel, mean
+    square and a histogram of `bins` bins.
+    """
+
+    channel_mean: bool = False
+    full: bool = False
+    bins: int = DEFAULT_BINS
+
+
+class Sum:
+    """A running sum, float64 [n], in twice the working precision: order does not show.
+
+    Knuth's two-sum keeps what each addition rounds away (Ogita, Rump, Oishi 2005).
+    """
+
+    def __init__(self, high: Float64, low: Float64 | None = None) -> None:
+        self.high = high
+        self.low = np.zeros_like(high) if low is None else low
 
     @property
-    def mean(self) -> npt.NDArray[np.float64] | None:
-        """The mean, or None where nothing was seen."""
-        return None if self.total is None or not self.count else self.total / self.count
+    def value(self) -> Float64:
+        """The sum so far."""
+        return self.high + self.low
+
+    def add(self, x: Float64, rest: Float64 | float = 0.0) -> None:
+        """Add x [n] (and `rest`, what rounding took from it)."""
+        total = self.high + x
+        back = total - self.high
+        self.low = self.low + ((self.high - (total - back)) + (x - back) + rest)
+        self.high = total
 
 
-@dataclass
-class MinMax:
-    """The smallest and largest value seen; the order of samples does not matter."""
+class TensorStats:
+    """The statistics of one tensor with channels on its last axis.
 
-    low: float = inf
-    high: float = -inf
-    samples: int = 0
-    not_finite: int = 0
+    bounds: between which values lie by construction (RELU6: 0 and 6). Values that are NaN or
+    infinite are counted in `not_finite` and left out of everything else.
+    """
 
-    def add(self, values: Array) -> None:
-        """Take one sample's values; those that are NaN or infinite are counted and left out."""
-        self.samples += 1
-        if not values.size:
-            return
-        low, high = float(values.min()), float(values.max())
-        if not (isfinite(low) and isfinite(high)):
-            finite = values[np.isfinite(values)]
-            self.not_finite += values.size - finite.size
-            if not finite.size:
-                return
-            low, high = float(finite.min()), float(finite.max())
-        self.low, self.high = min(self.low, low), max(self.high, high)
+    def __init__(
+        self, channels: int = 1, bounds: Range = (-inf, inf), detail: Detail | None = None
+    ) -> None:
+        self.channels = channels
+        self.bounds = bounds
+        self.detail = detail or Detail()
+        self.low, self.high = inf, -inf
+        self.samples = self.count = self.not_finite = 0
+        self.channel_low: Array | None = None
+        self.channel_high: Array | None = None
+        self.sums: Sum | None = None
+        self.squares: Sum | None = None
+        self.histogram = Histogram(self.detail.bins) if self.detail.full else None
+        self._at_bounds = [False, False]
 
     @property
     def range(self) -> Range | None:
         """(low, high), or None where nothing finite was seen."""
         return (self.low, self.high) if self.low <= self.high else None
+
+    @property
+    def channel_mean(self) -> Float64 | None:
+        """The mean per channel, [C], or None where it was not observed."""
+        if self.sums is None or not self.count:
+            return None
+        return self.sums.value / (self.count / self.channels)
+
+    @property
+    def mean(self) -> float | None:
+        """The mean, or None where it was not observed."""
+        if self.sums is None or not self.count:
+            return None
+        return float(self.sums.value.sum()) / self.count
+
+    @property
+    def variance(self) -> float | None:
+        """The variance, or None where it was not observed."""
+        mean = self.mean
+        if mean is None or self.squares is None:
+            return None
+        return max(float(self.squares.value[0]) / self.count - mean * mean, 0.0)
+
+    @property
+    def std(self) -> float | None:
+        """The standard deviation, or None where it was not observed."""
+        return None if self.variance is None else sqrt(self.variance)
+
+    @property
+    def sparsity(self) -> float | None:
+        """The fraction of values that are exactly zero, or None where it was not observed."""
+        if self.histogram is None or self.histogram.empty:
+            return None
+        return self.histogram.zeros / self.histogram.total
+
+    @property
+    def distribution(self) -> Distribution | None:
+        """How the values are distributed, or None where no histogram was taken."""
+        return None if self.histogram is None else self.histogram.distribution()
+
+    def add(self, values: Array, scratch: Scratch) -> None:
+        """Take one sample's values, [..., C] float32."""
+        self.samples += 1
+        self.count += values.size
+        if not values.size:
+            return
+        if self.detail.full or self.detail.channel_mean:
+            rows = _as_rows(values, self.channels)
+            step = max(CHUNK // rows.shape[1], 1) if rows.shape[1] <= CHUNK else 1
+            for start in range(0, len(rows), step):
+                self._add_rows(rows[start : start + step], scratch)
+        else:
+            self._add_range(values)
+
+    def merge(self, other: TensorStats) -> None:
+        """Add what `other` saw: both observed the same tensor in the same detail."""
+        self.samples += other.samples
+        self.count += other.count
+        self.not_finite += other.not_finite
+        self._take_range(other.low, other.high)
+        self._take_channels(other.channel_low, other.channel_high)
+        if other.sums is not None:
+            self._take_sum(other.sums.high, other.sums.low)
+        if other.squares is not None:
+            self._take_squares(other.squares.high, other.squares.low)
+        if self.histogram is not None and other.histogram is not None:
+            self.histogram.merge(other.histogram)
+
+    def copy(self) -> TensorStats:
+        """An independent copy."""
+        twin = TensorStats(self.channels, self.bounds, self.detail)
+        twin.merge(self)
+        return twin
+
+    def _add_range(self, values: Array) -> None:
+        low, high = float(values.min()), float(values.max())
+        if not (isfinite(low) and isfinite(high)):
+            values = self._finite(values.reshape(-1))
+            if not values.size:
+                return
+            low, high = float(values.min()), float(values.max())
+        self._take_range(low, high)
+
+    def _finite(self, flat: Array) -> Array:
+        finite: Array = flat[np.isfinite(flat)]
+        self.not_finite += flat.size - finite.size
+        self.count -= flat.size - finite.size
+        return finite
+
+    def _add_rows(self, rows: Array, scratch: Scratch) -> None:
+        """rows: [R, k * C], contiguous, at most CHUNK values or a single row."""
+        channels = self.channels
+        total = rows.sum(0).reshape(-1, channels).sum(0, dtype=np.float64)
+        if not np.isfinite(total).all():
+            self._add_damaged(rows.reshape(-1, channels), scratch)
+            return
+        self._take_sum(total, 0.0)
+        if not self.detail.full:
+            self._take_range(float(rows.min()), float(rows.max()))
+            return
+        low = high = None
+        if not self._at_bounds[0]:
+            low = rows.min(0).reshape(-1, channels).min(0)
+        if not self._at_bounds[1]:
+            high = rows.max(0).reshape(-1, channels).max(0)
+        self._take_channels(low, high)
+        self._take_flat(rows.reshape(-1), scratch)
+
+    def _take_flat(self, flat: Array, scratch: Scratch) -> None:
+        self._take_squares(_square_sum(flat), 0.0)
+        assert self.histogram is not None
+        for start in range(0, flat.size, CHUNK):
+            part = flat[start : start + CHUNK]
+            self.histogram.add(part, self.low, self.high, scratch)
+
+    def _add_damaged(self, rows: Array, scratch: Scratch) -> None:
+        """Values of which some are not finite (or overflow in a sum): rows [R, C]."""
+        good = np.isfinite(rows)
+        wide = np.where(good, rows, 0).astype(np.float64)
+        self._take_sum(wide.sum(0), 0.0)
+        flat = self._finite(rows.reshape(-1))
+        if not flat.size:
+            return
+        if not self.detail.full:
+            self._take_range(float(flat.min()), float(flat.max()))
+            return
+        self._take_channels(np.where(good, rows, inf).min(0), np.where(good, rows, -inf).max(0))
+        self._take_squares(np.array([(wide**2).sum()]), 0.0)
+        assert self.histogram is not None
+        for start in range(0, flat.size, CHUNK):
+            self.histogram.add(flat[start : start + CHUNK], self.low, self.high, scratch)
+
+    def _take_range(self, low: float, high: float) -> None:
+        self.low, self.high = min(self.low, low), max(self.high, high)
+
+    def _take_channels(self, low: Array | None, high: Array | None) -> None:
+        """Per channel; a side that lies at its bound in every channel cannot move any more."""
+        if low is not None:
+            mine = self.channel_low
+            self.channel_low = low if mine is None else np.minimum(mine, low)
+            self.low = min(self.low, float(self.channel_low.min()))
+            self._at_bounds[0] = bool((self.channel_low <= self.bounds[0]).all())
+        if high is not None:
+            mine = self.channel_high
+            self.channel_high = high if mine is None else np.maximum(mine, high)
+            self.high = max(self.high, float(self.channel_high.max()))
+            self._at_bounds[1] = bool((self.channel_high >= self.bounds[1]).all())
+
+    def _take_sum(self, x: Float64, rest: Float64 | float) -> None:
+        if self.sums is None:
+            self.sums = Sum(np.zeros(self.channels))
+        self.sums.add(x, rest)
+
+    def _take_squares(self, x: Float64, rest: Float64 | float) -> None:
+        if self.squares is None:
+            self.squares = Sum(np.zeros(1))
+        self.squares.add(x, rest)
+
+
+def _as_rows(values: Array, channels: int) -> Array:
+    """[..., C] as [R, k * C] with rows near `_ROW` values, without a copy."""
+    return values.reshape(-1, channels * _fold(values.size // channels, channels))
+
+
+@lru_cache(maxsize=4096)
+def _fold(positions: int, channels: int) -> int:
+    """How many positions make a row: a divisor of all of them."""
+    most = min(max(_ROW // channels, 1), positions)
+    return next(k for k in range(most, 0, -1) if positions % k == 0)
+
+
+def _square_sum(flat: Array) -> Float64:
+    whole = flat.size - flat.size % _DOT
+    parts = flat[:whole].reshape(-1, 1, _DOT)
+    total = np.matmul(parts, flat[:whole].reshape(-1, _DOT, 1)).sum(dtype=np.float64)
+    rest = flat[whole:]
+    return np.array([float(total) + float(np.dot(rest, rest))])

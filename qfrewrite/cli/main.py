@@ -10,7 +10,7 @@ import click
 from qfrewrite import __version__
 from qfrewrite.cli.convert import convert
 from qfrewrite.cli.passes import passes
-from qfrewrite.errors import QfError
+from qfrewrite.errors import Interrupted, QfError
 
 _EPILOG = """\b
 Exit codes: 0 done, 1 other errors, 2 wrong usage, 3 model file, 4 not supported,
@@ -72,6 +72,8 @@ def run(args: list[str]) -> int:
         return result if isinstance(result, int) else 0
     except click.exceptions.Abort:
         return _fail("interrupted; nothing was written", 130)
+    except Interrupted as error:
+        return _fail(str(error), 130)
     except KeyboardInterrupt:
         return _fail("interrupted; nothing was written", 130)
     except click.ClickException as error:

@@ -13,7 +13,7 @@ from dataclasses import MISSING, Field, dataclass, fields
 from functools import cache
 from typing import Any, ClassVar, TypeVar
 
-from qfrewrite.errors import PassError
+from qfrewrite.errors import PassError, UsageError
 from qfrewrite.ir import Graph
 from qfrewrite.passes._context import PassRewriter
 from qfrewrite.passes._spec_text import PassText, parse_list, quote
@@ -98,7 +98,10 @@ def _make(item: PassText) -> Pass:
     missing = [n for n, f in wanted.items() if f.default is MISSING and n not in values]
     if missing:
         raise PassError(f"needs {', '.join(missing)}", where=item.name)
-    return cls(**values)
+    try:
+        return cls(**values)
+    except UsageError as error:
+        raise PassError(error.what, where=item.name, remedy=error.remedy) from None
 
 
 def _nearest(name: str, known: list[str]) -> str:

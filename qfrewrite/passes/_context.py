@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
+from pathlib import Path
 from typing import Any, Protocol
 
+from qfrewrite.calibrate.ranges import RangeTable
 from qfrewrite.ir import Array, Graph, Tensor
 from qfrewrite.rewrite.rewriter import Log, Rewriter
 from qfrewrite.runtime.metrics import Outputs, graph_outputs
@@ -32,7 +34,9 @@ class PassContext:
 
     data: calibration samples, or None; measuring: the samples that outputs are compared on, and
     held_back: whether those were kept from calibration; threads: for the runtime; progress:
-    called with a label and a total, gives a function to call with the number done.
+    called with a label and a total, gives a function to call with the number done; checkpoint:
+    where interrupted calibration leaves its statistics, and resume: whether it goes on from them;
+    ranges: what calibration found, once it ran.
     """
 
     data: Samples | None = None
@@ -41,6 +45,9 @@ class PassContext:
     threads: int | None = None
     progress: Callable[[str, int | None], Callable[[int], None]] = _no_progress
     seed: int = 0
+    checkpoint: Path | None = None
+    resume: bool = False
+    ranges: RangeTable | None = None
     _outputs: dict[tuple[Graph, int], Outputs] = field(default_factory=dict, repr=False)
 
     def outputs(self, graph: Graph, *, of: tuple[Graph, int] | None = None) -> Outputs:
@@ -80,14 +87,15 @@ class PassRewriter(Rewriter):
 
         assert self.context.data is not None
         session = Session(self.graph, tensors, threads=self.context.threads)
-        total = _length(self.context.data)
+        total = sample_count(self.context.data)
         step = self.context.progress(label, min(total or most, most) if most else total)
         for done, sample in enumerate(islice(self.context.data, most), 1):
             yield session.run(sample)
             step(done)
 
 
-def _length(samples: Any) -> int | None:
+def sample_count(samples: Any) -> int | None:
+    """How many samples there are, where that is known."""
     try:
         return len(samples)
     except TypeError:

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from qfrewrite.calibrate.observers import ChannelMean, MinMax
-from qfrewrite.calibrate.statistics import propagate
-from qfrewrite.errors import DataError
-from qfrewrite.ir import Array, Graph, Op, Tensor
+from qfrewrite.calibrate.histogram import DEFAULT_BINS, Histogram
+from qfrewrite.calibrate.observers import Detail
+from qfrewrite.calibrate.ranges import RangeTable
+from qfrewrite.calibrate.search import MethodChoice
+from qfrewrite.errors import DataError, UsageError
+from qfrewrite.ir import Graph, Op, Tensor
 from qfrewrite.ir.quant import ACTIVATION_CODES
 from qfrewrite.lower.canonical import canonicalise, fuses_into
 from qfrewrite.lower.groups import find_groups
 from qfrewrite.lower.ranges import Range
 from qfrewrite.passes._base import Pass, register
-from qfrewrite.passes._context import PassRewriter, Samples
+from qfrewrite.passes._context import PassRewriter
+from qfrewrite.passes._guess import guess_ranges
+from qfrewrite.passes._measure import measure, row_names
 from qfrewrite.rewrite.match import LINEAR
 
 
@@ -25,7 +28,11 @@ class Calibrate(Pass):
     """Insert FAKE_QUANT with a range behind every float activation.
 
     Given:  y = f(x)        Result:  y' = FAKE_QUANT(y), read by all that read y
-    Ranges are the minimum and maximum over the data. Without data they follow from BatchNorm
+    Ranges are chosen by `method` from what is observed over the data: `minmax`, `greedy` (the
+    papers' search over step size and offset), `mse`, `percentile(99.99)`, `entropy` or
+    `ema(0.95)`; `per_layer` names others for tensors by pattern: `*/Logits*:minmax;conv1*:mse`.
+    samples: at most so many of the data's; bins: of the histograms. ranges: a file to take the
+    ranges from instead (with `method`: the statistics). Without data they follow from BatchNorm
     statistics where the graph has them, else from synthetic inputs. They hold zero exactly, are
     shared where int8 kernels need one scale, and are the prescribed ones behind SOFTMAX,
     LOGISTIC, TANH and the like. Ranges the model brings (FAKE_QUANT) stay. With `bias` the mean
@@ -38,7 +45,19 @@ class Calibrate(Pass):
     # What quantization costs is measured on the int8 model itself.
     measured: ClassVar[bool] = False
 
+    method: str | None = None
+    samples: int | None = None
+    per_layer: str = ""
+    ranges: str | None = None
+    bins: int = DEFAULT_BINS
     bias: bool = True
+
+    def __post_init__(self) -> None:
+        """Fail on a wrong method before anything slow happens."""
+        MethodChoice.parse(self.method or "minmax", self.per_layer)
+        Histogram(self.bins)
+        if self.samples is not None and self.samples < 1:
+            raise UsageError(f"samples={self.samples}", where="calibrate", remedy="give 1 or more")
 
     def run(self, graph: Graph, rw: PassRewriter) -> None:
         """Housekeeping first: ranges belong to the tensors that will be written."""
@@ -50,13 +69,65 @@ class Calibrate(Pass):
         if not tensors:
             rw.note("no float activations to calibrate")
             return
-        means = {t: ChannelMean() for t in tensors if self.bias and _feeds_linear(graph, t)}
-        known = _from_data if rw.context.data is not None else _guess
-        ranges = known(rw, tensors, means)
-        for tensor, observer in means.items():
-            if (mean := observer.mean) is not None:
+        table = rw.context.ranges = self._table(rw, tensors)
+        for text in table.warnings:
+            rw.warn(text)
+        rows = dict(zip(tensors, map(table.rows.get, row_names(tensors)), strict=True))
+        for tensor, row in rows.items():
+            mean = row.channel_mean if row is not None else None
+            if self.bias and mean is not None and _feeds_linear(graph, tensor):
                 graph.update_tensor(tensor, meta={**tensor.meta, "channel_mean": mean})
-        _insert(rw, tensors, ranges)
+        _insert(rw, tensors, {t: r.range for t, r in rows.items() if r is not None and r.known})
+
+    def _table(self, rw: PassRewriter, tensors: list[Tensor]) -> RangeTable:
+        choice = MethodChoice.parse(self.method or "minmax", self.per_layer)
+        if self.ranges is not None:
+            return self._replayed(rw, tensors, RangeTable.load(self.ranges), choice)
+        if rw.context.data is None:
+            return guess_ranges(rw, tensors, choice, self._details(rw.graph, tensors, choice))
+        details = self._details(rw.graph, tensors, choice)
+        table = measure(rw.graph, details, rw.context, choice, samples=self.samples)
+        how = "" if self.method in (None, "minmax") else f", chosen by {self.method}"
+        rw.note(f"ranges from {table.data}{how}")
+        return table
+
+    def _replayed(
+        self, rw: PassRewriter, tensors: list[Tensor], table: RangeTable, choice: MethodChoice
+    ) -> RangeTable:
+        """The ranges of a file; tensors it does not name are measured or guessed."""
+        assert self.ranges is not None
+        missing = [t for t, n in zip(tensors, row_names(tensors), strict=True) if n not in table]
+        if len(missing) == len(tensors):
+            raise DataError(
+                f"names none of the {len(tensors)} tensors, e.g. '{tensors[0].name}'",
+                where=self.ranges, remedy="give the ranges of this model after the same passes",
+            )  # fmt: skip
+        if self.method is not None or self.per_layer:
+            table = table.choose(choice)
+        rw.note(f"ranges from {self.ranges}" + (f" ({table.data})" if table.data else ""))
+        if missing:
+            rw.warn(
+                f"{len(missing)} tensors are not in {self.ranges}, e.g. '{missing[0].name}': "
+                "their ranges are found anew"
+            )
+            details = self._details(rw.graph, missing, choice)
+            if rw.context.data is not None:
+                rest = measure(rw.graph, details, rw.context, choice, samples=self.samples)
+            else:
+                rest = guess_ranges(rw, missing, choice, details)
+            table = replace(table, rows={**table.rows, **rest.rows})
+        return table
+
+    def _details(
+        self, graph: Graph, tensors: list[Tensor], choice: MethodChoice
+    ) -> dict[Tensor, Detail]:
+        names = row_names(tensors)
+        return {
+            t: Detail(
+                self.bias and _feeds_linear(graph, t), choice.of(n).needs_histogram, self.bins
+            )
+            for t, n in zip(tensors, names, strict=True)
+        }
 
 
 def observable(graph: Graph) -> list[Tensor]:
@@ -84,68 +155,6 @@ def _feeds_only_constants(op: Op) -> bool:
 
 def _feeds_linear(graph: Graph, tensor: Tensor) -> bool:
     return bool(tensor.shape) and any(r.op.kind in LINEAR for r in graph.readers(tensor))
-
-
-Means = dict[Tensor, ChannelMean]
-
-
-def _from_data(rw: PassRewriter, tensors: list[Tensor], means: Means) -> dict[Tensor, Range]:
-    observers = [MinMax() for _ in tensors]
-    for values in rw.observe(tensors, "calibrating"):
-        _observe(tensors, observers, means, values)
-    if not observers[0].samples:
-        raise DataError("the data holds no samples", where="calibrate")
-    for tensor, observer in zip(tensors, observers, strict=True):
-        if observer.not_finite:
-            raise DataError(
-                f"{observer.not_finite} values are NaN or infinite",
-                where=f"calibrate: tensor '{tensor.name}'",
-                remedy="check the preprocessing and the model's weights",
-            )
-    data = rw.context.data
-    assert data is not None
-    rw.note(f"ranges from {data.description}")
-    return {
-        t: o.range for t, o in zip(tensors, observers, strict=True) if o.range is not None
-    }  # fmt: skip
-
-
-def _observe(
-    tensors: list[Tensor], observers: list[MinMax], means: Means, values: list[Array]
-) -> None:
-    for tensor, observer, value in zip(tensors, observers, values, strict=True):
-        observer.add(value)
-        if tensor in means:
-            means[tensor].add(value)
-
-
-def _guess(rw: PassRewriter, tensors: list[Tensor], means: Means) -> dict[Tensor, Range]:
-    """Ranges without data: from BatchNorm statistics, and from synthetic inputs for the rest."""
-    gaussians = {t: g for t, g in propagate(rw.graph).items() if t in set(tensors)}
-    known = {t: g.range() for t, g in gaussians.items()}
-    for tensor, gaussian in gaussians.items():
-        if tensor in means:
-            means[tensor].add(gaussian.mean)
-    rest = [t for t in tensors if t not in known]
-    text = f"no data: ranges of {len(known)} tensors from BatchNorm statistics"
-    if rest:
-        observers = [MinMax() for _ in rest]
-        for values in _synthetic_runs(rw, rest):
-            # Means of made-up inputs would mend nothing.
-            _observe(rest, observers, {}, values)
-        known |= {t: o.range for t, o in zip(rest, observers, strict=True) if o.range is not None}
-        text += f", of {len(rest)} from synthetic inputs in [-1, 1]"
-    rw.note(f"{text}; give --data for ranges that fit your inputs")
-    return known
-
-
-def _synthetic_runs(rw: PassRewriter, tensors: list[Tensor]) -> Iterator[list[Array]]:
-    from qfrewrite.calibrate.data import synthetic
-    from qfrewrite.runtime.session import Session, input_specs
-
-    samples: Samples = synthetic(input_specs(rw.graph), samples=16, seed=rw.context.seed)
-    session = Session(rw.graph, tensors, threads=rw.context.threads)
-    return (session.run(sample) for sample in samples)
 
 
 def _insert(rw: PassRewriter, tensors: list[Tensor], ranges: dict[Tensor, Range]) -> None:

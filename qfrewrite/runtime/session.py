@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from copy import copy
 from typing import Any
 
 import numpy as np
@@ -40,18 +41,28 @@ class Session:
     def __init__(
         self, graph: Graph, probes: Sequence[Tensor], *, threads: int | None = None
     ) -> None:
-        copy, twins = graph.clone()
+        probed, twins = graph.clone()
         wanted = [twins[t] for t in probes]
-        computed = [t for t in dict.fromkeys(wanted) if copy.producer(t) is not None]
-        copy.set_io(outputs=computed)
-        lower_float(copy)
+        computed = [t for t in dict.fromkeys(wanted) if probed.producer(t) is not None]
+        probed.set_io(outputs=computed)
+        lower_float(probed)
         self._inputs = tuple(t.name for t in graph.inputs)
         places: list[int | str | Array] = []
         for t in wanted:
             known = t.data if t.data is not None else t.name
             places.append(computed.index(t) if t in computed else known)
         self._places = places
-        self._runner = Runner(_bytes(copy), threads=threads) if computed else None
+        self._content = _bytes(probed) if computed else b""
+        self._runner = self._start(threads)
+
+    def _start(self, threads: int | None) -> Runner | None:
+        return Runner(self._content, threads=threads) if self._content else None
+
+    def twin(self, *, threads: int | None = None) -> Session:
+        """The same probes on an interpreter of their own, for another thread."""
+        other = copy(self)
+        other._runner = other._start(threads)
+        return other
 
     def run(self, sample: dict[str, Array]) -> list[Array]:
         """Values of the probes for one sample; arrays are valid until the next run."""
@@ -60,6 +71,20 @@ class Session:
             values[p] if isinstance(p, int) else sample[p] if isinstance(p, str) else p
             for p in self._places
         ]
+
+    def visit(self, sample: dict[str, Array]) -> Iterator[Array]:
+        """Run one sample; then the values of the probes one by one, in the runtime's own memory.
+
+        Nothing is copied, so a value must be let go before the next run.
+        """
+        if self._runner is not None:
+            self._runner.invoke(sample)
+        for place in self._places:
+            if isinstance(place, int):
+                assert self._runner is not None
+                yield self._runner.view(place)
+            else:
+                yield sample[place] if isinstance(place, str) else place
 
 
 class Runner:
@@ -80,6 +105,16 @@ class Runner:
 
     def run(self, sample: dict[str, Array] | Sequence[Array]) -> list[Array]:
         """Outputs for one sample, real values; arrays are valid until the next run."""
+        self.invoke(sample)
+        return [_to_real(self._interpreter.get_tensor(d["index"]), d) for d in self._out]
+
+    def view(self, output: int) -> Array:
+        """An output in the runtime's own memory, as it is there: let go of it before `invoke`."""
+        value: Array = self._interpreter.tensor(self._out[output]["index"])()
+        return value
+
+    def invoke(self, sample: dict[str, Array] | Sequence[Array]) -> None:
+        """Feed one sample and compute."""
         values = list(sample.values()) if isinstance(sample, dict) else list(sample)
         for detail, value in zip(self._in, values, strict=True):
             self._interpreter.set_tensor(detail["index"], _to_codes(value, detail))
@@ -87,7 +122,6 @@ class Runner:
             self._interpreter.invoke()
         except (RuntimeError, ValueError) as error:
             raise RunError(f"the runtime failed: {error}") from None
-        return [_to_real(self._interpreter.get_tensor(d["index"]), d) for d in self._out]
 
 
 def _interpreter(content: bytes, threads: int) -> Any:

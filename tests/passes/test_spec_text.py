@@ -16,13 +16,26 @@ VALUES = {
     float: st.floats(0, 1e6),
     int: st.integers(),
     str: TEXT.map(str.strip),
+    type(None): st.none(),
+}
+# Parameters that do not take any value of their type.
+METHODS = st.sampled_from(("greedy", "percentile(99.9)", "ema(0.5)", "minmax"))
+PARTICULAR = {
+    ("calibrate", "method"): METHODS | st.none(),
+    ("calibrate", "per_layer"): st.just("") | METHODS.map("a*:mse;*/b,c:{}".format),
+    ("calibrate", "bins"): st.integers(64, 8192),
+    ("calibrate", "samples"): st.integers(1) | st.none(),
+    ("calibrate", "ranges"): VALUES[str] | st.none(),
 }
 
 
 @given(data=st.data(), name=st.sampled_from(sorted(all_passes())))
 def test_a_pass_as_text_parses_back(data: st.DataObject, name: str) -> None:
     cls = all_passes()[name]
-    values = {f.name: data.draw(VALUES[type(f.default)]) for f in fields(cls)}
+    values = {
+        f.name: data.draw(PARTICULAR.get((name, f.name), VALUES[type(f.default)]))
+        for f in fields(cls)
+    }
     one = cls(**values)
     assert make_passes(f"{one},{one}") == [one, one]
 
@@ -37,6 +50,12 @@ def test_a_pass_as_text_parses_back(data: st.DataObject, name: str) -> None:
         ("remove_dw_bn(layer=all)", "did you mean 'layers'"),
         ("relu6_to_relu(force=perhaps)", "not a valid bool"),
         ("relu6_to_relu(max_clip=much)", "not a valid float"),
+        ("calibrate(method=best)", "no such method: 'best'"),
+        ("calibrate(method=percentile(101))", "up to 100"),
+        ("calibrate(method=mse(3))", "takes none"),
+        ("calibrate(per_layer=mse)", "no pattern"),
+        ("calibrate(bins=3)", "64 to 8192"),
+        ("calibrate(samples=0)", "1 or more"),
         ("remove_dw_bn(layers=all", "')' is missing"),
         ("remove_dw_bn)", "closes nothing"),
         ("remove_dw_bn(all)", "key=value"),

@@ -1,0 +1,285 @@
+"""The table of ranges: what calibration found for each tensor, and what was chosen.
+
+It can be saved as JSON (`schemas/ranges.schema.json`), edited, loaded, merged and replayed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from qfrewrite.calibrate.histogram import Float64
+from qfrewrite.calibrate.observers import TensorStats
+from qfrewrite.calibrate.ranges_json import FORMAT, row_from_json, row_to_json
+from qfrewrite.calibrate.search import Losses, Method, MethodChoice, choose, losses
+from qfrewrite.errors import DataError, UsageError
+from qfrewrite.formats.atomic import write_atomic
+from qfrewrite.ir.quant import Quant, activation_quant
+from qfrewrite.lower.ranges import Range
+
+# How ranges come about that follow from no observations.
+BATCH_NORM = "batch_norm"
+MANUAL = "manual"
+FIXED = "fixed"
+
+
+@dataclass
+class RangeRow:
+    """One tensor: its range, how it was chosen, and what was observed.
+
+    method: a method's name (`greedy`), `batch_norm`, `fixed` (prescribed by the op), or `manual`.
+    moving: the moving averages of minimum and maximum, where they were taken. guessed_mean: the
+    mean per channel that BatchNorm statistics tell.
+    """
+
+    name: str
+    range: Range
+    method: str = MANUAL
+    stats: TensorStats | None = None
+    moving: Range | None = None
+    guessed_mean: Float64 | None = None
+
+    @property
+    def known(self) -> bool:
+        """Whether the range rests on anything: a tensor nobody saw has none."""
+        return self.stats is None or self.stats.range is not None
+
+    @property
+    def channel_mean(self) -> Float64 | None:
+        """The mean per channel, [C], observed or from BatchNorm statistics; None if unknown."""
+        return self.stats.channel_mean if self.stats is not None else self.guessed_mean
+
+    @property
+    def low(self) -> float:
+        """The lower end."""
+        return self.range[0]
+
+    @property
+    def high(self) -> float:
+        """The upper end."""
+        return self.range[1]
+
+    @property
+    def quant(self) -> Quant:
+        """Scale and zero point of int8 for this range."""
+        return activation_quant(*self.range)
+
+    @property
+    def losses(self) -> Losses | None:
+        """Quantization and saturation loss of int8, where a histogram was taken."""
+        values = None if self.stats is None else self.stats.distribution
+        return None if values is None else losses(values, *self.range)
+
+    @property
+    def clipped(self) -> float | None:
+        """The fraction of values outside the range, where a histogram was taken."""
+        values = None if self.stats is None else self.stats.distribution
+        return None if values is None else values.outside(*self.range)
+
+    def chosen(self, method: Method) -> RangeRow:
+        """This row with the range that `method` chooses; as it is where nothing was observed."""
+        if self.stats is None or self.method == FIXED:
+            return self
+        if method.name == "ema":
+            if self.moving is None:
+                raise UsageError(
+                    "moving averages depend on the order of samples: they are taken while samples "
+                    "run, and do not merge", where=f"ema of '{self.name}'",
+                    remedy="calibrate with method=ema in one run",
+                )  # fmt: skip
+            low, high = self.moving
+            found = min(low, 0.0), max(high, 0.0)
+        else:
+            found = choose(self.stats, method)
+        return replace(self, range=found, method=str(method))
+
+
+@dataclass
+class RangeTable:
+    """Ranges by tensor name, in execution order.
+
+    >>> table = qf.calibrate("model.pb", "images/", method="greedy")
+    >>> table["relu6"].range
+    >>> table.save("ranges.json")
+
+    Tables of two runs over different samples add up: statistics merge exactly, and ranges are
+    chosen again from the whole. model: whose they are; data: what was run; samples: how many.
+    fingerprint: tells graphs apart, so that statistics of another one are not mistaken for these.
+    seed: of the order of the samples.
+    """
+
+    rows: dict[str, RangeRow] = field(default_factory=dict)
+    model: str = ""
+    data: str = ""
+    samples: int = 0
+    fingerprint: str = ""
+    seed: int = 0
+    warnings: list[str] = field(default_factory=list)
+
+    def __getitem__(self, name: str) -> RangeRow:
+        """The row of the tensor `name`; raises KeyError."""
+        return self.rows[name]
+
+    def __iter__(self) -> Iterator[RangeRow]:
+        return iter(self.rows.values())
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.rows
+
+    def __repr__(self) -> str:
+        head = f"<RangeTable of {self.model or 'a model'}: {len(self)} tensors, {self.data}>"
+        width = min(max((len(n) for n in self.rows), default=0), 48)
+        lines = [_line(row, width) for row in self]
+        if len(lines) > 40:
+            lines[20:-20] = [f"  ... {len(lines) - 40} more ..."]
+        return "\n".join([head, *lines])
+
+    def __add__(self, other: RangeTable) -> RangeTable:
+        """The table of both runs; raises DataError where they are not of one model."""
+        if set(self.rows) != set(other.rows):
+            odd = sorted(set(self.rows) ^ set(other.rows))
+            raise DataError(
+                f"{len(odd)} tensors are in one table only: {', '.join(odd[:3])}",
+                where="merging ranges", remedy="merge tables of one model and one pass list",
+            )  # fmt: skip
+        if "" not in (self.fingerprint, other.fingerprint) and (
+            self.fingerprint != other.fingerprint
+        ):
+            raise DataError(
+                "the tables are of different models", where="merging ranges",
+                remedy="merge tables of one model and one pass list",
+            )  # fmt: skip
+        rows = {name: _merged(row, other.rows[name]) for name, row in self.rows.items()}
+        said = list(dict.fromkeys((*self.warnings, *other.warnings)))
+        data = self.data if self.data == other.data else f"{self.data} + {other.data}"
+        return replace(
+            self, rows=rows, data=data, samples=self.samples + other.samples, warnings=said
+        )
+
+    def choose(
+        self, method: str | MethodChoice = "minmax", per_layer: str | Mapping[str, str] = ""
+    ) -> RangeTable:
+        """This table with ranges chosen anew from the same statistics, by another method.
+
+        method: `greedy`, `percentile(99.9)`, ...; per_layer: others by pattern of tensor names.
+        """
+        choice = method if isinstance(method, MethodChoice) else (
+            MethodChoice.parse(method, per_layer)
+        )  # fmt: skip
+        rows = {name: row.chosen(choice.of(name)) for name, row in self.rows.items()}
+        return replace(self, rows=rows)
+
+    def to_frame(self) -> Any:
+        """A pandas DataFrame, one row per tensor; needs pandas."""
+        try:
+            import pandas
+        except ImportError:
+            raise UsageError(
+                "pandas is not installed", where="RangeTable.to_frame",
+                remedy="pip install pandas, or iterate over the table",
+            ) from None  # fmt: skip
+        return pandas.DataFrame([_record(row) for row in self]).set_index("name")
+
+    def save(self, path: str | Path) -> Path:
+        """Write the table as JSON; nothing is left behind on failure. Raises OutputError."""
+        head = {
+            "format": FORMAT, "model": self.model, "fingerprint": self.fingerprint,
+            "data": self.data, "samples": self.samples, "seed": self.seed,
+            "warnings": self.warnings,
+        }  # fmt: skip
+        lines = [f"  {json.dumps(k)}: {json.dumps(v)}," for k, v in head.items()]
+        rows = []
+        for row in self:
+            fields = (
+                f"      {json.dumps(k)}: {json.dumps(v, allow_nan=False)}"
+                for k, v in row_to_json(row).items()
+            )
+            rows.append(f"    {json.dumps(row.name)}: {{\n" + ",\n".join(fields) + "\n    }")
+        text = "\n".join(["{", *lines, '  "tensors": {', ",\n".join(rows), "  }", "}", ""])
+        write_atomic(Path(path), text.encode())
+        return Path(path)
+
+    @staticmethod
+    def load(path: str | Path) -> RangeTable:
+        """Read a table that `save` wrote, perhaps edited; raises DataError naming what is wrong."""
+        try:
+            held = json.loads(Path(path).read_bytes())
+        except OSError as error:
+            raise DataError(error.strerror or "cannot be read", where=str(path)) from None
+        except (ValueError, RecursionError) as error:
+            raise DataError(
+                f"is not JSON: {error}", where=str(path), remedy="give a file that calibrate wrote"
+            ) from None
+        return _from_json(held, str(path))
+
+    @staticmethod
+    def merge(tables: Iterable[RangeTable]) -> RangeTable:
+        """The sum of one or more tables."""
+        first, *rest = tables
+        for table in rest:
+            first = first + table
+        return first
+
+
+def _from_json(held: Any, where: str) -> RangeTable:
+    remedy = "see schemas/ranges.schema.json"
+    if not isinstance(held, dict) or held.get("format") != FORMAT:
+        raise DataError(f"is no ranges file: 'format' is not {FORMAT}", where=where, remedy=remedy)
+    tensors = held.get("tensors")
+    if not isinstance(tensors, dict):
+        raise DataError("holds no 'tensors'", where=where, remedy=remedy)
+    rows = {}
+    for name, entry in tensors.items():
+        try:
+            rows[name] = RangeRow(name, **row_from_json(entry))
+        except (KeyError, TypeError, ValueError, OverflowError, UsageError) as error:
+            what = f"lacks {error}" if isinstance(error, KeyError) else str(error)
+            raise DataError(what, where=f"{where}: tensor '{name}'", remedy=remedy) from None
+    known = {"model": str, "data": str, "samples": int, "fingerprint": str, "seed": int,
+             "warnings": list}  # fmt: skip
+    for key, kind in known.items():
+        if key in held and not isinstance(held[key], kind):
+            raise DataError(f"'{key}' is no {kind.__name__}", where=where, remedy=remedy)
+    return RangeTable(rows, **{key: held[key] for key in known if key in held})
+
+
+def _merged(a: RangeRow, b: RangeRow) -> RangeRow:
+    """Both rows as one; ranges that follow from no statistics become their hull."""
+    hull = min(a.low, b.low), max(a.high, b.high)
+    if a.stats is None or b.stats is None:
+        return replace(a, range=hull)
+    stats = a.stats.copy()
+    stats.merge(b.stats)
+    both = replace(a, stats=stats, moving=None)
+    if a.method in (MANUAL, FIXED, BATCH_NORM):
+        return replace(both, range=hull)
+    return both.chosen(Method.parse(a.method))
+
+
+def _record(row: RangeRow) -> dict[str, Any]:
+    quant, stats, lost = row.quant, row.stats, row.losses
+    return {
+        "name": row.name, "low": row.low, "high": row.high, "method": row.method,
+        "scale": float(quant.scale[0]), "zero_point": int(quant.zero_point[0]),
+        "min": None if stats is None or stats.range is None else stats.low,
+        "max": None if stats is None or stats.range is None else stats.high,
+        "mean": stats.mean if stats else None, "std": stats.std if stats else None,
+        "sparsity": stats.sparsity if stats else None, "clipped": row.clipped,
+        "quantization_loss": lost.quantization if lost else None,
+        "saturation_loss": lost.saturation if lost else None,
+        "count": stats.count if stats else 0,
+    }  # fmt: skip
+
+
+def _line(row: RangeRow, width: int) -> str:
+    name = row.name if len(row.name) <= width else "..." + row.name[3 - width :]
+    text = f"  {name:<{width}}  [{row.low:.4g}, {row.high:.4g}] {row.method}"
+    if row.stats is not None and row.stats.range is not None:
+        text += f", seen [{row.stats.low:.4g}, {row.stats.high:.4g}]"
+    return text

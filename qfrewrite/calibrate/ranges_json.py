@@ -1,0 +1,128 @@
+"""Rows of a ranges file: statistics as JSON and back, checked."""
+
+from __future__ import annotations
+
+from math import inf, isfinite
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from qfrewrite.calibrate.histogram import DEFAULT_BINS, Float64, Histogram
+from qfrewrite.calibrate.observers import Detail, Sum, TensorStats
+from qfrewrite.lower.ranges import Range
+
+if TYPE_CHECKING:
+    from qfrewrite.calibrate.ranges import RangeRow
+
+FORMAT = "qfrewrite-ranges-1"
+
+
+def row_to_json(row: RangeRow) -> dict[str, Any]:
+    """A row as JSON values, what people read first."""
+    out: dict[str, Any] = {"range": list(row.range), "method": row.method}
+    if row.moving is not None:
+        out["moving"] = list(row.moving)
+    stats = row.stats
+    if stats is None:
+        return out
+    if stats.range is not None:
+        out["observed"] = list(stats.range)
+    out |= {"mean": stats.mean, "std": stats.std} if stats.squares is not None else {}
+    out |= {"samples": stats.samples, "count": stats.count, "not_finite": stats.not_finite}
+    out["bounds"] = [b if isfinite(b) else None for b in stats.bounds]
+    out["channels"] = _channels_to_json(stats)
+    histogram = stats.histogram
+    if histogram is not None:
+        out["histogram"] = {
+            "bins": histogram.bins, "exponent": histogram.exponent, "first": histogram.first,
+            "zeros": histogram.zeros, "counts": histogram.counts.tolist(),
+        }  # fmt: skip
+    return out
+
+
+def row_from_json(entry: Any) -> dict[str, Any]:
+    """The fields of a row but its name; raises KeyError, TypeError or ValueError."""
+    if not isinstance(entry, dict):
+        raise TypeError("is no object")
+    low, high = _pair(entry["range"], "range")
+    if low > high:
+        raise ValueError(f"the range {low}..{high} is empty")
+    method = entry.get("method", "manual")
+    if not isinstance(method, str):
+        raise TypeError("'method' is no text")
+    return {
+        "range": (min(low, 0.0), max(high, 0.0)),
+        "method": method,
+        "stats": _stats_from_json(entry) if "count" in entry else None,
+        "moving": _pair(entry["moving"], "moving") if "moving" in entry else None,
+    }
+
+
+def _stats_from_json(entry: dict[str, Any]) -> TensorStats:
+    channels, held = entry["channels"], entry.get("histogram")
+    sums, size = channels.get("sum"), int(channels["size"])
+    if size < 1:
+        raise ValueError("'channels' has no channels")
+    bins = int(held["bins"]) if held is not None else DEFAULT_BINS
+    detail = Detail(sums is not None, held is not None, bins)
+    bounds = [float(s) * inf if b is None else float(b)
+              for b, s in zip(entry.get("bounds", (None, None)), (-1, 1), strict=True)]  # fmt: skip
+    stats = TensorStats(size, (bounds[0], bounds[1]), detail)
+    stats.samples, stats.count, stats.not_finite = (
+        int(entry[key]) for key in ("samples", "count", "not_finite")
+    )
+    if "observed" in entry:
+        stats.low, stats.high = _pair(entry["observed"], "observed")
+    if sums is not None:
+        stats.sums = Sum(*(_numbers(channels[k], size, k) for k in ("sum", "sum_rest")))
+    if "square_sum" in channels:
+        high, low = _pair(channels["square_sum"], "square_sum")
+        stats.squares = Sum(np.array([high]), np.array([low]))
+    if "low" in channels:
+        stats.channel_low, stats.channel_high = (
+            _numbers(channels[k], size, k).astype(np.float32) for k in ("low", "high")
+        )
+    if held is not None and stats.range is not None:
+        counts = _counts(held["counts"])
+        stats.histogram = Histogram.restore(
+            bins, stats.low, stats.high, int(held["exponent"]), int(held["zeros"]), counts
+        )
+    return stats
+
+
+def _channels_to_json(stats: TensorStats) -> dict[str, Any]:
+    out: dict[str, Any] = {"size": stats.channels}
+    if stats.channel_low is not None and stats.channel_high is not None:
+        finite = np.isfinite(stats.channel_low)
+        # A channel in which nothing finite was seen takes the tensor's own extremes.
+        out["low"] = np.where(finite, stats.channel_low, stats.low).tolist()
+        out["high"] = np.where(finite, stats.channel_high, stats.high).tolist()
+    if stats.sums is not None:
+        # The exact sum is sum + sum_rest.
+        out["sum"], out["sum_rest"] = stats.sums.high.tolist(), stats.sums.low.tolist()
+    if stats.squares is not None:
+        out["square_sum"] = [float(stats.squares.high[0]), float(stats.squares.low[0])]
+    return out
+
+
+def _pair(value: Any, name: str) -> Range:
+    if not isinstance(value, list) or len(value) != 2:
+        raise TypeError(f"'{name}' is no pair of numbers")
+    low, high = (float(v) for v in value)
+    if not (isfinite(low) and isfinite(high)):
+        raise ValueError(f"'{name}' is not finite")
+    return low, high
+
+
+def _numbers(value: Any, size: int, name: str) -> Float64:
+    array = np.asarray(value, np.float64)
+    if array.shape != (size,) or not np.isfinite(array).all():
+        raise ValueError(f"'channels.{name}' is not {size} finite numbers")
+    return array
+
+
+def _counts(value: Any) -> Any:
+    array = np.asarray(value)
+    if array.ndim != 1 or array.dtype.kind != "i":
+        raise TypeError("'histogram.counts' is no list of whole numbers")
+    return array.astype(np.int64)

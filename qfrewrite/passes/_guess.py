@@ -1,0 +1,63 @@
+"""Ranges without data: from BatchNorm statistics, and from synthetic inputs for the rest."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from qfrewrite.calibrate.observers import Detail
+from qfrewrite.calibrate.ranges import BATCH_NORM, RangeRow, RangeTable
+from qfrewrite.calibrate.search import MethodChoice
+from qfrewrite.calibrate.statistics import propagate
+from qfrewrite.ir import Tensor
+from qfrewrite.passes._context import PassContext, PassRewriter
+from qfrewrite.passes._measure import graph_fingerprint, measure, row_names
+
+_SYNTHETIC = 16
+
+
+def guess_ranges(
+    rw: PassRewriter,
+    tensors: list[Tensor],
+    choice: MethodChoice,
+    details: dict[Tensor, Detail],
+) -> RangeTable:
+    """A table of `tensors` that needs no data; a note says what it rests on."""
+    graph, names = rw.graph, dict(zip(tensors, row_names(tensors), strict=True))
+    gaussians = {t: g for t, g in propagate(graph).items() if t in names}
+    known = {
+        names[t]: RangeRow(
+            names[t], _around_zero(g.range()), BATCH_NORM,
+            guessed_mean=np.asarray(g.mean, np.float64) if details[t].channel_mean else None,
+        )
+        for t, g in gaussians.items()
+    }  # fmt: skip
+    rest = [t for t in tensors if t not in gaussians]
+    text = f"no data: ranges of {len(known)} tensors from BatchNorm statistics"
+    if rest:
+        known |= _synthetic_rows(rw, rest, choice, details)
+        text += f", of {len(rest)} from synthetic inputs in [-1, 1]"
+    rw.note(f"{text}; give --data for ranges that fit your inputs")
+    rows = {name: known[name] for name in names.values()}
+    return RangeTable(rows, graph.name, "no data", 0, graph_fingerprint(graph))
+
+
+def _synthetic_rows(
+    rw: PassRewriter, tensors: list[Tensor], choice: MethodChoice, details: dict[Tensor, Detail]
+) -> dict[str, RangeRow]:
+    from qfrewrite.calibrate.data import synthetic
+    from qfrewrite.runtime.session import input_specs
+
+    made_up = synthetic(input_specs(rw.graph), samples=_SYNTHETIC, seed=rw.context.seed)
+    context = PassContext(made_up, threads=rw.context.threads, seed=rw.context.seed)
+    # Means of made-up inputs would mend nothing.
+    plain = {t: replace(details[t], channel_mean=False) for t in tensors}
+    table = measure(rw.graph, plain, context, choice)
+    renamed = dict(zip(row_names(tensors), tensors, strict=True))
+    names = dict(zip(details, row_names(details), strict=True))
+    return {names[renamed[row.name]]: replace(row, name=names[renamed[row.name]]) for row in table}
+
+
+def _around_zero(known: tuple[float, float]) -> tuple[float, float]:
+    return min(known[0], 0.0), max(known[1], 0.0)

@@ -1,0 +1,136 @@
+"""Ranges of a graph's tensors from data: observe, warn, choose, survive an interruption."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+
+from qfrewrite.calibrate.observers import Detail
+from qfrewrite.calibrate.ranges import RangeRow, RangeTable
+from qfrewrite.calibrate.search import MethodChoice
+from qfrewrite.errors import DataError, Interrupted, UsageError
+from qfrewrite.ir import Graph, Tensor
+from qfrewrite.ir.text import graph_text
+from qfrewrite.passes._context import PassContext, sample_count
+
+
+def measure(
+    graph: Graph,
+    details: Mapping[Tensor, Detail],
+    context: PassContext,
+    choice: MethodChoice | None = None,
+    *,
+    samples: int | None = None,
+    label: str = "calibrating",
+) -> RangeTable:
+    """Observe tensors over the calibration samples (at most `samples`) and choose their ranges.
+
+    Raises DataError without samples, and Interrupted on Ctrl-C: what was seen until then lies in
+    `context.checkpoint`, from where the next run with `context.resume` goes on.
+    """
+    from qfrewrite.runtime.observe import observe
+
+    choice = choice or MethodChoice()
+    data = context.data
+    assert data is not None
+    total = sample_count(data)
+    total = samples if total is None else min(total, samples or total)
+    fingerprint = graph_fingerprint(graph)
+    begun = _resumed(context, choice, fingerprint, data.description)
+    decay = next((m.value for m in choice.methods if m.name == "ema"), None)
+    seen = observe(
+        graph, dict(details), islice(data, samples), total=total, decay=decay,
+        start=begun.samples if begun else 0, threads=context.threads,
+        step=context.progress(label, total),
+    )  # fmt: skip
+    rows = {
+        name: RangeRow(name, stats.range or (0.0, 0.0), "minmax", stats, seen.moving.get(tensor))
+        for (tensor, stats), name in zip(seen.stats.items(), row_names(details), strict=True)
+    }
+    table = RangeTable(rows, graph.name, data.description, seen.samples, fingerprint, context.seed)
+    table = begun + table if begun is not None else table
+    if seen.interrupted is not None:
+        _interrupted(table, context, total, seen.interrupted)
+    if not table.samples:
+        raise DataError("the data holds no samples", where="calibrate")
+    if begun is not None and context.checkpoint is not None:
+        context.checkpoint.unlink(missing_ok=True)
+    table.warnings = _warnings(table, seen.widening)
+    return table.choose(choice)
+
+
+def row_names(tensors: Mapping[Tensor, Detail] | Sequence[Tensor]) -> list[str]:
+    """What a table calls these tensors: their names, numbered where one occurs again."""
+    taken: dict[str, int] = {}
+    names = []
+    for tensor in tensors:
+        count = taken[tensor.name] = taken.get(tensor.name, 0) + 1
+        names.append(tensor.name if count == 1 else f"{tensor.name}#{count}")
+    return names
+
+
+def graph_fingerprint(graph: Graph) -> str:
+    """A digest of structure and weights."""
+    digest = hashlib.blake2b(graph_text(graph).encode(), digest_size=16)
+    for tensor in graph.tensors:
+        if tensor.data is not None:
+            digest.update(memoryview(tensor.data.tobytes()))
+    return digest.hexdigest()
+
+
+def _resumed(
+    context: PassContext, choice: MethodChoice, fingerprint: str, description: str
+) -> RangeTable | None:
+    """The statistics of an interrupted run to go on from; None where there are none."""
+    path = context.checkpoint
+    if not context.resume or path is None or not path.exists():
+        return None
+    if any(m.name == "ema" for m in choice.methods):
+        raise UsageError("moving averages cannot be resumed", where=str(path), remedy="start anew")
+    table = RangeTable.load(path)
+    same = {
+        "the model or the passes": table.fingerprint == fingerprint,
+        "the data": table.data == description,
+        "the seed": table.seed == context.seed,
+    }
+    for what, equal in same.items():
+        if not equal:
+            raise DataError(
+                f"{what} changed since the run was interrupted", where=str(path),
+                remedy="remove the file to start anew",
+            )  # fmt: skip
+    return table
+
+
+def _interrupted(
+    table: RangeTable, context: PassContext, total: int | None, cause: BaseException
+) -> None:
+    of = "" if total is None else f" of {total}"
+    text = f"interrupted after {table.samples}{of} samples"
+    path: Path | None = context.checkpoint
+    if path is None or not table.samples:
+        raise Interrupted(f"{text}; nothing was written") from cause
+    table.save(path)
+    raise Interrupted(
+        f"{text}; their statistics are in {path}: --resume goes on from there"
+    ) from cause
+
+
+def _warnings(table: RangeTable, widening: int) -> list[str]:
+    said = []
+    damaged = [row for row in table if row.stats is not None and row.stats.not_finite]
+    if damaged:
+        first = damaged[0]
+        assert first.stats is not None
+        said.append(
+            f"{first.stats.not_finite} values of '{first.name}' are NaN or infinite, the first of "
+            f"{len(damaged)} such tensors: they are left out; check preprocessing and weights"
+        )
+    if widening:
+        said.append(
+            f"{widening} of {len(table)} ranges still grew by over 5 % in the last quarter of the "
+            f"{table.samples} samples: give more samples, or a method that clips (greedy)"
+        )
+    return said
