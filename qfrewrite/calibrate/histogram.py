@@ -18,6 +18,7 @@ from qfrewrite.errors import UsageError
 from qfrewrite.ir import Array
 
 Counts = npt.NDArray[np.int64]
+Codes = npt.NDArray[np.int16]
 Float64 = npt.NDArray[np.float64]
 
 DEFAULT_BINS = 2048
@@ -113,17 +114,29 @@ class Histogram:
             return
         self._extend(low, high)
         code, index = scratch.code[:size], scratch.index[:size]
-        # An exact product (a power of two), and an exact truncation.
-        np.multiply(values, np.float32(ldexp(1.0, -self.exponent)), out=code, casting="unsafe")
-        if self._base:
-            np.subtract(code, np.int16(self._base), out=code)
-        np.left_shift(code, _TABLES_LOG2, out=code)
-        np.add(code, scratch.table[:size], out=code)
+        self._encode(values, code, scratch.table[:size])
         np.copyto(index, code)
         self._tables += np.bincount(index, minlength=self._tables.size)
         if low <= 0 <= high:
             flag = np.equal(values, 0, out=scratch.flag[:size])
             self.zeros += int(np.count_nonzero(flag))
+
+    def _encode(self, values: Array, code: Codes, table: Codes) -> None:
+        """Where each value counts: its bin, and one of the tables, in `code`."""
+        inverse = ldexp(1.0, -self.exponent)
+        if self._base == 0 and self.low >= 0:
+            # Quarters of bins serve as tables: values spread over them by themselves, and zeros,
+            # all in the first quarter, by the pattern in `table`.
+            np.multiply(
+                values, np.float32(inverse * (1 << _TABLES_LOG2)), out=code, casting="unsafe"
+            )
+            np.bitwise_or(code, table, out=code)
+            return
+        # An exact product (a power of two), and an exact truncation.
+        np.multiply(values, np.float32(inverse), out=code, casting="unsafe")
+        np.subtract(code, np.int16(self._base), out=code)
+        np.left_shift(code, _TABLES_LOG2, out=code)
+        np.bitwise_or(code, table, out=code)
 
     def merge(self, other: Histogram) -> None:
         """Add the counts of `other`, which must have as many bins."""
@@ -235,6 +248,12 @@ class Distribution:
         inside = float((np.where(width > 0, held / safe, at) * self.count).sum())
         inside += self.zeros * (low <= 0 <= high)
         return max(1 - inside / max(self.total, 1.0), 0.0)
+
+    @property
+    def mean_square(self) -> float:
+        """The mean of the squares."""
+        squares = (self.left**2 + self.left * self.right + self.right**2) / 3
+        return float((squares * self.count).sum()) / max(self.total, 1.0)
 
     @property
     def center(self) -> Float64:

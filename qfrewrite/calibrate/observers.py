@@ -21,16 +21,14 @@ from qfrewrite.lower.ranges import Range
 
 # Rows of a channel reduction: numpy's inner loop runs over one row.
 _ROW = 4096
-# OpenBLAS computes dot products up to this size in one thread, and always the same way.
-_DOT = 8192
 
 
 @dataclass(frozen=True)
 class Detail:
     """What to observe beyond minimum, maximum and count.
 
-    channel_mean: the mean per channel, [C]; full: also the minimum and maximum per channel, mean
-    square and a histogram of `bins` bins.
+    channel_mean: the mean per channel, [C]; full: also the minimum and maximum per channel, and a
+    histogram of `bins` bins.
     """
 
     channel_mean: bool = False
@@ -79,7 +77,6 @@ class TensorStats:
         self.channel_low: Array | None = None
         self.channel_high: Array | None = None
         self.sums: Sum | None = None
-        self.squares: Sum | None = None
         self.histogram = Histogram(self.detail.bins) if self.detail.full else None
         self._at_bounds = [False, False]
 
@@ -104,11 +101,11 @@ class TensorStats:
 
     @property
     def variance(self) -> float | None:
-        """The variance, or None where it was not observed."""
-        mean = self.mean
-        if mean is None or self.squares is None:
+        """The variance as the histogram has it, or None where it was not observed."""
+        values, mean = self.distribution, self.mean
+        if values is None or mean is None:
             return None
-        return max(float(self.squares.value[0]) / self.count - mean * mean, 0.0)
+        return max(values.mean_square - mean * mean, 0.0)
 
     @property
     def std(self) -> float | None:
@@ -135,9 +132,12 @@ class TensorStats:
             return
         if self.detail.full or self.detail.channel_mean:
             rows = _as_rows(values, self.channels)
-            step = max(CHUNK // rows.shape[1], 1) if rows.shape[1] <= CHUNK else 1
-            for start in range(0, len(rows), step):
+            step = max(CHUNK // rows.shape[1], 1)
+            sums = [
                 self._add_rows(rows[start : start + step], scratch)
+                for start in range(0, len(rows), step)
+            ]
+            self._take_sum(sums[0] if len(sums) == 1 else np.sum(sums, axis=0), 0.0)
         else:
             self._add_range(values)
 
@@ -150,8 +150,6 @@ class TensorStats:
         self._take_channels(other.channel_low, other.channel_high)
         if other.sums is not None:
             self._take_sum(other.sums.high, other.sums.low)
-        if other.squares is not None:
-            self._take_squares(other.squares.high, other.squares.low)
         if self.histogram is not None and other.histogram is not None:
             self.histogram.merge(other.histogram)
 
@@ -176,48 +174,41 @@ class TensorStats:
         self.count -= flat.size - finite.size
         return finite
 
-    def _add_rows(self, rows: Array, scratch: Scratch) -> None:
-        """rows: [R, k * C], contiguous, at most CHUNK values or a single row."""
+    def _add_rows(self, rows: Array, scratch: Scratch) -> Float64:
+        """Take rows [R, k * C], at most CHUNK values or a single row; returns their sum, [C]."""
         channels = self.channels
-        total = rows.sum(0).reshape(-1, channels).sum(0, dtype=np.float64)
+        total: Float64 = rows.sum(0).reshape(-1, channels).sum(0, dtype=np.float64)
         if not np.isfinite(total).all():
-            self._add_damaged(rows.reshape(-1, channels), scratch)
-            return
-        self._take_sum(total, 0.0)
+            return self._add_damaged(rows.reshape(-1, channels), scratch)
         if not self.detail.full:
             self._take_range(float(rows.min()), float(rows.max()))
-            return
+            return total
         low = high = None
         if not self._at_bounds[0]:
             low = rows.min(0).reshape(-1, channels).min(0)
         if not self._at_bounds[1]:
             high = rows.max(0).reshape(-1, channels).max(0)
         self._take_channels(low, high)
-        self._take_flat(rows.reshape(-1), scratch)
+        self._count(rows.reshape(-1), scratch)
+        return total
 
-    def _take_flat(self, flat: Array, scratch: Scratch) -> None:
-        self._take_squares(_square_sum(flat), 0.0)
+    def _count(self, flat: Array, scratch: Scratch) -> None:
         assert self.histogram is not None
         for start in range(0, flat.size, CHUNK):
             part = flat[start : start + CHUNK]
             self.histogram.add(part, self.low, self.high, scratch)
 
-    def _add_damaged(self, rows: Array, scratch: Scratch) -> None:
-        """Values of which some are not finite (or overflow in a sum): rows [R, C]."""
+    def _add_damaged(self, rows: Array, scratch: Scratch) -> Float64:
+        """Like `_add_rows`, of [R, C] with values that are not finite (or whose sum is not)."""
         good = np.isfinite(rows)
-        wide = np.where(good, rows, 0).astype(np.float64)
-        self._take_sum(wide.sum(0), 0.0)
+        total: Float64 = np.where(good, rows, 0).sum(0, dtype=np.float64)
         flat = self._finite(rows.reshape(-1))
-        if not flat.size:
-            return
-        if not self.detail.full:
+        if flat.size and not self.detail.full:
             self._take_range(float(flat.min()), float(flat.max()))
-            return
-        self._take_channels(np.where(good, rows, inf).min(0), np.where(good, rows, -inf).max(0))
-        self._take_squares(np.array([(wide**2).sum()]), 0.0)
-        assert self.histogram is not None
-        for start in range(0, flat.size, CHUNK):
-            self.histogram.add(flat[start : start + CHUNK], self.low, self.high, scratch)
+        elif flat.size:
+            self._take_channels(np.where(good, rows, inf).min(0), np.where(good, rows, -inf).max(0))
+            self._count(flat, scratch)
+        return total
 
     def _take_range(self, low: float, high: float) -> None:
         self.low, self.high = min(self.low, low), max(self.high, high)
@@ -240,11 +231,6 @@ class TensorStats:
             self.sums = Sum(np.zeros(self.channels))
         self.sums.add(x, rest)
 
-    def _take_squares(self, x: Float64, rest: Float64 | float) -> None:
-        if self.squares is None:
-            self.squares = Sum(np.zeros(1))
-        self.squares.add(x, rest)
-
 
 def _as_rows(values: Array, channels: int) -> Array:
     """[..., C] as [R, k * C] with rows near `_ROW` values, without a copy."""
@@ -256,11 +242,3 @@ def _fold(positions: int, channels: int) -> int:
     """How many positions make a row: a divisor of all of them."""
     most = min(max(_ROW // channels, 1), positions)
     return next(k for k in range(most, 0, -1) if positions % k == 0)
-
-
-def _square_sum(flat: Array) -> Float64:
-    whole = flat.size - flat.size % _DOT
-    parts = flat[:whole].reshape(-1, 1, _DOT)
-    total = np.matmul(parts, flat[:whole].reshape(-1, _DOT, 1)).sum(dtype=np.float64)
-    rest = flat[whole:]
-    return np.array([float(total) + float(np.dot(rest, rest))])

@@ -27,7 +27,7 @@ def row_to_json(row: RangeRow) -> dict[str, Any]:
         return out
     if stats.range is not None:
         out["observed"] = list(stats.range)
-    out |= {"mean": stats.mean, "std": stats.std} if stats.squares is not None else {}
+    out |= {k: v for k, v in (("mean", stats.mean), ("std", stats.std)) if v is not None}
     out |= {"samples": stats.samples, "count": stats.count, "not_finite": stats.not_finite}
     out["bounds"] = [b if isfinite(b) else None for b in stats.bounds]
     out["channels"] = _channels_to_json(stats)
@@ -75,9 +75,6 @@ def _stats_from_json(entry: dict[str, Any]) -> TensorStats:
         stats.low, stats.high = _pair(entry["observed"], "observed")
     if sums is not None:
         stats.sums = Sum(*(_numbers(channels[k], size, k) for k in ("sum", "sum_rest")))
-    if "square_sum" in channels:
-        high, low = _pair(channels["square_sum"], "square_sum")
-        stats.squares = Sum(np.array([high]), np.array([low]))
     if "low" in channels:
         stats.channel_low, stats.channel_high = (
             _numbers(channels[k], size, k).astype(np.float32) for k in ("low", "high")
@@ -100,8 +97,6 @@ def _channels_to_json(stats: TensorStats) -> dict[str, Any]:
     if stats.sums is not None:
         # The exact sum is sum + sum_rest.
         out["sum"], out["sum_rest"] = stats.sums.high.tolist(), stats.sums.low.tolist()
-    if stats.squares is not None:
-        out["square_sum"] = [float(stats.squares.high[0]), float(stats.squares.low[0])]
     return out
 
 
