@@ -4,6 +4,7 @@
 >>> m = qf.load("model.pb")
 >>> qf.run_passes(m, "remove_dw_bn,relu6_to_relu,calibrate", data="images/")
 >>> qf.save(m, "model_int8.tflite")
+>>> table = qf.calibrate("model.pb", "images/", method="greedy")
 
 Names are imported when they are first used, so that `import qfrewrite` costs next to nothing.
 """
@@ -14,7 +15,18 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from qfrewrite.api import QuantizeReport, SaveReport, load, quantize, run_passes, save
+    from qfrewrite.analyze.compare import Comparison, compare_models
+    from qfrewrite.analyze.layers import Inspection, inspect_model
+    from qfrewrite.api import (
+        QuantizeReport,
+        SaveReport,
+        calibrate,
+        load,
+        quantize,
+        run_passes,
+        save,
+    )
+    from qfrewrite.calibrate.ranges import RangeTable
     from qfrewrite.errors import QfError
     from qfrewrite.ir import Graph, Model, Op, Tensor
     from qfrewrite.passes import Pass, PassReport, PassRewriter, RunReport, all_passes, register
@@ -23,7 +35,9 @@ __version__ = "0.1.0"
 
 # Public name -> the module that defines it.
 _PUBLIC = {
+    "Comparison": "qfrewrite.analyze.compare",
     "Graph": "qfrewrite.ir",
+    "Inspection": "qfrewrite.analyze.layers",
     "Model": "qfrewrite.ir",
     "Op": "qfrewrite.ir",
     "Pass": "qfrewrite.passes",
@@ -31,10 +45,14 @@ _PUBLIC = {
     "PassRewriter": "qfrewrite.passes",
     "QfError": "qfrewrite.errors",
     "QuantizeReport": "qfrewrite.api",
+    "RangeTable": "qfrewrite.calibrate.ranges",
     "RunReport": "qfrewrite.passes",
     "SaveReport": "qfrewrite.api",
     "Tensor": "qfrewrite.ir",
     "all_passes": "qfrewrite.passes",
+    "calibrate": "qfrewrite.api",
+    "compare_models": "qfrewrite.analyze.compare",
+    "inspect_model": "qfrewrite.analyze.layers",
     "load": "qfrewrite.api",
     "quantize": "qfrewrite.api",
     "register": "qfrewrite.passes",
@@ -43,7 +61,9 @@ _PUBLIC = {
 }
 
 __all__ = [
+    "Comparison",
     "Graph",
+    "Inspection",
     "Model",
     "Op",
     "Pass",
@@ -51,11 +71,15 @@ __all__ = [
     "PassRewriter",
     "QfError",
     "QuantizeReport",
+    "RangeTable",
     "RunReport",
     "SaveReport",
     "Tensor",
     "__version__",
     "all_passes",
+    "calibrate",
+    "compare_models",
+    "inspect_model",
     "load",
     "quantize",
     "register",

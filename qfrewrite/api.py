@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from qfrewrite.calibrate.ranges import RangeTable
 from qfrewrite.errors import UsageError
 from qfrewrite.ir import Graph, Model
 from qfrewrite.lower.int8 import Int8Options, Int8Report, has_ranges
-from qfrewrite.passes import Pass, PassContext, RunReport
+from qfrewrite.passes import Pass, PassContext, RunReport, make_passes
 from qfrewrite.passes import run_passes as _run_passes
 from qfrewrite.runtime.metrics import Fidelity
 
@@ -105,6 +106,47 @@ def run_passes(
     if progress is not None:
         context.progress = progress
     return _run_passes(model, passes, context, verify=verify, after=after)
+
+
+def calibrate(
+    model: Model | str | Path,
+    data: Any = None,
+    *,
+    method: str = "minmax",
+    per_layer: str = "",
+    passes: str = "",
+    samples: int = 200,
+    preprocess: Any = "mobilenet",
+    bins: int = 2048,
+    seed: int = 0,
+    threads: int | None = None,
+    checkpoint: str | Path | None = None,
+    resume: bool = False,
+    progress: Callable[[str, int | None], Callable[[int], None]] | None = None,
+) -> RangeTable:
+    """Observe `model` over `data` and choose a range for every tensor; the model stays as it is.
+
+    passes: run first, on a copy, so that the ranges fit the graph they will be used on: replay
+    them by `passes + ",calibrate(ranges=FILE)"`. method, per_layer, bins: as for the `calibrate`
+    pass; histograms are always taken, so that `RangeTable.choose` can choose anew. checkpoint:
+    where Ctrl-C leaves the statistics so far; with `resume` the run goes on from there. The rest
+    as in `run_passes`. Raises DataError, UsageError, Interrupted.
+    """
+    from qfrewrite.passes.calibrate import Calibrate
+
+    loaded = load(model) if isinstance(model, (str, Path)) else model.clone()
+    context = open_context(
+        loaded, data, samples=samples, preprocess=preprocess, seed=seed, threads=threads
+    )
+    context.full_statistics, context.resume = True, resume
+    context.checkpoint = Path(checkpoint) if checkpoint is not None else None
+    if progress is not None:
+        context.progress = progress
+    todo = make_passes(passes) if passes else []
+    _run_passes(loaded, [*todo, Calibrate(method, per_layer=per_layer, bins=bins)], context)
+    table = context.ranges or RangeTable()
+    table.model = loaded.name
+    return table
 
 
 def open_context(

@@ -8,9 +8,10 @@ from importlib.resources import files
 import qfrewrite
 
 PUBLIC = [
-    "Graph", "Model", "Op", "Pass", "PassReport", "PassRewriter", "QfError", "QuantizeReport",
-    "RunReport", "SaveReport", "Tensor", "__version__", "all_passes", "load", "quantize",
-    "register", "run_passes", "save",
+    "Comparison", "Graph", "Inspection", "Model", "Op", "Pass", "PassReport", "PassRewriter",
+    "QfError", "QuantizeReport", "RangeTable", "RunReport", "SaveReport", "Tensor", "__version__",
+    "all_passes", "calibrate", "compare_models", "inspect_model", "load", "quantize", "register",
+    "run_passes", "save",
 ]  # fmt: skip
 
 

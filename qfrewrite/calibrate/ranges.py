@@ -31,6 +31,7 @@ class RangeRow:
     """One tensor: its range, how it was chosen, and what was observed.
 
     method: a method's name (`greedy`), `batch_norm`, `fixed` (prescribed by the op), or `manual`.
+    whole: no method is to clip it, unless told to by name (model inputs, final scores).
     moving: the moving averages of minimum and maximum, where they were taken. guessed_mean: the
     mean per channel that BatchNorm statistics tell.
     """
@@ -39,6 +40,7 @@ class RangeRow:
     range: Range
     method: str = MANUAL
     stats: TensorStats | None = None
+    whole: bool = False
     moving: Range | None = None
     guessed_mean: Float64 | None = None
 
@@ -172,7 +174,9 @@ class RangeTable:
         choice = method if isinstance(method, MethodChoice) else (
             MethodChoice.parse(method, per_layer)
         )  # fmt: skip
-        rows = {name: row.chosen(choice.of(name)) for name, row in self.rows.items()}
+        rows = {
+            name: row.chosen(choice.of(name, whole=row.whole)) for name, row in self.rows.items()
+        }
         return replace(self, rows=rows)
 
     def to_frame(self) -> Any:
@@ -184,7 +188,11 @@ class RangeTable:
                 "pandas is not installed", where="RangeTable.to_frame",
                 remedy="pip install pandas, or iterate over the table",
             ) from None  # fmt: skip
-        return pandas.DataFrame([_record(row) for row in self]).set_index("name")
+        return pandas.DataFrame(self.records()).set_index("name")
+
+    def records(self) -> list[dict[str, Any]]:
+        """The figures of each tensor: range, scale, what was observed, losses."""
+        return [_record(row) for row in self]
 
     def save(self, path: str | Path) -> Path:
         """Write the table as JSON; nothing is left behind on failure. Raises OutputError."""

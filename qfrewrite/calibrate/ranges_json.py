@@ -20,6 +20,8 @@ FORMAT = "qfrewrite-ranges-1"
 def row_to_json(row: RangeRow) -> dict[str, Any]:
     """A row as JSON values, what people read first."""
     out: dict[str, Any] = {"range": list(row.range), "method": row.method}
+    if row.whole:
+        out["whole"] = True
     if row.moving is not None:
         out["moving"] = list(row.moving)
     stats = row.stats
@@ -54,6 +56,7 @@ def row_from_json(entry: Any) -> dict[str, Any]:
         "range": (min(low, 0.0), max(high, 0.0)),
         "method": method,
         "stats": _stats_from_json(entry) if "count" in entry else None,
+        "whole": bool(entry.get("whole", False)),
         "moving": _pair(entry["moving"], "moving") if "moving" in entry else None,
     }
 

@@ -24,6 +24,8 @@ from qfrewrite.lower.ranges import Range
 _CODES = 256
 # Steps of the searches: the ends lie on a grid of this many steps across the observed range.
 _STEPS = 1024
+# Clipping that lowers the losses by less than this is not worth it: other samples reach further.
+_LEAST_GAIN = 0.02
 # KL divergence is compared on ranges that shrink by steps of this many.
 _ENTROPY_STEPS = 64
 
@@ -104,12 +106,12 @@ class MethodChoice:
         """All the methods in it."""
         return (self.default, *(m for _, m in self.overrides))
 
-    def of(self, name: str) -> Method:
-        """The method for the tensor `name`."""
+    def of(self, name: str, *, whole: bool = False) -> Method:
+        """The method for the tensor `name`; whole: it is not to be clipped unless named."""
         for pattern, method in self.overrides:
             if fnmatchcase(name, pattern):
                 return method
-        return self.default
+        return Method() if whole and self.default.needs_histogram else self.default
 
 
 def choose(stats: TensorStats, method: Method) -> Range:
@@ -223,10 +225,12 @@ def _greedy(values: Distribution, value: float | None) -> Range:
 
     From [min, max] move the lower or the upper end, whichever lowers the sum of the losses more,
     until neither does. Moves may be 1, 2, 4, ... steps long and go either way, so that a gap in
-    the histogram does not stop them (LPIRC 2018 winners, arXiv:1810.01732, section 3).
+    the histogram does not stop them (LPIRC 2018 winners, arXiv:1810.01732, section 3). Where all
+    of it gains next to nothing the observed range stays.
     """
     search = _Search(values)
-    at, best = (0, 0), search.total([(0, 0)])[0]
+    at, start = (0, 0), search.total([(0, 0)])[0]
+    best = start
     moves = [
         (side * sign * length, (1 - side) * sign * length)
         for length in (2**k for k in range(_STEPS.bit_length() - 1))
@@ -238,7 +242,7 @@ def _greedy(values: Distribution, value: float | None) -> Range:
         found = search.total(places)
         k = int(np.argmin(found))
         if not found[k] < best:
-            return search.range(at)
+            return search.range(at if best < (1 - _LEAST_GAIN) * start else (0, 0))
         at, best = places[k], found[k]
 
 

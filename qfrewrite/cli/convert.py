@@ -9,53 +9,41 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from qfrewrite.cli.options import data_options, model_options, preprocessing
+
 if TYPE_CHECKING:
+    from qfrewrite.calibrate.ranges import RangeTable
     from qfrewrite.cli.render import Reporter
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-_INT = click.IntRange(min=1)
 _OPTIONS = (
     click.option("-p", "--passes", "pass_list", metavar="PASSES", help="Passes in order, e.g. "
                  "remove_dw_bn,relu6_to_relu,calibrate; with parameters: name(key=value)."),
     click.option("-o", "--out", metavar="OUT", type=click.Path(path_type=Path),
                  help="Result: .tflite or .pb  [default: <model>_int8.tflite here]"),
-    click.option("--data", metavar="PATH", help="Calibration data: image folder, .txt list of "
-                 "images, .npy or .npz."),
-    click.option("--samples", type=_INT, default=200, show_default=True,
-                 help="How many samples to calibrate on."),
-    click.option("--preprocess", metavar="HOW", default="mobilenet", show_default=True,
-                 help="mobilenet (x/127.5-1), unit (x/255), raw, or mean=..,std=.."),
-    click.option("--crop", type=click.FloatRange(0, 1, min_open=True), default=1.0,
-                 show_default=True, help="Central fraction of each image to use."),
     click.option("--weights", type=click.Choice(["per-channel", "per-tensor"]),
                  default="per-channel", show_default=True, help="Scales of int8 weights."),
     click.option("--io", type=click.Choice(["int8", "uint8", "float32"]), default="int8",
                  show_default=True, help="Element type of the model's inputs and outputs."),
     click.option("--scheme", type=click.Choice(["int8", "float32"]), default="int8",
                  show_default=True, help="int8 where ranges are known, or float throughout."),
-    click.option("--input", "inputs", metavar="NAME[:SHAPE]", multiple=True,
-                 help="Input node of a .pb, e.g. input:1x224x224x3 (repeatable)."),
-    click.option("--output", "outputs", metavar="NAME", multiple=True,
-                 help="Output node of a .pb (repeatable)."),
+    click.option("--save-ranges", metavar="FILE", type=click.Path(path_type=Path),
+                 help="Also write what calibration found, as JSON."),
+    click.option("--resume", is_flag=True, help="Go on with a calibration that was interrupted."),
     click.option("--dump-after", metavar="PASS|all", help="Print the graph after this pass."),
     click.option("--verify", type=click.Choice(["off", "structure", "numeric"]),
                  default="structure", show_default=True,
                  help="What to check around passes; numeric proves exact ones."),
     click.option("--explain", is_flag=True, help="List every edit and skip, with reasons."),
-    click.option("--threads", type=_INT, help="Threads for the runtime  [default: all cores]"),
-    click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True,
-                 help="Of shuffling and synthetic inputs."),
-    click.option("-q", "--quiet", is_flag=True, help="Print errors only."),
     click.option("-v", "--verbose", is_flag=True, help="Print figures per layer as well."),
-    click.option("--debug", is_flag=True, help="Show tracebacks."),
 )  # fmt: skip
 
 
 def _all_options(function: F) -> F:
     for option in reversed(_OPTIONS):
         function = option(function)
-    return function
+    return data_options(model_options(function))
 
 
 @dataclass(frozen=True)
@@ -74,6 +62,8 @@ class _Job:
     scheme: str
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
+    save_ranges: Path | None
+    resume: bool
     dump_after: str | None
     verify: str
     explain: bool
@@ -106,14 +96,18 @@ def _convert(job: _Job, reporter: Reporter) -> None:
     reporter.loaded(model)
     reference, state = model.clone(), (model.graph, model.graph.version)
     context = api.open_context(
-        model, job.data, samples=job.samples, preprocess=_preprocess(job), seed=job.seed,
+        model, job.data, samples=job.samples, preprocess=preprocessing(vars(job)), seed=job.seed,
         threads=job.threads,
     )  # fmt: skip
+    context.checkpoint = (job.out or Path(f"{model.name}.tflite")).with_suffix(".partial.json")
+    context.resume, context.full_statistics = job.resume, job.save_ranges is not None
     report = api.run_passes(
         model, job.pass_list or "", data=context, verify=job.verify, progress=reporter.progress,
         after=lambda one, state: _dump(job, one.name, state),
     ) if job.pass_list else None  # fmt: skip
     out = job.out or api.default_output(model, job.scheme)
+    if job.save_ranges is not None:
+        _save_ranges(job.save_ranges, model.name, context.ranges)
     with reporter.status("writing"):
         saved = api.save(model, out, weights=job.weights, io=job.io, scheme=job.scheme)
     with reporter.status("comparing the result with the float model"):
@@ -123,13 +117,14 @@ def _convert(job: _Job, reporter: Reporter) -> None:
     reporter.result(job.model, saved, fidelity, measured_on)
 
 
-def _preprocess(job: _Job) -> Any:
-    from dataclasses import replace
+def _save_ranges(path: Path, model: str, table: RangeTable | None) -> None:
+    from qfrewrite.errors import UsageError
 
-    from qfrewrite.calibrate.preprocess import Preprocess
-
-    how = Preprocess.parse(job.preprocess)
-    return replace(how, crop=job.crop) if job.crop != 1.0 else how
+    if table is None:
+        raise UsageError("there are no ranges to save", where="--save-ranges",
+                         remedy="add calibrate to the passes")  # fmt: skip
+    table.model = model
+    table.save(path)
 
 
 def _check_names(job: _Job) -> None:

@@ -8,8 +8,11 @@ from typing import Any
 import click
 
 from qfrewrite import __version__
+from qfrewrite.cli.compare import compare
 from qfrewrite.cli.convert import convert
+from qfrewrite.cli.inspect import inspect
 from qfrewrite.cli.passes import passes
+from qfrewrite.cli.ranges import ranges
 from qfrewrite.errors import Interrupted, QfError
 
 _EPILOG = """\b
@@ -53,6 +56,9 @@ def main() -> None:
 
 
 main.add_command(convert)
+main.add_command(inspect)
+main.add_command(compare)
+main.add_command(ranges)
 main.add_command(passes)
 
 

@@ -23,7 +23,8 @@ from qfrewrite.runtime.metrics import Fidelity
 _PIPE_WIDTH = 100
 
 
-def _console(*, stderr: bool = False) -> Console:
+def open_console(*, stderr: bool = False) -> Console:
+    """A terminal, or plain text of a fixed width where output is piped."""
     console = Console(stderr=stderr, highlight=False, soft_wrap=False)
     if not console.is_terminal:
         console.width = _PIPE_WIDTH
@@ -35,7 +36,7 @@ class Reporter:
 
     def __init__(self, *, quiet: bool, verbose: bool, explain: bool) -> None:
         self._quiet, self._verbose, self._explain = quiet, verbose, explain or verbose
-        self._out, self._err = _console(), _console(stderr=True)
+        self._out, self._err = open_console(), open_console(stderr=True)
         self._progress: Progress | None = None
 
     def __enter__(self) -> Reporter:
@@ -186,12 +187,12 @@ def pass_table(known: Mapping[str, type[Pass]]) -> None:
     for name, cls in known.items():
         given = ", ".join(f"{k}={_default(v)}" for k, _, v in parameters(cls)) or "-"
         table.add_row(name, escape(given), "yes" if cls.exact else "no", _first_line(cls))
-    _console().print(table)
+    open_console().print(table)
 
 
 def print_pass(cls: type[Pass]) -> None:
     """One pass in full."""
-    console = _console()
+    console = open_console()
     console.print(f"[bold]{cls.name}[/bold]  ({'exact' if cls.exact else 'not exact'})")
     console.print(escape(inspect.getdoc(cls) or ""))
     for name, kind, default in parameters(cls):

@@ -2,6 +2,7 @@
 
 from qfrewrite.passes._base import Pass, all_passes, make_passes, parameters, register
 from qfrewrite.passes._context import PassContext, PassRewriter
+from qfrewrite.passes._measure import measure, row_names
 from qfrewrite.passes._runner import PassReport, RunReport, run_passes
 
 __all__ = [
@@ -12,7 +13,9 @@ __all__ = [
     "RunReport",
     "all_passes",
     "make_passes",
+    "measure",
     "parameters",
     "register",
+    "row_names",
     "run_passes",
 ]

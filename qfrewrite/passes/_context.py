@@ -36,7 +36,8 @@ class PassContext:
     held_back: whether those were kept from calibration; threads: for the runtime; progress:
     called with a label and a total, gives a function to call with the number done; checkpoint:
     where interrupted calibration leaves its statistics, and resume: whether it goes on from them;
-    ranges: what calibration found, once it ran.
+    ranges: what calibration found, once it ran, and full_statistics: whether it takes histograms
+    even where its method needs none.
     """
 
     data: Samples | None = None
@@ -48,6 +49,7 @@ class PassContext:
     checkpoint: Path | None = None
     resume: bool = False
     ranges: RangeTable | None = None
+    full_statistics: bool = False
     _outputs: dict[tuple[Graph, int], Outputs] = field(default_factory=dict, repr=False)
 
     def outputs(self, graph: Graph, *, of: tuple[Graph, int] | None = None) -> Outputs:

@@ -15,6 +15,9 @@ from qfrewrite.ir import Graph, Tensor
 from qfrewrite.ir.text import graph_text
 from qfrewrite.passes._context import PassContext, sample_count
 
+_DECIDES = ("SOFTMAX", "LOG_SOFTMAX", "LOGISTIC", "ARG_MAX", "TOPK_V2")
+_RESHAPES = ("RESHAPE", "SQUEEZE", "EXPAND_DIMS")
+
 
 def measure(
     graph: Graph,
@@ -46,9 +49,12 @@ def measure(
         step=context.progress(label, total),
     )  # fmt: skip
     rows = {
-        name: RangeRow(name, stats.range or (0.0, 0.0), "minmax", stats, seen.moving.get(tensor))
+        name: RangeRow(
+            name, stats.range or (0.0, 0.0), "minmax", stats, _keeps_all(graph, tensor),
+            seen.moving.get(tensor),
+        )
         for (tensor, stats), name in zip(seen.stats.items(), row_names(details), strict=True)
-    }
+    }  # fmt: skip
     table = RangeTable(rows, graph.name, data.description, seen.samples, fingerprint, context.seed)
     table = begun + table if begun is not None else table
     if seen.interrupted is not None:
@@ -73,11 +79,22 @@ def row_names(tensors: Mapping[Tensor, Detail] | Sequence[Tensor]) -> list[str]:
 
 def graph_fingerprint(graph: Graph) -> str:
     """A digest of structure and weights."""
-    digest = hashlib.blake2b(graph_text(graph).encode(), digest_size=16)
-    for tensor in graph.tensors:
-        if tensor.data is not None:
-            digest.update(memoryview(tensor.data.tobytes()))
-    return digest.hexdigest()
+    return hashlib.blake2b(graph_text(graph).encode(), digest_size=16).hexdigest()
+
+
+def _keeps_all(graph: Graph, tensor: Tensor) -> bool:
+    """Whether clipping does harm that the losses do not show.
+
+    Inputs: their range is the preprocessing's. Final scores: only the largest one counts, and
+    that is the one clipped.
+    """
+    if graph.is_input(tensor) or graph.is_output(tensor):
+        return True
+    readers = [reader.op for reader in graph.readers(tensor)]
+    return bool(readers) and all(
+        op.kind in _DECIDES or (op.kind in _RESHAPES and _keeps_all(graph, op.output))
+        for op in readers
+    )
 
 
 def _resumed(

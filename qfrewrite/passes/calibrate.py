@@ -84,8 +84,8 @@ class Calibrate(Pass):
         if self.ranges is not None:
             return self._replayed(rw, tensors, RangeTable.load(self.ranges), choice)
         if rw.context.data is None:
-            return guess_ranges(rw, tensors, choice, self._details(rw.graph, tensors, choice))
-        details = self._details(rw.graph, tensors, choice)
+            return guess_ranges(rw, tensors, choice, self._details(rw, tensors, choice))
+        details = self._details(rw, tensors, choice)
         table = measure(rw.graph, details, rw.context, choice, samples=self.samples)
         how = "" if self.method in (None, "minmax") else f", chosen by {self.method}"
         rw.note(f"ranges from {table.data}{how}")
@@ -110,7 +110,7 @@ class Calibrate(Pass):
                 f"{len(missing)} tensors are not in {self.ranges}, e.g. '{missing[0].name}': "
                 "their ranges are found anew"
             )
-            details = self._details(rw.graph, missing, choice)
+            details = self._details(rw, missing, choice)
             if rw.context.data is not None:
                 rest = measure(rw.graph, details, rw.context, choice, samples=self.samples)
             else:
@@ -119,12 +119,14 @@ class Calibrate(Pass):
         return table
 
     def _details(
-        self, graph: Graph, tensors: list[Tensor], choice: MethodChoice
+        self, rw: PassRewriter, tensors: list[Tensor], choice: MethodChoice
     ) -> dict[Tensor, Detail]:
         names = row_names(tensors)
         return {
             t: Detail(
-                self.bias and _feeds_linear(graph, t), choice.of(n).needs_histogram, self.bins
+                self.bias and _feeds_linear(rw.graph, t),
+                rw.context.full_statistics or choice.of(n).needs_histogram,
+                self.bins,
             )
             for t, n in zip(tensors, names, strict=True)
         }

@@ -11,13 +11,11 @@ import numpy as np
 
 from qfrewrite.calibrate.statistics import Gaussian, clip_gaussian, propagate
 from qfrewrite.ir import Array, Graph, Op
-from qfrewrite.ops.spec import attr
 from qfrewrite.passes._base import Pass, register
 from qfrewrite.passes._context import PassRewriter
 from qfrewrite.rewrite.dead_channels import (
-    DeadChannels,
     absorb,
-    dead_by_statistics,
+    dead_by_batch_norm,
     dead_by_weights,
     settle_values,
 )
@@ -25,7 +23,6 @@ from qfrewrite.rewrite.fold import fold_batch_norm, pads, set_weights
 from qfrewrite.rewrite.match import NoMatch, bias_of, float_weights, sole_reader, weights_of
 from qfrewrite.runtime.metrics import sqnr_db
 
-_DEAD_VARIANCE = 1e-6
 # Samples that settle a signal to noise ratio: each gives dozens of positions of every channel.
 _JUDGED_ON = 50
 
@@ -117,7 +114,7 @@ def _remove_batch_norm(rw: PassRewriter, op: Op) -> None:
     reader = sole_reader(graph, op.output)
     channels = None
     if isinstance(reader, Op) and reader.kind == "BATCH_NORM":
-        channels = _dead(reader)
+        channels = dead_by_batch_norm(reader)
         why = fold_batch_norm(rw, reader)
         if why is not None:
             rw.skip(reader, why)
@@ -133,20 +130,6 @@ def _remove_batch_norm(rw: PassRewriter, op: Op) -> None:
             rw.skip(op, f"{int(found.dead.sum())} dead channels stay: {done}")
         elif done and found is channels:
             rw.edit("absorbed", op, f"{done} dead channels into the next bias")
-
-
-def _dead(bn: Op) -> DeadChannels | None:
-    variance, gamma, beta = bn.input(4), bn.input(1), bn.input(2)
-    if variance is None:
-        return None
-    size = variance.size
-    return dead_by_statistics(
-        variance.value().astype(np.float64).reshape(-1),
-        np.ones(size) if gamma is None else gamma.value().astype(np.float64).reshape(-1),
-        np.zeros(size) if beta is None else beta.value().astype(np.float64).reshape(-1),
-        attr(bn, "epsilon"),
-        _DEAD_VARIANCE,
-    )
 
 
 def _site(rw: PassRewriter, op: Op) -> _Site | None:

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from qfrewrite.ir import Graph, Op, Tensor
 from qfrewrite.ops import spec_of
+from qfrewrite.ops.spec import attr
 from qfrewrite.rewrite.fold import Float64, constant_response, pads, set_weights
 from qfrewrite.rewrite.match import (
     NoMatch,
@@ -26,6 +27,8 @@ from qfrewrite.rewrite.match import (
 from qfrewrite.rewrite.rewriter import Rewriter
 
 _CHANNELWISE = ("RELU", "RELU6", "RELU_N1_TO_1", "LEAKY_RELU", "LOGISTIC", "TANH", "HARD_SWISH")
+# A BatchNorm variance below this is that of a channel that never changed in training.
+DEAD_VARIANCE = 1e-6
 # A channel is constant when what is left of it lies far below the finest int8 step.
 _LEAST_STD = 1e-3
 
@@ -48,6 +51,21 @@ def dead_by_statistics(
     """
     std = np.abs(gamma) * np.sqrt(variance / (variance + epsilon))
     return DeadChannels((variance < tol) & (std < _LEAST_STD), beta)
+
+
+def dead_by_batch_norm(bn: Op, tol: float = DEAD_VARIANCE) -> DeadChannels | None:
+    """Dead channels by the statistics in a BATCH_NORM op, or None where it has none."""
+    variance, gamma, beta = bn.input(4), bn.input(1), bn.input(2)
+    if variance is None:
+        return None
+    size = variance.size
+    return dead_by_statistics(
+        variance.value().astype(np.float64).reshape(-1),
+        np.ones(size) if gamma is None else gamma.value().astype(np.float64).reshape(-1),
+        np.zeros(size) if beta is None else beta.value().astype(np.float64).reshape(-1),
+        attr(bn, "epsilon"),
+        tol,
+    )
 
 
 def dead_by_weights(op: Op) -> DeadChannels:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import islice
@@ -32,6 +32,8 @@ _WORKER_BYTES = 512 << 20
 # Samples after this share of all must not widen ranges by more than a twentieth.
 _SETTLED_AFTER = 0.75
 _WIDENED = 0.05
+# Seconds.
+_PATIENCE = 0.1
 
 
 @dataclass
@@ -115,7 +117,9 @@ class _Job:
         with ThreadPoolExecutor(len(sessions), thread_name_prefix="qfrewrite-observe") as pool:
             futures = [pool.submit(self._work, session) for session in sessions]
             try:
-                wait(futures, return_when=FIRST_EXCEPTION)
+                # In short waits: a signal may reach another thread than this one.
+                while wait(futures, _PATIENCE, FIRST_EXCEPTION).not_done and not _failed(futures):
+                    pass
             except KeyboardInterrupt as error:
                 interrupted = error
             finally:
@@ -203,6 +207,10 @@ class _Part:
 
     def _ranges(self) -> list[Range]:
         return [(s.low, s.high) for s in self.stats]
+
+
+def _failed(futures: Sequence[Future[_Part]]) -> bool:
+    return any(f.done() and f.exception() is not None for f in futures)
 
 
 def _bounds(graph: Graph, tensor: Tensor) -> Range:

@@ -1,0 +1,173 @@
+"""A quantized model against its float one, layer by layer and at the output."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from math import inf, sqrt
+
+import numpy as np
+
+from qfrewrite.analyze.layers import observed_twins
+from qfrewrite.calibrate.data import Sample
+from qfrewrite.errors import UsageError
+from qfrewrite.ir import Array, Graph, Model, Tensor
+from qfrewrite.lower.canonical import canonicalise
+from qfrewrite.rewrite.raising import raise_graph
+from qfrewrite.runtime.metrics import Fidelity, FidelityMeter, sqnr_db
+from qfrewrite.runtime.session import Session
+
+# Quality drops where a layer falls below the first figure, and by the second below all before it.
+_POOR_DB, _DROP_DB = 30.0, 5.0
+
+
+@dataclass
+class LayerFidelity:
+    """One tensor in both models, over all samples.
+
+    sqnr_db: 10 log10(sum x^2 / sum (x - q)^2). cosine: of both as vectors. max_error: the largest
+    |x - q|, real units. order: its place in execution order.
+    """
+
+    name: str
+    op: str
+    order: int
+    sqnr_db: float = inf
+    cosine: float = 1.0
+    max_error: float = 0.0
+    _sums: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0, 0.0], repr=False)
+
+    def add(self, x: Array, q: Array) -> None:
+        """Take one sample's float values and quantized ones."""
+        a, b = x.reshape(-1).astype(np.float64), q.reshape(-1).astype(np.float64)
+        error = a - b
+        for k, value in enumerate((a @ a, b @ b, a @ b, error @ error)):
+            self._sums[k] += float(value)
+        self.max_error = max(self.max_error, float(np.abs(error).max(initial=0.0)))
+
+    def finish(self) -> None:
+        """Turn sums into figures."""
+        aa, bb, ab, noise = self._sums
+        self.sqnr_db = sqnr_db(aa, noise)
+        self.cosine = ab / sqrt(aa * bb) if aa > 0 and bb > 0 else float(noise == 0)
+
+
+@dataclass
+class Comparison:
+    """Layers that both models have, worst first; the outputs together; where quality drops.
+
+    dropped: the first layer in execution order below 30 dB that lies 5 dB or more below all
+    before it, or None. only_float: names of layers that the quantized model has no tensor for.
+    """
+
+    layers: list[LayerFidelity]
+    output: Fidelity
+    dropped: LayerFidelity | None
+    samples: int
+    only_float: list[str] = field(default_factory=list)
+
+
+def compare_models(
+    reference: Model, quantized: Model, samples: Iterable[Sample], *, threads: int | None = None
+) -> Comparison:
+    """Run both over `samples` and compare every tensor that has the same name in both.
+
+    Raises UsageError where the models take different inputs.
+    """
+    first, second = (_prepared(m.graph) for m in (reference, quantized))
+    _check_inputs(first, second)
+    pairs, missing = _pairs(first, second)
+    outputs = list(zip(first.graph.outputs, second.graph.outputs, strict=False))
+    probes = [[p.real[t] for t in side] for p, side in (
+        (first, [a for a, _ in (*pairs, *outputs)]), (second, [b for _, b in (*pairs, *outputs)]),
+    )]  # fmt: skip
+    sessions = [
+        Session(p.copy, wanted, threads=threads)
+        for p, wanted in zip((first, second), probes, strict=True)
+    ]
+    rows = [_row(first.graph, a, k) for k, (a, _) in enumerate(pairs)]
+    meter, names = FidelityMeter(), [t.name for t in second.graph.inputs]
+    for sample in samples:
+        x = sessions[0].run(sample)
+        q = sessions[1].run(_fed(second.graph, dict(zip(names, sample.values(), strict=True))))
+        for row, a, b in zip(rows, x, q, strict=False):
+            row.add(a, b)
+        meter.add(x[len(rows) :], q[len(rows) :])
+    for row in rows:
+        row.finish()
+    worst = sorted(rows, key=lambda r: (r.sqnr_db, r.order))
+    return Comparison(worst, meter.result(), _first_drop(rows), meter.samples, missing)
+
+
+@dataclass
+class _Prepared:
+    """A graph, its copy with real values of 8-bit tensors, and original -> tensor to probe."""
+
+    graph: Graph
+    copy: Graph
+    real: dict[Tensor, Tensor]
+
+
+def _prepared(source: Graph) -> _Prepared:
+    graph, _ = source.clone()
+    if not any(t.quant is not None and not t.is_const for t in graph.tensors):
+        raise_graph(graph)
+        canonicalise(graph)
+    copy, real = observed_twins(graph)
+    return _Prepared(graph, copy, real)
+
+
+def _check_inputs(first: _Prepared, second: _Prepared) -> None:
+    shapes = [[t.shape for t in p.graph.inputs] for p in (first, second)]
+    if shapes[0] != shapes[1]:
+        raise UsageError(
+            f"the models take different inputs: {shapes[0]} and {shapes[1]}", where="compare",
+            remedy="compare a model with one made from it",
+        )  # fmt: skip
+
+
+def _pairs(first: _Prepared, second: _Prepared) -> tuple[list[tuple[Tensor, Tensor]], list[str]]:
+    """Tensors of the same name and shape; converters join names of fused ops by `;`."""
+    theirs: dict[str, Tensor] = {}
+    for tensor in second.real:
+        for name in (tensor.name, *tensor.name.split(";")):
+            theirs.setdefault(name, tensor)
+            theirs.setdefault(name.removesuffix("/fake_quant"), tensor)
+    pairs, missing = [], []
+    for tensor in first.real:
+        if first.graph.is_input(tensor):
+            continue
+        other = theirs.get(tensor.name)
+        if other is not None and other.shape == tensor.shape:
+            pairs.append((tensor, other))
+        else:
+            missing.append(tensor.name)
+    return pairs, missing
+
+
+def _row(graph: Graph, tensor: Tensor, order: int) -> LayerFidelity:
+    maker = graph.producer(tensor)
+    kind = maker.kind if maker is not None else "input"
+    return LayerFidelity(tensor.name, kind, order)
+
+
+def _fed(graph: Graph, sample: Sample) -> Sample:
+    """A float sample as the quantized model's inputs take it."""
+    from qfrewrite.ir.quant import quantize
+
+    fed = {}
+    for tensor in graph.inputs:
+        value = sample[tensor.name]
+        if tensor.quant is not None and value.dtype.kind == "f" and tensor.dtype != "float32":
+            value = quantize(value, tensor.quant, tensor.dtype)
+        fed[tensor.name] = value
+    return fed
+
+
+def _first_drop(rows: list[LayerFidelity]) -> LayerFidelity | None:
+    worst = inf
+    for row in rows:
+        if row.sqnr_db < _POOR_DB and worst - row.sqnr_db >= _DROP_DB:
+            return row
+        worst = min(worst, row.sqnr_db)
+    return None

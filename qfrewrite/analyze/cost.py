@@ -1,0 +1,37 @@
+"""What a layer costs: parameters and multiply-accumulates."""
+
+from __future__ import annotations
+
+from qfrewrite.ir import Op
+from qfrewrite.ops import spec_of
+
+# Linear op -> whose positions each weight is used at: its output's, or its input's (a transposed
+# convolution scatters).
+_USED_AT = {
+    "CONV_2D": "output", "DEPTHWISE_CONV_2D": "output", "CONV_3D": "output",
+    "FULLY_CONNECTED": "output", "TRANSPOSE_CONV": "input",
+}  # fmt: skip
+
+
+def parameters(op: Op) -> int:
+    """How many numbers the op's constant weights and biases (and tables) hold."""
+    spec = spec_of(op)
+    count = 0
+    for slot, tensor in enumerate(op.inputs):
+        port = spec.input_port(slot) if spec is not None else None
+        steers = port is not None and port.role == "param"
+        if tensor is not None and tensor.is_const and not steers:
+            count += tensor.size
+    return count
+
+
+def macs(op: Op) -> int:
+    """Multiply-accumulates of one inference; 0 for ops that do not multiply by weights."""
+    if op.kind == "BATCH_MATMUL":
+        return op.output.size * op.operand(0).shape[-1]
+    side = _USED_AT.get(op.kind)
+    held = [t for t in op.inputs if t is not None and t.is_const and len(t.shape) > 1]
+    if side is None or not held:
+        return 0
+    values = op.output if side == "output" else op.operand(2)
+    return held[0].size * (values.size // max(values.shape[-1], 1))

@@ -1,0 +1,296 @@
+"""One row per layer of a model: geometry, values, ranges, weights, and what endangers int8."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+import numpy as np
+
+from qfrewrite.analyze.cost import macs, parameters
+from qfrewrite.analyze.flags import Flag, find_flags
+from qfrewrite.calibrate.observers import Detail
+from qfrewrite.calibrate.ranges import RangeRow, RangeTable
+from qfrewrite.ir import Array, Graph, Model, Op, Tensor
+from qfrewrite.ir.quant import ACTIVATION_CODES, dequantize
+from qfrewrite.lower.canonical import canonicalise, fuses_into
+from qfrewrite.lower.ranges import Range
+from qfrewrite.ops import spec_of
+from qfrewrite.ops.spec import attr
+from qfrewrite.passes import PassContext, measure, row_names
+from qfrewrite.rewrite.dead_channels import dead_by_batch_norm
+from qfrewrite.rewrite.fold import bn_scale_offset
+from qfrewrite.rewrite.match import (
+    LINEAR,
+    NoMatch,
+    channel_axis,
+    sole_reader,
+    weight_slot,
+    weights_of,
+)
+from qfrewrite.rewrite.raising import raise_graph
+
+# Weights this small beside the largest change nothing: the channel is its bias.
+_NOTHING = 1e-6
+
+
+@dataclass
+class Layer:
+    """One layer: an op with the BatchNorm folded into it and the activation fused into it.
+
+    output: the name of the tensor it writes. shape: of that tensor. observed: min and max over
+    the data. range, scale, zero_point: chosen (or stored) for 8 bits. clipped, sparsity: fractions
+    of values outside the range, and exactly zero. sqnr_db: int8 values against float ones, from
+    the histogram. weights: min and max after folding. channel_ratio: the largest per-channel
+    magnitude of the weights over the smallest of a channel that is not dead. gain_max,
+    gain_median: of BatchNorm's |gamma| / sqrt(variance + epsilon). dead: the channels that never
+    change.
+    """
+
+    name: str
+    op: str
+    output: str
+    shape: tuple[int, ...]
+    parameters: int = 0
+    macs: int = 0
+    observed: Range | None = None
+    range: Range | None = None
+    scale: float | None = None
+    zero_point: int | None = None
+    clipped: float | None = None
+    sparsity: float | None = None
+    sqnr_db: float | None = None
+    weights: Range | None = None
+    channel_ratio: float | None = None
+    gain_max: float | None = None
+    gain_median: float | None = None
+    dead: list[int] = field(default_factory=list)
+    flags: list[Flag] = field(default_factory=list)
+    row: RangeRow | None = field(default=None, repr=False)
+    channel_weights: Array | None = field(default=None, repr=False)
+    unfolded_weights: Array | None = field(default=None, repr=False)
+
+    def record(self) -> dict[str, Any]:
+        """The figures as JSON values."""
+        held = {f.name: getattr(self, f.name) for f in fields(self) if f.repr}
+        held["flags"] = [asdict(f) for f in self.flags]
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in held.items()}
+
+
+@dataclass
+class Inspection:
+    """All layers of a model's main graph in execution order, and what they rest on."""
+
+    model: str
+    layers: list[Layer]
+    ranges: RangeTable | None = None
+
+    def layer(self, name: str) -> Layer:
+        """The layer called `name`, by its op or its output; raises KeyError."""
+        for found in self.layers:
+            if name in (found.name, found.output):
+                return found
+        raise KeyError(name)
+
+    def advice(self) -> dict[str, list[str]]:
+        """What helps -> the layers it helps."""
+        helped: dict[str, list[str]] = {}
+        for layer in self.layers:
+            for flag in layer.flags:
+                if flag.remedy and layer.name not in helped.setdefault(flag.remedy, []):
+                    helped[flag.remedy].append(layer.name)
+        return helped
+
+
+def inspect_model(
+    model: Model, *, ranges: RangeTable | None = None, context: PassContext | None = None,
+    method: str = "minmax",
+) -> Inspection:  # fmt: skip
+    """Look at the main graph of `model`, which stays as it is.
+
+    ranges: a table for it; or context: with data to observe it on, ranges then by `method`.
+    """
+    graph, _ = model.graph.clone()
+    raise_graph(graph)
+    before = {op.name: _before_folding(graph, op) for op in graph.ops_of(*LINEAR)}
+    quantized = any(t.quant is not None and not t.is_const for t in graph.tensors)
+    if not quantized:
+        canonicalise(graph)
+    if ranges is None and context is not None and context.data is not None:
+        ranges = _observe(graph, context, method)
+    stored = _stored_ranges(graph)
+    known = ranges.rows if ranges is not None else {}
+    layers = []
+    for op in graph.ops:
+        if op.kind == "FAKE_QUANT" or fuses_into(graph, op) is not None or not op.outputs:
+            continue
+        fused = _fused_activation(graph, op)
+        output = fused.output if fused is not None else op.output
+        layer = Layer(
+            op.name, f"{op.kind}+{fused.kind}" if fused is not None else op.kind, output.name,
+            output.shape, parameters(op), macs(op),
+        )  # fmt: skip
+        _describe_weights(layer, op, before.get(op.name), known.get(output.name))
+        _describe_values(layer, output, known.get(output.name), stored.get(output))
+        layer.flags = find_flags(layer, stays_float=_stays_float(op, quantized))
+        layers.append(layer)
+    return Inspection(model.name, layers, ranges)
+
+
+@dataclass(frozen=True)
+class _Unfolded:
+    """A linear op before its BatchNorm is folded: weights per channel, gains, dead channels."""
+
+    weights: Array | None
+    gain: Array | None
+    dead: Array
+
+
+def _before_folding(graph: Graph, op: Op) -> _Unfolded:
+    weights = _channel_magnitudes(op)
+    nothing = np.zeros(0, np.bool_)
+    reader = sole_reader(graph, op.output)
+    if isinstance(reader, NoMatch) or reader.kind != "BATCH_NORM":
+        return _Unfolded(weights, None, nothing)
+    found = dead_by_batch_norm(reader)
+    dead = found.dead if found is not None else nothing
+    return _Unfolded(weights, np.abs(bn_scale_offset(reader)[0]), dead)
+
+
+def _channel_magnitudes(op: Op) -> Array | None:
+    """The largest weight per output channel, [O], real units; None where weights are computed."""
+    tensor = op.operand(weight_slot(op))
+    if tensor.data is None or not tensor.size:
+        return None
+    w = dequantize(tensor.data, tensor.quant) if tensor.quant is not None else weights_of(op)
+    magnitudes: Array = (
+        np.abs(np.moveaxis(w, channel_axis(op), 0)).reshape(w.shape[channel_axis(op)], -1).max(1)
+    )
+    return magnitudes
+
+
+def _describe_weights(layer: Layer, op: Op, before: _Unfolded | None, row: RangeRow | None) -> None:
+    if op.kind not in LINEAR:
+        return
+    magnitudes = _channel_magnitudes(op)
+    if magnitudes is None:
+        return
+    tensor = op.operand(weight_slot(op))
+    w = tensor.value()
+    if tensor.quant is not None:
+        w = dequantize(w, tensor.quant)
+    layer.weights = float(w.min()), float(w.max())
+    layer.channel_weights = magnitudes
+    dead = magnitudes <= _NOTHING * magnitudes.max()
+    if before is not None:
+        layer.unfolded_weights = before.weights
+        if before.gain is not None:
+            layer.gain_max = float(before.gain.max())
+            layer.gain_median = float(np.median(before.gain))
+        if before.dead.size == dead.size:
+            dead = dead | before.dead
+    stats = row.stats if row is not None else None
+    if stats is not None and stats.channel_low is not None and stats.channels == dead.size:
+        dead = dead | (stats.channel_low == stats.channel_high)
+    layer.dead = np.flatnonzero(dead).tolist()
+    live = magnitudes[~dead & (magnitudes > 0)]
+    layer.channel_ratio = float(magnitudes.max() / live.min()) if live.size else None
+
+
+def _describe_values(
+    layer: Layer, tensor: Tensor, row: RangeRow | None, stored: Range | None
+) -> None:
+    layer.row = row
+    if row is not None:
+        layer.range = row.range
+        if row.stats is not None and row.stats.range is not None:
+            layer.observed, layer.sparsity = row.stats.range, row.stats.sparsity
+        layer.scale, layer.zero_point = float(row.quant.scale[0]), int(row.quant.zero_point[0])
+    if stored is not None:
+        layer.range = stored
+        quant = tensor.quant
+        if quant is None:
+            quant = RangeRow(layer.output, stored).quant
+        layer.scale, layer.zero_point = float(quant.scale[0]), int(quant.zero_point[0])
+    values = row.stats.distribution if row is not None and row.stats is not None else None
+    # Values of a quantized tensor lie on its grid already.
+    if values is not None and values.total and layer.range is not None and tensor.quant is None:
+        held = RangeRow(layer.output, layer.range, stats=row.stats if row else None)
+        layer.clipped, lost = held.clipped, held.losses
+        if lost is not None and lost.total > 0 and values.mean_square > 0:
+            layer.sqnr_db = float(10 * np.log10(values.mean_square / lost.total))
+
+
+def _stored_ranges(graph: Graph) -> dict[Tensor, Range]:
+    """Ranges that the file itself holds: of quantized tensors, and of FAKE_QUANT ops."""
+    found: dict[Tensor, Range] = {}
+    for tensor in graph.tensors:
+        if tensor.quant is None or tensor.is_const or tensor.dtype not in ACTIVATION_CODES:
+            continue
+        if tensor.quant.scale.size == 1:
+            scale, zero = float(tensor.quant.scale[0]), int(tensor.quant.zero_point[0])
+            first, last = ACTIVATION_CODES[tensor.dtype]
+            found[tensor] = (first - zero) * scale, (last - zero) * scale
+    for op in graph.ops_of("FAKE_QUANT"):
+        if not op.operand(0).is_const:
+            low, high = (float(np.asarray(attr(op, k)).reshape(-1)[0]) for k in ("min", "max"))
+            found[op.operand(0)] = found[op.output] = (low, high)
+    return found
+
+
+def _fused_activation(graph: Graph, op: Op) -> Op | None:
+    if len(op.outputs) != 1:
+        return None
+    reader = sole_reader(graph, op.output)
+    if isinstance(reader, NoMatch) or fuses_into(graph, reader) is not op:
+        return None
+    return reader
+
+
+def _stays_float(op: Op, quantized: bool) -> bool:
+    """Whether int8 lowering has no kernel for this op."""
+    if quantized or not any(t.dtype == "float32" for t in op.outputs):
+        return False
+    spec = spec_of(op)
+    return spec is None or not spec.int8
+
+
+def _observe(graph: Graph, context: PassContext, method: str) -> RangeTable:
+    """Full statistics of every value a layer writes; 8-bit ones as the real values they mean."""
+    from qfrewrite.calibrate.search import MethodChoice
+
+    twins: Mapping[Tensor, Tensor]
+    probed, twins = observed_twins(graph)
+    names = dict(zip(twins.values(), row_names(list(twins)), strict=True))
+    table = measure(
+        probed, {t: Detail(channel_mean=True, full=True) for t in names}, context,
+        MethodChoice.parse(method), label="observing",
+    )  # fmt: skip
+    rows = {}
+    for row, name in zip(table, names.values(), strict=True):
+        row.name = name
+        rows[name] = row
+    table.rows = rows
+    return table
+
+
+def observed_twins(graph: Graph) -> tuple[Graph, dict[Tensor, Tensor]]:
+    """A copy of `graph`, and the float tensor in it that tells each float or 8-bit one's values."""
+    copy, twins = graph.clone()
+    wanted: dict[Tensor, Tensor] = {}
+    for tensor in (*graph.inputs, *(out for op in graph.ops for out in op.outputs)):
+        twin = twins[tensor]
+        if (
+            tensor.is_const
+            or not tensor.size
+            or any(fuses_into(graph, r.op) is not None for r in graph.readers(tensor))
+        ):
+            continue
+        if tensor.dtype == "float32":
+            wanted[tensor] = twin
+        elif tensor.quant is not None and tensor.dtype in ACTIVATION_CODES:
+            real = Tensor(copy.unique_name(f"{tensor.name}/real"), tensor.shape)
+            copy.add_op(Op("DEQUANTIZE", [twin], [real]), anchor=copy.producer(twin))
+            wanted[tensor] = real
+    return copy, wanted

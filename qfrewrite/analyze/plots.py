@@ -1,0 +1,119 @@
+"""Pictures of layers: how values lie in their range, and weights per channel around folding."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from qfrewrite.analyze.layers import Layer
+from qfrewrite.errors import OutputError, UsageError
+
+_BLUE, _ORANGE, _GREY = "#2a6fbb", "#d9772b", "#8a8a8a"
+_DOTS_PER_INCH = 120
+
+
+def plot_layers(model: str, layers: Sequence[Layer], folder: str | Path) -> list[Path]:
+    """Write a PNG per picture into `folder`, made where it is missing; returns their paths.
+
+    For each layer with a histogram: its values and the chosen range. For each with weights: the
+    largest magnitude per channel, before and after BatchNorm is folded (Sheng et al. 2018,
+    arXiv:1803.08607, figure 1). Raises UsageError without matplotlib, OutputError.
+    """
+    plt = _matplotlib()
+    folder = Path(folder)
+    written = []
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for number, layer in enumerate(layers):
+            name = f"{number:03d}_{re.sub(r'[^A-Za-z0-9._-]+', '_', layer.name)[-80:]}"
+            for kind, draw in (("values", _draw_values), ("weights", _draw_weights)):
+                figure, axes = plt.subplots(figsize=(8, 3.6), layout="constrained")
+                if draw(axes, layer):
+                    axes.set_title(f"{layer.name}\n{layer.op}", fontsize=9, loc="left")
+                    axes.spines[["top", "right"]].set_visible(False)
+                    path = folder / f"{name}_{kind}.png"
+                    figure.savefig(path, dpi=_DOTS_PER_INCH, metadata={"Title": model})
+                    written.append(path)
+                plt.close(figure)
+    except OSError as error:
+        raise OutputError(error.strerror or "cannot be written", where=str(folder)) from None
+    if not written:
+        raise UsageError(
+            "these layers have neither weights nor observed values to draw", where="--plot",
+            remedy="give --data or --ranges, or choose other layers",
+        )  # fmt: skip
+    return written
+
+
+def _matplotlib() -> Any:
+    try:
+        import matplotlib
+    except ImportError:
+        raise UsageError(
+            "matplotlib is not installed", where="--plot", remedy="pip install 'qfrewrite[plot]'"
+        ) from None
+    matplotlib.use("agg")
+    import matplotlib.pyplot as plt
+
+    return plt
+
+
+def _draw_values(axes: Any, layer: Layer) -> bool:
+    stats = layer.row.stats if layer.row is not None else None
+    values = stats.distribution if stats is not None else None
+    if values is None or not values.total or values.low == values.high:
+        return False
+    edges = np.linspace(values.low, values.high, 201)
+    counts = np.histogram(values.center, edges, weights=values.count)[0]
+    # Exact zeros would tower over everything: the text says how many there are.
+    axes.bar(edges[:-1], counts, np.diff(edges), align="edge", color=_BLUE)
+    axes.set_yscale("log")
+    axes.set_xlabel("value (real units)")
+    axes.set_ylabel("values per bin")
+    if layer.range is not None:
+        low, high = layer.range
+        axes.axvspan(low, high, color=_ORANGE, alpha=0.12, lw=0)
+        for end in (low, high):
+            axes.axvline(end, color=_ORANGE, lw=1.5)
+        clipped = f", {100 * layer.clipped:.2g} % clipped" if layer.clipped else ""
+        zeros = f", {100 * layer.sparsity:.3g} % zeros not drawn" if layer.sparsity else ""
+        axes.set_xlabel(f"value (real units); range {low:.4g}..{high:.4g}{clipped}{zeros}")
+    return True
+
+
+def _draw_weights(axes: Any, layer: Layer) -> bool:
+    after, before = layer.channel_weights, layer.unfolded_weights
+    if after is None:
+        return False
+    folded = (
+        before is not None and before.shape == after.shape and not np.array_equal(before, after)
+    )
+    channels = np.arange(after.size)
+    size = 18 if after.size <= 64 else 8
+    if folded:
+        axes.scatter(channels, _visible(before), s=size, color=_GREY, label="before folding")
+    axes.scatter(channels, _visible(after), s=size, color=_BLUE,
+                 label="after folding" if folded else "weights")  # fmt: skip
+    if layer.dead:
+        axes.scatter(layer.dead, _visible(after)[layer.dead], s=3 * size, facecolors="none",
+                     edgecolors=_ORANGE, linewidths=1.5, label="dead channels")  # fmt: skip
+    axes.set_yscale("log")
+    largest = float(after.max(initial=0.0))
+    if largest > 0:
+        axes.axhline(largest / 127, color=_ORANGE, lw=1, ls="--",
+                     label="one int8 step, per tensor")  # fmt: skip
+    axes.set_xlabel("output channel")
+    axes.set_ylabel("largest |weight|")
+    # Below the axis: points may lie anywhere inside.
+    axes.figure.legend(fontsize=8, frameon=False, ncols=4, loc="outside lower center")
+    return True
+
+
+def _visible(magnitudes: Any) -> Any:
+    """Magnitudes on a logarithmic axis: those next to nothing lie at its foot."""
+    foot = max(float(magnitudes.max(initial=0.0)), 1e-30) * 1e-6
+    return np.maximum(magnitudes, foot)

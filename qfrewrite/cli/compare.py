@@ -1,0 +1,89 @@
+"""`qfrewrite compare FLOAT INT8 --data PATH`: where a quantized model departs from its source."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from qfrewrite.cli.options import data_options, model_options, open_data_context
+
+if TYPE_CHECKING:
+    from qfrewrite.analyze.compare import Comparison
+
+
+@click.command()
+@click.argument("reference", metavar="FLOAT", type=click.Path(path_type=Path))
+@click.argument("quantized", metavar="INT8", type=click.Path(path_type=Path))
+@data_options
+@click.option(
+    "--format",
+    "how",
+    type=click.Choice(["table", "json", "csv", "markdown"]),
+    default="table",
+    show_default=True,
+    help="How to print.",
+)
+@click.option("--top", type=click.IntRange(min=1), metavar="N", help="Only the N worst layers.")
+@model_options
+def compare(reference: Path, quantized: Path, **given: Any) -> None:
+    """Compare INT8 with FLOAT, layer by layer and at the output, worst first."""
+    from qfrewrite import api
+    from qfrewrite.analyze.compare import compare_models
+    from qfrewrite.cli.render import Reporter
+
+    source = api.load(reference, inputs=given["inputs"], outputs=given["outputs"])
+    other = api.load(quantized)
+    with Reporter(quiet=given["quiet"], verbose=False, explain=False) as reporter:
+        context = open_data_context(source, given, reporter)
+        if context is None:
+            from qfrewrite.calibrate.data import synthetic
+            from qfrewrite.runtime.session import input_specs
+
+            samples: Any = synthetic(input_specs(source.graph), 16, seed=given["seed"])
+            reporter.notice("no data: compared on synthetic inputs; give --data for real ones")
+        else:
+            samples = context.data
+        found = compare_models(source, other, samples, threads=given["threads"])
+    _print(found, given["how"], given["top"], samples.description)
+
+
+def _print(found: Comparison, how: str, top: int | None, described: str) -> None:
+    from rich.markup import escape
+
+    from qfrewrite.cli import tables as t
+    from qfrewrite.cli.render import open_console
+
+    console = open_console()
+    shown = found.layers[:top]
+    records = [{k: v for k, v in asdict(row).items() if not k.startswith("_")} for row in shown]
+    if how in ("table", "markdown"):
+        for record, name in zip(records, t.shorten([r.name for r in shown]), strict=True):
+            record["name"] = name
+    columns = (
+        t.Column("name", "layer", right=False), t.Column("op", "op", right=False),
+        t.Column("order", "order"), t.Column("sqnr_db", "SQNR dB", t.decibel),
+        t.Column("cosine", "cosine", lambda v: f"{v:.5f}"),
+        t.Column("max_error", "max error", t.figure),
+    )  # fmt: skip
+    head = {
+        "samples": found.samples, "output_sqnr_db": t.finite(found.output.sqnr_db),
+        "output_agreement": found.output.agreement,
+        "first_drop": found.dropped.name if found.dropped is not None else None,
+    }  # fmt: skip
+    t.print_rows(records, columns, how, head, console)
+    if how != "table":
+        return
+    console.print(f"output: {found.output}, {escape(described)}", soft_wrap=True)
+    if found.dropped is not None:
+        console.print(
+            f"quality first drops at [yellow]{escape(found.dropped.name)}[/yellow] "
+            f"({found.dropped.op}): {found.dropped.sqnr_db:.1f} dB", soft_wrap=True,
+        )  # fmt: skip
+    if found.only_float:
+        console.print(
+            f"{len(found.only_float)} layers have no tensor of their name in INT8, e.g. "
+            f"{escape(found.only_float[0])}", soft_wrap=True,
+        )  # fmt: skip

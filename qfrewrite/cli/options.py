@@ -1,0 +1,81 @@
+"""Options that several commands take."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from qfrewrite.cli.render import Reporter
+    from qfrewrite.ir import Model
+    from qfrewrite.passes import PassContext
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+POSITIVE = click.IntRange(min=1)
+
+_DATA = (
+    click.option("--data", metavar="PATH", help="Calibration data: image folder, .txt list of "
+                 "images, .npy or .npz."),
+    click.option("--samples", type=POSITIVE, default=200, show_default=True,
+                 help="How many samples to calibrate on."),
+    click.option("--preprocess", metavar="HOW", default="mobilenet", show_default=True,
+                 help="mobilenet (x/127.5-1), unit (x/255), raw, or mean=..,std=.."),
+    click.option("--crop", type=click.FloatRange(0, 1, min_open=True), default=1.0,
+                 show_default=True, help="Central fraction of each image to use."),
+    click.option("--threads", type=POSITIVE, help="Threads for the runtime  [default: all cores]"),
+    click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True,
+                 help="Of shuffling and synthetic inputs."),
+)  # fmt: skip
+_MODEL = (
+    click.option("--input", "inputs", metavar="NAME[:SHAPE]", multiple=True,
+                 help="Input node of a .pb, e.g. input:1x224x224x3 (repeatable)."),
+    click.option("--output", "outputs", metavar="NAME", multiple=True,
+                 help="Output node of a .pb (repeatable)."),
+    click.option("-q", "--quiet", is_flag=True, help="Print errors only."),
+    click.option("--debug", is_flag=True, help="Show tracebacks."),
+)  # fmt: skip
+
+
+def data_options(function: F) -> F:
+    """--data and how it is read."""
+    return _all(_DATA, function)
+
+
+def model_options(function: F) -> F:
+    """How the model is read, and how much is printed."""
+    return _all(_MODEL, function)
+
+
+def _all(options: tuple[Callable[[F], F], ...], function: F) -> F:
+    for option in reversed(options):
+        function = option(function)
+    return function
+
+
+def preprocessing(given: dict[str, Any]) -> Any:
+    """What --preprocess and --crop say."""
+    from dataclasses import replace
+
+    from qfrewrite.calibrate.preprocess import Preprocess
+
+    how = Preprocess.parse(given["preprocess"])
+    return replace(how, crop=given["crop"]) if given["crop"] != 1.0 else how
+
+
+def open_data_context(
+    model: Model, given: dict[str, Any], reporter: Reporter
+) -> PassContext | None:
+    """The context of a command's --data; None where it is not given."""
+    if given["data"] is None:
+        return None
+    from qfrewrite import api
+
+    context = api.open_context(
+        model, given["data"], samples=given["samples"], preprocess=preprocessing(given),
+        seed=given["seed"], threads=given["threads"],
+    )  # fmt: skip
+    context.progress = reporter.progress
+    return context

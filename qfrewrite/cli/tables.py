@@ -1,0 +1,161 @@
+"""Rows of figures as a terminal table, JSON, CSV or Markdown."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from math import inf
+from typing import Any
+
+import click
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+FORMATS = ("table", "json", "csv", "markdown")
+# Piped tables are for programs and files: no folding.
+_PIPE_WIDTH = 1000
+
+
+@dataclass(frozen=True)
+class Column:
+    """A figure of every row: its key in the record, its header, and how it reads."""
+
+    key: str
+    header: str
+    show: Callable[[Any], str] = str
+    right: bool = True
+
+
+def figure(value: float) -> str:
+    """Four significant digits."""
+    return f"{value:.4g}"
+
+
+def pair(value: Sequence[float]) -> str:
+    """`low..high`."""
+    return f"{value[0]:.4g}..{value[1]:.4g}"
+
+
+def percent(value: float) -> str:
+    """A fraction as percent."""
+    return f"{100 * value:.3g} %"
+
+
+def decibel(value: float) -> str:
+    """A ratio in dB; infinite where there is no error."""
+    return "exact" if value == inf else f"{value:.1f}"
+
+
+def count(value: int) -> str:
+    """A count with k, M or G."""
+    for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= size:
+            return f"{value / size:.3g}{unit}"
+    return str(value)
+
+
+def shape(value: Sequence[int]) -> str:
+    """`1x224x224x3`."""
+    return "x".join(map(str, value)) or "scalar"
+
+
+def sizes(value: Sequence[Any]) -> str:
+    """How many there are."""
+    return str(len(value)) if value else ""
+
+
+def finite(value: Any) -> Any:
+    """Infinite decibels are no JSON numbers."""
+    return None if value in (inf, -inf) else value
+
+
+def print_rows(
+    rows: Sequence[Mapping[str, Any]], columns: Sequence[Column], how: str,
+    head: Mapping[str, Any], console: Console, key: str = "layers",
+) -> None:  # fmt: skip
+    """Print `rows` in one of `FORMATS`; `head` goes before them in JSON."""
+    if how == "json":
+        text = json.dumps(
+            {**head, key: [{k: finite(v) for k, v in r.items()} for r in rows]}, indent=1
+        )
+        click.echo(text)
+    elif how == "csv":
+        click.echo(_csv(rows), nl=False)
+    elif how == "markdown":
+        click.echo(_markdown(rows, _present(rows, columns)))
+    else:
+        _table(rows, _present(rows, columns), console)
+
+
+def shorten(names: Sequence[str]) -> list[str]:
+    """The names less the path that all of them share."""
+    parts = [name.split("/") for name in names]
+    while len(parts) > 1 and all(len(p) > 1 and p[0] == parts[0][0] for p in parts):
+        parts = [p[1:] for p in parts]
+    return ["/".join(p) for p in parts]
+
+
+def _present(rows: Sequence[Mapping[str, Any]], columns: Sequence[Column]) -> list[Column]:
+    return [c for c in columns if any(r.get(c.key) not in (None, [], "") for r in rows)]
+
+
+def _cell(row: Mapping[str, Any], column: Column) -> str:
+    value = row.get(column.key)
+    return "" if value is None else column.show(value)
+
+
+def _table(rows: Sequence[Mapping[str, Any]], columns: Sequence[Column], console: Console) -> None:
+    """One table, or several below each other with the first column in all, where it is too wide."""
+    cells = {c.key: [_cell(row, c) for row in rows] for c in columns}
+    width = {c.key: max([len(c.header), *map(len, cells[c.key])]) + 2 for c in columns}
+    if not console.is_terminal:
+        console.width = _PIPE_WIDTH
+    room = console.width
+    first, *rest = columns
+    name_width = min(width[first.key], max(room // 3, 16))
+    parts: list[list[Column]] = [[]]
+    left = room - name_width
+    for column in rest:
+        if width[column.key] > left and parts[-1]:
+            parts.append([])
+            left = room - name_width
+        parts[-1].append(column)
+        left -= width[column.key]
+    for part in parts:
+        table = Table(box=SIMPLE_HEAD, pad_edge=False)
+        table.add_column(first.header, overflow="fold", max_width=name_width, min_width=8)
+        for column in part:
+            justify = "right" if column.right else "left"
+            table.add_column(column.header, justify=justify, no_wrap=True)  # type: ignore[arg-type]
+        for k in range(len(rows)):
+            table.add_row(*(escape(cells[c.key][k]) for c in (first, *part)))
+        console.print(table)
+
+
+def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
+    out = io.StringIO()
+    if rows:
+        writer = csv.DictWriter(out, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        for row in rows:
+            writer.writerow({k: _flat(v) for k, v in row.items()})
+    return out.getvalue()
+
+
+def _flat(value: Any) -> Any:
+    if isinstance(value, (list, tuple)):
+        return " ".join(v["what"] if isinstance(v, dict) else str(v) for v in value)
+    return value
+
+
+def _markdown(rows: Sequence[Mapping[str, Any]], columns: Sequence[Column]) -> str:
+    lines = ["| " + " | ".join(c.header for c in columns) + " |"]
+    lines.append("|" + "|".join("---:" if c.right else "---" for c in columns) + "|")
+    for row in rows:
+        lines.append("| " + " | ".join(_cell(row, c).replace("|", "\\|") for c in columns) + " |")
+    return "\n".join(lines)
