@@ -10,7 +10,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from qfrewrite.calibrate.histogram import CHUNK, Histogram, Scratch
+from qfrewrite.calibrate.counting import CHUNK, Scratch
+from qfrewrite.calibrate.histogram import Histogram
 from qfrewrite.errors import UsageError
 from qfrewrite.ir import Array
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qfrewrite.calibrate.histogram import CHUNK, Scratch
+from qfrewrite.calibrate.counting import CHUNK, Scratch
 from qfrewrite.calibrate.observers import Detail, TensorStats
 from qfrewrite.ir import Array
 

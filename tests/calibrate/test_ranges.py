@@ -13,7 +13,7 @@ from conftest import ROOT
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from qfrewrite.calibrate.histogram import Scratch
+from qfrewrite.calibrate.counting import Scratch
 from qfrewrite.calibrate.observers import Detail, TensorStats
 from qfrewrite.calibrate.ranges import RangeRow, RangeTable
 from qfrewrite.errors import DataError, UsageError

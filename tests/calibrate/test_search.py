@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qfrewrite.calibrate.histogram import Scratch
+from qfrewrite.calibrate.counting import Scratch
 from qfrewrite.calibrate.observers import Detail, TensorStats
 from qfrewrite.calibrate.search import METHODS, Method, MethodChoice, choose, losses
 from qfrewrite.errors import UsageError

@@ -1,0 +1,3 @@
+from qfrewrite.ir import Array
+
+def count(values: Array, inverse_width: float, base: int, tables: Array, /) -> int: ...
