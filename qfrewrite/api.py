@@ -136,8 +136,9 @@ def calibrate(
 
     loaded = load(model) if isinstance(model, (str, Path)) else model.clone()
     context = open_context(
-        loaded, data, samples=samples, preprocess=preprocess, seed=seed, threads=threads
-    )
+        loaded, data, samples=samples, preprocess=preprocess, seed=seed, threads=threads,
+        once=not passes,
+    )  # fmt: skip
     context.full_statistics, context.resume = True, resume
     context.checkpoint = Path(checkpoint) if checkpoint is not None else None
     if progress is not None:
@@ -146,6 +147,8 @@ def calibrate(
     _run_passes(loaded, [*todo, Calibrate(method, per_layer=per_layer, bins=bins)], context)
     table = context.ranges or RangeTable()
     table.model = loaded.name
+    said = getattr(context.data, "warnings", ())
+    table.warnings = list(dict.fromkeys((*said, *table.warnings)))
     return table
 
 
@@ -157,17 +160,24 @@ def open_context(
     preprocess: Any = "mobilenet",
     seed: int = 0,
     threads: int | None = None,
+    once: bool = False,
 ) -> PassContext:
-    """The data and settings that passes see; `data` may be a PassContext already."""
+    """The data and settings that passes see; `data` may be a PassContext already.
+
+    once: the data will be read in one pass only, and nothing is held back for measuring; so what
+    comes from an iterable need not be kept in memory.
+    """
     if isinstance(data, PassContext):
         return data
     if data is None:
         return PassContext(threads=threads, seed=seed)
-    from qfrewrite.calibrate.cache import CachedSamples, FirstSamples
+    from qfrewrite.calibrate.cache import CachedSamples, FirstSamples, one_pass
     from qfrewrite.calibrate.data import open_data
     from qfrewrite.runtime.session import input_specs
 
     source = open_data(data, input_specs(model.graph), preprocess=preprocess, seed=seed)
+    if once:
+        return PassContext(one_pass(source, samples), threads=threads, seed=seed)
     calibration, held_back = source.split(samples, HELD_BACK)
     data_kept = CachedSamples(calibration)
     measuring = CachedSamples(held_back) if len(held_back) else FirstSamples(data_kept, HELD_BACK)

@@ -1,12 +1,15 @@
-"""Samples that are kept in memory after the first pass over them, where they are small."""
+"""Samples that are kept after the first pass over them, where they are small, or never."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import count, islice
 from math import prod
+from typing import Any
 
-from qfrewrite.calibrate.data import Sample, Samples
+from qfrewrite.calibrate.data import DataSource, InputSpec, Sample, Samples
+from qfrewrite.calibrate.data_checks import DataChecks, few_samples_warning
+from qfrewrite.calibrate.items import conform_item
 from qfrewrite.ir import NUMPY_DTYPES
 
 # Several passes read the same samples; decoding images again costs more than running small models.
@@ -73,3 +76,41 @@ class FirstSamples:
 
     def __iter__(self) -> Iterator[Sample]:
         return islice(iter(self._samples), self._count)
+
+
+class PassingSamples:
+    """Samples of a once-only iterable, taken in one pass and never kept: memory does not grow."""
+
+    def __init__(
+        self, inputs: Sequence[InputSpec], items: Iterator[Any], where: str, most: int
+    ) -> None:
+        self.inputs = tuple(inputs)
+        self.warnings: list[str] = []
+        self._items, self._where, self._most = items, where, most
+        self._taken = 0
+
+    @property
+    def description(self) -> str:
+        """What these are; complete after the pass."""
+        return f"{self._taken} samples of {self._where}" if self._taken else self._where
+
+    def __iter__(self) -> Iterator[Sample]:
+        checks = DataChecks(self.inputs)
+        for item in islice(self._items, self._most - self._taken):
+            label = f"sample {self._taken} of {self._where}"
+            sample = conform_item(item, self.inputs, label)
+            self._warn(*checks.add(label, sample))
+            self._taken += 1
+            yield sample
+        self._warn(*checks.finish(), few_samples_warning(self._taken))
+
+    def _warn(self, *said: str | None) -> None:
+        self.warnings += [w for w in said if w and w not in self.warnings]
+
+
+def one_pass(source: DataSource, samples: int) -> Samples | PassingSamples:
+    """Up to `samples` of `source`, to be read once: what comes from an iterable is not kept."""
+    passing = source.passing
+    if passing is None:
+        return source.split(samples)[0]
+    return PassingSamples(source.inputs, passing, source.name, samples)

@@ -127,6 +127,11 @@ class DataSource:
     def __repr__(self) -> str:
         return f"<DataSource: {self._items.unit}s of {self.name}>"
 
+    @property
+    def passing(self) -> Iterator[Any] | None:
+        """The rest of a once-only iterable, raw; None for data that can be read again."""
+        return self._items.rest if isinstance(self._items, StreamItems) else None
+
     def split(self, samples: int, held_back: int = 0) -> tuple[Samples, Samples]:
         """Up to `samples` for calibration, and up to `held_back` others for measuring.
 

@@ -150,14 +150,14 @@ class StreamItems:
     unit = "sample"
 
     def __init__(self, items: Iterable[Any], inputs: Sequence[InputSpec], where: str) -> None:
-        self._rest: Iterator[Any] = iter(items)
+        self.rest: Iterator[Any] = iter(items)
         self._inputs = tuple(inputs)
         self._where = where
         self._drawn: list[dict[str, Array]] = []
 
     def draw(self, wanted: int) -> int:
         """Draw until `wanted` items are kept or none is left."""
-        for item in islice(self._rest, max(wanted - len(self._drawn), 0)):
+        for item in islice(self.rest, max(wanted - len(self._drawn), 0)):
             # A copy: generators like to fill one buffer over and over. Read-only: it is handed
             # out in every pass.
             sample = conform_item(item, self._inputs, self.label(len(self._drawn)))

@@ -75,7 +75,7 @@ def open_data_context(
 
     context = api.open_context(
         model, given["data"], samples=given["samples"], preprocess=preprocessing(given),
-        seed=given["seed"], threads=given["threads"],
+        seed=given["seed"], threads=given["threads"], once=True,
     )  # fmt: skip
     context.progress = reporter.progress
     return context

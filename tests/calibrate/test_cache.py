@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import weakref
+from collections.abc import Iterator
+
 import numpy as np
 import pytest
 
-from qfrewrite.calibrate.cache import CachedSamples, FirstSamples
+from qfrewrite.calibrate.cache import CachedSamples, FirstSamples, one_pass
 from qfrewrite.calibrate.data import InputSpec, open_data
 
 SPEC = InputSpec("x", (1, 4))
@@ -45,3 +48,34 @@ def test_small_samples_are_read_once() -> None:
     for _ in range(3):
         assert len(list(cached)) == 5
     assert read == [0, 1, 2, 3, 4]
+
+
+def test_samples_of_a_generator_pass_and_are_not_kept() -> None:
+    alive: list[weakref.ref[np.ndarray]] = []
+
+    def generator() -> Iterator[np.ndarray]:
+        for k in range(60):
+            x = np.full((4, 4, 3), k / 60 - 0.5, "f4")
+            x[0] = 0.4321
+            alive.append(weakref.ref(x))
+            yield x
+
+    inputs = [InputSpec("x", (1, 4, 4, 3))]
+    samples = one_pass(open_data(generator(), inputs), 55)
+    most = 0
+    for sample in samples:
+        assert sample["x"].shape == (1, 4, 4, 3)
+        del sample
+        most = max(most, sum(ref() is not None for ref in alive))
+    assert most <= 2
+    assert samples.description.startswith("55 samples of")
+    assert not samples.warnings
+
+
+def test_one_pass_over_data_that_can_be_read_again_is_the_usual_one() -> None:
+    inputs = [InputSpec("x", (1, 2))]
+    source = open_data(np.zeros((3, 2), "f4"), inputs)
+    assert len(list(one_pass(source, 2))) == 2
+    few = one_pass(open_data(iter([np.ones(2, "f4")]), inputs), 5)
+    assert len(list(few)) == 1
+    assert "only 1 sample" in few.warnings[-1]
