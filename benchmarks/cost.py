@@ -22,6 +22,7 @@ from _common import (
     PROJECT,
     ChildRun,
     make_calibration_folder,
+    model_path,
     run_child,
 )
 from accuracy import VARIANTS, command_values
@@ -91,14 +92,50 @@ def start_up(runs: int, workdir: Path) -> str:
     return f"`qfrewrite --help`: {seconds:.2f} s\n`import qfrewrite`: {imported}"
 
 
+# A chain of 10,000 ops, as `.tflite`.
+LONG_GRAPH = """
+import sys
+import numpy as np
+import qfrewrite as qf
+from qfrewrite.ops.build import GraphBuilder
+b, rng = GraphBuilder("long"), np.random.default_rng(0)
+y = b.input("x", (1, 4, 4, 8))
+for k in range(5000):
+    w = b.const(f"w{k}", rng.normal(size=(8, 1, 1, 8)).astype("f4"))
+    y = b.op("CONV_2D", y, w, b.const(f"b{k}", np.zeros(8)), name=f"c{k}")
+    y = b.op("RELU6", y, name=f"r{k}")
+qf.save(qf.Model([b.finish(y)]), sys.argv[1])
+"""
+
+
+def inspections(runs: int, workdir: Path) -> str:
+    """Median wall time of `qfrewrite inspect` without data: each model, and a long graph."""
+    long = workdir / "long.tflite"
+    subprocess.run([sys.executable, "-c", LONG_GRAPH, str(long)], check=True, cwd=PROJECT)
+    files = {name: model_path(model) for name, model in MODELS.items()}
+    lines = []
+    for name, path in {**files, "10,000 ops": long}.items():
+        command = [sys.executable, "-m", "qfrewrite", "inspect", str(path)]
+        taken = [run_child(command, workdir / "inspect.txt") for _ in range(runs)]
+        if failed := [r for r in taken if r.code != 0]:
+            raise RuntimeError(f"inspect {name}: {failed[0].reason}")
+        seconds = statistics.median(r.seconds for r in taken)
+        lines.append(f"`qfrewrite inspect`, {name}: {seconds:.2f} s")
+    return "\n".join(lines)
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--model", choices=list(MODELS), default=CLASSIFIERS[0])
     parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--inspect", action="store_true", help="time `qfrewrite inspect` only")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         workdir = Path(folder)
+        if args.inspect:
+            print(inspections(args.runs, workdir))
+            return
         print(table(conversions(args.model, args.runs, workdir)))
         print()
         print(start_up(max(args.runs, 5), workdir))

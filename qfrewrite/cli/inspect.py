@@ -164,19 +164,19 @@ def _print(found: Inspection, rows: list[Layer], how: str) -> None:
 def _summary(found: Inspection, rows: list[Layer], console: Any) -> None:
     from rich.markup import escape
 
-    from qfrewrite.cli.tables import count
+    from qfrewrite.cli.tables import count, shorten
 
     total = found.layers
     console.print(
         f"{len(total)} layers, {count(sum(r.parameters for r in total))} parameters, "
         f"{count(sum(r.macs for r in total))} MACs"
     )
-    for row in rows:
+    for row, name in zip(rows, shorten([r.name for r in rows]), strict=True):
         for flag in row.flags:
             helps = f"  -> {flag.remedy}" if flag.remedy else ""
-            console.print(f"  [yellow]{escape(row.name)}[/yellow]: {escape(flag.text + helps)}",
-                          soft_wrap=True)  # fmt: skip
-    for remedy, names in found.advice().items():
+            click.echo(f"  {click.style(name, fg='yellow')}: {flag.text}{helps}")
+    for remedy, helped in found.advice().items():
+        names = shorten(helped)
         more = f" and {len(names) - 2} more" if len(names) > 2 else ""
         console.print(
             f"[bold]{escape(remedy)}[/bold] helps {escape(', '.join(names[:2]) + more)}",

@@ -11,14 +11,9 @@ from math import inf
 from typing import Any
 
 import click
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 FORMATS = ("table", "json", "csv", "markdown")
-# Piped tables are for programs and files: no folding.
-_PIPE_WIDTH = 1000
 
 
 @dataclass(frozen=True)
@@ -93,8 +88,8 @@ def print_rows(
 
 
 def shorten(names: Sequence[str]) -> list[str]:
-    """The names less the path that all of them share."""
-    parts = [name.split("/") for name in names]
+    """The names less the path that all of them share, and only the first of names joined by `;`."""
+    parts = [name.split(";")[0].split("/") for name in names]
     while len(parts) > 1 and all(len(p) > 1 and p[0] == parts[0][0] for p in parts):
         parts = [p[1:] for p in parts]
     return ["/".join(p) for p in parts]
@@ -110,31 +105,52 @@ def _cell(row: Mapping[str, Any], column: Column) -> str:
 
 
 def _table(rows: Sequence[Mapping[str, Any]], columns: Sequence[Column], console: Console) -> None:
-    """One table, or several below each other with the first column in all, where it is too wide."""
+    """One table, or several below each other with the first column in all, where it is too wide.
+
+    Written line by line: a table of the console library takes a millisecond a row.
+    """
+    if not rows:
+        return
+    room = console.width if console.is_terminal else None
     cells = {c.key: [_cell(row, c) for row in rows] for c in columns}
-    width = {c.key: max([len(c.header), *map(len, cells[c.key])]) + 2 for c in columns}
-    if not console.is_terminal:
-        console.width = _PIPE_WIDTH
-    room = console.width
+    width = {c.key: max(len(c.header), *map(len, cells[c.key])) for c in columns}
     first, *rest = columns
-    name_width = min(width[first.key], max(room // 3, 16))
-    parts: list[list[Column]] = [[]]
-    left = room - name_width
-    for column in rest:
-        if width[column.key] > left and parts[-1]:
-            parts.append([])
-            left = room - name_width
-        parts[-1].append(column)
-        left -= width[column.key]
-    for part in parts:
-        table = Table(box=SIMPLE_HEAD, pad_edge=False)
-        table.add_column(first.header, overflow="fold", max_width=name_width, min_width=8)
-        for column in part:
-            justify = "right" if column.right else "left"
-            table.add_column(column.header, justify=justify, no_wrap=True)  # type: ignore[arg-type]
+    if room is not None:
+        width[first.key] = min(width[first.key], max(room // 3, 16))
+        cells[first.key] = [_elide(text, width[first.key]) for text in cells[first.key]]
+    for part in _folded(rest, width, None if room is None else room - width[first.key]):
+        shown = (first, *part)
+        head = "  ".join(_pad(c.header, width[c.key], c.right) for c in shown)
+        click.echo("\n" + click.style(head.rstrip(), bold=True))
+        click.echo("─" * len(head))
         for k in range(len(rows)):
-            table.add_row(*(escape(cells[c.key][k]) for c in (first, *part)))
-        console.print(table)
+            line = "  ".join(_pad(cells[c.key][k], width[c.key], c.right) for c in shown)
+            click.echo(line.rstrip())
+    click.echo()
+
+
+def _folded(
+    columns: Sequence[Column], width: Mapping[str, int], room: int | None
+) -> list[list[Column]]:
+    """The columns in as many parts as it takes for each to fit into `room`."""
+    parts: list[list[Column]] = [[]]
+    used = 0
+    for column in columns:
+        used += width[column.key] + 2
+        if room is not None and used > room and parts[-1]:
+            parts.append([])
+            used = width[column.key] + 2
+        parts[-1].append(column)
+    return parts
+
+
+def _pad(text: str, width: int, right: bool) -> str:
+    return text.rjust(width) if right else text.ljust(width)
+
+
+def _elide(text: str, width: int) -> str:
+    """The end of a name tells more than its beginning."""
+    return text if len(text) <= width else "…" + text[len(text) - width + 1 :]
 
 
 def _csv(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import islice
@@ -110,48 +110,62 @@ class _Job:
         self.lock = threading.Lock()
         self.stop = threading.Event()
         self.done = 0
+        self.parts: list[_Part] = []
+        self.errors: list[BaseException] = []
 
     def run(self, sessions: list[Session]) -> Observed:
         """Let each session's worker take samples until there are no more."""
         interrupted: BaseException | None = None
         with ThreadPoolExecutor(len(sessions), thread_name_prefix="qfrewrite-observe") as pool:
-            futures = [pool.submit(self._work, session) for session in sessions]
             try:
+                pending = [pool.submit(self._work, session) for session in sessions]
                 # In short waits: a signal may reach another thread than this one.
-                while wait(futures, _PATIENCE, FIRST_EXCEPTION).not_done and not _failed(futures):
+                while wait(pending, _PATIENCE, FIRST_EXCEPTION).not_done and not self.errors:
                     pass
             except KeyboardInterrupt as error:
                 interrupted = error
             finally:
                 self.stop.set()
-        parts = [future.result() for future in futures]
-        return self._result(parts, interrupted)
+        if self.errors:
+            raise self.errors[0]
+        return self._result(interrupted)
 
-    def _work(self, session: Session) -> _Part:
-        part = _Part([
+    def _work(self, session: Session) -> None:
+        """Take samples; what was seen goes to `parts`, also when the run is ended early."""
+        part, scratch = self._new_part(), Scratch()
+        try:
+            while (taken := self._next()) is not None:
+                self._observe(part, session, *taken, scratch)
+        except BaseException as error:
+            self.errors.append(error)
+            self.stop.set()
+        self.parts.append(part)
+
+    def _observe(
+        self, part: _Part, session: Session, index: int, sample: Sample, scratch: Scratch
+    ) -> None:
+        ends = np.empty((len(part.stats), 2)) if self.moving is not None else None
+        values = session.visit(sample)
+        part.take(values, scratch, self.turn, late=index >= self.settled, ends=ends)
+        with self.lock:
+            if self.moving is not None and ends is not None:
+                self.moving.add(index, ends)
+            self.done += 1
+            self.step(self.start + self.done)
+
+    def _new_part(self) -> _Part:
+        return _Part([
             TensorStats(t.shape[-1] if t.size and t.shape else 1, bounds, detail)
             for (t, detail), bounds in zip(self.details.items(), self.bounds, strict=True)
         ])  # fmt: skip
-        scratch = Scratch()
-        while (taken := self._next()) is not None:
-            index, sample = taken
-            ends = np.empty((len(part.stats), 2)) if self.moving is not None else None
-            values = session.visit(sample)
-            part.take(values, scratch, self.turn, late=index >= self.settled, ends=ends)
-            with self.lock:
-                if self.moving is not None and ends is not None:
-                    self.moving.add(index, ends)
-                self.done += 1
-                self.step(self.start + self.done)
-        return part
 
     def _next(self) -> tuple[int, Sample] | None:
         with self.lock:
             return None if self.stop.is_set() else next(self.stream, None)
 
-    def _result(self, parts: list[_Part], interrupted: BaseException | None) -> Observed:
-        whole = parts[0]
-        for part in parts[1:]:
+    def _result(self, interrupted: BaseException | None) -> Observed:
+        whole = self._new_part()
+        for part in self.parts:
             whole.merge(part)
         moving = self.moving.ranges() if self.moving is not None else []
         return Observed(
@@ -207,10 +221,6 @@ class _Part:
 
     def _ranges(self) -> list[Range]:
         return [(s.low, s.high) for s in self.stats]
-
-
-def _failed(futures: Sequence[Future[_Part]]) -> bool:
-    return any(f.done() and f.exception() is not None for f in futures)
 
 
 def _bounds(graph: Graph, tensor: Tensor) -> Range:
