@@ -24,6 +24,8 @@ def row_to_json(row: RangeRow) -> dict[str, Any]:
         out["whole"] = True
     if row.moving is not None:
         out["moving"] = list(row.moving)
+    if row.guessed_mean is not None:
+        out["guessed_mean"] = row.guessed_mean.tolist()
     stats = row.stats
     if stats is None:
         return out
@@ -58,6 +60,7 @@ def row_from_json(entry: Any) -> dict[str, Any]:
         "stats": _stats_from_json(entry) if "count" in entry else None,
         "whole": bool(entry.get("whole", False)),
         "moving": _pair(entry["moving"], "moving") if "moving" in entry else None,
+        "guessed_mean": _mean(entry["guessed_mean"]) if "guessed_mean" in entry else None,
     }
 
 
@@ -115,8 +118,14 @@ def _pair(value: Any, name: str) -> Range:
 def _numbers(value: Any, size: int, name: str) -> Float64:
     array = np.asarray(value, np.float64)
     if array.shape != (size,) or not np.isfinite(array).all():
-        raise ValueError(f"'channels.{name}' is not {size} finite numbers")
+        raise ValueError(f"'{name}' is not {size} finite numbers")
     return array
+
+
+def _mean(value: Any) -> Float64:
+    if not isinstance(value, list) or not value:
+        raise TypeError("'guessed_mean' is no list of numbers")
+    return _numbers(value, len(value), "guessed_mean")
 
 
 def _counts(value: Any) -> Any:

@@ -51,9 +51,11 @@ def _synthetic_rows(
 
     made_up = synthetic(input_specs(rw.graph), samples=_SYNTHETIC, seed=rw.context.seed)
     context = PassContext(made_up, threads=rw.context.threads, seed=rw.context.seed)
-    # Means of made-up inputs would mend nothing.
-    plain = {t: replace(details[t], channel_mean=False) for t in tensors}
-    table = measure(rw.graph, plain, context, choice)
+    table = measure(rw.graph, {t: details[t] for t in tensors}, context, choice)
+    for row in table:
+        if row.stats is not None:
+            # Means of made-up inputs would mend nothing.
+            row.stats.sums = None
     renamed = dict(zip(row_names(tensors), tensors, strict=True))
     names = dict(zip(details, row_names(details), strict=True))
     return {names[renamed[row.name]]: replace(row, name=names[renamed[row.name]]) for row in table}

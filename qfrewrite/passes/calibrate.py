@@ -75,7 +75,10 @@ class Calibrate(Pass):
         rows = dict(zip(tensors, map(table.rows.get, row_names(tensors)), strict=True))
         for tensor, row in rows.items():
             mean = row.channel_mean if row is not None else None
-            if self.bias and mean is not None and _feeds_linear(graph, tensor):
+            # A file may have been made by hand.
+            if not self.bias or mean is None or (mean.size,) != tensor.shape[-1:]:
+                continue
+            if _feeds_linear(graph, tensor):
                 graph.update_tensor(tensor, meta={**tensor.meta, "channel_mean": mean})
         _insert(rw, tensors, {t: r.range for t, r in rows.items() if r is not None and r.known})
 

@@ -28,7 +28,9 @@ def table(seed: int, *, model: str = "m", fingerprint: str = "f") -> RangeTable:
         for _ in range(4):
             stats.add(np.maximum(rng.standard_t(3, (5, 5, 3)), low).astype("f4"), SCRATCH)
         rows[name] = RangeRow(name, (min(stats.low, 0), stats.high), "minmax", stats)
-    rows["guess"] = RangeRow("guess", (-1.0, float(seed)), "batch_norm")
+    rows["guess"] = RangeRow(
+        "guess", (-1.0, float(seed)), "batch_norm", guessed_mean=np.array([0.1, 1 / 3])
+    )
     return RangeTable(rows, model, "data", 4, fingerprint)
 
 

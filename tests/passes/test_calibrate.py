@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from graphs import separable
 from pass_checks import check_pass
 
+from qfrewrite.api import calibrate
 from qfrewrite.calibrate.data import synthetic
 from qfrewrite.ir import Model
 from qfrewrite.passes import PassContext, run_passes
@@ -62,3 +65,18 @@ def test_nan_is_left_out_and_named() -> None:
     report = run_passes(Model([separable()]), "calibrate", PassContext(data=Poisoned()))
     [said] = [w for w in report["calibrate"].log.warnings if "NaN" in w]
     assert "values of 'x' are NaN or infinite, the first of" in said
+
+
+def test_ranges_without_data_are_replayed_with_their_means(tmp_path: Path) -> None:
+    """Bias correction needs the means that BatchNorm statistics tell: a file keeps them."""
+    table = calibrate(Model([separable()]), passes="fold_bn")
+    path = table.save(tmp_path / "r.json")
+    means = []
+    for text in ("fold_bn,calibrate", f"fold_bn,calibrate(ranges={path})"):
+        model = Model([separable()])
+        run_passes(model, text)
+        means.append({
+            t.name: t.meta["channel_mean"].tolist()
+            for t in model.graph.tensors if "channel_mean" in t.meta
+        })  # fmt: skip
+    assert means[0] == means[1] != {}
