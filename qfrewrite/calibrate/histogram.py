@@ -144,7 +144,8 @@ class Histogram:
         if not counts.size:
             return made
         made._extend(low, high)
-        if made.exponent != exponent or made.counts.size != counts.size or counts.min() < 0:
+        fits = made.exponent == exponent and made.counts.size == counts.size
+        if not (fits and counts.min() >= 0 and counts[0] and counts[-1]):
             raise ValueError(f"its bins do not fit the values {low}..{high}")
         if zeros < 0 or zeros > (made._at_zero(counts)):
             raise ValueError(f"{zeros} zeros are more than its bins hold")
@@ -201,13 +202,15 @@ class Distribution:
 
     def outside(self, low: float, high: float) -> float:
         """The fraction of values below `low` or above `high`."""
+        if not self.total:
+            return 0.0
         width = self.right - self.left
         safe = np.where(width > 0, width, 1.0)
         held = np.clip(self.right, low, high) - np.clip(self.left, low, high)
         at = (self.left >= low) & (self.left <= high)
         inside = float((np.where(width > 0, held / safe, at) * self.count).sum())
         inside += self.zeros * (low <= 0 <= high)
-        return max(1 - inside / max(self.total, 1.0), 0.0)
+        return max(1 - inside / self.total, 0.0)
 
     @property
     def mean_square(self) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from math import inf, isfinite, sqrt
 
@@ -84,7 +84,8 @@ class TensorStats:
         """The mean per channel, [C], or None where it was not observed."""
         if self.sums is None or not self.count:
             return None
-        return self.sums.value / (self.count / self.channels)
+        # What was not finite counts as zeros: it tells nothing of the other channels.
+        return self.sums.value / ((self.count + self.not_finite) / self.channels)
 
     @property
     def mean(self) -> float | None:
@@ -136,13 +137,16 @@ class TensorStats:
             self._add_range(values)
 
     def merge(self, other: TensorStats) -> None:
-        """Add what `other` saw: both observed the same tensor in the same detail."""
+        """Add what `other` saw of the same tensor; what only one observed is dropped."""
+        if self.count and other.count:
+            self._keep(other.detail)
         self.samples += other.samples
         self.count += other.count
         self.not_finite += other.not_finite
         self._take_range(other.low, other.high)
-        self._take_channels(other.channel_low, other.channel_high)
-        if other.sums is not None:
+        if self.detail.full:
+            self._take_channels(other.channel_low, other.channel_high)
+        if other.sums is not None and (self.detail.full or self.detail.channel_mean):
             self._take_sum(other.sums.high, other.sums.low)
         if self.histogram is not None and other.histogram is not None:
             self.histogram.merge(other.histogram)
@@ -152,6 +156,15 @@ class TensorStats:
         twin = TensorStats(self.channels, self.bounds, self.detail)
         twin.merge(self)
         return twin
+
+    def _keep(self, detail: Detail) -> None:
+        """Drop what was not observed in `detail`."""
+        if self.detail.full and not detail.full:
+            self.histogram = self.channel_low = self.channel_high = None
+            self.detail = replace(detail, channel_mean=True)
+        if not (detail.full or detail.channel_mean):
+            self.sums = None
+            self.detail = detail
 
     def _add_range(self, values: Array) -> None:
         low, high = float(values.min()), float(values.max())
@@ -171,7 +184,8 @@ class TensorStats:
     def _add_rows(self, rows: Array, scratch: Scratch) -> Float64:
         """Take rows [R, k * C], at most CHUNK values or a single row; returns their sum, [C]."""
         channels = self.channels
-        total: Float64 = rows.sum(0).reshape(-1, channels).sum(0, dtype=np.float64)
+        with np.errstate(invalid="ignore"):
+            total: Float64 = rows.sum(0).reshape(-1, channels).sum(0, dtype=np.float64)
         if not np.isfinite(total).all():
             return self._add_damaged(rows.reshape(-1, channels), scratch)
         if not self.detail.full:
@@ -205,18 +219,19 @@ class TensorStats:
         return total
 
     def _take_range(self, low: float, high: float) -> None:
-        self.low, self.high = min(self.low, low), max(self.high, high)
+        # Adding zero makes one of both zeros: which came first must not show.
+        self.low, self.high = min(self.low, low) + 0.0, max(self.high, high) + 0.0
 
     def _take_channels(self, low: Array | None, high: Array | None) -> None:
         """Per channel; a side that lies at its bound in every channel cannot move any more."""
         if low is not None:
             mine = self.channel_low
-            self.channel_low = low if mine is None else np.minimum(mine, low)
+            self.channel_low = (low if mine is None else np.minimum(mine, low)) + 0.0
             self.low = min(self.low, float(self.channel_low.min()))
             self._at_bounds[0] = bool((self.channel_low <= self.bounds[0]).all())
         if high is not None:
             mine = self.channel_high
-            self.channel_high = high if mine is None else np.maximum(mine, high)
+            self.channel_high = (high if mine is None else np.maximum(mine, high)) + 0.0
             self.high = max(self.high, float(self.channel_high.max()))
             self._at_bounds[1] = bool((self.channel_high >= self.bounds[1]).all())
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import inf
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 
 from qfrewrite.calibrate.counting import CHUNK, Scratch
 from qfrewrite.calibrate.observers import Detail, TensorStats
@@ -44,11 +46,12 @@ def same(a: TensorStats, b: TensorStats) -> bool:
     "shape", [(7, 9, 3), (1, 14, 14, 512), (1, 1), (5000,), (1, 300, 300, 8), (3, CHUNK + 5)]
 )
 def test_figures_equal_numpys(shape: tuple[int, ...]) -> None:
-    x = np.random.default_rng(1).normal(1, 2, (3, *shape)).astype("f4")
+    n = 1 if shape[-1] > CHUNK else 3
+    x = np.random.default_rng(1).normal(1, 2, (n, *shape)).astype("f4")
     x[x < 0] = 0
     s = observed(x)
     flat = x.reshape(-1, shape[-1])
-    assert (s.low, s.high, s.count, s.samples) == (x.min(), x.max(), x.size, 3)
+    assert (s.low, s.high, s.count, s.samples) == (x.min(), x.max(), x.size, n)
     assert np.array_equal(s.channel_low, flat.min(0))
     assert np.array_equal(s.channel_high, flat.max(0))
     assert s.channel_mean == pytest.approx(flat.mean(0, dtype="f8"), rel=1e-5, abs=1e-6)
@@ -106,3 +109,151 @@ def test_empty_values_say_nothing() -> None:
     assert s.range is None
     assert s.mean is None
     assert s.sparsity is None
+
+
+FINITE = st.floats(-(2.0**20), 2.0**20, width=32)
+ODD = FINITE | st.sampled_from([np.nan, np.inf, -np.inf, 0.0, -0.0, 1e-42, 6.0])
+
+
+@given(st.data(), st.integers(1, 5), st.integers(1, 12))
+def test_whatever_the_values_figures_equal_numpys(
+    data: st.DataObject, channels: int, rows: int
+) -> None:
+    x = data.draw(arrays(np.float32, (rows, channels), elements=ODD))
+    good = np.isfinite(x)
+    # inf - inf within one channel warns: see the test of it below.
+    with np.errstate(invalid="ignore"):
+        stats = [observed(x[None], detail=d) for d in (FULL, Detail(), Detail(channel_mean=True))]
+    for s in stats:
+        assert (s.count, s.not_finite, s.samples) == (good.sum(), (~good).sum(), 1)
+        assert s.range == ((x[good].min(), x[good].max()) if good.any() else None)
+    full = stats[0]
+    if not good.any():
+        assert (full.mean, full.sparsity) == (None, None)
+        return
+    assert full.histogram is not None
+    assert full.channel_low is not None
+    assert full.channel_high is not None
+    assert full.histogram.total == good.sum()
+    assert full.sparsity == (x[good] == 0).mean()
+    assert np.array_equal(full.channel_low, np.where(good, x, np.inf).min(0))
+    assert np.array_equal(full.channel_high, np.where(good, x, -np.inf).max(0))
+    # Sums are of float32 first: the error is relative to the sum of magnitudes.
+    wide = x[good].astype("f8")
+    assert full.mean == pytest.approx(wide.mean(), abs=1e-6 * np.abs(wide).mean() + 1e-40)
+
+
+@given(arrays(np.float32, (6, 4, 3), elements=FINITE), st.data())
+def test_any_split_gives_the_same_bits(x: Array, data: st.DataObject) -> None:
+    """Also the means, bit for bit; of values whose sums two float64 hold exactly."""
+    x = np.where(np.abs(x) < 2.0**-40, np.float32(0), x)
+    order = data.draw(st.permutations(range(6)))
+    a, b = sorted(data.draw(st.tuples(st.integers(0, 6), st.integers(0, 6))))
+    parts = [observed(x[list(k)]) for k in (order[:a], order[a:b], order[b:])]
+    whole = TensorStats(3, detail=FULL)
+    for k in data.draw(st.permutations(range(3))):
+        whole.merge(parts[k])
+    wanted = observed(x)
+    assert same(whole, wanted)
+    assert whole.channel_mean is not None
+    assert wanted.channel_mean is not None
+    assert whole.channel_mean.tobytes() == (wanted.channel_mean + 0.0).tobytes()
+    assert whole.mean == wanted.mean
+
+
+def test_a_copy_is_independent() -> None:
+    x = np.random.default_rng(5).normal(size=(3, 4, 2)).astype("f4")
+    s = observed(x[:2])
+    twin = s.copy()
+    assert same(s, twin)
+    twin.add(10 * x[2], SCRATCH)
+    assert not same(s, twin)
+    assert same(s, observed(x[:2]))
+    into = TensorStats(2, detail=FULL)
+    into.merge(s)
+    into.add(10 * x[2], SCRATCH)
+    assert same(into, twin)
+    assert same(s, observed(x[:2]))
+
+
+@pytest.mark.parametrize("bounds", [(0.0, 6.0), (0.0, inf), (-1.0, 1.0)])
+@given(data=st.data())
+def test_bounds_never_change_a_figure(bounds: tuple[float, float], data: st.DataObject) -> None:
+    """Each sample may reach the bounds in some channels, all, or none; NaN may come after."""
+    inside = st.floats(max(bounds[0], -8), min(bounds[1], 8), width=32)
+    ends = st.sampled_from([b for b in bounds if abs(b) < inf])
+    elements = inside | ends
+    x = data.draw(arrays(np.float32, (4, 3, 2), elements=elements))
+    if data.draw(st.booleans()):
+        x[3, 1, 1] = np.nan
+    assert same(observed(x, bounds=bounds), observed(x))
+    merged = observed(x[2:], bounds=bounds)
+    merged.merge(observed(x[:2], bounds=bounds))
+    merged.merge(observed(x, bounds=bounds))
+    assert same(merged, observed(np.concatenate([x, x])))
+
+
+@pytest.mark.parametrize("shape", [(4, 6, 5), (1, 3, 2)])
+def test_the_layout_in_memory_does_not_matter(shape: tuple[int, ...]) -> None:
+    x = np.random.default_rng(6).normal(size=(*shape, 2)).astype("f4")
+    wanted = observed(np.ascontiguousarray(x[:, :, ::-2, :].transpose(0, 2, 1, 3)))
+    strided = x[:, :, ::-2, :].transpose(0, 2, 1, 3)
+    readonly = strided.copy()
+    readonly.setflags(write=False)
+    assert same(observed(strided), wanted)
+    assert same(observed(readonly), wanted)
+    assert same(observed(np.asfortranarray(strided)), wanted)
+
+
+@pytest.mark.parametrize(
+    ("draw", "tolerance"),
+    [
+        (lambda rng: rng.normal(0.5, 2, 40_000), 1e-3),
+        (lambda rng: np.maximum(rng.normal(0, 1, 40_000), 0), 1e-3),
+        (lambda rng: rng.standard_t(3, 40_000), 1e-2),
+        (lambda rng: np.exp(rng.normal(0, 1, 40_000)), 1e-2),
+        (lambda rng: rng.uniform(-3, -1, 40_000), 1e-3),
+    ],
+)
+def test_the_variance_is_numpys(
+    draw: Callable[[np.random.Generator], Array], tolerance: float
+) -> None:
+    x = draw(np.random.default_rng(7)).astype("f4")
+    s = observed(x.reshape(1, -1, 1))
+    assert s.variance == pytest.approx(x.var(dtype="f8"), rel=tolerance)
+    assert s.std == pytest.approx(x.std(dtype="f8"), rel=tolerance)
+
+
+@pytest.mark.parametrize("shape", [(149 * 149, 32), (20_011, 3), (20_011, 1)])
+def test_sums_of_many_equal_values_stay_close(shape: tuple[int, ...]) -> None:
+    """The worst case of float32 sums: every rounding goes the same way. Rows do not fold here."""
+    s = observed(np.full((1, *shape), 0.1, "f4"))
+    assert s.channel_mean == pytest.approx(np.full(shape[1], np.float32(0.1), "f8"), rel=5e-4)
+
+
+@pytest.mark.parametrize("detail", [Detail(channel_mean=True), FULL])
+def test_opposite_infinities_do_not_warn(detail: Detail) -> None:
+    assert observed(np.array([[[np.inf], [-np.inf], [1]]], "f4"), detail=detail).not_finite == 2
+
+
+def test_nan_in_one_channel_leaves_the_other_means_alone() -> None:
+    x = np.array([[[np.nan, 1], [2, 1], [4, 1]]], "f4")
+    assert observed(x).channel_mean == pytest.approx([2, 1])
+
+
+def test_the_sign_of_zero_does_not_depend_on_order() -> None:
+    a, b = np.array([[[0.0], [1.0]]], "f4"), np.array([[[-0.0], [1.0]]], "f4")
+    ours, theirs = (observed(np.concatenate(pair)) for pair in ((a, b), (b, a)))
+    assert np.signbit(ours.low) == np.signbit(theirs.low)
+
+
+@pytest.mark.parametrize("detail", [Detail(), Detail(channel_mean=True)])
+def test_of_statistics_in_different_detail_what_both_have_adds_up(detail: Detail) -> None:
+    x = np.random.default_rng(8).normal(size=(2, 5, 3)).astype("f4")
+    twice = np.concatenate([x, x])
+    for first, second in [(FULL, detail), (detail, FULL)]:
+        s = observed(x, detail=first)
+        s.merge(observed(x, detail=second))
+        wanted = observed(twice, detail=detail)
+        assert same(s, wanted)
+        assert s.detail.full == detail.full
