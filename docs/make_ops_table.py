@@ -44,7 +44,7 @@ def _row(spec: OpSpec) -> str:
 def _int8(spec: OpSpec) -> str:
     if spec.kind in GONE:
         return GONE[spec.kind]
-    if not spec.int8:
+    if "int8" not in spec.kernels:
         return "float"
     fixed = spec.outputs[0].fixed
     if fixed is not None:

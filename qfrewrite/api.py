@@ -8,28 +8,30 @@ from pathlib import Path
 from typing import Any
 
 from qfrewrite.calibrate.ranges import RangeTable
-from qfrewrite.errors import UsageError
+from qfrewrite.errors import UsageError, VerifyError
 from qfrewrite.ir import Graph, Model
-from qfrewrite.lower.int8 import Int8Options, Int8Report, has_ranges
+from qfrewrite.lower.quantized import has_ranges
+from qfrewrite.lower.scheme import SCHEMES, QuantOptions, QuantReport
+from qfrewrite.lower.spec_check import Violation
+from qfrewrite.lower.targets import Unmapped
 from qfrewrite.passes import Pass, PassContext, RunReport, make_passes
 from qfrewrite.passes import run_passes as _run_passes
 from qfrewrite.runtime.metrics import Fidelity
 
 DEFAULT_PASSES = "remove_dw_bn,relu6_to_relu,calibrate"
 WEIGHTS = ("per-channel", "per-tensor")
-SCHEMES = ("int8", "float32")
 # How many samples beyond the calibration samples the closing comparison runs on.
 HELD_BACK = 50
 
 
 @dataclass
 class SaveReport:
-    """A written file: where, how large, and what became of the ops."""
+    """A written file: where, how large, what became of the ops, and which the target lacks."""
 
     path: Path
     size: int
-    lowering: Int8Report = field(default_factory=Int8Report)
-    content: bytes = field(default=b"", repr=False)
+    lowering: QuantReport = field(default_factory=QuantReport)
+    unmapped: list[Unmapped] = field(default_factory=list)
 
 
 @dataclass
@@ -79,6 +81,23 @@ def load(
     return model
 
 
+def dequantize(model: Model) -> None:
+    """Make a quantized model the float model it stands for, in place; says so in its notices.
+
+    A float model stays as it is. Raises UnsupportedError for ops that only exist quantized.
+    """
+    from qfrewrite.rewrite.dequantize import dequantize_graph, is_quantized
+    from qfrewrite.rewrite.rewriter import Rewriter
+
+    quantized = [graph for graph in model.graphs if is_quantized(graph)]
+    if quantized:
+        count = sum(dequantize_graph(Rewriter(graph)) for graph in quantized)
+        model.notices.append(
+            f"the model is quantized already: {count} tensors were made float; what it lost by "
+            "that stays lost, so start from the float model where there is one"
+        )
+
+
 def run_passes(
     model: Model,
     passes: str | Sequence[Pass],
@@ -98,8 +117,9 @@ def run_passes(
     `.npz`, an array, or any iterable of samples (see `qfrewrite.calibrate.data.open_data`);
     `samples` of it are used and up to 50 others kept for measuring. preprocess: `mobilenet`,
     `unit`, `raw` or `mean=..,std=..`, for images. verify: `off`, `structure` or `numeric`.
-    Raises PassError, DataError, VerifyError.
+    A quantized model is made float first (`dequantize`). Raises PassError, DataError, VerifyError.
     """
+    dequantize(model)
     context = open_context(
         model, data, samples=samples, preprocess=preprocess, seed=seed, threads=threads
     )
@@ -135,6 +155,7 @@ def calibrate(
     from qfrewrite.passes.calibrate import Calibrate
 
     loaded = load(model) if isinstance(model, (str, Path)) else model.clone()
+    dequantize(loaded)
     context = open_context(
         loaded, data, samples=samples, preprocess=preprocess, seed=seed, threads=threads,
         once=not passes,
@@ -188,41 +209,105 @@ def save(
     model: Model,
     path: str | Path,
     *,
-    weights: str = "per-channel",
-    io: str = "int8",
     scheme: str = "int8",
+    weights: str = "per-channel",
+    fc_weights: str | None = None,
+    io: str | None = None,
+    keep_float: Sequence[str] = (),
+    keep_int16: Sequence[str] = (),
+    target: str | None = None,
 ) -> SaveReport:
     """Write `model`; the path's suffix decides the format.
 
-    `.tflite`: int8 wherever FAKE_QUANT gives ranges (`scheme="float32"` keeps it float);
-    `.pb`: the rewritten GraphDef with its FakeQuant nodes. weights: `per-channel` or
-    `per-tensor`; io: `int8`, `uint8` or `float32`. Nothing is left behind on failure.
-    Raises OutputError, UnsupportedError, UsageError.
+    `.tflite`: quantized by `scheme` (int8, uint8, int16x8, dynamic, weight-only, float16, float32)
+    wherever FAKE_QUANT gives ranges; `.pb`: the rewritten GraphDef with its FakeQuant nodes.
+    weights, fc_weights: `per-channel` or `per-tensor`, for all and for FULLY_CONNECTED; io:
+    `int8`, `uint8`, `int16` or `float32` (default: as activations are); keep_float, keep_int16:
+    names of ops that stay float or compute in 16 bits, with `*` and `?`; target: whose demands
+    the report checks. What is written obeys the specification, else nothing is. Nothing is left
+    behind on failure. Raises OutputError, UnsupportedError, UsageError, VerifyError.
     """
     from qfrewrite.formats.atomic import write_atomic
 
     path = Path(path)
-    _one_of("weights", weights, WEIGHTS)
-    _one_of("scheme", scheme, SCHEMES)
+    options = quant_options(scheme, weights, fc_weights, io, keep_float, keep_int16, target)
+    lowering, missing = QuantReport(), []
     if path.suffix == ".pb":
         from qfrewrite.formats.graphdef_write import graphdef_bytes
         from qfrewrite.lower.model import lower_graphdef
 
-        content, lowering = graphdef_bytes(lower_graphdef(model)), Int8Report()
+        size = write_atomic(path, graphdef_bytes(lower_graphdef(model)))
     elif path.suffix == ".tflite":
-        from qfrewrite.formats.tflite_write import serialize
+        from qfrewrite.formats.tflite_write import write_tflite
         from qfrewrite.lower.model import lower_model
+        from qfrewrite.lower.target_table import TARGETS
+        from qfrewrite.lower.targets import unmapped
 
-        options = Int8Options(per_channel=weights == "per-channel", io=io)
-        lowered, lowering = lower_model(model, options if scheme == "int8" else None)
-        content = serialize(lowered)
+        lowered, lowering = lower_model(model, options)
+        if lowering.counts:
+            _check(lowered)
+        missing = unmapped(lowered, TARGETS[target]) if target else []
+        size = write_tflite(lowered, path)
     else:
         raise UsageError(
             f"the suffix '{path.suffix}' names no format", where=str(path),
             remedy="end the output in .tflite or .pb",
         )  # fmt: skip
-    write_atomic(path, content)
-    return SaveReport(path, len(content), lowering, content)
+    return SaveReport(path, size, lowering, missing)
+
+
+def quant_options(
+    scheme: str = "int8",
+    weights: str = "per-channel",
+    fc_weights: str | None = None,
+    io: str | None = None,
+    keep_float: Sequence[str] = (),
+    keep_int16: Sequence[str] = (),
+    target: str | None = None,
+) -> QuantOptions:
+    """How to quantize, from names; raises UsageError where one is not known.
+
+    A target whose FULLY_CONNECTED takes one scale gets one, unless `fc_weights` says otherwise.
+    """
+    from qfrewrite.lower.target_table import TARGETS
+
+    _one_of("weights", weights, WEIGHTS)
+    _one_of("fc_weights", fc_weights or weights, WEIGHTS)
+    _one_of("target", target or "litert", tuple(TARGETS))
+    by_target = None if target is None or TARGETS[target].per_axis_fc else False
+    per_channel_fc = by_target if fc_weights is None else fc_weights == "per-channel"
+    return QuantOptions(
+        scheme, weights == "per-channel", per_channel_fc, io, tuple(keep_float), tuple(keep_int16)
+    )
+
+
+def check(path: str | Path, *, target: str | None = None) -> list[Violation | Unmapped]:
+    """What in a `.tflite` breaks the 8-bit specification, and which ops `target` does not take.
+
+    Raises ModelFileError, UsageError.
+    """
+    from qfrewrite.formats.tflite_read import read_tflite
+    from qfrewrite.lower.spec_check import check_model
+    from qfrewrite.lower.target_table import TARGETS
+    from qfrewrite.lower.targets import unmapped
+
+    _one_of("target", target or "litert", tuple(TARGETS))
+    if not _is_tflite(Path(path)):
+        raise UsageError("is no .tflite", where=str(path), remedy="convert it first")
+    model = read_tflite(path)
+    missing = unmapped(model, TARGETS[target]) if target else []
+    return [*check_model(model, mapped=True), *missing]
+
+
+def _check(lowered: Model) -> None:
+    """Raise VerifyError where what is to be written breaks the specification."""
+    from qfrewrite.lower.spec_check import check_model
+
+    for violation in check_model(lowered):
+        raise VerifyError(
+            f"{violation.what} [{violation.rule}]", where=violation.where,
+            remedy="keep the op float (keep_float), and report this, please",
+        )  # fmt: skip
 
 
 def quantize(
@@ -233,35 +318,39 @@ def quantize(
     data: Any = None,
     samples: int = 200,
     preprocess: Any = "mobilenet",
-    weights: str = "per-channel",
-    io: str = "int8",
     inputs: Sequence[str] | None = None,
     outputs: Sequence[str] | None = None,
     seed: int = 0,
     threads: int | None = None,
     verify: str = "structure",
+    **saving: Any,
 ) -> QuantizeReport:
     """Load, run passes, write, and compare the result with the float model.
 
-    output: `<model>_int8.tflite` in the current directory where it is not given. The rest as in
-    `load`, `run_passes` and `save`.
+    output: `<model>_<scheme>.tflite` in the current directory where it is not given. The rest as
+    in `load`, `run_passes` and `save` (to which all further arguments go).
     """
+    quant_options(**saving)  # a wrong name fails before the work
     model = load(path, inputs=inputs, outputs=outputs)
+    dequantize(model)
     reference, state = model.clone(), (model.graph, model.graph.version)
     context = open_context(
         model, data, samples=samples, preprocess=preprocess, seed=seed, threads=threads
     )
     report = run_passes(model, passes, data=context, verify=verify)
-    saved = save(model, output or default_output(model), weights=weights, io=io)
+    saved = save(model, output or default_output(model, saving.get("scheme", "int8")), **saving)
     fidelity, measured_on = compare_saved(reference, saved, context, state)
     return QuantizeReport(report, saved, fidelity, measured_on, list(model.notices))
 
 
 def default_output(model: Model, scheme: str = "int8") -> Path:
-    """`<model>_int8.tflite` in the current directory; `_float` where nothing becomes int8."""
+    """`<model>_<scheme>.tflite` in the current directory; `_float` where nothing is quantized."""
+    kind = SCHEMES.get(scheme, SCHEMES["int8"])
     coded = any(t.dtype == "int8" for g in model.graphs for t in (*g.inputs, *g.outputs))
-    ranged = scheme == "int8" and any(has_ranges(g) for g in model.graphs)
-    return Path(f"{model.name}_{'int8' if coded or ranged else 'float'}.tflite")
+    ranged = kind.activations is not None and any(has_ranges(g) for g in model.graphs)
+    if ranged or (kind.activations is None and kind.weights is not None):
+        return Path(f"{model.name}_{scheme}.tflite")
+    return Path(f"{model.name}_{'int8' if coded else 'float'}.tflite")
 
 
 def compare_saved(
@@ -273,7 +362,7 @@ def compare_saved(
     without data on synthetic inputs: the text says which. state: the graph and its version that
     `reference` is a copy of.
     """
-    if saved.path.suffix != ".tflite":
+    if saved.path.suffix != ".tflite" or not saved.path.is_file():
         return None, ""
     from qfrewrite.calibrate.data import synthetic
     from qfrewrite.runtime.metrics import collect, compare
@@ -286,7 +375,7 @@ def compare_saved(
         context, kind = PassContext(data=made_up, threads=context.threads), "not real data"
     samples = context.measuring if context.measuring is not None else context.data
     assert samples is not None
-    result = collect(Runner(saved.content, threads=context.threads), samples)
+    result = collect(Runner(saved.path, threads=context.threads), samples)
     return compare(context.outputs(graph, of=state), result), f"{samples.description} ({kind})"
 
 

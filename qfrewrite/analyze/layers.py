@@ -253,7 +253,7 @@ def _stays_float(op: Op, quantized: bool) -> bool:
     if quantized or not any(t.dtype == "float32" for t in op.outputs):
         return False
     spec = spec_of(op)
-    return spec is None or not spec.int8
+    return spec is None or "int8" not in spec.kernels
 
 
 def _observe(graph: Graph, context: PassContext, method: str) -> RangeTable:

@@ -21,13 +21,26 @@ _OPTIONS = (
     click.option("-p", "--passes", "pass_list", metavar="PASSES", help="Passes in order, e.g. "
                  "remove_dw_bn,relu6_to_relu,calibrate; with parameters: name(key=value)."),
     click.option("-o", "--out", metavar="OUT", type=click.Path(path_type=Path),
-                 help="Result: .tflite or .pb  [default: <model>_int8.tflite here]"),
+                 help="Result: .tflite or .pb  [default: <model>_<scheme>.tflite here]"),
+    click.option("--scheme", default="int8", show_default=True,
+                 type=click.Choice(["int8", "uint8", "int16x8", "dynamic", "weight-only",
+                                    "float16", "float32"]),
+                 help="How to quantize; the first three where ranges are known."),
     click.option("--weights", type=click.Choice(["per-channel", "per-tensor"]),
-                 default="per-channel", show_default=True, help="Scales of int8 weights."),
-    click.option("--io", type=click.Choice(["int8", "uint8", "float32"]), default="int8",
-                 show_default=True, help="Element type of the model's inputs and outputs."),
-    click.option("--scheme", type=click.Choice(["int8", "float32"]), default="int8",
-                 show_default=True, help="int8 where ranges are known, or float throughout."),
+                 default="per-channel", show_default=True, help="Scales of 8-bit weights."),
+    click.option("--fc-weights", type=click.Choice(["per-channel", "per-tensor"]),
+                 help="Those of FULLY_CONNECTED  [default: as --weights and --target]"),
+    click.option("--io", type=click.Choice(["int8", "uint8", "int16", "float32"]),
+                 help="Element type of inputs and outputs  [default: as the scheme computes]"),
+    click.option("--keep-float", metavar="PATTERN", multiple=True,
+                 help="Ops that stay float, by name with * and ?; may be given again."),
+    click.option("--keep-int16", metavar="PATTERN", multiple=True,
+                 help="Ops that compute with int16 activations; may be given again."),
+    click.option("--target", help="Report ops that this runtime or chip does not take.",
+                 type=click.Choice(["litert", "tflm", "cmsis-nn", "vela", "edgetpu",
+                                    "hexagon-dsp"])),
+    click.option("--dequantize", is_flag=True,
+                 help="Make a quantized model float first; without passes it is written float."),
     click.option("--save-ranges", metavar="FILE", type=click.Path(path_type=Path),
                  help="Also write what calibration found, as JSON."),
     click.option("--resume", is_flag=True, help="Go on with a calibration that was interrupted."),
@@ -46,6 +59,10 @@ def _all_options(function: F) -> F:
     return data_options(model_options(function))
 
 
+# The options that say how to write.
+_SAVING = ("scheme", "weights", "fc_weights", "io", "keep_float", "keep_int16", "target")
+
+
 @dataclass(frozen=True)
 class _Job:
     """The options of one conversion, as given."""
@@ -57,9 +74,14 @@ class _Job:
     samples: int
     preprocess: str
     crop: float
-    weights: str
-    io: str
     scheme: str
+    weights: str
+    fc_weights: str | None
+    io: str | None
+    keep_float: tuple[str, ...]
+    keep_int16: tuple[str, ...]
+    target: str | None
+    dequantize: bool
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     save_ranges: Path | None
@@ -90,7 +112,11 @@ def _convert(job: _Job, reporter: Reporter) -> None:
     from qfrewrite import api
 
     _check_names(job)
+    saving = {name: getattr(job, name) for name in _SAVING}
+    api.quant_options(**saving)
     model = api.load(job.model, inputs=job.inputs, outputs=job.outputs)
+    if job.dequantize or job.pass_list:
+        api.dequantize(model)
     if job.out is not None:
         _check_target(job.model, job.out)
     reporter.loaded(model)
@@ -109,7 +135,7 @@ def _convert(job: _Job, reporter: Reporter) -> None:
     if job.save_ranges is not None:
         _save_ranges(job.save_ranges, model.name, context.ranges)
     with reporter.status("writing"):
-        saved = api.save(model, out, weights=job.weights, io=job.io, scheme=job.scheme)
+        saved = api.save(model, out, **saving)
     with reporter.status("comparing the result with the float model"):
         fidelity, measured_on = api.compare_saved(reference, saved, context, state)
     reporter.data_warnings(context)

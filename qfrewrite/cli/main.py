@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from qfrewrite import __version__
+from qfrewrite.cli.check import check
 from qfrewrite.cli.compare import compare
 from qfrewrite.cli.convert import convert
 from qfrewrite.cli.inspect import inspect
@@ -60,6 +61,7 @@ main.add_command(convert)
 main.add_command(inspect)
 main.add_command(compare)
 main.add_command(ranges)
+main.add_command(check)
 main.add_command(passes)
 
 

@@ -163,8 +163,8 @@ class Reporter:
         lines = [("written", f"[bold]{escape(str(saved.path))}[/bold]"),
                  ("size", f"{_size(before)} -> {_size(saved.size)} "
                           f"({100 * saved.size / before:.0f} %)")]  # fmt: skip
-        if low.int8_ops:
-            stayed = f"{low.int8_ops} int8"
+        if low.counts:
+            stayed = ", ".join(f"{count} {what}" for what, count in low.counts.items())
             if low.float_ops:
                 stayed += f", {len(low.float_ops)} float: " + "; ".join(
                     f"{kind} '{name}' ({why})" for name, kind, why in low.float_ops
@@ -177,6 +177,8 @@ class Reporter:
             self._out.print(f"  {label:<16} {text}", soft_wrap=True)
         for note in low.notes:
             self._out.print(f"  {'note':<16} {escape(note)}", soft_wrap=True)
+        for op in saved.unmapped:
+            self._out.print(f"  {'not mapped':<16} {escape(str(op))}", soft_wrap=True)
 
 
 def pass_table(known: Mapping[str, type[Pass]]) -> None:

@@ -7,13 +7,13 @@ import secrets
 import stat
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from qfrewrite.errors import OutputError
 
 
-def write_atomic(path: str | Path, data: bytes | Iterable[Any]) -> None:
-    """Write bytes, or chunks with the buffer protocol, to `path`.
+def write_atomic(path: str | Path, data: bytes | Iterable[Any]) -> int:
+    """Write bytes, or chunks with the buffer protocol, to `path`; returns how many bytes.
 
     They go to a temporary file beside the target, which then takes the target's name: a run that
     fails leaves the target as it was and nothing besides. A link is followed; what is no regular
@@ -27,9 +27,8 @@ def write_atomic(path: str | Path, data: bytes | Iterable[Any]) -> None:
         _check(target, mode, where)
         if mode is not None and not stat.S_ISREG(mode):
             with open(target, "wb") as file:
-                file.writelines(chunks)
-        else:
-            _replace(target, mode, chunks)
+                return _write(file, chunks)
+        return _replace(target, mode, chunks)
     except OSError as error:
         what = f"cannot be written ({error.strerror or error})"
         raise OutputError(what, where=where) from None
@@ -50,19 +49,24 @@ def _check(target: str, mode: int | None, where: str) -> None:
         raise OutputError(f"there is no folder {folder}", where=where, remedy="create it first")
 
 
-def _replace(target: str, mode: int | None, chunks: Iterable[Any]) -> None:
+def _write(file: BinaryIO, chunks: Iterable[Any]) -> int:
+    return sum(file.write(chunk) for chunk in chunks)
+
+
+def _replace(target: str, mode: int | None, chunks: Iterable[Any]) -> int:
     temporary = os.path.join(os.path.dirname(target), f".qfrewrite-{secrets.token_hex(8)}.tmp")
     # 0o666 less the user's umask, as for any new file; an old one keeps its own permissions.
     number = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _BINARY, 0o666)
     try:
         with open(number, "wb") as file:
-            file.writelines(chunks)
+            size = _write(file, chunks)
         if mode is not None:
             os.chmod(temporary, stat.S_IMODE(mode))
         os.replace(temporary, target)
     except BaseException:
         os.unlink(temporary)
         raise
+    return size
 
 
 _BINARY = getattr(os, "O_BINARY", 0)  # Windows translates line ends without it

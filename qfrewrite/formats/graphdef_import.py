@@ -27,6 +27,7 @@ from qfrewrite.formats.graphdef_values import (
 from qfrewrite.ir import NUMPY_DTYPES, Array, Graph, Op, Tensor
 from qfrewrite.ir.tensor import dtype_name
 from qfrewrite.ops import require_spec
+from qfrewrite.ops.spec import output_types
 
 # Beyond this a shape in a file is a mistake or an attack, not a tensor.
 MAX_ELEMENTS = 1 << 40
@@ -67,17 +68,19 @@ class Importer:
         if max((prod(s) for s in shapes), default=0) > MAX_ELEMENTS:
             raise ModelFileError(f"has an output of impossible shape {[list(s) for s in shapes]}")
         names = [name if i == 0 else f"{name}:{i}" for i in range(len(shapes))]
+        types = output_types(draft, dtype, len(shapes))
         if fold and spec.reference is not None and _foldable(inputs, shapes):
             # The reference asks its op for the output's shape, so it gets one of its own.
-            outputs = tuple(Tensor(n, s, dtype) for n, s in zip(names, shapes, strict=True))
+            outputs = tuple(map(Tensor, names, shapes, types))
             op = Op(kind, tuple(inputs), outputs, attrs, name=name)
             results = spec.reference(op, [None if t is None else t.data for t in inputs])
             return [
-                Tensor(n, r.shape, dtype, np.asarray(r))
-                for n, r in zip(names, results, strict=True)
+                Tensor(n, r.shape, made, np.asarray(r))
+                for n, r, made in zip(names, results, types, strict=True)
             ]
         outputs = tuple(
-            Tensor(self.graph.unique_name(n), s, dtype) for n, s in zip(names, shapes, strict=True)
+            Tensor(self.graph.unique_name(n), s, made)
+            for n, s, made in zip(names, shapes, types, strict=True)
         )
         meta = None if node is None else {"node": node}
         self.graph.add_op(Op(kind, tuple(inputs), outputs, attrs, name=outputs[0].name, meta=meta))

@@ -32,13 +32,13 @@ _OPERATOR_EXTRAS = ("custom_options_format", "mutating_variable_inputs", "debug_
 _TENSOR_EXTRAS = ("is_variable", "sparsity", "variant_tensors", "has_rank")
 
 
-def write_tflite(model: Model, path: str | Path) -> None:
-    """Write `model` to `path`, whole or not at all.
+def write_tflite(model: Model, path: str | Path) -> int:
+    """Write `model` to `path`, whole or not at all; returns how many bytes.
 
     Raises UnsupportedError for what TFLite cannot hold and OutputError where `path` cannot be
     written. Constants go from where they lie to the file, chunk by chunk.
     """
-    write_atomic(path, chunks(model))
+    return write_atomic(path, chunks(model))
 
 
 def serialize(model: Model) -> bytes:
@@ -69,18 +69,11 @@ def chunks(model: Model, *, most_inline: int = _MOST_INLINE) -> Iterator[Any]:
 
 
 def op_version(op: Op) -> int:
-    """The op version to write: at least what the row asks for the type of the first activation."""
-    from qfrewrite.ops import OPS
+    """The op version to write: what its row asks for, and no less than its file had."""
+    from qfrewrite.ops.spec import least_version
 
-    row = OPS.get(op.kind)
     version = int(op.meta.get("version", 1)) if op.meta.get("read_as") == op.kind else 1
-    if row is None:
-        return version
-    for slot, tensor in enumerate(op.inputs):
-        port = row.input_port(slot)
-        if tensor is not None and (port is None or port.role == "act"):
-            return max(version, row.versions.get(tensor.dtype, 1))
-    return version
+    return max(version, least_version(op))
 
 
 def _pieces(encoder: Encoder, data: list[Array], places: Mapping[int, int]) -> Iterator[Any]:

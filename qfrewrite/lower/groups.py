@@ -9,10 +9,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from qfrewrite.ir import Graph, Op, Quant, Tensor
-from qfrewrite.ir.quant import activation_quant
+from qfrewrite.ir.quant import SMALLEST_SCALE, activation_quant
 from qfrewrite.lower.ranges import Range
-from qfrewrite.ops import spec_of
+from qfrewrite.ops import Port, spec_of
+from qfrewrite.ops.spec import fixed_quant
 
 # Joining an operand whose range is narrower than the whole by more than this would leave its
 # other readers fewer than 5 of 8 bits.
@@ -21,17 +24,39 @@ _NARROW = 1 / 8
 
 @dataclass
 class Group:
-    """Tensors that share scale and zero point."""
+    """Tensors that share scale and zero point.
+
+    fixed: the output port that prescribes them; symmetric: whether real zero must be the code
+    that lies in the middle.
+    """
 
     members: list[Tensor]
     range: Range | None = None
-    fixed: tuple[float, int] | None = None
+    fixed: Port | None = None
+    symmetric: bool = False
 
     def quant(self, dtype: str) -> Quant | None:
         """Scale and zero point of the group, or None where nothing is known."""
-        if self.fixed is not None:
-            return Quant.per_tensor(*self.fixed)
-        return None if self.range is None else activation_quant(*self.range, dtype)
+        prescribed = fixed_quant(self.fixed, dtype)
+        if prescribed is not None:
+            return Quant.per_tensor(*prescribed)
+        if self.range is None:
+            return None
+        low, high = self.range
+        if self.symmetric:
+            bound = max(-low, high)
+            scale = max(bound / 127.0, SMALLEST_SCALE)
+            return (
+                activation_quant(low, high, dtype)
+                if dtype == "int16"
+                else Quant.per_tensor(scale, 128 if dtype == "uint8" else 0)
+            )
+        return activation_quant(low, high, dtype)
+
+    @property
+    def prescribed(self) -> tuple[float, int] | None:
+        """Scale and zero point in int8, where they are prescribed."""
+        return fixed_quant(self.fixed, "int8")
 
 
 @dataclass
@@ -49,6 +74,7 @@ class Groups:
         a.members += b.members
         a.range = hull(a.range, b.range)
         a.fixed = a.fixed if a.fixed is not None else b.fixed
+        a.symmetric = a.symmetric or b.symmetric
         for tensor in b.members:
             self.of[tensor] = a
         return a
@@ -78,7 +104,9 @@ def find_groups(graph: Graph, ranges: dict[Tensor, Range]) -> Groups:
         ]
         joint = groups.of[op.output]
         for out in op.outputs[1:]:
-            joint = groups.merge(joint, groups.of[out])
+            if out in groups.of:
+                joint = groups.merge(joint, groups.of[out])
+        joint.symmetric = joint.symmetric or spec.symmetric
         _include_constants(op, joint)
         _join(graph, groups, op, slots)
     return groups
@@ -90,7 +118,7 @@ def _join(graph: Graph, groups: Groups, op: Op, slots: list[int]) -> None:
     whole = groups.of[op.output].range
     for g in operands:
         whole = hull(whole, g.range)
-    single_fix = {g.fixed for g in operands}
+    single_fix = {g.prescribed for g in operands}
     for slot, group in zip(slots, operands, strict=True):
         joint = groups.of[op.output]
         if len(operands) > 1 and group is not joint:
@@ -124,9 +152,9 @@ def _apart(
 
 
 def _range_of(group: Group) -> Range | None:
-    if group.fixed is None:
+    if group.prescribed is None:
         return group.range
-    scale, zero = group.fixed
+    scale, zero = group.prescribed
     return (-128 - zero) * scale, (127 - zero) * scale
 
 
@@ -134,7 +162,7 @@ def _include_constants(op: Op, group: Group) -> None:
     for slot, tensor in enumerate(op.inputs):
         if tensor is None or tensor.data is None or not _is_act(op, slot):
             continue
-        if tensor.dtype == "float32" and tensor.data.size:
+        if tensor.dtype == "float32" and tensor.data.size and np.isfinite(tensor.data).all():
             held = float(tensor.data.min()), float(tensor.data.max())
             group.range = hull(group.range, held)
 
@@ -145,10 +173,10 @@ def _is_act(op: Op, slot: int) -> bool:
     return port is not None and port.role == "act"
 
 
-def _fixed(graph: Graph, tensor: Tensor) -> tuple[float, int] | None:
+def _fixed(graph: Graph, tensor: Tensor) -> Port | None:
     op = graph.producer(tensor)
     spec = spec_of(op) if op is not None else None
     if op is None or spec is None:
         return None
     port = spec.output_port(op.outputs.index(tensor))
-    return port.fixed if port is not None else None
+    return port if port is not None and port.fixed is not None else None

@@ -6,29 +6,40 @@ import numpy as np
 
 from qfrewrite.ir import Graph, Model
 from qfrewrite.lower.canonical import canonicalise, fuse_activations
-from qfrewrite.lower.int8 import Int8Options, Int8Report, has_ranges, lower_int8
+from qfrewrite.lower.quantized import has_ranges, lower_quantized
+from qfrewrite.lower.ranges import take_ranges
+from qfrewrite.lower.scheme import QuantOptions, QuantReport
+from qfrewrite.lower.weight_schemes import lower_weights
 from qfrewrite.lower.weights import mean_response, on_grid, weight_bounds
 from qfrewrite.ops.spec import attr, spec_of
 from qfrewrite.rewrite.fold import set_weights
 from qfrewrite.rewrite.match import bias_of, channel_axis, float_weights, weights_of
 from qfrewrite.rewrite.rewriter import Rewriter
+from qfrewrite.rewrite.weight_ranges import KEY, restore_weight_ranges
 
 
-def lower_model(model: Model, options: Int8Options | None = None) -> tuple[Model, Int8Report]:
+def lower_model(model: Model, options: QuantOptions | None = None) -> tuple[Model, QuantReport]:
     """A copy of `model` ready to be written as `.tflite`, and what became of its ops.
 
-    Int8 wherever FAKE_QUANT gives ranges, unless `options` is None: then float, with FAKE_QUANT
-    ops left in. An unedited `.tflite` is copied as it is.
+    Activations are quantized wherever FAKE_QUANT gives ranges, if the scheme quantizes them; with
+    scheme float32 (or no options) FAKE_QUANT ops are left in. An unedited `.tflite` is copied as
+    it is, unless the scheme asks for other weights.
     """
-    copy = model.clone()
-    report = Int8Report()
-    if model.source == "tflite" and not model.edited:
+    copy, report = model.clone(), QuantReport()
+    options = options or QuantOptions("float32")
+    weights_only = options.kind.activations is None and options.kind.weights is not None
+    if model.source == "tflite" and not model.edited and not weights_only:
         return copy, report
     for graph in copy.graphs:
-        if options is not None and has_ranges(graph):
-            report = lower_int8(graph, options)
+        if options.kind.activations is not None and has_ranges(graph):
+            report = lower_quantized(graph, options)
         else:
-            lower_float(graph)
+            if weights_only:
+                canonicalise(graph)
+                lower_weights(graph, options, report, take_ranges(graph).weights)
+                fuse_activations(graph)
+            else:
+                lower_float(graph)
     return copy, report
 
 
@@ -43,6 +54,8 @@ def lower_graphdef(model: Model) -> Model:
     if model.edited:
         for graph in copy.graphs:
             _bake_weights(graph)
+    for graph in copy.graphs:
+        restore_weight_ranges(graph)
     return copy
 
 
@@ -52,6 +65,8 @@ def _bake_weights(graph: Graph) -> None:
         fake = graph.producer(op.operand(0))
         if fake is None or fake.kind != "FAKE_QUANT" or float_weights(op) is not None:
             continue
+        if KEY in op.operand(1).meta:
+            continue  # training chose its grid
         response = mean_response(op, fake.operand(0))
         if response is not None:
             w, axis = weights_of(op), channel_axis(op)
@@ -62,6 +77,7 @@ def _bake_weights(graph: Graph) -> None:
 def lower_float(graph: Graph) -> None:
     """Bring `graph` into the form of a float `.tflite`, in place."""
     canonicalise(graph)
+    restore_weight_ranges(graph)
     _apply_channel_ranges(graph)
     fuse_activations(graph)
 

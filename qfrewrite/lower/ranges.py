@@ -12,6 +12,7 @@ from qfrewrite.errors import VerifyError
 from qfrewrite.ir import Array, Graph, Op, Tensor
 from qfrewrite.ops.spec import attr
 from qfrewrite.rewrite.rewriter import Rewriter
+from qfrewrite.rewrite.weight_ranges import KEY
 
 Range = tuple[float, float]
 
@@ -46,10 +47,21 @@ def take_ranges(graph: Graph) -> Ranges:
         if source.is_const:
             found.weights[source] = (low, high)
         else:
-            found.activations[source] = (float(low.min()), float(high.max()))
+            found.activations[source] = _full_grid(op, float(low.min()), float(high.max()))
         rw.bypass(op)
+    for tensor in graph.tensors:
+        said = tensor.meta.get(KEY)
+        if said is not None:
+            found.weights[tensor] = np.asarray(said["min"]), np.asarray(said["max"])
     _fill_activations(graph, found.activations)
     return found
+
+
+def _full_grid(op: Op, low: float, high: float) -> Range:
+    """A range in 8 bits without the lowest code, as the range with it that has the same steps."""
+    if not attr(op, "narrow_range") or attr(op, "num_bits") != 8:
+        return low, high
+    return low - (high - low) / 254, high
 
 
 def _fill_activations(graph: Graph, ranges: dict[Tensor, Range]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,8 +13,8 @@ from qfrewrite.ir import Array, Op, Tensor
 from qfrewrite.ir.quant import SMALLEST_SCALE
 from qfrewrite.rewrite.fold import constant_response
 
-# Room for the sum of products beside the bias in a 32-bit accumulator.
-_BIAS_LIMIT = 2.0**30
+# Room for the sum of products beside the bias in an accumulator of 32 or 64 bits.
+_BIAS_LIMIT = {"int32": 2.0**30, "int64": 2.0**46}
 # The least effective multiplier (input scale x weight scale / output scale): smaller ones round
 # to nothing, and XNNPACK refuses those below 2^-32.
 _LEAST_MULTIPLIER = 2.0**-28
@@ -23,14 +24,15 @@ _LEAST_MULTIPLIER = 2.0**-28
 class QuantizedLinear:
     """Codes and scales of a linear op.
 
-    weights: int8, the layout of the float weights; scale: float32 [1] or [O]; bias: int32 [O] at
-    scale input x weight, or None; raised: how many channels got a larger scale than their
-    weights ask for, so that the bias fits 32 bits.
+    weights: int8 or uint8, the layout of the float weights; scale, zero_point: [1] or [O]; bias:
+    int32 or int64 [O] at scale input x weight, or None; raised: how many channels got a larger
+    scale than their weights ask for, so that the bias fits.
     """
 
-    weights: npt.NDArray[np.int8]
+    weights: npt.NDArray[Any]
     scale: npt.NDArray[np.float32]
-    bias: npt.NDArray[np.int32] | None
+    zero_point: npt.NDArray[np.int64]
+    bias: npt.NDArray[Any] | None
     raised: int
 
 
@@ -43,6 +45,18 @@ def weight_bounds(w: Array, axis: int, *, per_channel: bool) -> npt.NDArray[np.f
         np.moveaxis(magnitude, axis, 0).reshape(w.shape[axis], -1).max(1, initial=0.0)
     )
     return bounds
+
+
+def given_bounds(
+    ends: tuple[Array, Array] | None, *, per_channel: bool
+) -> npt.NDArray[np.float64] | None:
+    """The largest magnitude of a range that a model brings for weights, [1] or [O]."""
+    if ends is None:
+        return None
+    bounds: npt.NDArray[np.float64] = (
+        np.maximum(np.abs(ends[0]), np.abs(ends[1])).astype(np.float64).reshape(-1)
+    )
+    return bounds if per_channel else bounds.max(keepdims=True)
 
 
 def on_grid(w: Array, bounds: npt.NDArray[np.float64], axis: int) -> npt.NDArray[np.float32]:
@@ -66,45 +80,61 @@ def quantize_linear(
     axis: int,
     input_scale: float,
     output_scale: float,
+    bias_type: str = "int32",
 ) -> QuantizedLinear:
-    """Weights to int8 in [-127, 127] with zero point 0, bias to int32 with zero point 0.
+    """Weights to 8 bits, bias to `bias_type` with zero point 0.
 
-    w: real units; b: real units [O]; bounds: the largest magnitude to represent, [1] or [O].
-    A channel without weights takes the largest scale of the others. Where the bias would not
-    fit 32 bits the channel's scale is raised until it does. mean_response: what given weights
-    make of the mean input, [O]; with it the bias takes up the mean error of rounding the
-    weights (Nagel et al. 2019, arXiv:1906.04721, section 4.2).
+    w: real units; b: real units [O]; bounds: the largest magnitude to represent, [1] or [O], for
+    int8 codes in [-127, 127] with zero point 0; or both ends of the range, [2, 1], for uint8 codes
+    in [1, 255]. A channel without weights takes the largest scale of the others. Where the bias
+    would not fit, the channel's scale is raised until it does. mean_response: what given weights
+    make of the mean input, [O]; with it the bias takes up the mean error of rounding the weights
+    (Nagel et al. 2019, arXiv:1906.04721, section 4.2).
     """
-    scale = bounds / 127.0
+    scale = bounds / 127.0 if bounds.ndim == 1 else (bounds[1] - bounds[0]) / 254.0
     scale = np.where(scale > 0, scale, scale.max(initial=0.0) or 1.0)
     least = max(_LEAST_MULTIPLIER * output_scale / input_scale, SMALLEST_SCALE)
     scale = np.maximum(scale, least)
     wanted = np.zeros(scale.shape)
     if b is not None:
-        needed = np.abs(b.astype(np.float64)) / (input_scale * _BIAS_LIMIT)
-        needed = needed if scale.size > 1 else np.array([needed.max(initial=0.0)])
-        wanted = needed
+        needed = np.abs(b.astype(np.float64)) / (input_scale * _BIAS_LIMIT[bias_type])
+        wanted = needed if scale.size > 1 else np.array([needed.max(initial=0.0)])
     raised = int((wanted > scale).sum())
     final: npt.NDArray[np.float32] = np.maximum(scale, wanted).astype(np.float32)
-    shape = [1] * w.ndim
-    shape[axis] = final.size
-    codes = np.rint(w.astype(np.float64) / final.astype(np.float64).reshape(shape))
-    weights = np.clip(codes, -127, 127).astype(np.int8)
+    codes, zero, error = _weight_codes(w, final, bounds, axis)
     if b is not None and mean_response is not None:
-        error = w - weights.astype(np.float64) * final.astype(np.float64).reshape(shape)
         b = b + mean_response(error)
-    return QuantizedLinear(weights, final, _bias(b, input_scale, final), raised)
+    return QuantizedLinear(codes, final, zero, _bias(b, input_scale, final, bias_type), raised)
+
+
+def _weight_codes(
+    w: Array, scale: npt.NDArray[np.float32], bounds: npt.NDArray[np.float64], axis: int
+) -> tuple[npt.NDArray[Any], npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+    """Codes of weights, zero points, and what rounding took from the weights."""
+    shape = [1] * w.ndim
+    shape[axis] = scale.size
+    step = scale.astype(np.float64).reshape(shape)
+    codes = np.rint(w.astype(np.float64) / step)
+    zero = np.zeros(scale.size, np.int64)
+    if bounds.ndim == 1:
+        weights: npt.NDArray[Any] = np.clip(codes, -127, 127).astype(np.int8)
+    else:
+        # Code 0 is left out, as fake quantization with a narrow range leaves it out.
+        zero += int(np.clip(np.rint(1 - bounds[0, 0] / float(scale[0])), 1, 255))
+        weights = np.clip(codes + zero[0], 1, 255).astype(np.uint8)
+    return weights, zero, w - (weights.astype(np.float64) - zero.reshape(shape)) * step
 
 
 def _bias(
-    b: Array | None, input_scale: float, scale: npt.NDArray[np.float32]
-) -> npt.NDArray[np.int32] | None:
+    b: Array | None, input_scale: float, scale: npt.NDArray[np.float32], dtype: str
+) -> npt.NDArray[Any] | None:
     if b is None:
         return None
     step = np.float64(np.float32(input_scale)) * scale.astype(np.float64)
+    # Beyond 2^53 float64 has gaps, and no bias that fits comes near.
+    bound = min(float(np.iinfo(dtype).max), 2.0**53)
     codes = np.rint(b.reshape(-1).astype(np.float64) / step)
-    info = np.iinfo(np.int32)
-    saturated: npt.NDArray[np.int32] = np.clip(codes, info.min, info.max).astype(np.int32)
+    saturated: npt.NDArray[Any] = np.clip(codes, -bound, bound).astype(dtype)
     return saturated
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from qfrewrite.ir import Graph, Op, Tensor, constant
-from qfrewrite.ops.spec import require_spec
+from qfrewrite.ops.spec import output_types, require_spec
 
 
 class GraphBuilder:
@@ -79,8 +79,12 @@ def append_op(
         dtype = first.dtype if first is not None else "float32"
     attrs = {**spec.attrs, **(attrs or {})}
     shapes = spec.infer(draft)
+    draft = Op(kind, tuple(inputs), (), attrs, name=name)
     outputs = [
-        Tensor(name if i == 0 else f"{name}:{i}", shape, dtype) for i, shape in enumerate(shapes)
+        Tensor(name if i == 0 else f"{name}:{i}", shape, made)
+        for i, (shape, made) in enumerate(
+            zip(shapes, output_types(draft, dtype, len(shapes)), strict=True)
+        )
     ]
     return graph.add_op(
         Op(kind, tuple(inputs), outputs, attrs, name=name, meta=meta), anchor=anchor

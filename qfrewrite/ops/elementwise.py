@@ -9,9 +9,28 @@ from typing import Any
 import numpy as np
 
 from qfrewrite.ir import NUMPY_DTYPES, Array, Op
-from qfrewrite.ops.spec import OpSpec, Reference, Shape, act, attr, rows, shape_error, shape_of
+from qfrewrite.ops.features import broadcasts_above, multiplies_up
+from qfrewrite.ops.spec import (
+    FLOAT_ONLY,
+    INT8,
+    INT8_INT16,
+    INT8_UINT8,
+    OpSpec,
+    Reference,
+    Shape,
+    act,
+    attr,
+    rows,
+    shape_error,
+    shape_of,
+)
 
-_INT8 = {"int8": 2, "int16": 2}
+_INT8 = {"int8": 2}
+_INT8_INT16 = {"int8": 2, "int16": 3}
+_INT16_TOO = {"int8": 2, "int16": 2}
+_EXTREMES = {"int8": 2, "int16": 4}
+# In int16 the scales of sums are free only where this is false.
+_SUM_ATTRS = {"fused_activation_function": "NONE", "pot_scale_int16": True}
 
 
 def same_shape(op: Op) -> list[Shape]:
@@ -89,7 +108,7 @@ def _binary_row(
     fused = {"fused_activation_function": "NONE"} if kw.get("fuses") else {}
     return OpSpec(
         kind, (act("a"), act("b")), (act("y"),), broadcast_shape, _binary(f), options,
-        graphdef=graphdef, attrs=fused, **{"versions": _INT8, **kw},
+        graphdef=graphdef, **{"versions": _INT8, "attrs": fused, **kw},
     )  # fmt: skip
 
 
@@ -104,52 +123,121 @@ def _unary_row(
 
 
 rows(
-    _binary_row("ADD", "AddOptions", "AddV2", np.add, fuses=True),
-    _binary_row("SUB", "SubOptions", "Sub", np.subtract, fuses=True),
-    _binary_row("MUL", "MulOptions", "Mul", np.multiply, fuses=True),
-    _binary_row("DIV", "DivOptions", "RealDiv", _divide, fuses=True, int8=False, versions={}),
-    _binary_row("MAXIMUM", "MaximumMinimumOptions", "Maximum", np.maximum, same_scale=True),
-    _binary_row("MINIMUM", "MaximumMinimumOptions", "Minimum", np.minimum, same_scale=True),
+    _binary_row(
+        "ADD",
+        "AddOptions",
+        "AddV2",
+        np.add,
+        fuses=True,
+        attrs=_SUM_ATTRS,
+        versions={"int8": 2, "int16": 3},
+    ),
+    _binary_row(
+        "SUB",
+        "SubOptions",
+        "Sub",
+        np.subtract,
+        fuses=True,
+        attrs=_SUM_ATTRS,
+        versions={"int8": 2, "int16": 5},
+        since=((broadcasts_above(4), 3),),
+    ),
+    _binary_row(
+        "MUL",
+        "MulOptions",
+        "Mul",
+        np.multiply,
+        fuses=True,
+        versions={"int8": 2, "int16": 4},
+        since=((multiplies_up, 3),),
+    ),
+    _binary_row(
+        "DIV",
+        "DivOptions",
+        "RealDiv",
+        _divide,
+        fuses=True,
+        kernels=FLOAT_ONLY,
+        versions={},
+        since=((broadcasts_above(4), 2),),
+    ),
+    _binary_row(
+        "MAXIMUM",
+        "MaximumMinimumOptions",
+        "Maximum",
+        np.maximum,
+        same_scale=True,
+        versions=_EXTREMES,
+        since=((broadcasts_above(4), 3),),
+    ),
+    _binary_row(
+        "MINIMUM",
+        "MaximumMinimumOptions",
+        "Minimum",
+        np.minimum,
+        same_scale=True,
+        versions=_EXTREMES,
+        since=((broadcasts_above(4), 3),),
+    ),
     _binary_row(
         "SQUARED_DIFFERENCE",
         "SquaredDifferenceOptions",
         "SquaredDifference",
         lambda a, b: (a - b) * (a - b),
+        kernels=INT8,
     ),
 )
 
 rows(
-    _unary_row("RELU", lambda x: np.maximum(x, 0), "Relu", activation="RELU"),
-    _unary_row("RELU6", lambda x: np.clip(x, 0, 6), "Relu6", activation="RELU6"),
+    _unary_row("RELU", lambda x: np.maximum(x, 0), "Relu", activation="RELU",
+               versions={"int8": 2, "uint8": 2, "int16": 3}),
+    _unary_row("RELU6", lambda x: np.clip(x, 0, 6), "Relu6", activation="RELU6",
+               versions=_INT8_INT16),
     _unary_row(
-        "RELU_N1_TO_1", lambda x: np.clip(x, -1, 1), activation="RELU_N1_TO_1", versions={}
+        "RELU_N1_TO_1", lambda x: np.clip(x, -1, 1), activation="RELU_N1_TO_1", versions={},
+        kernels=INT8_UINT8,
     ),
-    _unary_row("ELU", lambda x: np.where(x > 0, x, np.expm1(np.minimum(x, 0))), "Elu", versions={}),
-    _unary_row("LOGISTIC", sigmoid, "Sigmoid", fixed=(1 / 256, -128)),
-    _unary_row("TANH", np.tanh, "Tanh", fixed=(1 / 128, 0), activation="TANH"),
+    _unary_row("RELU_0_TO_1", lambda x: np.clip(x, 0, 1), versions={}, kernels=INT8_UINT8),
+    _unary_row(
+        "ELU", lambda x: np.where(x > 0, x, np.expm1(np.minimum(x, 0))), "Elu", versions={},
+        kernels=INT8,
+    ),
+    _unary_row("LOGISTIC", sigmoid, "Sigmoid", fixed=(1 / 256, -128), versions=_INT8_INT16),
+    _unary_row(
+        "TANH", np.tanh, "Tanh", fixed=(1 / 128, 0), activation="TANH", versions=_INT8_INT16
+    ),
     _unary_row(
         "HARD_SWISH", lambda x: x * np.clip(x + 3, 0, 6) / 6, options="HardSwishOptions",
-        versions={},
+        versions={}, kernels=INT8_UINT8,
     ),
-    _unary_row("ABS", np.abs, "Abs", options="AbsOptions"),
-    _unary_row("NEG", np.negative, "Neg", options="NegOptions", int8=False, versions={}),
-    _unary_row("EXP", np.exp, "Exp", options="ExpOptions"),
-    _unary_row("LOG", np.log, "Log"),
-    _unary_row("SQRT", np.sqrt, "Sqrt", int8=False, versions={}),
-    _unary_row("RSQRT", lambda x: 1 / np.sqrt(x), "Rsqrt"),
-    _unary_row("SQUARE", np.square, "Square", options="SquareOptions", int8=False, versions={}),
+    _unary_row("ABS", np.abs, "Abs", options="AbsOptions",
+               versions=_INT8_INT16, kernels=INT8_INT16),
+    _unary_row("NEG", np.negative, "Neg", options="NegOptions", versions={}, kernels=FLOAT_ONLY),
+    _unary_row("EXP", np.exp, "Exp", options="ExpOptions", versions=_INT16_TOO, kernels=INT8_INT16),
+    _unary_row("LOG", np.log, "Log", versions=_INT16_TOO, kernels=INT8),
+    _unary_row("SQRT", np.sqrt, "Sqrt", versions=_INT16_TOO, kernels=INT8_INT16),
+    _unary_row("RSQRT", lambda x: 1 / np.sqrt(x), "Rsqrt", versions=_INT8_INT16, kernels=INT8),
+    _unary_row(
+        "SQUARE", np.square, "Square", options="SquareOptions", kernels=FLOAT_ONLY, versions={}
+    ),
     _unary_row(
         "LEAKY_RELU", np.abs, "LeakyRelu", reference=_leaky_relu, options="LeakyReluOptions",
-        attrs={"alpha": 0.2}, graphdef_attrs={"alpha": "alpha"},
+        attrs={"alpha": 0.2}, graphdef_attrs={"alpha": "alpha"}, versions={"int16": 2},
     ),
     _unary_row(
-        "GELU", np.abs, reference=_gelu, options="GeluOptions", attrs={"approximate": False}
+        "GELU", np.abs, reference=_gelu, options="GeluOptions", attrs={"approximate": False},
+        versions={"int8": 2, "uint8": 2},
     ),
     _unary_row(
-        "CAST", np.abs, reference=_cast, options="CastOptions", int8=False,
+        "CAST", np.abs, reference=_cast, options="CastOptions", kernels=FLOAT_ONLY,
         attrs={"in_data_type": "FLOAT32", "out_data_type": "FLOAT32"}, versions={},
     ),
     OpSpec(
-        "PRELU", (act("x"), act("slope")), (act("y"),), broadcast_shape, _prelu
+        "ADD_N", (act("x", variadic=True),), (act("y"),), same_shape,
+        lambda op, x: [np.sum([v for v in x if v is not None], 0, dtype=op.output.dtype)],
+        "AddNOptions", kernels=FLOAT_ONLY,
+    ),
+    OpSpec(
+        "PRELU", (act("x"), act("slope")), (act("y"),), broadcast_shape, _prelu, kernels=INT8_UINT8,
     ),
 )  # fmt: skip

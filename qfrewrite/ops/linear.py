@@ -8,7 +8,18 @@ from typing import Any
 import numpy as np
 
 from qfrewrite.ir import Array, Op
+from qfrewrite.ops.features import (
+    dilated,
+    grouped,
+    has,
+    hybrid,
+    hybrid_per_channel,
+    lacks,
+    says,
+)
 from qfrewrite.ops.spec import (
+    FLOAT_ONLY,
+    INT8_INT16,
     OpSpec,
     Shape,
     act,
@@ -71,6 +82,18 @@ def _depthwise_shape(op: Op) -> list[Shape]:
     if x[3] < 1 or w[3] % x[3]:
         raise shape_error(op, f"weights {list(w)} do not fit {x[3]} input channels")
     return [(x[0], *_spatial(op, x, (w[1], w[2])), w[3])]
+
+
+def _conv_3d_shape(op: Op) -> list[Shape]:
+    x, w = shape_of(op, 0), shape_of(op, 1)
+    if len(x) != 5 or len(w) != 5 or w[3] != x[4]:
+        raise shape_error(op, f"input {list(x)} and weights {list(w)} do not fit")
+    sizes = [
+        output_size(x[i + 1], w[i], attr(op, f"stride_{d}"), attr(op, f"dilation_{d}_factor"),
+                    attr(op, "padding"))
+        for i, d in enumerate("dhw")
+    ]  # fmt: skip
+    return [(x[0], *sizes, w[4])]
 
 
 def _transpose_conv_shape(op: Op) -> list[Shape]:
@@ -185,30 +208,40 @@ def _matmul(op: Op, x: list[Array | None]) -> list[Array]:
 rows(
     OpSpec(
         "CONV_2D", (act("x"), weight("w", 0), bias()), (act("y"),), _conv_shape, _conv,
-        "Conv2DOptions", _CONV_ATTRS, fuses=True, versions={"int8": 3, "int16": 5},
+        "Conv2DOptions", _CONV_ATTRS, fuses=True, hybrid=True, versions={"int8": 3},
+        since=((hybrid, 2), (hybrid_per_channel, 5), (grouped, 6)),
     ),
     OpSpec(
         "DEPTHWISE_CONV_2D", (act("x"), weight("w", 3), bias()), (act("y"),), _depthwise_shape,
         _depthwise, "DepthwiseConv2DOptions", {**_CONV_ATTRS, "depth_multiplier": 1}, fuses=True,
-        versions={"int8": 3, "int16": 5},
+        hybrid=True, versions={"int8": 3},
+        since=((dilated, 2), (hybrid, 4), (hybrid_per_channel, 6)),
     ),
     OpSpec(
         "TRANSPOSE_CONV", (param("output_shape"), weight("w", 0), act("x"), bias()),
         (act("y"),), _transpose_conv_shape, _transpose_conv, "TransposeConvOptions",
         {"padding": "SAME", "stride_h": 1, "stride_w": 1, "fused_activation_function": "NONE"},
-        versions={"float32": 3, "int8": 3, "int16": 3},
+        versions={"int8": 2}, since=((has(3), 3),),
     ),
     OpSpec(
         "FULLY_CONNECTED", (act("x"), weight("w", 0), bias()), (act("y"),),
         _fully_connected_shape, _fully_connected, "FullyConnectedOptions",
         {"fused_activation_function": "NONE", "weights_format": "DEFAULT", "keep_num_dims": False,
          "asymmetric_quantize_inputs": False},
-        fuses=True, versions={"int8": 4, "int16": 7},
+        fuses=True, hybrid=True, versions={"int8": 4},
+        since=((hybrid, 3), (says("keep_num_dims"), 5), (lacks(2), 6), (hybrid_per_channel, 12)),
+    ),
+    OpSpec(
+        "CONV_3D", (act("x"), act("w"), act("b", optional=True)), (act("y"),), _conv_3d_shape,
+        None, "Conv3DOptions",
+        {"padding": "SAME", "fused_activation_function": "NONE",
+         **{f"stride_{d}": 1 for d in "dhw"}, **{f"dilation_{d}_factor": 1 for d in "dhw"}},
+        kernels=FLOAT_ONLY,
     ),
     OpSpec(
         "BATCH_MATMUL", (act("a"), act("b")), (act("y"),), _matmul_shape, _matmul,
         "BatchMatMulOptions", {"adj_x": False, "adj_y": False, "asymmetric_quantize_inputs": False},
         graphdef="BatchMatMulV2", graphdef_attrs={"adj_x": "adj_x", "adj_y": "adj_y"},
-        versions={"int8": 2, "int16": 3},
+        versions={"int8": 2, "int16": 3}, kernels=INT8_INT16,
     ),
 )  # fmt: skip

@@ -6,7 +6,7 @@ import numpy as np
 
 from qfrewrite.ir import Array, Op
 from qfrewrite.ops.elementwise import same_shape
-from qfrewrite.ops.spec import OpSpec, Port, act, attr, rows
+from qfrewrite.ops.spec import FLOAT_ONLY, INT8_UINT8, OpSpec, Port, act, attr, rows
 
 
 def _batch_norm(op: Op, x: list[Array | None]) -> list[Array]:
@@ -51,7 +51,7 @@ rows(
     OpSpec(
         "BATCH_NORM",
         (act("x"), *(_statistic(n) for n in ("gamma", "beta", "mean", "variance"))),
-        (act("y"),), same_shape, _batch_norm, attrs={"epsilon": 0.0}, int8=False,
+        (act("y"),), same_shape, _batch_norm, attrs={"epsilon": 0.0}, kernels=FLOAT_ONLY,
     ),
     OpSpec(
         "SOFTMAX", (act("x"),), (act("y", fixed=(1 / 256, -128)),), same_shape, _softmax,
@@ -59,11 +59,11 @@ rows(
     ),
     OpSpec(
         "LOG_SOFTMAX", (act("x"),), (act("y", fixed=(16 / 256, 127)),), same_shape, _log_softmax,
-        "LogSoftmaxOptions", graphdef="LogSoftmax", versions={"int8": 2},
+        "LogSoftmaxOptions", graphdef="LogSoftmax", versions={"int8": 2}, kernels=INT8_UINT8,
     ),
     OpSpec(
         "L2_NORMALIZATION", (act("x"),), (act("y", fixed=(1 / 128, 0)),), same_shape,
         _l2_normalization, "L2NormOptions", {"fused_activation_function": "NONE"},
-        versions={"int8": 2},
+        versions={"int8": 2}, kernels=INT8_UINT8,
     ),
 )  # fmt: skip

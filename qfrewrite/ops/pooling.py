@@ -9,6 +9,7 @@ import numpy as np
 
 from qfrewrite.ir import Array, Op
 from qfrewrite.ops.spec import (
+    INT8_INT16,
     OpSpec,
     Reference,
     Shape,
@@ -109,8 +110,10 @@ rows(
         _POOL_ATTRS, same_scale=True, fuses=True, versions={"int8": 2, "int16": 3},
     ),
     _reduction("MEAN", "Mean", np.mean, versions={"int8": 2, "int16": 3}),
-    _reduction("SUM", "Sum", np.sum, versions={"int8": 2, "int16": 2}),
+    _reduction("SUM", "Sum", np.sum, versions={"int8": 2}),
     _reduction("REDUCE_MAX", "Max", np.max, same_scale=True, versions={"int8": 2, "int16": 3}),
     _reduction("REDUCE_MIN", "Min", np.min, same_scale=True, versions={"int8": 2, "int16": 3}),
-    _reduction("REDUCE_PROD", "Prod", np.prod, int8=False),
+    _reduction(
+        "REDUCE_PROD", "Prod", np.prod, versions={"int8": 2, "int16": 2}, kernels=INT8_INT16
+    ),
 )  # fmt: skip

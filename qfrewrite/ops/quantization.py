@@ -7,7 +7,8 @@ import numpy as np
 from qfrewrite.ir import Array, Op
 from qfrewrite.ir.quant import dequantize, quantize
 from qfrewrite.ops.elementwise import same_shape
-from qfrewrite.ops.spec import OpSpec, act, attr, rows
+from qfrewrite.ops.features import makes, per_channel_operand, per_channel_result, says
+from qfrewrite.ops.spec import FLOAT_ONLY, OpSpec, act, attr, rows
 
 
 def fake_quant_grid(
@@ -59,14 +60,15 @@ def _dequantize(op: Op, x: list[Array | None]) -> list[Array]:
 rows(
     OpSpec(
         "FAKE_QUANT", (act("x"),), (act("y"),), same_shape, _fake_quant, "FakeQuantOptions",
-        {"min": 0.0, "max": 0.0, "num_bits": 8, "narrow_range": False, "axis": None}, int8=False,
+        {"min": 0.0, "max": 0.0, "num_bits": 8, "narrow_range": False, "axis": None},
+        kernels=FLOAT_ONLY, since=((says("narrow_range"), 2),),
     ),
     OpSpec(
         "QUANTIZE", (act("x"),), (act("y"),), same_shape, _quantize, "QuantizeOptions",
-        versions={"int16": 2},
+        since=((makes("int16"), 2), (per_channel_result, 3)),
     ),
     OpSpec(
         "DEQUANTIZE", (act("x"),), (act("y"),), same_shape, _dequantize, "DequantizeOptions",
-        versions={"int8": 2, "int16": 3, "float16": 3},
+        versions={"int8": 2, "int16": 3, "float16": 3}, since=((per_channel_operand, 5),),
     ),
 )  # fmt: skip

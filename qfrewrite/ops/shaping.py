@@ -6,7 +6,10 @@ import numpy as np
 
 from qfrewrite.ir import Array, Op
 from qfrewrite.ops.elementwise import same_shape
+from qfrewrite.ops.features import rank_above, rank_is_not, reads, says
 from qfrewrite.ops.spec import (
+    FLOAT_ONLY,
+    INT8_UINT8,
     OpSpec,
     Port,
     Shape,
@@ -250,7 +253,9 @@ def _shape(op: Op, x: list[Array | None]) -> list[Array]:
     return [np.array(shape_of(op, 0), np.int64 if op.output.dtype == "int64" else np.int32)]
 
 
-_MOVES = {"int8": 2, "int16": 2}
+_MOVES = {"int8": 2}
+_MOVES_INT16 = {"int8": 2, "int16": 3}
+_MOVES_LATE = {"int8": 2, "int16": 4}
 _RESIZE = {"align_corners": False, "half_pixel_centers": False}
 _RESIZE_PAIRS = {k: k for k in _RESIZE}
 _STRIDED = {
@@ -275,42 +280,44 @@ rows(
     OpSpec(
         "TRANSPOSE", (_X, param("perm")), _Y, _transpose_shape,
         lambda op, x: [_first(x).transpose(const_ints(op, 1))], "TransposeOptions",
-        graphdef="Transpose", same_scale=True, versions=_MOVES,
+        graphdef="Transpose", same_scale=True, versions={"int8": 2, "int16": 5},
+        since=((rank_above(4), 4), (rank_above(5), 6), (rank_above(6), 8)),
     ),
     OpSpec(
         "PAD", (_X, param("paddings")), _Y, _pad_shape, _pad, "PadOptions", graphdef="Pad",
-        same_scale=True, versions=_MOVES,
+        same_scale=True, versions=_MOVES_INT16, since=((rank_above(4), 4),),
     ),
     OpSpec(
         "PADV2", (_X, param("paddings"), act("value")), _Y, _pad_shape, _pad, "PadV2Options",
-        graphdef="PadV2", same_scale=True, versions=_MOVES,
+        graphdef="PadV2", same_scale=True, versions=_MOVES_INT16, since=((rank_above(4), 4),),
     ),
     OpSpec(
         "MIRROR_PAD", (_X, param("paddings")), _Y, _pad_shape, _mirror_pad, "MirrorPadOptions",
         {"mode": "REFLECT"}, graphdef="MirrorPad", graphdef_attrs={"mode": "mode"},
-        same_scale=True, versions=_MOVES,
+        same_scale=True, versions=_MOVES_INT16,
     ),
     OpSpec(
         "SLICE", (_X, param("begin"), param("size")), _Y,
         lambda op: [tuple(e - b for b, e in _slice_bounds(op))], _slice, "SliceOptions",
-        graphdef="Slice", same_scale=True, versions=_MOVES,
+        graphdef="Slice", same_scale=True, versions=_MOVES_LATE, since=((rank_above(4), 5),),
     ),
     OpSpec(
         "STRIDED_SLICE", (_X, param("begin"), param("end"), param("strides")), _Y, _strided_shape,
         lambda op, x: [_first(x)[strided_index(op)]], "StridedSliceOptions", _STRIDED,
         graphdef="StridedSlice", graphdef_attrs={k: k for k in _STRIDED}, same_scale=True,
         versions=_MOVES,
+        since=((rank_above(4), 4), (says("ellipsis_mask"), 6), (says("new_axis_mask"), 6)),
     ),
     OpSpec(
         "CONCATENATION", (act("x", variadic=True),), _Y, _concat_shape,
         lambda op, x: [np.concatenate([v for v in x if v is not None], attr(op, "axis"))],
         "ConcatenationOptions", {"axis": 0, "fused_activation_function": "NONE"},
-        same_scale=True, versions=_MOVES,
+        same_scale=True, versions=_MOVES_INT16,
     ),
     OpSpec(
         "SPLIT", (param("axis"), _X), (act("y", variadic=True),), _split_shape, _split,
         "SplitOptions", {"num_splits": 0}, graphdef="Split",
-        graphdef_attrs={"num_splits": "num_split"}, same_scale=True, versions=_MOVES,
+        graphdef_attrs={"num_splits": "num_split"}, same_scale=True, versions=_MOVES_LATE,
     ),
     OpSpec(
         "SPLIT_V", (_X, param("sizes"), param("axis")), (act("y", variadic=True),), _split_shape,
@@ -320,14 +327,14 @@ rows(
     OpSpec(
         "PACK", (act("x", variadic=True),), _Y, _pack_shape,
         lambda op, x: [np.stack([v for v in x if v is not None], attr(op, "axis"))],
-        "PackOptions", {"axis": 0, "values_count": 0}, graphdef="Pack",
-        graphdef_attrs={"axis": "axis", "values_count": "N"}, same_scale=True, versions=_MOVES,
+        "PackOptions", {"axis": 0, "values_count": 0}, graphdef="Pack", same_scale=True,
+        graphdef_attrs={"axis": "axis", "values_count": "N"}, versions=_MOVES_INT16,
     ),
     OpSpec(
         "UNPACK", (_X,), (act("y", variadic=True),), _unpack_shape,
         lambda op, x: list(np.moveaxis(_first(x), attr(op, "axis"), 0)), "UnpackOptions",
         {"axis": 0, "num": 0}, graphdef="Unpack", graphdef_attrs={"axis": "axis", "num": "num"},
-        same_scale=True, versions=_MOVES,
+        same_scale=True, versions={"int8": 2, "uint8": 2, "int16": 4},
     ),
     OpSpec(
         "TILE", (_X, param("multiples")), _Y, _tile_shape,
@@ -338,40 +345,47 @@ rows(
         "GATHER", (_X, param("indices")), _Y, _gather_shape,
         lambda op, x: [np.take(_first(x), const_ints(op, 1), attr(op, "axis")).reshape(
             op.output.shape)],
-        "GatherOptions", {"axis": 0, "batch_dims": 0}, same_scale=True, versions=_MOVES,
+        "GatherOptions", {"axis": 0, "batch_dims": 0}, same_scale=True, versions=_MOVES_LATE,
+        since=((says("batch_dims"), 5), (reads(1, "int16"), 6)),
     ),
-    OpSpec("SHAPE", (_X,), (Port("y", "param"),), lambda op: [(len(shape_of(op, 0)),)], _shape,
-           "ShapeOptions", {"out_type": "INT32"}, int8=False),
+    OpSpec(
+        "SHAPE", (Port("x", "any"),), (param("y", dtype="int32"),),
+        lambda op: [(len(shape_of(op, 0)),)], _shape, "ShapeOptions", {"out_type": "INT32"},
+        kernels=FLOAT_ONLY,
+    ),
     OpSpec(
         "RESIZE_BILINEAR", (_X, param("size")), _Y, _resize_shape, None, "ResizeBilinearOptions",
         _RESIZE, graphdef="ResizeBilinear", graphdef_attrs=_RESIZE_PAIRS, same_scale=True,
-        versions={"float32": 3, "int8": 3, "int16": 3},
+        versions=_MOVES_LATE, since=((says("half_pixel_centers"), 3),),
     ),
     OpSpec(
         "RESIZE_NEAREST_NEIGHBOR", (_X, param("size")), _Y, _resize_shape, None,
         "ResizeNearestNeighborOptions", _RESIZE, graphdef="ResizeNearestNeighbor",
         graphdef_attrs=_RESIZE_PAIRS, same_scale=True,
-        versions={"float32": 3, "int8": 3, "int16": 3},
+        versions=_MOVES_LATE,
+        since=((says("half_pixel_centers"), 3), (says("align_corners"), 3)),
     ),
     OpSpec(
         "SPACE_TO_DEPTH", (_X,), _Y, _space_to_depth_shape, _space_to_depth,
         "SpaceToDepthOptions", {"block_size": 2}, graphdef="SpaceToDepth",
         graphdef_attrs={"block_size": "block_size"}, same_scale=True, versions={"int8": 2},
+        kernels=INT8_UINT8,
     ),
     OpSpec(
         "DEPTH_TO_SPACE", (_X,), _Y, _depth_to_space_shape, _depth_to_space,
         "DepthToSpaceOptions", {"block_size": 2}, graphdef="DepthToSpace",
         graphdef_attrs={"block_size": "block_size"}, same_scale=True, versions={"int8": 2},
+        kernels=INT8_UINT8,
     ),
     OpSpec(
         "SPACE_TO_BATCH_ND", (_X, param("block"), param("paddings")), _Y, _space_to_batch_shape,
         None, "SpaceToBatchNDOptions", graphdef="SpaceToBatchND", same_scale=True,
-        versions=_MOVES,
+        versions=_MOVES_LATE, since=((rank_is_not(4), 3),),
     ),
     OpSpec(
         "BATCH_TO_SPACE_ND", (_X, param("block"), param("crops")), _Y, _batch_to_space_shape,
         None, "BatchToSpaceNDOptions", graphdef="BatchToSpaceND", same_scale=True,
-        versions=_MOVES,
+        versions=_MOVES_LATE, since=((rank_is_not(4), 3),),
     ),
     OpSpec("IDENTITY", (_X,), _Y, same_shape, lambda op, x: [_first(x)], graphdef="Identity",
            same_scale=True),

@@ -17,8 +17,21 @@ from qfrewrite.ir import Array, Op
 Shape = tuple[int, ...]
 # Shapes of the outputs from the op (attributes, constant operands, input shapes).
 ShapeRule = Callable[[Op], list[Shape]]
+# Whether an op has the feature that asks for a later version.
+Feature = Callable[[Op], bool]
 # Outputs from the op (for its attributes) and the values of its inputs.
 Reference = Callable[[Op, list[Array | None]], list[Array]]
+
+
+# What kernels compute was measured on LiteRT 2.3 with XNNPACK, optimized and reference kernels
+# (tests/ops/test_quantized_kernels.py): a kernel that gives wrong values counts as none.
+QUANTIZED = frozenset({"int8", "uint8", "int16"})
+"""The element types of quantized activations."""
+FLOAT_ONLY: frozenset[str] = frozenset()
+"""No quantized kernel at all."""
+INT8 = frozenset({"int8"})
+INT8_UINT8 = frozenset({"int8", "uint8"})
+INT8_INT16 = frozenset({"int8", "int16"})
 
 
 @dataclass(frozen=True)
@@ -26,9 +39,10 @@ class Port:
     """One input or output slot.
 
     role: `act` (a value that is quantized), `weight` (a constant quantized symmetrically, per
-    index of `axis`), `bias` (int32 at scale input x weight), or `param` (integers that steer
-    the op: shapes, axes, paddings; never quantized).
+    index of `axis`), `bias` (int32 at scale input x weight), `param` (integers that steer
+    the op: shapes, axes, paddings; never quantized), or `any` (read in whatever type it has).
     fixed: scale and zero point that the specification prescribes for an int8 output.
+    dtype: the element type of an output that does not follow the operands.
     """
 
     name: str
@@ -37,6 +51,7 @@ class Port:
     optional: bool = False
     variadic: bool = False
     fixed: tuple[float, int] | None = None
+    dtype: str | None = None
 
 
 def act(name: str, **kw: Any) -> Port:
@@ -68,9 +83,12 @@ class OpSpec:
     same slots); `graphdef_attrs` then pairs attribute names (ours -> GraphDef's). Ops whose
     forms differ have an entry in `formats/graphdef_ops.py` instead.
     attrs: every attribute with its default. infer: the shape rule. reference: what it computes,
-    in numpy. int8: whether LiteRT has an int8 kernel. same_scale: whether input and output must
-    share scale and zero point in int8. fuses: whether it takes a fused activation. activation:
-    its name as a fused activation. versions: the least op version LiteRT asks for, by dtype.
+    in numpy. kernels: the quantized types LiteRT computes it in. same_scale: whether input and
+    output must share scale and zero point. symmetric: whether their zero point must be that of
+    code 0, which the kernel writes by itself. hybrid: whether its float kernel takes int8
+    weights. fuses: whether it takes a fused activation. activation: its name as a fused
+    activation. versions: the least op version LiteRT asks for, by the operand's element type;
+    since: the least version for a feature (tensorflow/compiler/mlir/lite/tools/versioning).
     """
 
     kind: str
@@ -82,11 +100,14 @@ class OpSpec:
     attrs: Mapping[str, Any] = field(default_factory=dict)
     graphdef: str | None = None
     graphdef_attrs: Mapping[str, str] = field(default_factory=dict)
-    int8: bool = True
+    kernels: frozenset[str] = QUANTIZED
     same_scale: bool = False
+    symmetric: bool = False
+    hybrid: bool = False
     fuses: bool = False
     activation: str | None = None
     versions: Mapping[str, int] = field(default_factory=dict)
+    since: tuple[tuple[Feature, int], ...] = ()
 
     def input_port(self, slot: int) -> Port | None:
         """The port of input `slot`; the last one repeats where it is variadic."""
@@ -140,6 +161,38 @@ def require_spec(op: Op) -> OpSpec:
     return spec
 
 
+def output_types(op: Op, default: str, count: int) -> list[str]:
+    """The element types of the `count` outputs of `op`: `default` unless its row says otherwise."""
+    spec = require_spec(op)
+    ports = [spec.output_port(i) for i in range(count)]
+    said = [port.dtype if port is not None else None for port in ports]
+    chosen = op.attrs.get("output_type")
+    return [
+        default if dtype is None else chosen.lower() if chosen and i == 0 else dtype
+        for i, dtype in enumerate(said)
+    ]
+
+
+def least_version(op: Op) -> int:
+    """The least version of `op` that runtimes must know to compute it."""
+    spec = OPS.get(op.kind)
+    if spec is None:
+        return 1
+    roles = {slot: port.role for slot in range(len(op.inputs)) if (port := spec.input_port(slot))}
+    acts = (op.inputs[slot] for slot, role in roles.items() if role in ("act", "any"))
+    first = next((t for t in acts if t is not None), None)
+    needed = [version for feature, version in spec.since if feature(op)]
+    return max([1, spec.versions.get(first.dtype, 1) if first is not None else 1, *needed])
+
+
+def fixed_quant(port: Port | None, dtype: str) -> tuple[float, int] | None:
+    """Scale and zero point that the specification prescribes for an output of type `dtype`."""
+    if port is None or port.fixed is None:
+        return None
+    scale, zero = port.fixed
+    return {"int8": (scale, zero), "uint8": (scale, zero + 128), "int16": (2.0**-15, 0)}[dtype]
+
+
 def attr(op: Op, name: str) -> Any:
     """An attribute of `op`, or its default from the op's row."""
     if name in op.attrs:
@@ -173,6 +226,14 @@ def const_ints(op: Op, slot: int) -> tuple[int, ...]:
             remedy="shapes that depend on the data are not supported",
         )
     return tuple(int(v) for v in tensor.data.reshape(-1))
+
+
+def unknown_shape(op: Op) -> list[Shape]:
+    """The shape rule of an op whose output sizes depend on its operands' values."""
+    raise UnsupportedError(
+        "has an output whose shape depends on the data",
+        where=f"op '{op.name}' ({op.kind})", remedy="keep it as it is",
+    )  # fmt: skip
 
 
 def normal_axis(op: Op, axis: int, rank: int) -> int:

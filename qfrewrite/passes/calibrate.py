@@ -69,6 +69,11 @@ class Calibrate(Pass):
         if not tensors:
             rw.note("no float activations to calibrate")
             return
+        brought = sum(not op.operand(0).is_const for op in graph.ops_of("FAKE_QUANT"))
+        if brought:
+            names = ", ".join(f"'{t.name}'" for t in tensors[:3])
+            more = ", ..." if len(tensors) > 3 else ""
+            rw.note(f"{brought} ranges are the model's own; {len(tensors)} found: {names}{more}")
         table = rw.context.ranges = self._table(rw, tensors)
         for text in table.warnings:
             rw.warn(text)

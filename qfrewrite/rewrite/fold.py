@@ -21,6 +21,7 @@ from qfrewrite.rewrite.match import (
     weights_of,
 )
 from qfrewrite.rewrite.rewriter import Rewriter
+from qfrewrite.rewrite.weight_ranges import KEY, scaled
 
 Float64 = npt.NDArray[np.float64]
 
@@ -119,9 +120,13 @@ def set_weights(rw: Rewriter, linear: Op, w: Array, b: Array) -> None:
 def _fold_into_before(rw: Rewriter, op: Op, linear: Op) -> None:
     scale, offset = bn_scale_offset(op)
     axis = channel_axis(linear)
+    said = linear.operand(weight_slot(linear)).meta.get(KEY)
     set_weights(
         rw, linear, *scale_outputs(weights_of(linear), bias_of(linear), scale, offset, axis=axis)
     )
+    if said is not None and said["axis"] in (None, axis):
+        w = linear.operand(weight_slot(linear))
+        rw.graph.update_tensor(w, meta={**w.meta, KEY: scaled(said, scale, axis)})
     rw.bypass(op, action="folded", detail=f"into {linear.kind} '{linear.name}'")
 
 

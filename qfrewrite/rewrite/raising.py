@@ -24,11 +24,13 @@ from qfrewrite.rewrite.match import (
     per_channel,
 )
 from qfrewrite.rewrite.rewriter import Rewriter
+from qfrewrite.rewrite.weight_ranges import note_weight_ranges
 
 
 def raise_graph(graph: Graph) -> Rewriter:
     """Bring `graph` into the form that passes expect; returns the rewriter with its log."""
     rw = Rewriter(graph)
+    note_weight_ranges(rw)
     _dequantize_weights(rw)
     _raise_decomposed(rw)
     fold_constants(rw)

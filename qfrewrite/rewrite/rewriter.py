@@ -92,7 +92,9 @@ class Rewriter:
         old = op.input(slot)
         data = np.ascontiguousarray(data, np.float32 if data.dtype.kind == "f" else data.dtype)
         if old is not None and old.is_const and len(self.graph.readers(old)) == 1:
-            self.graph.update_tensor(old, data=data, shape=data.shape, quant=None)
+            # A range that training chose belongs to the old values.
+            meta = {k: v for k, v in old.meta.items() if k != "fake_quant"}
+            self.graph.update_tensor(old, data=data, shape=data.shape, quant=None, meta=meta)
             return old
         base = name or (old.name if old is not None else f"{op.name}/operand{slot}")
         new = constant(self.graph.unique_name(base), data)

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from copy import copy
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -88,12 +89,12 @@ class Session:
 
 
 class Runner:
-    """A `.tflite` model in memory on the LiteRT interpreter, fed by input name or position.
+    """A `.tflite` model, bytes or a file, on the LiteRT interpreter, fed by name or position.
 
     Quantized inputs and outputs are converted: samples and results are real values.
     """
 
-    def __init__(self, content: bytes, *, threads: int | None = None) -> None:
+    def __init__(self, content: bytes | Path, *, threads: int | None = None) -> None:
         try:
             with _chatter_hidden():
                 self._interpreter = _interpreter(content, threads or default_threads())
@@ -124,11 +125,13 @@ class Runner:
             raise RunError(f"the runtime failed: {error}") from None
 
 
-def _interpreter(content: bytes, threads: int) -> Any:
+def _interpreter(content: bytes | Path, threads: int) -> Any:
     try:
         from ai_edge_litert.interpreter import Interpreter
     except ImportError:
         from tensorflow.lite import Interpreter
+    if isinstance(content, Path):
+        return Interpreter(model_path=str(content), num_threads=threads)
     return Interpreter(model_content=content, num_threads=threads)
 
 

@@ -16,6 +16,7 @@ from qfrewrite.formats.graphdef_schema import TensorProto
 from qfrewrite.formats.graphdef_write import graphdef_bytes
 from qfrewrite.formats.tensor_proto import numpy_to_tensor, tensor_to_numpy
 from qfrewrite.ir import Array
+from qfrewrite.lower.model import lower_graphdef
 from qfrewrite.rewrite.raising import raise_graph
 from qfrewrite.runtime.session import Session
 
@@ -168,7 +169,7 @@ def test_reads_and_writes_what_tensorflow_computes(name: str) -> None:
     if name not in NOT_RUN_THERE:
         model.loaded = None
         np.testing.assert_allclose(
-            run_tensorflow(graphdef_bytes(model), x), want, rtol=1e-4, atol=1e-4
+            run_tensorflow(graphdef_bytes(lower_graphdef(model)), x), want, rtol=1e-4, atol=1e-4
         )
 
 

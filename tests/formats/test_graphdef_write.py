@@ -99,9 +99,9 @@ def _split(b: GraphBuilder, x: object) -> tuple[object, object]:
 def test_int8_graphs_have_no_form() -> None:
     model = parse_graphdef(conv_net("NHWC").bytes())
     run_passes(model, "calibrate")
-    from qfrewrite.lower.int8 import Int8Options
+    from qfrewrite.lower.scheme import QuantOptions
 
-    lowered, _ = lower_model(model, Int8Options())
+    lowered, _ = lower_model(model, QuantOptions())
     lowered.loaded = None
     with pytest.raises(UnsupportedError, match="quantized"):
         graphdef_bytes(lowered)
@@ -124,9 +124,9 @@ def test_a_graph_with_fake_quant_nodes_becomes_the_same_int8_model(tmp_path: Pat
     direct = qf.save(model, tmp_path / "direct.tflite")
     qf.save(model, tmp_path / "fake_quant.pb")
     again = qf.save(qf.load(tmp_path / "fake_quant.pb"), tmp_path / "again.tflite")
-    assert again.lowering.int8_ops == direct.lowering.int8_ops
+    assert again.lowering.counts == direct.lowering.counts
     assert not again.lowering.float_ops
-    first, second = (parse_tflite(r.content).graph for r in (direct, again))
+    first, second = (parse_tflite(r.path.read_bytes()).graph for r in (direct, again))
     for a, b in zip(first.ops, second.ops, strict=True):
         assert a.kind == b.kind
         if a.kind in ("CONV_2D", "DEPTHWISE_CONV_2D"):
@@ -138,7 +138,7 @@ def test_fake_quant_survives_in_a_float_tflite(tmp_path: Path) -> None:
     model = parse_graphdef(conv_net("NHWC").bytes())
     run_passes(model, "calibrate")
     saved = qf.save(model, tmp_path / "float.tflite", scheme="float32")
-    graph = parse_tflite(saved.content).graph
+    graph = parse_tflite(saved.path.read_bytes()).graph
     assert len(graph.ops_of("FAKE_QUANT")) == len(model.graph.ops_of("FAKE_QUANT"))
     assert {t.dtype for t in (*graph.inputs, *graph.outputs)} == {"float32"}
 

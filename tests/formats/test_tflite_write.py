@@ -36,11 +36,11 @@ def test_a_model_from_elsewhere_gets_a_runtime_version_and_ranks() -> None:
 def test_versions_follow_the_element_type() -> None:
     model = rich_model()
     dense = model.graph.ops[0]
-    assert op_version(dense) == 4
+    assert op_version(dense) == 5  # keeps its dimensions
     model.graph.update_op(dense, meta={"version": 9, "read_as": "FULLY_CONNECTED"})
     assert op_version(dense) == 9
     model.graph.update_op(dense, meta={"version": 9, "read_as": "CONV_2D"})
-    assert op_version(dense) == 4
+    assert op_version(dense) == 5  # keeps its dimensions
     assert op_version(model.graph.ops[1]) == 1
 
 

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from qfrewrite.calibrate.data import synthetic
 from qfrewrite.formats.tflite_write import serialize
 from qfrewrite.ir import Array, Graph, Model, Tensor
-from qfrewrite.lower.int8 import Int8Options, Int8Report, lower_int8
+from qfrewrite.lower.quantized import lower_quantized
+from qfrewrite.lower.scheme import QuantOptions, QuantReport
 from qfrewrite.lower.weights import quantize_linear, weight_bounds
 from qfrewrite.ops.build import GraphBuilder
 from qfrewrite.passes import PassContext, run_passes
@@ -19,13 +20,13 @@ from qfrewrite.runtime.metrics import Fidelity, collect, compare
 from qfrewrite.runtime.session import Runner, Session, input_specs
 
 
-def quantized(graph: Graph, **options: object) -> tuple[Graph, Int8Report, Fidelity]:
+def quantized(graph: Graph, **options: object) -> tuple[Graph, QuantReport, Fidelity]:
     """`graph` calibrated and lowered, and how close it comes to float on LiteRT."""
     samples = synthetic(input_specs(graph), 12)
     float_run = Session(graph, graph.outputs, threads=1)
     model = Model([graph.clone()[0]], source="graphdef")
     run_passes(model, "calibrate", PassContext(data=samples, threads=1))
-    report = lower_int8(model.graph, Int8Options(**options))  # type: ignore[arg-type]
+    report = lower_quantized(model.graph, QuantOptions(**options))  # type: ignore[arg-type]
     runner = Runner(serialize(model), threads=1)
     fidelity = compare(collect(float_run, samples), collect(runner, samples))
     return model.graph, report, fidelity
@@ -53,7 +54,7 @@ def test_a_wrong_scale_would_be_noticed() -> None:
     run_passes(model, "calibrate", PassContext(data=samples, threads=1))
     fake = model.graph.ops_of("FAKE_QUANT")[1]
     model.graph.update_op(fake, attrs={**fake.attrs, "max": fake.attrs["max"] / 3})
-    lower_int8(model.graph)
+    lower_quantized(model.graph)
     first = Session(graph, graph.outputs, threads=1)
     second = Runner(serialize(model), threads=1)
     assert compare(collect(first, samples), collect(second, samples)).sqnr_db < 20

@@ -63,7 +63,7 @@ def test_float_output_equals_tensorflows(name: str, tmp_path: Path) -> None:
     model = qf.load(path, outputs=outputs)
     samples = images_for(model)
     qf.run_passes(model, "fold_bn")
-    runner = Runner(qf.save(model, tmp_path / "float.tflite").content, threads=2)
+    runner = Runner(qf.save(model, tmp_path / "float.tflite").path, threads=2)
     for want, x in zip(run_tensorflow(path, outputs, samples), samples, strict=True):
         softmax, logits = runner.run([x])
         assert np.abs(softmax - want[0]).max() <= SOFTMAX_TOLERANCE.get(name, 1e-5)

@@ -12,8 +12,8 @@ from conftest import shared_path
 import qfrewrite as qf
 from qfrewrite.calibrate.data import synthetic
 from qfrewrite.formats.tflite_read import parse_tflite
-from qfrewrite.lower.int8 import Int8Options
 from qfrewrite.lower.model import lower_model
+from qfrewrite.lower.scheme import QuantOptions
 from qfrewrite.runtime.session import Runner, Session, input_specs
 
 GRAPHDEFS = (
@@ -62,7 +62,7 @@ def test_fold_bn_converts_to_float_and_runs(name: str, tmp_path: Path) -> None:
     qf.run_passes(model, "fold_bn")
     assert not model.graph.ops_of("BATCH_NORM")
     saved = qf.save(model, tmp_path / "float.tflite")
-    runner = Runner(saved.content, threads=1)
+    runner = Runner(saved.path, threads=1)
     session = Session(reference.graph, reference.graph.outputs, threads=1)
     for sample in synthetic(input_specs(reference.graph), 2):
         want = [v.copy() for v in session.run(sample)]
@@ -142,7 +142,7 @@ def test_same_input_gives_the_same_bytes(tmp_path: Path) -> None:
 def test_an_unedited_tflite_is_written_as_it_was_read(name: str, tmp_path: Path) -> None:
     model = qf.load(shared_path(f"models/{name}"))
     saved = qf.save(model, tmp_path / name)
-    first, second = (parse_tflite(b) for b in (model.path.read_bytes(), saved.content))  # type: ignore[union-attr]
+    first, second = (parse_tflite(b) for b in (model.path.read_bytes(), saved.path.read_bytes()))  # type: ignore[union-attr]
     assert [t.name for t in first.graph.tensors] == [t.name for t in second.graph.tensors]
     assert [op.kind for op in first.graph.ops] == [op.kind for op in second.graph.ops]
 
@@ -150,7 +150,7 @@ def test_an_unedited_tflite_is_written_as_it_was_read(name: str, tmp_path: Path)
 def test_per_tensor_weights_have_one_scale(tmp_path: Path) -> None:
     model = qf.load(shared_path(f"models/{TFLITES[2]}"))
     qf.run_passes(model, "calibrate", data=list(synthetic(input_specs(model.graph), 4)))
-    lowered, _ = lower_model(model, Int8Options(per_channel=False))
+    lowered, _ = lower_model(model, QuantOptions(per_channel=False))
     for op in lowered.graph.ops_of("CONV_2D", "DEPTHWISE_CONV_2D"):
         quant = op.operand(1).quant
         assert quant is not None

@@ -1,0 +1,114 @@
+"""QUANTIZE, DEQUANTIZE and coded constants, each made once and shared by all that read it."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from qfrewrite.ir import Array, Graph, Op, Quant, Tensor, constant
+from qfrewrite.ir.quant import quantize
+from qfrewrite.ops import spec_of
+
+_Key = tuple[Tensor, str, bytes, bytes, int]
+
+
+class Conversions:
+    """The conversions of one graph. held: the element type of tensors that hold codes."""
+
+    def __init__(self, graph: Graph, held: dict[Tensor, str]) -> None:
+        self.graph = graph
+        self.held = held
+        self._real: dict[Tensor, Tensor] = {}
+        self._coded: dict[_Key, Tensor] = {}
+        self._constants: dict[tuple[_Key, bytes], Tensor] = {}
+
+    def constant(self, op: Op, slot: int, quant: Quant, dtype: str) -> None:
+        """Let `op` read codes of the constant in `slot`; others keep the float one."""
+        self.put(op, slot, quantize(op.operand(slot).value(), quant, dtype), quant)
+
+    def put(self, op: Op, slot: int, codes: Array, quant: Quant) -> None:
+        """Put coded weights or biases in the place of the constant in `slot`.
+
+        Where nobody else reads it, it keeps its name; where others need the same codes they
+        share them.
+        """
+        old, dtype = op.operand(slot), codes.dtype.name
+        key = _key(old, quant, dtype), codes.tobytes()
+        shared = self._constants.get(key)
+        if shared is None and len(self.graph.readers(old)) == 1 and not self.graph.is_output(old):
+            self.graph.update_tensor(old, data=codes, dtype=dtype, quant=quant)
+            return
+        if shared is None:
+            shared = constant(self.graph.unique_name(f"{old.name}/{dtype}"), codes)
+            self._constants[key] = shared
+        self._set(op, slot, shared)
+        self.graph.update_tensor(shared, quant=quant)
+
+    def through_quantize(self, op: Op, slot: int, quant: Quant, dtype: str) -> None:
+        """Let `op` read the computed tensor in `slot` as codes of another scale or type."""
+        tensor = op.operand(slot)
+        key = _key(tensor, quant, dtype)
+        if key not in self._coded:
+            name = self.graph.unique_name(f"{tensor.name}/{dtype}")
+            coded = Tensor(
+                name, tensor.shape, dtype, quant=quant, shape_signature=tensor.shape_signature
+            )
+            anchor = self.graph.producer(tensor) or op
+            self.graph.add_op(Op("QUANTIZE", [tensor], [coded]), anchor=anchor)
+            self._coded[key] = coded
+        self._set(op, slot, self._coded[key])
+
+    def feed_real(self, op: Op) -> None:
+        """Let a float op read real values where its operands hold codes."""
+        spec = spec_of(op)
+        inputs: list[Tensor | None] = []
+        for slot, tensor in enumerate(op.inputs):
+            port = spec.input_port(slot) if spec is not None else None
+            as_it_is = tensor is None or tensor not in self.held
+            takes_any = port is not None and port.role == "any"
+            inputs.append(tensor if as_it_is or takes_any else self._as_real(tensor, op))
+        if any(a is not b for a, b in zip(inputs, op.inputs, strict=True)):
+            self.graph.update_op(op, inputs=inputs)
+
+    def _as_real(self, tensor: Tensor | None, reader: Op) -> Tensor:
+        assert tensor is not None
+        if tensor not in self._real:
+            real = Tensor(
+                self.graph.unique_name(f"{tensor.name}/float32"), tensor.shape,
+                shape_signature=tensor.shape_signature,
+            )  # fmt: skip
+            anchor = self.graph.producer(tensor) or reader
+            self.graph.add_op(Op("DEQUANTIZE", [tensor], [real]), anchor=anchor)
+            self._real[tensor] = real
+        return self._real[tensor]
+
+    def input(self, tensor: Tensor, io: str, quant: Quant | None) -> None:
+        """Let a graph input take `io`, by a QUANTIZE behind it."""
+        inner = Tensor(
+            self.graph.unique_name(f"{tensor.name}/{tensor.dtype}"), tensor.shape, tensor.dtype,
+            quant=tensor.quant, shape_signature=tensor.shape_signature,
+        )  # fmt: skip
+        readers = self.graph.readers(tensor)
+        anchor = readers[0].op if readers else None
+        op = self.graph.add_op(Op("QUANTIZE", [tensor], [inner]), anchor=anchor)
+        self.graph.replace_uses(tensor, inner, skip=(op,))
+        self.graph.update_tensor(tensor, dtype=io, quant=quant)
+
+    def output(self, tensor: Tensor, io: str, quant: Quant | None) -> None:
+        """Let a graph output be `io`, by a DEQUANTIZE or QUANTIZE behind what computes it."""
+        out = Tensor(
+            self.graph.unique_name(f"{tensor.name}/{io}"), tensor.shape, io, quant=quant,
+            shape_signature=tensor.shape_signature,
+        )  # fmt: skip
+        kind = "DEQUANTIZE" if io == "float32" else "QUANTIZE"
+        op = self.graph.add_op(Op(kind, [tensor], [out]), anchor=self.graph.producer(tensor))
+        others = [r.op for r in self.graph.readers(tensor)]
+        self.graph.replace_uses(tensor, op.output, skip=others)
+
+    def _set(self, op: Op, slot: int, tensor: Tensor) -> None:
+        inputs = [tensor if i == slot else t for i, t in enumerate(op.inputs)]
+        self.graph.update_op(op, inputs=inputs)
+
+
+def _key(tensor: Tensor, quant: Quant, dtype: str) -> _Key:
+    zero = np.asarray(quant.zero_point).tobytes()
+    return tensor, dtype, quant.scale.tobytes(), zero, quant.axis

@@ -1,0 +1,277 @@
+"""Lowering to integers: a graph with FAKE_QUANT ops becomes a graph of quantized tensors.
+
+Every rule it follows is data: ports, kernels and fixed scales from the op table, element types
+from the scheme, ranges from FAKE_QUANT. An op that has no kernel for the type wanted stays float
+between DEQUANTIZE and QUANTIZE.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from qfrewrite.errors import UnsupportedError
+from qfrewrite.ir import Array, Graph, Op, Quant, Tensor
+from qfrewrite.ir.quant import activation_quant
+from qfrewrite.lower.canonical import canonicalise, fuse_activations
+from qfrewrite.lower.conversions import Conversions
+from qfrewrite.lower.groups import Groups, find_groups
+from qfrewrite.lower.ranges import Ranges, take_ranges
+from qfrewrite.lower.scheme import (
+    BIASES_OF,
+    WEIGHTS_OF,
+    QuantOptions,
+    QuantReport,
+    check_patterns,
+    matches,
+)
+from qfrewrite.lower.weights import given_bounds, mean_response, quantize_linear, weight_bounds
+from qfrewrite.ops import OpSpec, spec_of
+from qfrewrite.rewrite.match import LINEAR, bias_slot, channel_axis, weight_slot
+
+
+def has_ranges(graph: Graph) -> bool:
+    """Whether the graph carries FAKE_QUANT on a computed tensor."""
+    return any(not op.operand(0).is_const for op in graph.ops_of("FAKE_QUANT"))
+
+
+def lower_quantized(graph: Graph, options: QuantOptions | None = None) -> QuantReport:
+    """Turn `graph` into its quantized form, in place; the scheme must have such activations."""
+    return _Lowering(graph, options or QuantOptions()).run()
+
+
+class _Lowering:
+    def __init__(self, graph: Graph, options: QuantOptions) -> None:
+        self.graph = graph
+        self.options = options
+        self.report = QuantReport()
+        self.ranges = Ranges()
+        self.groups = Groups()
+        # The element type each op computes in (absent: float), and that each tensor holds.
+        self.chosen: dict[Op, str] = {}
+        self.held: dict[Tensor, str] = {}
+        self.raised: dict[Op, int] = {}
+        self.convert = Conversions(graph, self.held)
+
+    def run(self) -> QuantReport:
+        canonicalise(self.graph)
+        self.ranges = take_ranges(self.graph)
+        fuse_activations(self.graph)
+        check_patterns(self.graph.ops, self.options)
+        self.groups = find_groups(self.graph, self._merged_ranges())
+        self._choose_ops()
+        self._choose_tensors()
+        self._convert_operands()
+        for tensor, dtype in self.held.items():
+            quant = self._quant(self._written_as(tensor), dtype)
+            self.graph.update_tensor(tensor, dtype=dtype, quant=quant)
+        self._convert_interface()
+        self.graph.prune(keep=lambda op: not op.outputs)
+        self._note()
+        return self.report
+
+    # -- decide ----------------------------------------------------------------------------
+
+    def _merged_ranges(self) -> dict[Tensor, tuple[float, float]]:
+        """Ranges without those of fused tensors, which no kernel writes."""
+        return {t: r for t, r in self.ranges.activations.items() if not t.meta.get("virtual")}
+
+    def _choose_ops(self) -> None:
+        hosts = {op: self._fused_into(op) for op in self.graph.ops}
+        for op, host in hosts.items():
+            if host is not None:
+                continue
+            dtype = self._wanted(op)
+            why = self._why_float(op, dtype)
+            if why is None:
+                self.chosen[op] = dtype
+                self.report.count(dtype)
+            elif any(t.dtype == "float32" for t in op.outputs):
+                self.report.float_ops.append((op.name, op.kind, why))
+        for op, host in hosts.items():
+            if host is not None and host in self.chosen:
+                self.chosen[op] = self.chosen[host]
+
+    def _wanted(self, op: Op) -> str:
+        names = (op, *(r.op for r in self.graph.readers(op.outputs[0]))) if _fuses(op) else (op,)
+        inner = self.options.kind.activations
+        assert inner is not None
+        return "int16" if any(matches(o, self.options.keep_int16) for o in names) else inner
+
+    def _fused_into(self, op: Op) -> Op | None:
+        """The op that `op`, an activation, is fused into."""
+        source = op.input(0)
+        if source is None or not source.meta.get("virtual"):
+            return None
+        return self.graph.producer(source)
+
+    def _written_as(self, tensor: Tensor) -> Tensor:
+        """What a kernel writes for `tensor`: a fused activation's result where there is one."""
+        return self.graph.readers(tensor)[0].op.output if tensor.meta.get("virtual") else tensor
+
+    def _why_float(self, op: Op, dtype: str) -> str | None:
+        """Why `op` cannot compute in `dtype`, or None where it can."""
+        spec = spec_of(op)
+        named = (op, *(r.op for r in self.graph.readers(op.outputs[0]))) if _fuses(op) else (op,)
+        if any(matches(o, self.options.keep_float) for o in named):
+            return "kept float by name"
+        if spec is None:
+            return "unknown op"
+        if dtype not in spec.kernels:
+            return f"no {dtype} kernel"
+        if not any(t.dtype == "float32" for t in (*filter(None, op.inputs), *op.outputs)):
+            return "holds no float tensor"
+        reasons = (
+            self._why_float_operand(tensor, _role(op, slot), dtype)
+            for slot, tensor in enumerate(op.inputs)
+        )
+        why = next((reason for reason in reasons if reason is not None), None)
+        results = [self._written_as(out) for out in op.outputs if out.dtype == "float32"]
+        missing = [t.name for t in results if self._quant(t, dtype) is None]
+        return why or (f"no range for '{missing[0]}'" if missing else None)
+
+    def _why_float_operand(self, tensor: Tensor | None, role: str, dtype: str) -> str | None:
+        """Why an operand keeps its reader from computing in `dtype`."""
+        if tensor is None or role not in ("act", "weight", "bias"):
+            return None
+        if tensor.dtype != "float32":
+            return f"operand '{tensor.name}' is {tensor.dtype}"
+        if tensor.data is not None:
+            finite = bool(np.isfinite(tensor.data).all())
+            return None if finite else f"constant '{tensor.name}' is not finite"
+        if role != "act":
+            return f"'{tensor.name}' is computed"
+        return None if self._quant(tensor, dtype) else f"no range for '{tensor.name}'"
+
+    def _quant(self, tensor: Tensor, dtype: str) -> Quant | None:
+        group = self.groups.of.get(tensor)
+        return None if group is None else group.quant(dtype)
+
+    def _known(self, tensor: Tensor, dtype: str) -> Quant:
+        quant = self._quant(tensor, dtype)
+        if quant is None:
+            raise UnsupportedError("has no range", where=f"tensor '{tensor.name}'",
+                                   remedy="add calibrate to the passes")  # fmt: skip
+        return quant
+
+    def _choose_tensors(self) -> None:
+        """The tensors that hold codes: results of quantized ops, and inputs they read."""
+        inner = self.options.kind.activations
+        for op, dtype in self.chosen.items():
+            self.held.update((out, dtype) for out in op.outputs if out.dtype == "float32")
+        for tensor in self.graph.inputs:
+            if tensor.dtype != "float32":
+                continue
+            wanted = [
+                self.chosen[r.op] for r in self.graph.readers(tensor)
+                if r.op in self.chosen and _role(r.op, r.slot) == "act"
+            ]  # fmt: skip
+            if wanted:
+                self.held[tensor] = inner if inner in wanted else wanted[0]
+
+    # -- rewrite ---------------------------------------------------------------------------
+
+    def _convert_operands(self) -> None:
+        for op in self.graph.ops:
+            if op in self.chosen:
+                self._convert_op(op, self.chosen[op])
+            elif op.kind not in ("QUANTIZE", "DEQUANTIZE"):
+                self.convert.feed_real(op)
+
+    def _convert_op(self, op: Op, dtype: str) -> None:
+        spec = spec_of(op)
+        assert spec is not None
+        if op.kind in LINEAR:
+            self._convert_linear(op, dtype)
+        if dtype == "int16" and "pot_scale_int16" in spec.attrs:
+            self.graph.update_op(op, attrs={**op.attrs, "pot_scale_int16": False})
+        for slot, tensor in enumerate(op.inputs):
+            if tensor is None or tensor.dtype != "float32" or _role(op, slot) != "act":
+                continue
+            if tensor.data is not None:
+                quant = self._constant_quant(op, spec, tensor, dtype)
+                self.convert.constant(op, slot, quant, dtype)
+                continue
+            if self._fused_into(op) is not None:
+                continue
+            apart = (op, slot) in self.groups.requantized
+            quant = self._known(op.output if apart else tensor, dtype)
+            if apart or self.held.get(tensor) != dtype:
+                self.convert.through_quantize(op, slot, quant, dtype)
+
+    def _constant_quant(self, op: Op, spec: OpSpec, tensor: Tensor, dtype: str) -> Quant:
+        shared = self._quant(op.output, dtype) if spec.same_scale else None
+        if shared is not None:
+            return shared
+        data = tensor.value()
+        return activation_quant(float(data.min(initial=0)), float(data.max(initial=0)), dtype)
+
+    def _convert_linear(self, op: Op, dtype: str) -> None:
+        x, w = op.operand(_act_slot(op)), op.operand(weight_slot(op))
+        b = op.input(bias_slot(op))
+        axis = channel_axis(op)
+        result, source = self._known(self._written_as(op.output), dtype), self._known(x, dtype)
+        q = quantize_linear(
+            w.value(),
+            b.data if b is not None else None,
+            self._weight_bounds(op, w, axis, WEIGHTS_OF[dtype]),
+            mean_response(op, x),
+            axis=axis,
+            input_scale=float(source.scale[0]),
+            output_scale=float(result.scale[0]),
+            bias_type=BIASES_OF[dtype],
+        )
+        if q.raised:
+            self.raised[op] = q.raised
+        self.convert.put(op, weight_slot(op), q.weights, Quant(q.scale, q.zero_point, axis))
+        if b is not None and q.bias is not None:
+            scale = (np.float32(source.scale[0]) * q.scale).astype(np.float32)
+            self.convert.put(
+                op, bias_slot(op), q.bias, Quant(scale, np.zeros(scale.size, np.int64))
+            )
+
+    def _weight_bounds(self, op: Op, w: Tensor, axis: int, dtype: str) -> Array:
+        """What weights span: magnitudes [1] or [O], or for uint8 the two ends [2, 1]."""
+        given = self.ranges.weights.get(w)
+        if dtype == "uint8":
+            ends = given if given is not None else (w.value(), w.value())
+            low, high = min(0.0, float(ends[0].min())), max(0.0, float(ends[1].max()))
+            return np.array([[low], [high]])
+        per_channel = self.options.per_channel_for(op)
+        bounds = given_bounds(given, per_channel=per_channel)
+        return weight_bounds(w.value(), axis, per_channel=per_channel) if bounds is None else bounds
+
+    def _convert_interface(self) -> None:
+        io = self.options.io or self.options.kind.activations
+        assert io is not None
+        for tensor in self.graph.inputs:
+            if self.held.get(tensor, io) != io:
+                self.convert.input(tensor, io, self._quant(tensor, io) if io != "float32" else None)
+        for tensor in dict.fromkeys(self.graph.outputs):
+            if self.held.get(tensor, io) != io and not self.graph.is_input(tensor):
+                quant = self._quant(tensor, io) if io != "float32" else None
+                self.convert.output(tensor, io, quant)
+
+    def _note(self) -> None:
+        self.report.notes += self.groups.notes
+        if self.raised:
+            self.report.notes.append(
+                f"{sum(self.raised.values())} channels in {len(self.raised)} layers have next to "
+                "no weights beside their bias: their scale was raised so that it fits 32 bits"
+            )
+
+
+def _fuses(op: Op) -> bool:
+    return len(op.outputs) == 1 and bool(op.output.meta.get("virtual"))
+
+
+def _role(op: Op, slot: int) -> str:
+    spec = spec_of(op)
+    port = spec.input_port(slot) if spec else None
+    return port.role if port is not None else ""
+
+
+def _act_slot(op: Op) -> int:
+    spec = spec_of(op)
+    slot = spec.slot("act") if spec else None
+    assert slot is not None
+    return slot

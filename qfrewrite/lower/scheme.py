@@ -1,0 +1,156 @@
+"""Quantization schemes, as data: which element types activations, weights and biases take."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from types import MappingProxyType
+
+from qfrewrite.errors import UsageError
+from qfrewrite.ir import Op
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """One way to quantize.
+
+    activations: their element type, or None where they stay float; weights: the element type of
+    weights; per_channel: whether kernels take weights with a scale per channel; hybrid: whether
+    float ops read integer weights by themselves (else a DEQUANTIZE stands before them).
+    """
+
+    name: str
+    activations: str | None
+    weights: str | None
+    per_channel: bool = True
+    hybrid: bool = False
+
+
+SCHEMES: Mapping[str, Scheme] = MappingProxyType(
+    {
+        scheme.name: scheme
+        for scheme in (
+            Scheme("int8", "int8", "int8"),
+            Scheme("uint8", "uint8", "uint8", per_channel=False),
+            Scheme("int16x8", "int16", "int8"),
+            Scheme("dynamic", None, "int8", hybrid=True),
+            Scheme("weight-only", None, "int8"),
+            Scheme("float16", None, "float16"),
+            Scheme("float32", None, None),
+        )
+    }
+)
+"""Every scheme by name."""
+
+# Element type of activations -> of weights and biases computed with them.
+WEIGHTS_OF: Mapping[str, str] = MappingProxyType(
+    {"int8": "int8", "int16": "int8", "uint8": "uint8"}
+)
+BIASES_OF: Mapping[str, str] = MappingProxyType(
+    {"int8": "int32", "int16": "int64", "uint8": "int32"}
+)
+
+IO_TYPES = ("int8", "uint8", "int16", "float32")
+# What QUANTIZE converts between integer types -> to.
+_CONVERTS = {"int8": ("int8", "uint8", "int16"), "uint8": ("int8", "uint8"),
+             "int16": ("int8", "int16")}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class QuantOptions:
+    """How to quantize.
+
+    scheme: one of `SCHEMES`; per_channel: a scale per output channel for weights;
+    fc_per_channel: likewise for FULLY_CONNECTED (None: as the others); io: element type of the
+    model's inputs and outputs (None: that of the activations); keep_float, keep_int16: names of
+    ops (`*`, `?`) that stay float, or compute with int16 activations.
+    """
+
+    scheme: str = "int8"
+    per_channel: bool = True
+    fc_per_channel: bool | None = None
+    io: str | None = None
+    keep_float: tuple[str, ...] = ()
+    keep_int16: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse what no scheme has."""
+        if self.scheme not in SCHEMES:
+            raise UsageError(f"no such scheme: '{self.scheme}'", remedy=_one_of(SCHEMES))
+        if self.io is not None and self.io not in IO_TYPES:
+            raise UsageError(f"no such input/output type: '{self.io}'", remedy=_one_of(IO_TYPES))
+        inner = SCHEMES[self.scheme].activations
+        if inner is None:
+            for name in ("keep_float", "keep_int16"):
+                if getattr(self, name) and (name == "keep_int16" or self.scheme == "float32"):
+                    raise UsageError(
+                        f"{name} means nothing with float activations",
+                        where=f"scheme {self.scheme}", remedy="use scheme int8",
+                    )  # fmt: skip
+            if self.io not in (None, "float32"):
+                raise UsageError(
+                    f"inputs and outputs are float32, not {self.io}",
+                    where=f"scheme {self.scheme}", remedy="leave out io",
+                )  # fmt: skip
+        elif self.io not in (None, "float32", *_CONVERTS[inner]):
+            raise UsageError(
+                f"inputs and outputs cannot be {self.io}", where=f"scheme {self.scheme}",
+                remedy=f"use float32 or one of {', '.join(_CONVERTS[inner])}",
+            )  # fmt: skip
+        if self.keep_int16 and inner == "uint8":
+            raise UsageError("uint8 and int16 do not mix", where="keep_int16",
+                             remedy="use scheme int8")  # fmt: skip
+
+    @property
+    def kind(self) -> Scheme:
+        """The scheme's data."""
+        return SCHEMES[self.scheme]
+
+    def per_channel_for(self, op: Op) -> bool:
+        """Whether the weights of `op` get a scale per output channel."""
+        wanted = self.per_channel
+        if op.kind == "FULLY_CONNECTED" and self.fc_per_channel is not None:
+            wanted = self.fc_per_channel
+        return wanted and self.kind.per_channel
+
+
+@dataclass
+class QuantReport:
+    """What became of the ops.
+
+    counts: how many compute in which element type (or hold which weights); float_ops: name, kind
+    and reason of those that stayed float.
+    """
+
+    counts: dict[str, int] = field(default_factory=dict)
+    float_ops: list[tuple[str, str, str]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def count(self, what: str) -> None:
+        """One op more that computes in `what`."""
+        self.counts[what] = self.counts.get(what, 0) + 1
+
+
+def matches(op: Op, patterns: tuple[str, ...]) -> bool:
+    """Whether a pattern names `op`, or one of its outputs."""
+    names = {op.name, *(t.name for t in op.outputs)}
+    return any(fnmatchcase(name, pattern) for pattern in patterns for name in names)
+
+
+def check_patterns(ops: tuple[Op, ...], options: QuantOptions) -> None:
+    """Raise UsageError where a pattern names no op."""
+    for option, patterns in (
+        ("keep_float", options.keep_float),
+        ("keep_int16", options.keep_int16),
+    ):
+        for pattern in patterns:
+            if not any(matches(op, (pattern,)) for op in ops):
+                raise UsageError(
+                    f"'{pattern}' names no op", where=option,
+                    remedy="qfrewrite inspect lists the names",
+                )  # fmt: skip
+
+
+def _one_of(names: Mapping[str, Scheme] | tuple[str, ...]) -> str:
+    return f"use one of {', '.join(names)}"

@@ -1,0 +1,301 @@
+"""The rules of the 8-bit specification, checked on any quantized graph, ours or another tool's.
+
+Source: the LiteRT 8-bit quantization specification, and what LiteRT's and XNNPACK's kernels
+demand when they are prepared. Each rule is a function of one op; `RULES` lists them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from math import isclose
+
+import numpy as np
+
+from qfrewrite.ir import Graph, Model, Op, Quant, Tensor
+from qfrewrite.ir.quant import ACTIVATION_CODES
+from qfrewrite.ops import OpSpec, spec_of
+from qfrewrite.ops.spec import Port, fixed_quant, least_version
+
+_CODED = ("int8", "uint8", "int16")
+_BIAS_TYPES = {"int8": ("int32",), "uint8": ("int32",), "int16": ("int64", "int32")}
+# Scales in files went through float32 arithmetic in another order.
+_SAME = 1e-5
+# XNNPACK refuses multipliers (input x weight / output scale) outside [2^-32, 2^8).
+_MULTIPLIERS = (2.0**-32, 2.0**8)
+
+
+@dataclass(frozen=True)
+class Violation:
+    """One rule that a model breaks: rule, where, what is there and what was expected."""
+
+    rule: str
+    where: str
+    what: str
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.what} [{self.rule}]"
+
+
+def check_model(model: Model, *, mapped: bool = False) -> list[Violation]:
+    """Every violation in `model`, in execution order; none in a float model.
+
+    mapped: the model's constants are views over a file mapped into memory, whose alignment and
+    op versions are to be checked too.
+    """
+    found = [v for graph in model.graphs for v in check_graph(graph, versions=mapped)]
+    return found + (_alignment(model) if mapped else [])
+
+
+def check_graph(graph: Graph, *, versions: bool = False) -> list[Violation]:
+    """Every violation in `graph`. versions: the op versions that its file gives, too."""
+    found = [
+        Violation("tensor", f"tensor '{t.name}'", what)
+        for t in graph.tensors
+        for what in _tensor(t)
+    ]
+    for op in graph.ops:
+        spec = spec_of(op)
+        if spec is None or not op.outputs:
+            continue
+        place = f"op '{op.name}' ({op.kind})"
+        for name, rule in RULES.items():
+            if name != "version" or versions:
+                found += [Violation(name, place, what) for what in rule(graph, op, spec)]
+    return found
+
+
+# -- tensors -------------------------------------------------------------------------------
+
+
+def _tensor(tensor: Tensor) -> Iterator[str]:
+    """Scales are positive and finite, zero points are codes, scales fit their axis."""
+    quant = tensor.quant
+    if quant is None or tensor.dtype not in (*_CODED, "int32", "int64"):
+        return
+    scale = quant.scale
+    if not (np.isfinite(scale).all() and (scale > 0).all()):
+        worst = scale[~(np.isfinite(scale) & (scale > 0))][0]
+        yield f"has the scale {worst}, needs a positive finite number"
+    info = np.iinfo(tensor.dtype)
+    if (quant.zero_point < info.min).any() or (quant.zero_point > info.max).any():
+        yield f"has the zero point {int(quant.zero_point[0])}, which is no {tensor.dtype}"
+    if tensor.dtype == "int16" and quant.zero_point.any():
+        yield f"is int16 with zero point {int(quant.zero_point[0])}, needs 0"
+    if quant.per_channel:
+        fits = quant.axis < len(tensor.shape) and tensor.shape[quant.axis] == scale.size
+        if not fits:
+            yield f"has {scale.size} scales along axis {quant.axis} of {list(tensor.shape)}"
+        elif not tensor.is_const:
+            yield f"is an activation with {scale.size} scales, needs one"
+
+
+# -- ops -----------------------------------------------------------------------------------
+
+
+def _types(graph: Graph, op: Op, spec: OpSpec) -> Iterator[str]:
+    """All activations of an op are of one quantized type, for which it has a kernel."""
+    if op.kind in ("QUANTIZE", "DEQUANTIZE", "CAST"):
+        return
+    acts = [t for t, p in _ports(op, spec) if p.role == "act"]
+    coded = {t.dtype for t in acts if t.quant is not None and t.dtype in _CODED}
+    if not coded:
+        return
+    if len(coded) > 1 or any(t.dtype == "float32" for t in acts):
+        yield f"mixes {' and '.join(sorted({t.dtype for t in acts}))} activations"
+    elif not coded <= spec.kernels:
+        yield f"has no {coded.pop()} kernel"
+    for tensor in acts:
+        if tensor.dtype in coded and tensor.quant is None:
+            yield f"'{tensor.name}' has neither scale nor zero point"
+
+
+def _weights(graph: Graph, op: Op, spec: OpSpec) -> Iterator[str]:
+    """int8 weights: zero point 0, codes from -127, channels on the axis that kernels take."""
+    for tensor, port in _ports(op, spec):
+        quant = tensor.quant
+        if port.role != "weight" or quant is None or tensor.dtype != "int8":
+            continue
+        if quant.zero_point.any():
+            yield f"weights '{tensor.name}' have zero point {_first(quant)}, need 0"
+        if quant.per_channel and quant.axis != port.axis:
+            yield f"weights '{tensor.name}' have scales on axis {quant.axis}, need {port.axis}"
+        if tensor.data is not None and tensor.data.size and tensor.data.min() < -127:
+            yield f"weights '{tensor.name}' hold the code -128, the least is -127"
+
+
+def _bias(graph: Graph, op: Op, spec: OpSpec) -> Iterator[str]:
+    """A bias is int32 (int64 beside int16) with zero point 0 and scale input x weight."""
+    parts = _linear(op, spec)
+    if parts is None or parts.bias is None:
+        return
+    bias, quant = parts.bias, parts.bias.quant
+    if bias.dtype not in _BIAS_TYPES[parts.x.dtype]:
+        yield f"bias '{bias.name}' is {bias.dtype}, needs {_BIAS_TYPES[parts.x.dtype][0]}"
+    elif quant is not None:
+        wanted = parts.input_scale * parts.weight_scale
+        if quant.zero_point.any():
+            yield f"bias '{bias.name}' has zero point {_first(quant)}, needs 0"
+        if quant.scale.size not in (1, wanted.size) or not np.allclose(
+            quant.scale, wanted, rtol=1e-4, atol=0
+        ):
+            yield f"bias '{bias.name}' has scale {quant.scale[0]:.6g}, needs {wanted[0]:.6g}"
+
+
+def _overflow(graph: Graph, op: Op, spec: OpSpec) -> Iterator[str]:
+    """No input can take the 32-bit accumulator beyond its ends."""
+    parts = _linear(op, spec)
+    if parts is None or parts.w.data is None or parts.x.dtype == "int16":
+        return
+    assert parts.x.quant is not None
+    assert parts.w.quant is not None
+    low, high = ACTIVATION_CODES[parts.x.dtype]
+    zero = int(parts.x.quant.zero_point[0])
+    w = parts.w.data.astype(np.int64) - int(parts.w.quant.zero_point[0])
+    taps = np.moveaxis(np.abs(w), parts.axis, 0).reshape(w.shape[parts.axis], -1).sum(1)
+    reach = taps * max(abs(low - zero), abs(high - zero))
+    if parts.bias is not None and parts.bias.data is not None:
+        reach = reach + np.abs(parts.bias.data.reshape(-1).astype(np.int64))
+    if (reach >= 2**31).any():
+        channel = int(np.argmax(reach))
+        yield f"channel {channel} can reach {float(reach[channel]):.3g}, int32 ends at 2.15e+09"
+
+
+def _multiplier(graph: Graph, op: Op, spec: OpSpec) -> Iterator[str]:
+    """input x weight / output scale is one that kernels can represent."""
+    parts = _linear(op, spec)
+    if parts is None or parts.y.quant is None:
+        return
+    factors = parts.input_scale * parts.weight_scale / float(parts.y.quant.scale[0])
+    if factors.min() < _MULTIPLIERS[0] or factors.max() >= _MULTIPLIERS[1]:
+        yield (
+            f"rescales by {factors.min():.3g} to {factors.max():.3g}, "
+            f"kernels take {_MULTIPLIERS[0]:.3g} to {_MULTIPLIERS[1]:.3g}"
+        )
+
+
+def _same_scale(graph: Graph, op: Op, spec: OpSpec) -> Iterator[str]:
+    """Ops that move codes have one scale and zero point on both sides."""
+    out = op.output.quant
+    if not spec.same_scale or out is None or op.output.dtype not in _CODED:
+        return
+    for tensor, port in _ports(op, spec):
+        quant = tensor.quant
+        if port.role != "act" or quant is None or tensor is op.output:
+            continue
+        if not _equal(quant, out):
+            yield f"'{tensor.name}' has {_text(quant)}, '{op.output.name}' {_text(out)}"
+    zero = {"int8": 0, "int16": 0, "uint8": 128}[op.output.dtype]
+    if spec.symmetric and out.zero_point[0] != zero:
+        yield f"'{op.output.name}' has zero point {_first(out)}, needs {zero}"
+
+
+def _prescribed(graph: Graph, op: Op, spec: OpSpec) -> Iterator[str]:
+    """Outputs that the specification prescribes."""
+    for slot, out in enumerate(op.outputs):
+        if out.quant is None or out.dtype not in _CODED:
+            continue
+        wanted = fixed_quant(spec.output_port(slot), out.dtype)
+        if wanted is not None and not _equal(out.quant, Quant.per_tensor(*wanted)):
+            yield f"'{out.name}' has {_text(out.quant)}, needs {_text(Quant.per_tensor(*wanted))}"
+
+
+def _version(graph: Graph, op: Op, spec: OpSpec) -> Iterator[str]:
+    """The file asks for a version that knows the types and features it uses."""
+    said, least = int(op.meta.get("version", 1)), least_version(op)
+    if "read_as" in op.meta and said < least:
+        yield f"is version {said}, needs {least}"
+
+
+Rule = Callable[[Graph, Op, OpSpec], Iterator[str]]
+RULES: dict[str, Rule] = {
+    "types": _types,
+    "weights": _weights,
+    "bias": _bias,
+    "overflow": _overflow,
+    "multiplier": _multiplier,
+    "same-scale": _same_scale,
+    "fixed-range": _prescribed,
+    "version": _version,
+}
+"""Every rule of an op by name."""
+
+
+# -- looking things up ---------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Linear:
+    """A linear op in integers."""
+
+    x: Tensor
+    w: Tensor
+    y: Tensor
+    bias: Tensor | None
+    axis: int
+
+    @property
+    def input_scale(self) -> float:
+        assert self.x.quant is not None
+        return float(self.x.quant.scale[0])
+
+    @property
+    def weight_scale(self) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
+        assert self.w.quant is not None
+        return self.w.quant.scale.astype(np.float64)
+
+
+def _linear(op: Op, spec: OpSpec) -> _Linear | None:
+    slots = {role: spec.slot(role) for role in ("act", "weight", "bias")}
+    if slots["act"] is None or slots["weight"] is None:
+        return None
+    x, w = op.input(slots["act"]), op.input(slots["weight"])
+    coded = all(t is not None and t.quant is not None and t.dtype in _CODED for t in (x, w))
+    if x is None or w is None or not coded:
+        return None
+    bias = op.input(slots["bias"]) if slots["bias"] is not None else None
+    axis = spec.inputs[slots["weight"]].axis or 0
+    return _Linear(x, w, op.output, bias, axis)
+
+
+def _ports(op: Op, spec: OpSpec) -> Iterator[tuple[Tensor, Port]]:
+    """Operands and results with their ports."""
+    for slot, operand in enumerate(op.inputs):
+        port = spec.input_port(slot)
+        if operand is not None and port is not None:
+            yield operand, port
+    for slot, out in enumerate(op.outputs):
+        port = spec.output_port(slot)
+        if port is not None and not out.meta.get("virtual"):
+            yield out, port
+
+
+def _alignment(model: Model) -> list[Violation]:
+    """Constants that runtimes read in place start at multiples of their element's size.
+
+    (The schema asks for 16 bytes; TensorFlow's own converter does not keep that.)
+    """
+    found = {}
+    for graph in model.graphs:
+        for tensor in graph.tensors:
+            data = tensor.data
+            if data is not None and data.nbytes:
+                offset = data.__array_interface__["data"][0] % data.itemsize
+                if offset:
+                    what = f"its data lie {offset} bytes behind a multiple of {data.itemsize}"
+                    found[tensor] = Violation("alignment", f"tensor '{tensor.name}'", what)
+    return list(found.values())
+
+
+def _equal(a: Quant, b: Quant) -> bool:
+    scales = isclose(float(a.scale[0]), float(b.scale[0]), rel_tol=_SAME)
+    return scales and int(a.zero_point[0]) == int(b.zero_point[0])
+
+
+def _text(quant: Quant) -> str:
+    return f"scale {float(quant.scale[0]):.6g}, zero point {_first(quant)}"
+
+
+def _first(quant: Quant) -> int:
+    nonzero = quant.zero_point[quant.zero_point != 0]
+    return int(nonzero[0]) if nonzero.size else 0

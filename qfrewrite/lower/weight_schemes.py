@@ -1,0 +1,116 @@
+"""Schemes that keep activations float: int8 weights in hybrid ops or behind DEQUANTIZE, float16.
+
+Biases and weights too small to matter stay float, as the TensorFlow converter leaves them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from qfrewrite.ir import Array, Graph, Op, Quant, Tensor
+from qfrewrite.lower.conversions import Conversions
+from qfrewrite.lower.scheme import QuantOptions, QuantReport, check_patterns, matches
+from qfrewrite.lower.weights import given_bounds, weight_bounds
+from qfrewrite.ops import OpSpec, spec_of
+
+# Constants with fewer elements gain nothing.
+_LEAST_ELEMENTS = 1024
+_FLOAT16_LARGEST = float(np.finfo(np.float16).max)
+
+
+def lower_weights(
+    graph: Graph,
+    options: QuantOptions,
+    report: QuantReport,
+    ranges: Mapping[Tensor, tuple[Array, Array]],
+) -> None:
+    """Store the weights of `graph`, a canonical float graph, in the scheme's type, in place.
+
+    ranges: of weights that a model brings from training.
+    """
+    check_patterns(graph.ops, options)
+    convert = Conversions(graph, {})
+    for op in graph.ops:
+        spec = spec_of(op)
+        if spec is None:
+            continue
+        for slot, tensor in enumerate(op.inputs):
+            why = _why_float(op, spec, slot, tensor, options)
+            if why is None and tensor is not None:
+                _lower_one(graph, convert, op, slot, options, ranges.get(tensor))
+                report.count(f"with {options.kind.weights} weights")
+            elif why:
+                report.float_ops.append((op.name, op.kind, why))
+
+
+def _why_float(
+    op: Op, spec: OpSpec, slot: int, tensor: Tensor | None, options: QuantOptions
+) -> str | None:
+    """Why the constant in `slot` stays float, None where it does not; "" for what is no weight."""
+    port = spec.input_port(slot)
+    if tensor is None or tensor.data is None or tensor.dtype != "float32" or port is None:
+        return ""
+    half = options.kind.weights == "float16"
+    if port.role != "weight" and not (half and port.role in ("act", "bias")):
+        return ""
+    if matches(op, options.keep_float):
+        return "kept float by name"
+    if half:
+        large = np.abs(tensor.data).max(initial=0.0) > _FLOAT16_LARGEST
+        return f"'{tensor.name}' is too large for float16" if large else None
+    if options.kind.hybrid and not spec.hybrid:
+        return "no kernel takes int8 weights with float activations"
+    if tensor.size < _LEAST_ELEMENTS:
+        return f"'{tensor.name}' has only {tensor.size} elements"
+    return None if np.isfinite(tensor.data).all() else f"'{tensor.name}' is not finite"
+
+
+def _lower_one(
+    graph: Graph,
+    convert: Conversions,
+    op: Op,
+    slot: int,
+    options: QuantOptions,
+    given: tuple[Array, Array] | None,
+) -> None:
+    tensor = op.operand(slot)
+    if options.kind.weights == "float16":
+        _behind_dequantize(graph, op, slot, tensor.value().astype(np.float16), None)
+        return
+    spec = spec_of(op)
+    port = spec.input_port(slot) if spec is not None else None
+    assert port is not None
+    axis = port.axis or 0
+    bounds = given_bounds(given, per_channel=options.per_channel_for(op))
+    if bounds is None:
+        bounds = weight_bounds(tensor.value(), axis, per_channel=options.per_channel_for(op))
+    codes, quant = _codes(tensor.value(), bounds, axis)
+    if options.kind.hybrid:
+        convert.put(op, slot, codes, quant)
+    else:
+        _behind_dequantize(graph, op, slot, codes, quant)
+
+
+def _codes(w: Array, bounds: Array, axis: int) -> tuple[Array, Quant]:
+    scale = np.where(bounds > 0, bounds / 127.0, 1.0).astype(np.float32)
+    quant = Quant(scale, np.zeros(scale.size, np.int64), axis)
+    shape = [1] * w.ndim
+    shape[axis] = scale.size
+    codes = np.rint(w.astype(np.float64) / scale.astype(np.float64).reshape(shape))
+    return np.clip(codes, -127, 127).astype(np.int8), quant
+
+
+def _behind_dequantize(graph: Graph, op: Op, slot: int, data: Array, quant: Quant | None) -> None:
+    """Store the constant in `slot` as `data`, made float again by a DEQUANTIZE for all readers."""
+    tensor = op.operand(slot)
+    stored = Tensor(
+        graph.unique_name(f"{tensor.name}/{data.dtype.name}"), tensor.shape, data.dtype.name,
+        data, quant,
+    )  # fmt: skip
+    real = Tensor(graph.unique_name(f"{tensor.name}/float32"), tensor.shape)
+    first = graph.readers(tensor)[0].op
+    graph.add_op(Op("DEQUANTIZE", [graph.add_tensor(stored)], [real]), anchor=first)
+    graph.replace_uses(tensor, real)
+    graph.prune(keep=lambda o: not o.outputs)

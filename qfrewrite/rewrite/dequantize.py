@@ -1,0 +1,69 @@
+"""Back to float: a quantized graph as the float graph it stands for."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from qfrewrite.errors import UnsupportedError
+from qfrewrite.ir import Graph, Op, Tensor
+from qfrewrite.ir.quant import ACTIVATION_CODES, dequantize
+from qfrewrite.rewrite.rewriter import Rewriter
+
+_CODES = ("int8", "uint8", "int16", "int32", "int64")
+# Ops whose results a quantized file may clip at zero by its zero point alone.
+_MAY_CLIP = (
+    "CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV", "ADD", "SUB", "MUL",
+)  # fmt: skip
+
+
+def is_quantized(graph: Graph) -> bool:
+    """Whether a computed tensor of `graph` holds quantized codes."""
+    return any(_coded(t) and not t.is_const for t in graph.tensors)
+
+
+def dequantize_graph(rw: Rewriter) -> int:
+    """Make every quantized tensor float32, in place; returns how many.
+
+    QUANTIZE and DEQUANTIZE go. Where a zero point at the lowest code made a linear op clip at
+    zero without an activation, a RELU takes its place. Raises UnsupportedError for ops that only
+    exist quantized.
+    """
+    graph = rw.graph
+    clipped = [op for op in graph.ops_of(*_MAY_CLIP) if _clips_at_zero(graph, op)]
+    tensors = [t for t in graph.tensors if _coded(t)]
+    for op in graph.ops:
+        _refuse(op)
+        if any(_coded(t) for t in (*filter(None, op.inputs), *op.outputs)):
+            # The version was that of the quantized kernel.
+            graph.update_op(op, meta={k: v for k, v in op.meta.items() if k != "read_as"})
+    for tensor in tensors:
+        data = None
+        if tensor.data is not None and tensor.quant is not None:
+            data = np.ascontiguousarray(dequantize(tensor.value(), tensor.quant))
+        graph.update_tensor(tensor, dtype="float32", quant=None, data=data)
+    for op in graph.ops_of("QUANTIZE", "DEQUANTIZE"):
+        # As IDENTITY it goes where nothing outside sees it.
+        graph.update_op(op, kind="IDENTITY", attrs={}, meta={})
+    for op in clipped:
+        rw.insert_after(op.output, "RELU", {}, suffix="relu", detail="clipped by its zero point")
+    return len(tensors)
+
+
+def _coded(tensor: Tensor) -> bool:
+    return tensor.quant is not None and tensor.dtype in _CODES
+
+
+def _clips_at_zero(graph: Graph, op: Op) -> bool:
+    out = op.output
+    if out.quant is None or out.dtype not in ACTIVATION_CODES or out.meta.get("virtual"):
+        return False
+    lowest, _ = ACTIVATION_CODES[out.dtype]
+    return bool(out.quant.zero_point[0] == lowest) and not graph.is_input(out)
+
+
+def _refuse(op: Op) -> None:
+    if any(t.quant is not None for t in op.intermediates):
+        raise UnsupportedError(
+            "has a quantized state that no float op holds", where=f"op '{op.name}' ({op.kind})",
+            remedy="start from the float model",
+        )  # fmt: skip

@@ -1,0 +1,70 @@
+"""Ranges of fake quantized weights, kept on the constant so that rewrites see the weights.
+
+A model trained with quantization in mind has FAKE_QUANT between a constant and the op that reads
+it. Folding, merging and matching want the constant itself; the range goes along with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from qfrewrite.ir import Graph, Op, Tensor, constant
+from qfrewrite.ops import spec_of
+from qfrewrite.rewrite.rewriter import Rewriter
+
+KEY = "fake_quant"
+
+
+def note_weight_ranges(rw: Rewriter) -> None:
+    """Given  conv(x, FAKE_QUANT(w));  Result  conv(x, w) with the range in the meta of w."""
+    graph = rw.graph
+    for op in graph.ops_of("FAKE_QUANT"):
+        source, readers = op.operand(0), graph.readers(op.output)
+        weights = all(_is_weight(r.op, r.slot) for r in readers) and bool(readers)
+        if source.data is None or not weights or graph.is_output(op.output):
+            continue
+        said = {**op.attrs, "name": op.name, "node": op.meta.get("node")}
+        if len(graph.readers(source)) == 1 and not graph.is_output(source):
+            graph.update_tensor(source, meta={**source.meta, KEY: said})
+            noted = source
+        else:
+            noted = graph.add_tensor(constant(graph.unique_name(source.name), source.data))
+            graph.update_tensor(noted, meta={KEY: said})
+        graph.replace_uses(op.output, noted)
+        graph.remove_op(op)
+
+
+def restore_weight_ranges(graph: Graph) -> None:
+    """Put FAKE_QUANT back behind every constant that carries a range."""
+    for tensor in graph.tensors:
+        said = tensor.meta.get(KEY)
+        readers = graph.readers(tensor)
+        if said is None or not readers:
+            continue
+        attrs = {k: v for k, v in said.items() if k not in ("name", "node")}
+        graph.update_tensor(tensor, meta={k: v for k, v in tensor.meta.items() if k != KEY})
+        out = Tensor(graph.unique_name(f"{tensor.name}/fake_quant"), tensor.shape)
+        meta = {"node": said["node"]} if said["node"] is not None else None
+        op = Op("FAKE_QUANT", [tensor], [out], attrs, name=said["name"], meta=meta)
+        graph.add_op(op, anchor=readers[0].op)
+        graph.replace_uses(tensor, out, skip=(op,))
+
+
+def scaled(said: Mapping[str, Any], scale: npt.NDArray[np.float64], axis: int) -> dict[str, Any]:
+    """The range of weights whose channels on `axis` are multiplied by `scale` [C].
+
+    A range per channel keeps its codes; one for all becomes one per channel that does.
+    """
+    low, high = (np.asarray(said[k], np.float64).reshape(-1) for k in ("min", "max"))
+    ends = np.sort([low * scale, high * scale], axis=0)
+    return {**said, "min": ends[0], "max": ends[1], "axis": axis}
+
+
+def _is_weight(op: Op, slot: int) -> bool:
+    spec = spec_of(op)
+    port = spec.input_port(slot) if spec is not None else None
+    return port is not None and port.role == "weight"
