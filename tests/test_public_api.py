@@ -10,7 +10,8 @@ import qfrewrite
 PUBLIC = [
     "Comparison", "Graph", "Inspection", "Model", "Op", "Pass", "PassReport", "PassRewriter",
     "QfError", "QuantizeReport", "RangeTable", "RunReport", "SaveReport", "Tensor", "__version__",
-    "all_passes", "calibrate", "check", "compare_models", "dequantize", "inspect_model", "load", "quantize", "register",
+    "all_passes", "calibrate", "check", "compare_models", "dequantize", "inspect_model", "load",
+    "quantize", "register",
     "run_passes", "save",
 ]  # fmt: skip
 

@@ -73,15 +73,15 @@ def quantize(real: FloatArray, quant: Quant, dtype: str) -> npt.NDArray[Any]:
     info = np.iinfo(dtype)
     scale, zero = _along_axis(quant, real.ndim)
     codes = np.rint(real.astype(np.float64) / scale) + zero
-    saturated: npt.NDArray[Any] = np.clip(codes, info.min, info.max).astype(dtype)
+    saturated: npt.NDArray[Any] = np.asarray(np.clip(codes, info.min, info.max)).astype(dtype)
     return saturated
 
 
 def dequantize(codes: npt.NDArray[Any], quant: Quant) -> npt.NDArray[np.float32]:
     """Codes to real values, float32."""
     scale, zero = _along_axis(quant, codes.ndim)
-    real: npt.NDArray[np.float32] = ((codes.astype(np.float64) - zero) * scale).astype(np.float32)
-    return real
+    real = np.asarray((codes.astype(np.float64) - zero) * scale)
+    return real.astype(np.float32)
 
 
 def _along_axis(quant: Quant, rank: int) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:

@@ -30,6 +30,7 @@ def canonicalise(graph: Graph) -> None:
     for op in graph.ops_of("BATCH_NORM"):
         _lower_batch_norm(rw, op)
     fold_constants(rw)
+    _multiply_by_computed_weights(rw)
     _drop_identities(rw)
     _drop_reshapes(rw)
     graph.prune(keep=lambda op: op.kind in _EFFECTS or not op.outputs)
@@ -46,6 +47,24 @@ def _lower_batch_norm(rw: Rewriter, op: Op) -> None:
     mul = append_op(graph, "MUL", [op.operand(0), scale], name=f"{op.name}/scaled", anchor=op)
     add = append_op(graph, "ADD", [mul.output, offset], name=op.name, anchor=op)
     replace_op(graph, op, add)
+
+
+def _multiply_by_computed_weights(rw: Rewriter) -> None:
+    """Given  y = FULLY_CONNECTED(x, w, b), w computed;  Result  y = BATCH_MATMUL(x, w^T) + b.
+
+    Kernels of FULLY_CONNECTED want constant weights in int8, those of BATCH_MATMUL do not.
+    """
+    graph = rw.graph
+    for op in graph.ops_of("FULLY_CONNECTED"):
+        x, w, b = op.operand(0), op.operand(1), op.input(2)
+        fits = len(x.shape) == 2 and x.shape[1:] == w.shape[1:]
+        if w.data is not None or not fits or {x.dtype, w.dtype} != {"float32"}:
+            continue
+        new = append_op(graph, "BATCH_MATMUL", [x, w], attrs={"adj_y": True}, name=op.name,
+                        anchor=op)  # fmt: skip
+        if b is not None:
+            new = append_op(graph, "ADD", [new.output, b], name=op.name, anchor=op)
+        replace_op(graph, op, new)
 
 
 def replace_op(graph: Graph, old: Op, new: Op) -> None:
@@ -104,6 +123,9 @@ def _flattened_by_reader(graph: Graph, op: Op) -> bool:
 def _as_reshape(graph: Graph, op: Op) -> None:
     """Every op that only changes the shape is written as RESHAPE: all targets take it."""
     shape = op.output.shape
+    signature = op.output.shape_signature or ()
+    if signature.count(-1) == 1:
+        shape = signature  # one dimension may vary: RESHAPE finds it
     name = graph.unique_name(f"{op.name}/shape")
     old = op.input(1)
     if op.kind == "RESHAPE" and old is not None and old.data is not None:

@@ -20,6 +20,7 @@ class Conversions:
         self._real: dict[Tensor, Tensor] = {}
         self._coded: dict[_Key, Tensor] = {}
         self._constants: dict[tuple[_Key, bytes], Tensor] = {}
+        self._arrays: dict[tuple[str, tuple[int, ...], bytes], Array] = {}
 
     def constant(self, op: Op, slot: int, quant: Quant, dtype: str) -> None:
         """Let `op` read codes of the constant in `slot`; others keep the float one."""
@@ -32,7 +33,10 @@ class Conversions:
         share them.
         """
         old, dtype = op.operand(slot), codes.dtype.name
-        key = _key(old, quant, dtype), codes.tobytes()
+        content = codes.tobytes()
+        # Equal codes are one array, and so one buffer in the file.
+        codes = self._arrays.setdefault((dtype, codes.shape, content), codes)
+        key = _key(old, quant, dtype), content
         shared = self._constants.get(key)
         if shared is None and len(self.graph.readers(old)) == 1 and not self.graph.is_output(old):
             self.graph.update_tensor(old, data=codes, dtype=dtype, quant=quant)
@@ -90,7 +94,10 @@ class Conversions:
         readers = self.graph.readers(tensor)
         anchor = readers[0].op if readers else None
         op = self.graph.add_op(Op("QUANTIZE", [tensor], [inner]), anchor=anchor)
+        outputs = self.graph.outputs
         self.graph.replace_uses(tensor, inner, skip=(op,))
+        # What goes straight from input to output stays what it is.
+        self.graph.set_io(outputs=outputs)
         self.graph.update_tensor(tensor, dtype=io, quant=quant)
 
     def output(self, tensor: Tensor, io: str, quant: Quant | None) -> None:

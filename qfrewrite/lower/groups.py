@@ -7,6 +7,7 @@ Groups are found by union-find over the ops whose row says `same_scale`. Ops wit
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -14,12 +15,14 @@ import numpy as np
 from qfrewrite.ir import Graph, Op, Quant, Tensor
 from qfrewrite.ir.quant import SMALLEST_SCALE, activation_quant
 from qfrewrite.lower.ranges import Range
-from qfrewrite.ops import Port, spec_of
+from qfrewrite.ops import OpSpec, Port, spec_of
 from qfrewrite.ops.spec import fixed_quant
 
 # Joining an operand whose range is narrower than the whole by more than this would leave its
 # other readers fewer than 5 of 8 bits.
 _NARROW = 1 / 8
+# An operand with less than this of the joint range is left 8 codes.
+_CRUSHED = 1 / 32
 
 
 @dataclass
@@ -80,6 +83,51 @@ class Groups:
         return a
 
 
+def widen_narrow_results(graph: Graph, groups: Groups, dtype_of: Callable[[Op], str]) -> None:
+    """Give results a scale that their kernels can rescale to.
+
+    What cancels, or is always zero, has next to no range, and no kernel multiplies codes up
+    without end. Twice: a wider result is a wider operand of what comes before it in its group.
+    """
+    for op in (*graph.ops, *graph.ops):
+        spec = spec_of(op)
+        if spec is None or spec.same_scale or not op.outputs or dtype_of(op) not in spec.kernels:
+            continue
+        written = op.output
+        if written.meta.get("virtual"):
+            written = graph.readers(written)[0].op.output
+        group, dtype = groups.of.get(written), dtype_of(op)
+        scales = _operand_scales(op, spec, groups, dtype)
+        if group is None or group.fixed is not None or not scales:
+            continue
+        quant, least = group.quant(dtype), spec.least_step(scales)
+        if quant is not None and group.range is not None and float(quant.scale[0]) < least:
+            grow = least / float(quant.scale[0])
+            low, high = (end * grow for end in group.range)
+            group.range = (low, high) if high > low else (0.0, 255 * least)
+
+
+def _operand_scales(op: Op, spec: OpSpec, groups: Groups, dtype: str) -> list[float]:
+    """The scales of activations and weights that `op` reads; empty where one is not known."""
+    scales = []
+    for slot, tensor in enumerate(op.inputs):
+        port = spec.input_port(slot)
+        if tensor is None or port is None or port.role not in ("act", "weight"):
+            continue
+        if tensor.dtype != "float32":
+            return []
+        if tensor.data is not None:
+            largest = float(np.abs(tensor.data).max(initial=0.0))
+            scales.append(largest / 127.0)
+        else:
+            group = groups.of.get(tensor)
+            quant = group.quant(dtype) if group is not None else None
+            if quant is None:
+                return []
+            scales.append(float(quant.scale[0]))
+    return scales if all(np.isfinite(scales)) else []
+
+
 def hull(a: Range | None, b: Range | None) -> Range | None:
     """The smallest range that holds both."""
     if a is None or b is None:
@@ -108,11 +156,11 @@ def find_groups(graph: Graph, ranges: dict[Tensor, Range]) -> Groups:
                 joint = groups.merge(joint, groups.of[out])
         joint.symmetric = joint.symmetric or spec.symmetric
         _include_constants(op, joint)
-        _join(graph, groups, op, slots)
+        _join(graph, groups, op, slots, symmetric=spec.symmetric)
     return groups
 
 
-def _join(graph: Graph, groups: Groups, op: Op, slots: list[int]) -> None:
+def _join(graph: Graph, groups: Groups, op: Op, slots: list[int], *, symmetric: bool) -> None:
     """Merge the operands in `slots` with the output of `op`, where their scales agree."""
     operands = [groups.of[op.operand(i)] for i in slots]
     whole = groups.of[op.output].range
@@ -121,8 +169,12 @@ def _join(graph: Graph, groups: Groups, op: Op, slots: list[int]) -> None:
     single_fix = {g.prescribed for g in operands}
     for slot, group in zip(slots, operands, strict=True):
         joint = groups.of[op.output]
-        if len(operands) > 1 and group is not joint:
-            why = _apart(graph, op, slot, group, whole, single_fix)
+        if len(operands) > 1:
+            _warn_of_crushing(groups, op, slot, group, whole)
+        if (symmetric and group.prescribed is not None) or (
+            len(operands) > 1 and group is not joint
+        ):
+            why = _apart(graph, op, slot, group, whole, single_fix, symmetric=symmetric)
             if why is not None:
                 groups.requantized.append((op, slot))
                 groups.notes.append(
@@ -140,15 +192,30 @@ def _apart(
     group: Group,
     whole: Range | None,
     fixes: set[tuple[float, int] | None],
+    *,
+    symmetric: bool,
 ) -> str | None:
     """Why an operand keeps a scale of its own, or None where it can share the output's."""
-    if group.fixed is not None and len(fixes) > 1:
+    if group.fixed is not None and (len(fixes) > 1 or symmetric):
         return "has a prescribed scale"
     others = [r for r in graph.readers(op.operand(slot)) if r.op is not op]
     if whole is None or group.range is None or not others:
         return None
     width, own = whole[1] - whole[0], group.range[1] - group.range[0]
     return f"has {own / width:.3f} of the joint range" if own < _NARROW * width else None
+
+
+def _warn_of_crushing(groups: Groups, op: Op, slot: int, group: Group, whole: Range | None) -> None:
+    """Say where one operand's values share few codes because another's span much more."""
+    own = _range_of(group)
+    if whole is None or own is None or own[1] <= own[0]:
+        return
+    share = (own[1] - own[0]) / (whole[1] - whole[0])
+    if share < _CRUSHED:
+        groups.notes.append(
+            f"{op.kind} '{op.name}': '{op.operand(slot).name}' is left {max(256 * share, 1):.0f} "
+            "of 256 codes by wider operands: give it an output of its own, or keep_int16 the op"
+        )
 
 
 def _range_of(group: Group) -> Range | None:

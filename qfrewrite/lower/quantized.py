@@ -14,7 +14,7 @@ from qfrewrite.ir import Array, Graph, Op, Quant, Tensor
 from qfrewrite.ir.quant import activation_quant
 from qfrewrite.lower.canonical import canonicalise, fuse_activations
 from qfrewrite.lower.conversions import Conversions
-from qfrewrite.lower.groups import Groups, find_groups
+from qfrewrite.lower.groups import Groups, find_groups, widen_narrow_results
 from qfrewrite.lower.ranges import Ranges, take_ranges
 from qfrewrite.lower.scheme import (
     BIASES_OF,
@@ -24,6 +24,7 @@ from qfrewrite.lower.scheme import (
     check_patterns,
     matches,
 )
+from qfrewrite.lower.substitute import substitute
 from qfrewrite.lower.weights import given_bounds, mean_response, quantize_linear, weight_bounds
 from qfrewrite.ops import OpSpec, spec_of
 from qfrewrite.rewrite.match import LINEAR, bias_slot, channel_axis, weight_slot
@@ -54,10 +55,12 @@ class _Lowering:
 
     def run(self) -> QuantReport:
         canonicalise(self.graph)
+        substitute(self.graph)
         self.ranges = take_ranges(self.graph)
         fuse_activations(self.graph)
         check_patterns(self.graph.ops, self.options)
         self.groups = find_groups(self.graph, self._merged_ranges())
+        widen_narrow_results(self.graph, self.groups, self._wanted)
         self._choose_ops()
         self._choose_tensors()
         self._convert_operands()
@@ -121,7 +124,7 @@ class _Lowering:
         if not any(t.dtype == "float32" for t in (*filter(None, op.inputs), *op.outputs)):
             return "holds no float tensor"
         reasons = (
-            self._why_float_operand(tensor, _role(op, slot), dtype)
+            self._why_float_operand(tensor, _role(op, slot), dtype, clips=spec.same_scale)
             for slot, tensor in enumerate(op.inputs)
         )
         why = next((reason for reason in reasons if reason is not None), None)
@@ -129,14 +132,21 @@ class _Lowering:
         missing = [t.name for t in results if self._quant(t, dtype) is None]
         return why or (f"no range for '{missing[0]}'" if missing else None)
 
-    def _why_float_operand(self, tensor: Tensor | None, role: str, dtype: str) -> str | None:
-        """Why an operand keeps its reader from computing in `dtype`."""
+    def _why_float_operand(
+        self, tensor: Tensor | None, role: str, dtype: str, *, clips: bool
+    ) -> str | None:
+        """Why an operand keeps its reader from computing in `dtype`.
+
+        clips: whether an infinite constant may become the last code: where values only move (a
+        maximum's padding) the last code does as well.
+        """
         if tensor is None or role not in ("act", "weight", "bias"):
             return None
         if tensor.dtype != "float32":
             return f"operand '{tensor.name}' is {tensor.dtype}"
         if tensor.data is not None:
-            finite = bool(np.isfinite(tensor.data).all())
+            bad = np.isnan(tensor.data) if clips else ~np.isfinite(tensor.data)
+            finite = not bad.any()
             return None if finite else f"constant '{tensor.name}' is not finite"
         if role != "act":
             return f"'{tensor.name}' is computed"

@@ -23,6 +23,7 @@ from qfrewrite.ops.spec import (
     rows,
     shape_error,
     shape_of,
+    step_of_product,
 )
 
 _INT8 = {"int8": 2}
@@ -150,6 +151,7 @@ rows(
         fuses=True,
         versions={"int8": 2, "int16": 4},
         since=((multiplies_up, 3),),
+        least_step=step_of_product,
     ),
     _binary_row(
         "DIV",
@@ -185,6 +187,7 @@ rows(
         "SquaredDifference",
         lambda a, b: (a - b) * (a - b),
         kernels=INT8,
+        least_step=lambda scales: max(scales) ** 2 * 2.0**-11,
     ),
 )
 

@@ -30,6 +30,7 @@ from qfrewrite.ops.spec import (
     rows,
     shape_error,
     shape_of,
+    step_of_product,
     weight,
 )
 from qfrewrite.ops.windows import output_size, patches, same_padding
@@ -208,27 +209,28 @@ def _matmul(op: Op, x: list[Array | None]) -> list[Array]:
 rows(
     OpSpec(
         "CONV_2D", (act("x"), weight("w", 0), bias()), (act("y"),), _conv_shape, _conv,
-        "Conv2DOptions", _CONV_ATTRS, fuses=True, hybrid=True, versions={"int8": 3},
+        "Conv2DOptions", _CONV_ATTRS, fuses=True, hybrid=True, least_step=step_of_product,
+        versions={"int8": 3},
         since=((hybrid, 2), (hybrid_per_channel, 5), (grouped, 6)),
     ),
     OpSpec(
         "DEPTHWISE_CONV_2D", (act("x"), weight("w", 3), bias()), (act("y"),), _depthwise_shape,
         _depthwise, "DepthwiseConv2DOptions", {**_CONV_ATTRS, "depth_multiplier": 1}, fuses=True,
-        hybrid=True, versions={"int8": 3},
+        least_step=step_of_product, hybrid=True, versions={"int8": 3},
         since=((dilated, 2), (hybrid, 4), (hybrid_per_channel, 6)),
     ),
     OpSpec(
         "TRANSPOSE_CONV", (param("output_shape"), weight("w", 0), act("x"), bias()),
         (act("y"),), _transpose_conv_shape, _transpose_conv, "TransposeConvOptions",
         {"padding": "SAME", "stride_h": 1, "stride_w": 1, "fused_activation_function": "NONE"},
-        versions={"int8": 2}, since=((has(3), 3),),
+        versions={"int8": 2}, since=((has(3), 3),), least_step=step_of_product,
     ),
     OpSpec(
         "FULLY_CONNECTED", (act("x"), weight("w", 0), bias()), (act("y"),),
         _fully_connected_shape, _fully_connected, "FullyConnectedOptions",
         {"fused_activation_function": "NONE", "weights_format": "DEFAULT", "keep_num_dims": False,
          "asymmetric_quantize_inputs": False},
-        fuses=True, hybrid=True, versions={"int8": 4},
+        fuses=True, hybrid=True, versions={"int8": 4}, least_step=step_of_product,
         since=((hybrid, 3), (says("keep_num_dims"), 5), (lacks(2), 6), (hybrid_per_channel, 12)),
     ),
     OpSpec(
@@ -243,5 +245,6 @@ rows(
         "BatchMatMulOptions", {"adj_x": False, "adj_y": False, "asymmetric_quantize_inputs": False},
         graphdef="BatchMatMulV2", graphdef_attrs={"adj_x": "adj_x", "adj_y": "adj_y"},
         versions={"int8": 2, "int16": 3}, kernels=INT8_INT16,
+        least_step=step_of_product,
     ),
 )  # fmt: skip

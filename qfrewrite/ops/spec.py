@@ -6,8 +6,9 @@ these rows; nothing else in the package lists ops by name for a property that a 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import prod
 from types import MappingProxyType
 from typing import Any
 
@@ -17,6 +18,8 @@ from qfrewrite.ir import Array, Op
 Shape = tuple[int, ...]
 # Shapes of the outputs from the op (attributes, constant operands, input shapes).
 ShapeRule = Callable[[Op], list[Shape]]
+# The least scale of a result that a kernel can rescale to, from the scales of its operands.
+LeastStep = Callable[[Sequence[float]], float]
 # Whether an op has the feature that asks for a later version.
 Feature = Callable[[Op], bool]
 # Outputs from the op (for its attributes) and the values of its inputs.
@@ -32,6 +35,16 @@ FLOAT_ONLY: frozenset[str] = frozenset()
 INT8 = frozenset({"int8"})
 INT8_UINT8 = frozenset({"int8", "uint8"})
 INT8_INT16 = frozenset({"int8", "int16"})
+
+
+def step_of_operands(scales: Sequence[float]) -> float:
+    """Fixed-point multipliers reach 2^13 above the largest operand's step."""
+    return max(scales) * 2.0**-13
+
+
+def step_of_product(scales: Sequence[float]) -> float:
+    """Products of codes are rescaled by less than 2^8, for XNNPACK."""
+    return prod(scales) * 2.0**-7
 
 
 @dataclass(frozen=True)
@@ -89,6 +102,7 @@ class OpSpec:
     weights. fuses: whether it takes a fused activation. activation: its name as a fused
     activation. versions: the least op version LiteRT asks for, by the operand's element type;
     since: the least version for a feature (tensorflow/compiler/mlir/lite/tools/versioning).
+    least_step: the least scale of the result, from those of activations and weights.
     """
 
     kind: str
@@ -108,6 +122,7 @@ class OpSpec:
     activation: str | None = None
     versions: Mapping[str, int] = field(default_factory=dict)
     since: tuple[tuple[Feature, int], ...] = ()
+    least_step: LeastStep = step_of_operands
 
     def input_port(self, slot: int) -> Port | None:
         """The port of input `slot`; the last one repeats where it is variadic."""
