@@ -56,7 +56,9 @@ def check_graph(graph: Graph, *, versions: bool = False) -> list[Violation]:
     ]
     for op in graph.ops:
         spec = spec_of(op)
-        if spec is None or not op.outputs:
+        first = op.input(0)
+        fused = first is not None and bool(first.meta.get("virtual"))
+        if spec is None or not op.outputs or fused:
             continue
         place = f"op '{op.name}' ({op.kind})"
         for name, rule in RULES.items():
