@@ -17,6 +17,7 @@ from rich.table import Table
 
 from qfrewrite.api import SaveReport
 from qfrewrite.ir import Model
+from qfrewrite.lower.targets import grouped
 from qfrewrite.passes import Pass, PassContext, PassReport, RunReport, parameters
 from qfrewrite.runtime.metrics import Fidelity
 
@@ -177,8 +178,8 @@ class Reporter:
             self._out.print(f"  {label:<16} {text}", soft_wrap=True)
         for note in low.notes:
             self._out.print(f"  {'note':<16} {escape(note)}", soft_wrap=True)
-        for op in saved.unmapped:
-            self._out.print(f"  {'not mapped':<16} {escape(str(op))}", soft_wrap=True)
+        for line in grouped(saved.unmapped):
+            self._out.print(f"  {'not mapped':<16} {escape(line)}", soft_wrap=True)
 
 
 def pass_table(known: Mapping[str, type[Pass]]) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 
 from qfrewrite.ir import Graph, Model, Op, Quant, Tensor
 from qfrewrite.ir.quant import ACTIVATION_CODES
+from qfrewrite.lower.targets import name_in_file
 from qfrewrite.ops import OpSpec, spec_of
 from qfrewrite.ops.spec import Port, fixed_quant, least_version
 
@@ -60,7 +61,7 @@ def check_graph(graph: Graph, *, versions: bool = False) -> list[Violation]:
         fused = first is not None and bool(first.meta.get("virtual"))
         if spec is None or not op.outputs or fused:
             continue
-        place = f"op '{op.name}' ({op.kind})"
+        place = f"op '{name_in_file(graph, op)}' ({op.kind})"
         for name, rule in RULES.items():
             if name != "version" or versions:
                 found += [Violation(name, place, what) for what in rule(graph, op, spec)]

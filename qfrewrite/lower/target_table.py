@@ -164,10 +164,11 @@ TARGETS: Mapping[str, Target] = MappingProxyType(
         for t in (
             Target("litert", "LiteRT"),
             Target(
-                "tflm", "TensorFlow Lite Micro", _MICRO, ("int8", "int16"), fixed_shapes=True
+                "tflm", "TensorFlow Lite Micro", _MICRO, ("int8", "int16"), hybrid=False,
+                fixed_shapes=True,
             ),
             Target(
-                "cmsis-nn", "CMSIS-NN", _CMSIS | _FREE, ("int8", "int16"),
+                "cmsis-nn", "CMSIS-NN", _CMSIS | _FREE, ("int8", "int16"), hybrid=False,
                 fallback="TensorFlow Lite Micro's reference kernel", fixed_shapes=True,
             ),
             Target(
@@ -192,6 +193,7 @@ TARGETS: Mapping[str, Target] = MappingProxyType(
                 "edgetpu", "the Edge TPU", _EDGE_TPU, ("int8", "uint8"), floats=False,
                 per_axis_fc=False,
                 fallback="the CPU, with everything behind it", fixed_shapes=True,
+                free_batch=False,
                 limits={
                     "MEAN": (_SPATIAL,), "SUM": (_SPATIAL,), "REDUCE_MAX": (_SPATIAL,),
                     "REDUCE_MIN": (_SPATIAL,),
@@ -208,7 +210,8 @@ TARGETS: Mapping[str, Target] = MappingProxyType(
             ),
             Target(
                 "hexagon-dsp", "the Hexagon DSP", _HEXAGON, ("int8", "uint8"), floats=False,
-                fallback="the CPU", rank=4, fixed_shapes=True, per_axis_fc=False,
+                fallback="the CPU", rank=4, fixed_shapes=True, free_batch=False,
+                per_axis_fc=False,
                 limits={
                     "CONV_2D": (_stride_at_most(3),), "TRANSPOSE_CONV": (_stride_at_most(3),),
                     "DEPTHWISE_CONV_2D": (

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from qfrewrite.ir import Graph, Model, Op
+from qfrewrite.ops.features import hybrid
 
 _CODED = ("int8", "uint8", "int16")
 
@@ -24,9 +25,11 @@ class Target:
     """A runtime or chip.
 
     ops: the kinds it computes (None: all that LiteRT does); dtypes: of quantized activations;
-    floats: whether it computes in float; fallback: where ops go that do not map; per_axis_fc:
+    floats: whether it computes in float,
+    hybrid: with int8 weights; fallback: where ops go that do not map; per_axis_fc:
     whether FULLY_CONNECTED takes a scale per channel; rank: the most axes; batch: the most
-    samples at once; fixed_shapes: whether shapes must be known; limits: by kind of op.
+    samples at once; fixed_shapes: whether shapes must be known, free_batch: but for the batch;
+    limits: by kind of op.
     """
 
     name: str
@@ -34,11 +37,13 @@ class Target:
     ops: frozenset[str] | None = None
     dtypes: tuple[str, ...] = _CODED
     floats: bool = True
+    hybrid: bool = True
     fallback: str | None = None
     per_axis_fc: bool = True
     rank: int | None = None
     batch: int | None = None
     fixed_shapes: bool = False
+    free_batch: bool = True
     limits: Mapping[str, tuple[Limit, ...]] = field(default_factory=dict)
 
 
@@ -58,11 +63,30 @@ class Unmapped:
 def unmapped(model: Model, target: Target) -> list[Unmapped]:
     """Every op of `model`, a lowered one, that `target` does not take; the first reason of each."""
     return [
-        Unmapped(op.name, op.kind, *reason)
+        Unmapped(name_in_file(graph, op), op.kind, *reason)
         for graph in model.graphs
         for op in graph.ops
         if not _fused(graph, op) and (reason := _reason(op, target)) is not None
     ]
+
+
+def grouped(missing: list[Unmapped]) -> list[str]:
+    """One line for all ops of a kind that fail for one reason."""
+    groups: dict[tuple[str, str, str], list[str]] = {}
+    for one in missing:
+        groups.setdefault((one.kind, one.why, one.remedy), []).append(one.name)
+    return [
+        str(Unmapped(names[0], *key)) if len(names) == 1
+        else f"{len(names)} {key[0]}, e.g. '{names[0]}': {key[1]}; {key[2]}"
+        for key, names in groups.items()
+    ]  # fmt: skip
+
+
+def name_in_file(graph: Graph, op: Op) -> str:
+    """What a reader of the file calls `op`: with a fused activation, by its result."""
+    if len(op.outputs) == 1 and op.output.meta.get("virtual"):
+        return graph.readers(op.output)[0].op.output.name
+    return op.name
 
 
 def _fused(graph: Graph, op: Op) -> bool:
@@ -79,11 +103,14 @@ def _reason(op: Op, target: Target) -> tuple[str, str] | None:
     types = {t.dtype for t in computed}
     if "float32" in types and not target.floats and op.kind not in ("QUANTIZE", "DEQUANTIZE"):
         return "computes in float", "give ranges for all its tensors (calibrate)"
+    if not target.hybrid and hybrid(op):
+        return "reads int8 weights with float activations", "use scheme int8 or weight-only"
     wrong = sorted(types & set(_CODED) - set(target.dtypes))
     if wrong:
         return f"is {wrong[0]}", f"use a scheme with {' or '.join(target.dtypes)} activations"
-    if target.fixed_shapes and any(-1 in (t.shape_signature or ()) for t in computed):
-        return "has a dimension that is not known", "give --input NAME:SHAPE"
+    signatures = [(t.shape_signature or ())[1 if target.free_batch else 0 :] for t in computed]
+    if target.fixed_shapes and any(-1 in signature for signature in signatures):
+        return "has a dimension that is not known", "export it with fixed shapes"
     if target.rank is not None and any(len(t.shape) > target.rank for t in computed):
         return f"has more than {target.rank} axes", "reshape before it"
     if target.batch is not None and any(

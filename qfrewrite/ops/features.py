@@ -55,8 +55,10 @@ def lacks(slot: int) -> Feature:
 
 def hybrid(op: Op) -> bool:
     """Whether a float op reads int8 weights."""
-    weights = op.input(1)
-    return op.operand(0).dtype == "float32" and weights is not None and weights.dtype == "int8"
+    x, weights = op.input(0), op.input(1)
+    if x is None or weights is None:
+        return False
+    return x.dtype == "float32" and weights.dtype == "int8"
 
 
 def hybrid_per_channel(op: Op) -> bool:
