@@ -16,11 +16,11 @@ from qfrewrite.errors import QfError, UnsupportedError
 from qfrewrite.formats import tflite_schema as names
 from qfrewrite.formats.atomic import write_atomic
 from qfrewrite.formats.flatbuffer import Encoder, Values, as_bytes
+from qfrewrite.formats.tflite_runtimes import min_runtime_version
 from qfrewrite.ir import NUMPY_DTYPES, Array, Graph, Model, Op, Quant, Signature, Tensor
 
 DESCRIPTION = "qfrewrite"
-# What a file that says nothing else runs on, padded as TensorFlow pads it.
-MIN_RUNTIME_VERSION = b"1.5.0".ljust(16, b"\0")
+_RUNTIME = "min_runtime_version"
 
 # Offsets in a flatbuffer reach 2 GB; of larger models the data stand behind it.
 _MOST_INLINE = 2**31 - 2**26
@@ -158,10 +158,15 @@ class _ModelWriter:
         return text if text is not None or self.as_read else DESCRIPTION
 
     def _metadata(self) -> list[tuple[str, bytes]]:
-        entries = list(self.model.metadata)
-        if self.model.source != "tflite" and "min_runtime_version" not in dict(entries):
-            entries.append(("min_runtime_version", MIN_RUNTIME_VERSION))
-        return entries
+        entries = dict(enumerate(self.model.metadata))
+        if self.as_read:
+            return list(entries.values())
+        place = next((i for i, (name, _) in entries.items() if name == _RUNTIME), len(entries))
+        kinds = {number: kind for kind, number in names.CODES.items()}
+        codes = [(kinds.get(number, ""), version) for number, _, version in self._codes]
+        said = entries[place][1] if place in entries else None
+        entries[place] = _RUNTIME, min_runtime_version(codes, said)
+        return list(entries.values())
 
     def _signatures(self) -> list[Signature]:
         if self.model.signatures or self.as_read:
