@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from qfrewrite.lower.substitute import SUBSTITUTES
 from qfrewrite.ops import OPS, OpSpec
 
 HEAD = """# Ops
@@ -13,11 +14,14 @@ Made from the op table (`qfrewrite/ops`) by `python docs/make_ops_table.py`; do 
 - *GraphDef*: the node this op is read from and written to where the two correspond one to one;
   "own" means a converter of its own in `qfrewrite/formats`.
 - *int8*: what the int8 writer makes of it. "float": it stays float between DEQUANTIZE and
-  QUANTIZE. "same scale": input and output share scale and zero point. Ops that are not listed
-  are carried along unchanged in a `.tflite`, and stay float.
+  QUANTIZE, "as X": it is written as another op. "same scale": input and output share scale and
+  zero point. Ops that are not listed are carried along unchanged in a `.tflite`, and stay float.
+- *uint8*, *int16*: whether LiteRT computes it in these types too; *hybrid*: whether its float
+  kernel takes int8 weights (scheme `dynamic`). Measured with XNNPACK, the optimized and the
+  reference kernels of LiteRT 2.3; a kernel that gives wrong values counts as none.
 
-| op | GraphDef | int8 | fused activation | least version, float / int8 |
-|---|---|---|---|---|
+| op | GraphDef | int8 | uint8 | int16 | hybrid | fused activation | least version, float / int8 |
+|---|---|---|---|---|---|---|---|
 """
 OWN = {
     "AVERAGE_POOL_2D", "BATCH_NORM", "CAST", "CONCATENATION", "CONV_2D", "DEPTHWISE_CONV_2D",
@@ -38,12 +42,18 @@ def _row(spec: OpSpec) -> str:
     graphdef = spec.graphdef or ("own" if spec.kind in OWN else "-")
     versions = f"{spec.versions.get('float32', 1)} / {spec.versions.get('int8', 1)}"
     fuses = "yes" if spec.fuses else "-"
-    return f"| {spec.kind} | {graphdef} | {_int8(spec)} | {fuses} | {versions} |"
+    others = " | ".join("yes" if t in spec.kernels else "-" for t in ("uint8", "int16"))
+    hybrid = "yes" if spec.hybrid else "-"
+    return (
+        f"| {spec.kind} | {graphdef} | {_int8(spec)} | {others} | {hybrid} | {fuses} | {versions} |"
+    )
 
 
 def _int8(spec: OpSpec) -> str:
     if spec.kind in GONE:
         return GONE[spec.kind]
+    if spec.kind in SUBSTITUTES:
+        return f"as {SUBSTITUTES[spec.kind].kind}"
     if "int8" not in spec.kernels:
         return "float"
     fixed = spec.outputs[0].fixed

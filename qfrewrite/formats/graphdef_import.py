@@ -230,6 +230,11 @@ class NodeContext:
         """The value of the constant in `slot`."""
         return self.constant(slot).data
 
+    def holds_ints(self, slot: int) -> bool:
+        """Whether the value in `slot` is known and consists of integers."""
+        value = self.value(slot)
+        return isinstance(value, Constant) and value.data.dtype.kind in "iu"
+
     def ints(self, slot: int) -> tuple[int, ...]:
         """The integers of the constant in `slot`, flattened; raises ModelFileError on floats."""
         data = self.array(slot)

@@ -13,7 +13,7 @@ from qfrewrite.formats.graphdef_import import NodeContext
 from qfrewrite.formats.graphdef_ops_arith import ARITHMETIC
 from qfrewrite.formats.graphdef_ops_linear import LINEAR
 from qfrewrite.formats.graphdef_ops_quant import QUANT
-from qfrewrite.formats.graphdef_ops_shape import SHAPE
+from qfrewrite.formats.graphdef_ops_shape import ON_SHAPES, SHAPE
 from qfrewrite.formats.graphdef_ops_window import WINDOW
 from qfrewrite.formats.graphdef_values import Value
 from qfrewrite.ops import OPS
@@ -41,7 +41,7 @@ def _from_row(spec: OpSpec) -> Converter:
         operands = []
         for slot in range(len(c.inputs)):
             port = spec.input_port(slot)
-            steers = port is not None and port.role == "param"
+            steers = port is not None and port.role == "param" and c.holds_ints(slot)
             operands.append(
                 c.operand(c.array(slot), slot, port.name) if steers and port else c.plain(slot)
             )
@@ -56,7 +56,19 @@ def _rows() -> Mapping[str, Converter]:
     return {spec.graphdef: _from_row(spec) for spec in OPS.values() if spec.graphdef}
 
 
+def _either(on_shapes: Converter, row: Converter | None) -> Converter:
+    """On shapes computed here and now; else an op, where there is a row for it."""
+    if row is None:
+        return on_shapes
+    return lambda c: (on_shapes if c.fold else row)(c)
+
+
+def _arithmetic() -> Mapping[str, Converter]:
+    rows = _rows()
+    return {name: _either(convert, rows.get(name)) for name, convert in ON_SHAPES.items()}
+
+
 CONVERTERS: Mapping[str, Converter] = {
-    **_rows(), **ARITHMETIC, **SHAPE, **WINDOW, **LINEAR, **QUANT,
+    **_rows(), **ARITHMETIC, **_arithmetic(), **SHAPE, **WINDOW, **LINEAR, **QUANT,
 }  # fmt: skip
 """Converters by node op."""

@@ -270,5 +270,7 @@ SHAPE: Table = {
     "ZerosLike": _like(0),
     "OnesLike": _like(1),
     "Range": _range,
-    **{op: _compute(f, count) for op, (f, count) in _COMPUTED.items()},
 }
+
+# Understood on shapes; on other values only where there is a row for them.
+ON_SHAPES: Table = {op: _compute(f, count) for op, (f, count) in _COMPUTED.items()}

@@ -37,6 +37,8 @@ class Graph:
         self.name = name
         self.version = 0
         self.meta: dict[str, Any] = {}
+        # In a main graph: the model's other subgraphs, which WHILE, IF and CALL_ONCE run.
+        self.bodies: tuple[Graph, ...] = ()
         self._nx: Any = nx.DiGraph()
         self._inputs: tuple[Tensor, ...] = ()
         self._outputs: tuple[Tensor, ...] = ()
@@ -258,7 +260,7 @@ class Graph:
     def clone(self) -> tuple[Graph, dict[Tensor, Tensor]]:
         """An independent copy that shares constant data, and the map from old to new tensors."""
         copy = Graph(self.name)
-        copy.meta = dict(self.meta)
+        copy.meta, copy.bodies = dict(self.meta), self.bodies
         tensors = {
             t: Tensor(t.name, t.shape, t.dtype, t.data, t.quant,
                       shape_signature=t.shape_signature, meta=t.meta)

@@ -42,6 +42,10 @@ class Model:
     meta: dict[str, Any] = field(default_factory=dict)
     loaded: tuple[int, ...] | None = None
 
+    def __post_init__(self) -> None:
+        """Let the main graph know the subgraphs its ops run."""
+        self.graphs[0].bodies = tuple(self.graphs[1:])
+
     @property
     def graph(self) -> Graph:
         """The main subgraph."""

@@ -144,7 +144,7 @@ rows(
     ),
     OpSpec(
         "SELECT", (param("condition"), act("a"), act("b")), _Y, _select_shape, _select,
-        "SelectOptions", same_scale=True, since=((rank_above(4), 3),),
+        "SelectOptions", graphdef="Select", same_scale=True, since=((rank_above(4), 3),),
     ),
     OpSpec(
         "SELECT_V2", (param("condition"), act("a"), act("b")), _Y, _select_shape, _select,

@@ -31,6 +31,10 @@ def default_threads() -> int:
         return os.cpu_count() or 1
 
 
+# Ops that run another subgraph of the model.
+_CALLS = ("WHILE", "IF", "CALL_ONCE", "STABLEHLO_COMPOSITE")
+
+
 class Session:
     """Runs a float copy of `graph` whose outputs are `probes`.
 
@@ -177,4 +181,8 @@ def _to_real(value: Array, detail: dict[str, Any]) -> Array:
 def _bytes(graph: Graph) -> bytes:
     from qfrewrite.formats.tflite_write import serialize
 
-    return serialize(Model([graph]))
+    calls = any(op.kind in _CALLS for op in graph.ops)
+    bodies = [body.clone()[0] for body in graph.bodies] if calls else []
+    for body in bodies:
+        lower_float(body)
+    return serialize(Model([graph, *bodies]))

@@ -105,6 +105,15 @@ CASES: dict[str, Case] = {
     "fake quant on weights": lambda tf, x: tf.nn.conv2d(
         x, tf.quantization.fake_quant_with_min_max_vars_per_channel(
             values(3, 3, 4, 5), -np.ones(5, "f4"), np.arange(1, 6, dtype="f4")), 1, "SAME"),
+    "compare and select": lambda tf, x: tf.where(tf.greater(x, 0.1), x, tf.abs(x) * 2.0),
+    "less or equal": lambda tf, x: tf.where(tf.less_equal(x, x * 2.0), x, -x),
+    "top k": lambda tf, x: tf.math.top_k(x, 2)[0],
+    "gather nd": lambda tf, x: tf.gather_nd(x, [[0, 1], [0, 0]]),
+    "scatter nd": lambda tf, x: tf.scatter_nd([[1], [3]], tf.reshape(x, [2, -1]),
+                                              [5, int(np.prod(SHAPE)) // 2]),
+    "broadcast and reverse": lambda tf, x: tf.reverse(
+        tf.broadcast_to(x, [2, *SHAPE[1:]]), [1]),
+    "cumsum": lambda tf, x: tf.cumsum(x, 2, exclusive=True, reverse=True),
     "identity and control": lambda tf, x: tf.stop_gradient(tf.identity(x)) + 1.0,
     "dequantized min first": lambda tf, x: quantized_weights(tf, x, "MIN_FIRST", "quint8"),
     "dequantized min combined": lambda tf, x: quantized_weights(tf, x, "MIN_COMBINED", "quint8"),

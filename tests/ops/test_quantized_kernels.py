@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 from cases import CASES, MOVES, built
 
+from qfrewrite.formats.tflite_read import parse_tflite
+from qfrewrite.formats.tflite_write import serialize
 from qfrewrite.ir import Array, Graph, Model, Quant, Tensor
 from qfrewrite.ir.quant import dequantize, quantize
 from qfrewrite.lower.model import lower_model
@@ -110,8 +112,6 @@ def errors(
 
     written: the graph that runs, where it is not `graph`, which makes and reads the codes.
     """
-    from qfrewrite.formats.tflite_write import serialize
-
     content = serialize(Model([written or graph]))
     session = Session(twin, twin.outputs, threads=1)
     worst = [0.0] * len(graph.outputs)
@@ -153,6 +153,8 @@ def test_the_error_is_that_of_rounding_the_result(kind: str, case: int, dtype: s
     graph, samples, report = quantized(kind, case, dtype)
     assert not report.float_ops
     assert report.counts == {dtype: 1}
+    content = serialize(Model([graph]))
+    assert serialize(parse_tflite(content)) == content
     twin = float_twin(graph)
     slack = SLACK_OF.get(dtype, {}).get(kind, SLACK)
     resolvers = ["xnnpack", "optimized", "reference"]
