@@ -227,33 +227,33 @@ def save(
     the report checks. What is written obeys the specification, else nothing is. Nothing is left
     behind on failure. Raises OutputError, UnsupportedError, UsageError, VerifyError.
     """
-    from qfrewrite.formats.atomic import write_atomic
-
     path = Path(path)
     options = quant_options(scheme, weights, fc_weights, io, keep_float, keep_int16, target)
-    lowering, missing = QuantReport(), []
     if path.suffix == ".pb":
+        from qfrewrite.formats.atomic import write_atomic
         from qfrewrite.formats.graphdef_write import graphdef_bytes
         from qfrewrite.lower.model import lower_graphdef
 
-        size = write_atomic(path, graphdef_bytes(lower_graphdef(model)))
-    elif path.suffix == ".tflite":
-        from qfrewrite.formats.tflite_write import write_tflite
-        from qfrewrite.lower.model import lower_model
-        from qfrewrite.lower.target_table import TARGETS
-        from qfrewrite.lower.targets import unmapped
+        return SaveReport(path, write_atomic(path, graphdef_bytes(lower_graphdef(model))))
+    if path.suffix == ".tflite":
+        return _save_tflite(model, path, options, target)
+    raise UsageError(
+        f"the suffix '{path.suffix}' names no format", where=str(path),
+        remedy="end the output in .tflite or .pb",
+    )  # fmt: skip
 
-        lowered, lowering = lower_model(model, options)
-        if lowering.counts:
-            _check(lowered)
-        missing = unmapped(lowered, TARGETS[target]) if target else []
-        size = write_tflite(lowered, path)
-    else:
-        raise UsageError(
-            f"the suffix '{path.suffix}' names no format", where=str(path),
-            remedy="end the output in .tflite or .pb",
-        )  # fmt: skip
-    return SaveReport(path, size, lowering, missing)
+
+def _save_tflite(model: Model, path: Path, options: QuantOptions, target: str | None) -> SaveReport:
+    from qfrewrite.formats.tflite_write import write_tflite
+    from qfrewrite.lower.model import lower_model
+    from qfrewrite.lower.target_table import TARGETS
+    from qfrewrite.lower.targets import unmapped
+
+    lowered, lowering = lower_model(model, options)
+    if lowering.counts:
+        _check(lowered)
+    missing = unmapped(lowered, TARGETS[target]) if target else []
+    return SaveReport(path, write_tflite(lowered, path), lowering, missing)
 
 
 def quant_options(

@@ -65,7 +65,8 @@ def row_from_json(entry: Any) -> dict[str, Any]:
 
 
 def _stats_from_json(entry: dict[str, Any]) -> TensorStats:
-    channels, held = entry["channels"], entry.get("histogram")
+    channels = _object(entry["channels"], "channels")
+    held = _object(entry["histogram"], "histogram") if "histogram" in entry else None
     sums, size = channels.get("sum"), int(channels["size"])
     if size < 1:
         raise ValueError("'channels' has no channels")
@@ -104,6 +105,12 @@ def _channels_to_json(stats: TensorStats) -> dict[str, Any]:
         # The exact sum is sum + sum_rest.
         out["sum"], out["sum_rest"] = stats.sums.high.tolist(), stats.sums.low.tolist()
     return out
+
+
+def _object(value: Any, name: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise TypeError(f"'{name}' is no object")
+    return value
 
 
 def _pair(value: Any, name: str) -> Range:

@@ -1,5 +1,6 @@
 """Schemes that keep activations float: int8 weights in hybrid ops or behind DEQUANTIZE, float16.
 
+Where calibration left the mean input of a layer, its bias takes up the mean error of rounding.
 Biases and weights too small to matter stay float, as the TensorFlow converter leaves them.
 """
 
@@ -10,10 +11,13 @@ from collections.abc import Mapping
 import numpy as np
 
 from qfrewrite.ir import Array, Graph, Op, Quant, Tensor
+from qfrewrite.ir.quant import dequantize
 from qfrewrite.lower.conversions import Conversions
 from qfrewrite.lower.scheme import QuantOptions, QuantReport, check_patterns, matches
-from qfrewrite.lower.weights import given_bounds, weight_bounds
+from qfrewrite.lower.weights import given_bounds, mean_response, weight_bounds
 from qfrewrite.ops import OpSpec, spec_of
+from qfrewrite.rewrite.match import LINEAR, bias_slot
+from qfrewrite.rewrite.rewriter import Rewriter
 
 # Constants with fewer elements gain nothing.
 _LEAST_ELEMENTS = 1024
@@ -87,10 +91,21 @@ def _lower_one(
     if bounds is None:
         bounds = weight_bounds(tensor.value(), axis, per_channel=options.per_channel_for(op))
     codes, quant = _codes(tensor.value(), bounds, axis)
+    _correct_bias(graph, op, tensor.value() - dequantize(codes, quant))
     if options.kind.hybrid:
         convert.put(op, slot, codes, quant)
     else:
         _behind_dequantize(graph, op, slot, codes, quant)
+
+
+def _correct_bias(graph: Graph, op: Op, error: Array) -> None:
+    """Let the bias take up what rounding the weights makes of the mean input, where it is known."""
+    if op.kind not in LINEAR:
+        return
+    bias, response = op.input(bias_slot(op)), mean_response(op, op.operand(0))
+    if response is not None and bias is not None and bias.data is not None:
+        corrected = bias.value() + response(error).reshape(bias.shape)
+        Rewriter(graph).set_constant(op, bias_slot(op), corrected.astype(np.float32))
 
 
 def _codes(w: Array, bounds: Array, axis: int) -> tuple[Array, Quant]:

@@ -153,3 +153,18 @@ def test_a_pattern_that_names_nothing_is_refused() -> None:
 
 def test_every_scheme_is_tested() -> None:
     assert set(WEIGHTS) | {"float32"} == set(SCHEMES)
+
+
+@pytest.mark.parametrize("scheme", ["dynamic", "weight-only", "int8"])
+def test_biases_take_up_the_mean_error_of_rounding(scheme: str) -> None:
+    """Inputs of one sign: rounding errors of many weights do not average out by themselves."""
+    b = GraphBuilder()
+    x = b.op("RELU", b.input("x", (4, 256)))
+    w = normal(16, 256, scale=0.02) + np.where(np.arange(256) == 0, 5, 0).astype("f4")
+    y = b.op("FULLY_CONNECTED", x, b.const("w", w), b.const("b", normal(16)), name="y")
+    graph = b.finish(y)
+    plain, corrected = (
+        quantized(graph, passes=f"calibrate(bias={bias})", scheme=scheme)[2].sqnr_db
+        for bias in ("false", "true")
+    )
+    assert corrected > plain + 1.5
