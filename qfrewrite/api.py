@@ -26,11 +26,12 @@ HELD_BACK = 50
 
 @dataclass
 class SaveReport:
-    """A written file: where, how large, what became of the ops, and which the target lacks."""
+    """A written file: where, how large, what became of the ops, and which `target` lacks."""
 
     path: Path
     size: int
     lowering: QuantReport = field(default_factory=QuantReport)
+    target: str | None = None
     unmapped: list[Unmapped] = field(default_factory=list)
 
 
@@ -253,7 +254,7 @@ def _save_tflite(model: Model, path: Path, options: QuantOptions, target: str | 
     if lowering.counts:
         _check(lowered)
     missing = unmapped(lowered, TARGETS[target]) if target else []
-    return SaveReport(path, write_tflite(lowered, path), lowering, missing)
+    return SaveReport(path, write_tflite(lowered, path), lowering, target, missing)
 
 
 def quant_options(

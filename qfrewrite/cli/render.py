@@ -178,6 +178,8 @@ class Reporter:
             self._out.print(f"  {label:<16} {text}", soft_wrap=True)
         for note in low.notes:
             self._out.print(f"  {'note':<16} {escape(note)}", soft_wrap=True)
+        if saved.target is not None and not saved.unmapped:
+            self._out.print(f"  {'target':<16} all ops map to {saved.target}")
         for line in grouped(saved.unmapped):
             self._out.print(f"  {'not mapped':<16} {escape(line)}", soft_wrap=True)
 
