@@ -57,6 +57,9 @@ class Conversions:
                 name, tensor.shape, dtype, quant=quant, shape_signature=tensor.shape_signature
             )
             anchor = self.graph.producer(tensor) or op
+            if _widens(self.held.get(tensor, "float32"), dtype):
+                tensor = self._as_real(tensor, op)
+                anchor = self.graph.producer(tensor) or op
             self.graph.add_op(Op("QUANTIZE", [tensor], [coded]), anchor=anchor)
             self._coded[key] = coded
         self._set(op, slot, self._coded[key])
@@ -93,9 +96,9 @@ class Conversions:
         )  # fmt: skip
         readers = self.graph.readers(tensor)
         anchor = readers[0].op if readers else None
-        op = self.graph.add_op(Op("QUANTIZE", [tensor], [inner]), anchor=anchor)
         outputs = self.graph.outputs
-        self.graph.replace_uses(tensor, inner, skip=(op,))
+        first = self._quantize(tensor, inner, io, anchor)
+        self.graph.replace_uses(tensor, inner, skip=(first,))
         # What goes straight from input to output stays what it is.
         self.graph.set_io(outputs=outputs)
         self.graph.update_tensor(tensor, dtype=io, quant=quant)
@@ -106,14 +109,34 @@ class Conversions:
             self.graph.unique_name(f"{tensor.name}/{io}"), tensor.shape, io, quant=quant,
             shape_signature=tensor.shape_signature,
         )  # fmt: skip
-        kind = "DEQUANTIZE" if io == "float32" else "QUANTIZE"
-        op = self.graph.add_op(Op(kind, [tensor], [out]), anchor=self.graph.producer(tensor))
+        anchor = self.graph.producer(tensor)
+        if io == "float32":
+            self.graph.add_op(Op("DEQUANTIZE", [tensor], [out]), anchor=anchor)
+        else:
+            self._quantize(tensor, out, tensor.dtype, anchor)
         others = [r.op for r in self.graph.readers(tensor)]
-        self.graph.replace_uses(tensor, op.output, skip=others)
+        self.graph.replace_uses(tensor, out, skip=others)
+
+    def _quantize(self, tensor: Tensor, out: Tensor, source: str, anchor: Op | None) -> Op:
+        """Convert `tensor`, of type `source`, to `out`; returns the op that reads `tensor`."""
+        if not _widens(source, out.dtype):
+            return self.graph.add_op(Op("QUANTIZE", [tensor], [out]), anchor=anchor)
+        real = Tensor(
+            self.graph.unique_name(f"{tensor.name}/float32"), tensor.shape,
+            shape_signature=tensor.shape_signature,
+        )  # fmt: skip
+        first = self.graph.add_op(Op("DEQUANTIZE", [tensor], [real]), anchor=anchor)
+        self.graph.add_op(Op("QUANTIZE", [real], [out]), anchor=anchor)
+        return first
 
     def _set(self, op: Op, slot: int, tensor: Tensor) -> None:
         inputs = [tensor if i == slot else t for i, t in enumerate(op.inputs)]
         self.graph.update_op(op, inputs=inputs)
+
+
+def _widens(source: str, target: str) -> bool:
+    """Whether codes go from 8 to 16 bits: runtimes before LiteRT 2.2 do that through float only."""
+    return source in ("int8", "uint8") and target == "int16"
 
 
 def _key(tensor: Tensor, quant: Quant, dtype: str) -> _Key:

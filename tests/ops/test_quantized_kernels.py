@@ -8,6 +8,7 @@ fixed-point arithmetic. So every output must lie within `SLACK` steps of float.
 
 from __future__ import annotations
 
+from importlib.metadata import version
 from typing import Any
 
 import numpy as np
@@ -138,6 +139,11 @@ def distance(have: Array, want: Array, out: Tensor) -> float:
     return float(np.abs(real(have, out.quant) - clipped).max() / step)
 
 
+# LiteRT before 2.2 lacks these in some types, or computes them otherwise.
+LATE = {"BATCH_MATMUL", "DYNAMIC_UPDATE_SLICE", "GELU", "REVERSE_V2", "SQRT", "SUM", "TILE"}
+LITERT = tuple(int(part) for part in version("ai-edge-litert").split(".")[:2])
+
+
 RUNS = [
     (kind, case, dtype)
     for kind, cases in sorted({**CASES, **MOVES}.items())
@@ -150,6 +156,8 @@ RUNS = [
 
 @pytest.mark.parametrize(("kind", "case", "dtype"), RUNS)
 def test_the_error_is_that_of_rounding_the_result(kind: str, case: int, dtype: str) -> None:
+    if kind in LATE and LITERT < (2, 2):
+        pytest.skip("LiteRT before 2.2 computes this otherwise or not at all")
     graph, samples, report = quantized(kind, case, dtype)
     assert not report.float_ops
     assert report.counts == {dtype: 1}
