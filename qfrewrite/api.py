@@ -338,6 +338,7 @@ def quantize(
     context = open_context(
         model, data, samples=samples, preprocess=preprocess, seed=seed, threads=threads
     )
+    context.quant = quant_options(**saving)
     report = run_passes(model, passes, data=context, verify=verify)
     saved = save(model, output or default_output(model, saving.get("scheme", "int8")), **saving)
     fidelity, measured_on = compare_saved(reference, saved, context, state)

@@ -126,6 +126,7 @@ def _convert(job: _Job, reporter: Reporter) -> None:
         threads=job.threads,
     )  # fmt: skip
     context.checkpoint = (job.out or Path(f"{model.name}.tflite")).with_suffix(".partial.json")
+    context.quant = api.quant_options(**saving)
     context.resume, context.full_statistics = job.resume, job.save_ranges is not None
     report = api.run_passes(
         model, job.pass_list or "", data=context, verify=job.verify, progress=reporter.progress,

@@ -16,6 +16,7 @@ from typing import Any, ClassVar, TypeVar
 from qfrewrite.errors import PassError, UsageError
 from qfrewrite.ir import Graph
 from qfrewrite.passes._context import PassRewriter
+from qfrewrite.passes._pipelines import PIPELINES
 from qfrewrite.passes._spec_text import PassText, parse_list, quote
 
 
@@ -74,8 +75,34 @@ def all_passes() -> Mapping[str, type[Pass]]:
 
 
 def make_passes(text: str) -> list[Pass]:
-    """The passes that a list like `fold_bn,calibrate(samples=100)` names; raises PassError."""
-    return [_make(item) for item in parse_list(text)]
+    """The passes that a list like `fold_bn,calibrate(samples=100)` names; raises PassError.
+
+    A name like `@per-tensor` stands for the passes of that pipeline; parameters given to it go to
+    those of its passes that have them.
+    """
+    return [one for item in parse_list(text) for one in _expanded(item)]
+
+
+def _expanded(item: PassText) -> list[Pass]:
+    if not item.name.startswith("@"):
+        return [_make(item)]
+    if item.name not in PIPELINES:
+        raise PassError(
+            f"no such pipeline: '{item.name}'", remedy=_nearest(item.name, list(PIPELINES))
+        )
+    known, made, used = all_passes(), [], set()
+    for part in parse_list(PIPELINES[item.name].passes):
+        names = {f.name for f in fields(known[part.name])}
+        more = tuple((k, v) for k, v in item.params if k in names)
+        used |= {k for k, _ in more}
+        given = {k for k, _ in more}
+        made.append(_make(PassText(part.name, (*((k, v) for k, v in part.params
+                                                 if k not in given), *more))))  # fmt: skip
+    for key, _ in item.params:
+        if key not in used:
+            raise PassError(f"no such parameter: '{key}'", where=item.name,
+                            remedy="its passes have none of that name")  # fmt: skip
+    return made
 
 
 def parameters(cls: type[Pass]) -> list[tuple[str, str, Any]]:

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from qfrewrite.calibrate.ranges import RangeTable
 from qfrewrite.ir import Array, Graph, Tensor
+from qfrewrite.lower.scheme import QuantOptions
 from qfrewrite.rewrite.rewriter import Log, Rewriter
 from qfrewrite.runtime.metrics import Outputs, graph_outputs
 
@@ -37,7 +38,7 @@ class PassContext:
     called with a label and a total, gives a function to call with the number done; checkpoint:
     where interrupted calibration leaves its statistics, and resume: whether it goes on from them;
     ranges: what calibration found, once it ran, and full_statistics: whether it takes histograms
-    even where its method needs none.
+    even where its method needs none; quant: how the result will be quantized.
     """
 
     data: Samples | None = None
@@ -50,6 +51,7 @@ class PassContext:
     resume: bool = False
     ranges: RangeTable | None = None
     full_statistics: bool = False
+    quant: QuantOptions = field(default_factory=QuantOptions)
     _outputs: dict[tuple[Graph, int], Outputs] = field(default_factory=dict, repr=False)
 
     def outputs(self, graph: Graph, *, of: tuple[Graph, int] | None = None) -> Outputs:

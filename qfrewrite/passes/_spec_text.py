@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from qfrewrite.errors import PassError
 
-_NAME = re.compile(r"\s*@?[A-Za-z_][A-Za-z0-9_]*\s*")
+_NAME = re.compile(r"\s*(@[A-Za-z][A-Za-z0-9_-]*|[A-Za-z_][A-Za-z0-9_]*)\s*")
 _PAIRS = {"(": ")", "[": "]"}
 
 

@@ -26,6 +26,11 @@ PARTICULAR = {
     ("calibrate", "bins"): st.integers(64, 8192),
     ("calibrate", "samples"): st.integers(1) | st.none(),
     ("calibrate", "ranges"): VALUES[str] | st.none(),
+    ("equalize", "mode"): st.sampled_from(("exact", "fill")),
+    ("reconstruct", "rounding"): st.sampled_from(("gptq", "descent", "nearest")),
+    ("reconstruct", "scale"): st.sampled_from(("minmax", "search")),
+    ("reconstruct", "weights"): st.sampled_from(("auto", "per-channel", "per-tensor")),
+    ("reconstruct", "samples"): st.integers(8),
 }
 
 

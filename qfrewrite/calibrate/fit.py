@@ -1,0 +1,167 @@
+"""Fitting a linear layer to what it shall put out, and rounding its weights.
+
+A layer is G groups of M outputs over K inputs: a convolution has one group, M output channels and
+K = height x width x input channels; a depthwise one a group per channel. Moments are enough: no
+row is kept.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+Float64 = npt.NDArray[np.float64]
+
+# Ridge strengths, as fractions of the mean input power; the last leaves the weights as they are.
+STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0, 1e3)
+# What is added to the Hessian before it is inverted, likewise.
+_DAMPING = 0.01
+_BLOCK = 128
+
+
+@dataclass
+class Moments:
+    """Sums over rows of inputs X [N, G, K] and outputs Y [N, G, M]."""
+
+    groups: int
+    outputs: int
+    inputs: int
+    count: int = 0
+    x: Float64 = field(init=False)
+    y: Float64 = field(init=False)
+    xx: Float64 = field(init=False)
+    yx: Float64 = field(init=False)
+    yy: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Start from nothing."""
+        g, m, k = self.groups, self.outputs, self.inputs
+        self.x, self.y = np.zeros((g, k)), np.zeros((g, m))
+        self.xx, self.yx = np.zeros((g, k, k)), np.zeros((g, m, k))
+
+    def add(self, x: npt.NDArray[np.float32], y: npt.NDArray[np.float32]) -> None:
+        """Take rows; products are of float32, sums of float64."""
+        self.count += len(x)
+        self.x += x.sum(0, dtype=np.float64)
+        self.y += y.sum(0, dtype=np.float64)
+        self.yy += float((y.astype(np.float64) ** 2).sum())
+        by_group = x.transpose(1, 2, 0)
+        self.xx += by_group @ x.transpose(1, 0, 2)
+        self.yx += y.transpose(1, 2, 0) @ x.transpose(1, 0, 2)
+
+    def plus(self, other: Moments) -> Moments:
+        """The moments of both."""
+        both = Moments(self.groups, self.outputs, self.inputs, self.count + other.count)
+        for name in ("x", "y", "xx", "yx"):
+            setattr(both, name, getattr(self, name) + getattr(other, name))
+        both.yy = self.yy + other.yy
+        return both
+
+    def about(self, x: Float64, y: Float64) -> tuple[Float64, Float64]:
+        """Second moments per row about the points x [G, K] and y [G, M]: of X, and of Y with X."""
+        n = max(self.count, 1)
+        mx, my = self.x / n, self.y / n
+        xx = self.xx / n - _outer(mx, x) - _outer(x, mx) + _outer(x, x)
+        yx = self.yx / n - _outer(my, x) - _outer(y, mx) + _outer(y, x)
+        return xx, yx
+
+    @property
+    def means(self) -> tuple[Float64, Float64]:
+        """The mean input [G, K] and the mean output [G, M]."""
+        n = max(self.count, 1)
+        return self.x / n, self.y / n
+
+
+def _outer(a: Float64, b: Float64) -> Float64:
+    return a[:, :, None] * b[:, None, :]
+
+
+def refit(fit: Moments, held: Moments, w: Float64) -> tuple[Float64, float]:
+    """Weights [G, M, K] that reproduce the outputs better, and the ridge strength taken.
+
+    Ridge regression towards w; its strength is the one of the smallest error on `held`, rows that
+    were not fitted on.
+    """
+    mx, my = fit.means
+    h, c = fit.about(mx, my)
+    hv, cv = held.about(mx, my)
+    values, vectors = np.linalg.eigh(h)
+    values = np.maximum(values, 0.0)
+    power = np.trace(h, axis1=1, axis2=2)[:, None] / h.shape[1]
+    rotated_c, rotated_w = c @ vectors, w @ vectors
+    best, taken, least = w, STRENGTHS[-1], np.inf
+    for strength in STRENGTHS:
+        d = strength * power + 1e-12 * values.max(initial=1e-30)
+        candidate = ((rotated_c + d[:, None] * rotated_w) / (values + d)[:, None]) @ np.swapaxes(
+            vectors, 1, 2
+        )
+        error = float((candidate @ hv * candidate).sum() - 2 * (candidate * cv).sum())
+        if error < least:
+            best, taken, least = candidate, strength, error
+    return best, taken
+
+
+def round_weights(w: Float64, h: Float64, scale: Float64, how: str = "gptq") -> Float64:
+    """Codes of w [G, M, K] in [-127, 127] at `scale` [G, M], minding the inputs' moments [G, K, K].
+
+    gptq: column by column, the error of each spread over those to come (Frantar et al. 2022,
+    arXiv:2210.17323); descent: the same, then single codes are moved while that helps; nearest.
+    """
+    step = scale[:, :, None]
+    if how == "nearest":
+        return np.clip(np.rint(w / step), -127, 127)
+    codes = np.stack([_gptq(*one) for one in zip(w, h, scale, strict=True)])
+    return _descend(w, h, step, codes) if how == "descent" else codes
+
+
+def _gptq(w: Float64, h: Float64, scale: Float64) -> Float64:
+    order = np.argsort(-np.diag(h), kind="stable")
+    inverse = _inverse_root(h[np.ix_(order, order)])
+    left, codes = w[:, order].copy(), np.empty_like(w)
+    size = w.shape[1]
+    for start in range(0, size, _BLOCK):
+        stop = min(start + _BLOCK, size)
+        errors = np.zeros((w.shape[0], stop - start))
+        for i in range(start, stop):
+            column = np.clip(np.rint(left[:, i] / scale), -127, 127)
+            error = (left[:, i] - scale * column) / inverse[i, i]
+            left[:, i + 1 : stop] -= error[:, None] * inverse[i, i + 1 : stop]
+            errors[:, i - start], codes[:, i] = error, column
+        left[:, stop:] -= errors @ inverse[start:stop, stop:]
+    result = np.empty_like(codes)
+    result[:, order] = codes
+    return result
+
+
+def _inverse_root(h: Float64) -> Float64:
+    """The upper Cholesky factor of the inverse of h, damped."""
+    damping = _DAMPING * np.trace(h) / len(h) + 1e-12
+    inverse = np.linalg.inv(h + damping * np.eye(len(h)))
+    root: Float64 = np.linalg.cholesky((inverse + inverse.T) / 2).T
+    return root
+
+
+def _descend(w: Float64, h: Float64, step: Float64, codes: Float64, sweeps: int = 15) -> Float64:
+    """Move single codes by whole steps while that lowers the error at the output."""
+    codes = codes.copy()
+    gradient = (w - step * codes) @ h
+    diagonal = np.maximum(np.diagonal(h, axis1=1, axis2=2), 1e-30)
+    for _ in range(sweeps):
+        moved = 0
+        for i in range(w.shape[2]):
+            delta = np.rint(gradient[:, :, i] / (step[:, :, 0] * diagonal[:, None, i]))
+            delta = np.clip(codes[:, :, i] + delta, -127, 127) - codes[:, :, i]
+            moved += int(np.count_nonzero(delta))
+            codes[:, :, i] += delta
+            gradient -= (step[:, :, 0] * delta)[:, :, None] * h[:, None, i, :]
+        if not moved:
+            break
+    return codes
+
+
+def output_error(w: Float64, other: Float64, h: Float64) -> float:
+    """The mean square that other weights change the outputs by, over inputs with moments h."""
+    difference = other - w
+    return float((difference @ h * difference).sum())

@@ -1,0 +1,98 @@
+"""`absorb_dead_channels`: constants of dead channels into the next bias, their weights to zero."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from qfrewrite.ir import Graph, Op
+from qfrewrite.lower.canonical import canonicalise
+from qfrewrite.passes._base import Pass, register
+from qfrewrite.passes._context import PassRewriter
+from qfrewrite.rewrite.dead_channels import (
+    DEAD_VARIANCE,
+    DeadChannels,
+    absorb,
+    dead_by_batch_norm,
+    dead_by_weights,
+    settle_values,
+)
+from qfrewrite.rewrite.fold import fold_batch_norm
+from qfrewrite.rewrite.match import LINEAR, NoMatch, bias_of, float_weights, sole_reader
+
+# A channel whose output moved by no more than this fraction of its layer's range is constant.
+_STILL = 1e-5
+
+
+@register
+@dataclass(frozen=True)
+class AbsorbDeadChannels(Pass):
+    """Move the constants of channels that never change into the next layer's bias.
+
+    Given:  y = f(x; w, b), y[..., c] constant for some c;  z = g(y; v, d)
+    Result: y = f(x; w', b') with w'[c] = b'[c] = 0;  z = g(y; v', d + what the constants added)
+    A channel is dead where its BatchNorm saw a variance below `tol`, where its weights are all
+    zero, or (with data) where its output stays the same over all samples. BatchNorm is folded on
+    the way. Exact inside; where the next layer pads what it reads, only channels whose constant is
+    0 (after the activation) can go. The root cause of the collapse of per-tensor int8 MobileNets
+    (Sheng et al. 2018, arXiv:1803.08607, section 3). Without data the function is kept exactly.
+    """
+
+    name: ClassVar[str] = "absorb_dead_channels"
+    exact: ClassVar[bool] = True
+
+    tol: float = DEAD_VARIANCE
+
+    def run(self, graph: Graph, rw: PassRewriter) -> None:
+        """By BatchNorm and weights first; what data show comes last, on folded layers."""
+        for op in graph.ops_of(*LINEAR):
+            self._by_batch_norm(rw, op)
+        canonicalise(graph)
+        for op in graph.ops_of(*LINEAR):
+            if float_weights(op) is None:
+                _absorb(rw, op, dead_by_weights(op), "without weights")
+        if rw.main and rw.context.data is not None:
+            _by_data(rw)
+
+    def _by_batch_norm(self, rw: PassRewriter, op: Op) -> None:
+        reader = sole_reader(rw.graph, op.output)
+        if not isinstance(reader, Op) or reader.kind != "BATCH_NORM" or float_weights(op):
+            return
+        channels = dead_by_batch_norm(reader, self.tol)
+        if fold_batch_norm(rw, reader) is None and channels is not None:
+            _absorb(rw, op, settle_values(op, channels), "by BatchNorm")
+
+
+def _absorb(rw: PassRewriter, op: Op, channels: DeadChannels, how: str) -> None:
+    if not channels.dead.any():
+        return
+    done = absorb(rw, op, channels)
+    if isinstance(done, NoMatch):
+        rw.skip(op, f"{int(channels.dead.sum())} dead channels stay: {done}")
+    elif done:
+        rw.edit("absorbed", op, f"{done} dead channels ({how}) into the next bias")
+        rw.layer(op, dead=done, found=how)
+
+
+def _by_data(rw: PassRewriter) -> None:
+    """Channels whose output before the activation is the same wherever it was seen."""
+    ops = [
+        op for op in rw.graph.ops_of(*LINEAR)
+        if float_weights(op) is None and not rw.graph.is_output(op.output)
+    ]  # fmt: skip
+    if not ops:
+        return
+    low = [np.full(op.output.shape[-1], np.inf) for op in ops]
+    high = [np.full(op.output.shape[-1], -np.inf) for op in ops]
+    for values in rw.observe([op.output for op in ops], "looking for dead channels"):
+        for i, value in enumerate(values):
+            flat = value.reshape(-1, value.shape[-1])
+            low[i] = np.minimum(low[i], flat.min(0))
+            high[i] = np.maximum(high[i], flat.max(0))
+    for op, least, most in zip(ops, low, high, strict=True):
+        span = float(most.max() - least.min())
+        still = (most - least <= _STILL * span) & (span > 0)
+        zeroed = dead_by_weights(op).dead & (bias_of(op) == 0)
+        _absorb(rw, op, DeadChannels(still & ~zeroed, (least + most) / 2), "by data")

@@ -1,0 +1,63 @@
+"""`correct_bias`: note mean inputs, by which the writer corrects biases."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from qfrewrite.calibrate.statistics import propagate
+from qfrewrite.ir import Graph, Tensor
+from qfrewrite.lower.canonical import canonicalise
+from qfrewrite.passes._base import Pass, register
+from qfrewrite.passes._context import PassRewriter
+from qfrewrite.passes._pairs import Float64
+from qfrewrite.rewrite.match import LINEAR
+
+
+@register
+@dataclass(frozen=True)
+class CorrectBias(Pass):
+    """Note the mean of every linear layer's input, so that its bias takes up rounding errors.
+
+    Given:  y = f(x; w, b)
+    Result: the same; when w is rounded to w', b becomes b + (w - w') E[x]
+    E[x] is measured over the data, or follows from BatchNorm statistics (analytic). `calibrate`
+    with data does this by itself; this pass is for graphs that bring their ranges, and without
+    data before `calibrate`. The function stays as it is until weights are rounded.
+    (Nagel et al. 2019, arXiv:1906.04721, section 4.2.)
+    """
+
+    name: ClassVar[str] = "correct_bias"
+    exact: ClassVar[bool] = True
+
+    def run(self, graph: Graph, rw: PassRewriter) -> None:
+        """The means stay with the tensors; the writer knows what it rounds."""
+        canonicalise(graph)
+        inputs = list(dict.fromkeys(
+            t for op in graph.ops_of(*LINEAR) for t in (op.input(0),)
+            if t is not None and t.dtype == "float32" and not t.is_const and t.shape
+        ))  # fmt: skip
+        means = _measured(rw, inputs) if rw.main and rw.context.data is not None else _known(rw)
+        for tensor in inputs:
+            mean = means.get(tensor)
+            if mean is not None and mean.size == tensor.shape[-1]:
+                graph.update_tensor(tensor, meta={**tensor.meta, "channel_mean": mean})
+        noted = sum(t in means for t in inputs)
+        rw.note(f"mean inputs of {noted} of {len(inputs)} tensors noted")
+
+
+def _measured(rw: PassRewriter, tensors: list[Tensor]) -> dict[Tensor, Float64]:
+    sums = [np.zeros(t.shape[-1]) for t in tensors]
+    rows = [0] * len(tensors)
+    for values in rw.observe(tensors, "measuring mean inputs") if tensors else ():
+        for i, value in enumerate(values):
+            flat = value.reshape(-1, value.shape[-1])
+            sums[i] += flat.sum(0, dtype=np.float64)
+            rows[i] += len(flat)
+    return {t: s / max(n, 1) for t, s, n in zip(tensors, sums, rows, strict=True)}
+
+
+def _known(rw: PassRewriter) -> dict[Tensor, Float64]:
+    return {t: np.asarray(g.mean, np.float64) for t, g in propagate(rw.graph).items()}

@@ -1,0 +1,201 @@
+"""`reconstruct`: fit and round every layer to inputs from the layers quantized before it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import islice
+from typing import ClassVar
+
+from qfrewrite.calibrate.observers import Detail
+from qfrewrite.calibrate.search import MethodChoice
+from qfrewrite.errors import UsageError
+from qfrewrite.ir import Graph, Model, Op, Quant, Tensor
+from qfrewrite.ir.quant import ACTIVATION_CODES
+from qfrewrite.lower.canonical import canonicalise
+from qfrewrite.lower.groups import find_groups
+from qfrewrite.lower.model import lower_model
+from qfrewrite.passes._base import Pass, register
+from qfrewrite.passes._context import PassContext, PassRewriter
+from qfrewrite.passes._measure import measure, row_names
+from qfrewrite.passes._sequential import Layer, Sequential, Settings, Solution
+from qfrewrite.passes.calibrate import Calibrate, observable
+from qfrewrite.rewrite.fold import set_weights
+from qfrewrite.rewrite.match import LINEAR, channel_axis, float_weights, weight_slot
+from qfrewrite.rewrite.weight_ranges import KEY
+from qfrewrite.runtime.metrics import Fidelity, collect, compare
+
+_ROUNDING = ("gptq", "descent", "nearest")
+_WEIGHTS = ("auto", "per-channel", "per-tensor")
+_SCALES = ("minmax", "search")
+# A result that is worse than plain calibration by more than this is not taken.
+_MOST_LOSS_DB = 0.2
+
+
+@register
+@dataclass(frozen=True)
+class Reconstruct(Pass):
+    """Refit and round weights layer by layer, and choose ranges with the layers before quantized.
+
+    Given:  y = f(x; w, b)
+    Result: y' = FAKE_QUANT(f(x'; w', b')), w' on its integer grid, x' from the quantized layers
+    In order, every linear layer is refitted to reproduce the float network's outputs from the
+    inputs that it will really get (ridge regression; its strength is chosen on samples no layer is
+    fitted on), its weights are rounded against the inputs' second moments (rounding: `gptq`,
+    `descent`, `nearest`), and its bias takes up what is left of the mean. samples: at most so many.
+    refit=false keeps the weights and rounds them only. scale=search also tries narrower ranges of
+    weights. weights: `per-channel` or `per-tensor`; auto: as the result will be written. What
+    comes out is compared with plain calibration and dropped where that is better. Needs data
+    without labels. (Frantar et al. 2022, arXiv:2210.17323; Nagel et al. 2020, arXiv:2004.10568.)
+    """
+
+    name: ClassVar[str] = "reconstruct"
+    exact: ClassVar[bool] = False
+    measured: ClassVar[bool] = False
+
+    refit: bool = True
+    rounding: str = "gptq"
+    samples: int = 500
+    scale: str = "minmax"
+    weights: str = "auto"
+
+    def __post_init__(self) -> None:
+        """Fail on a wrong name before anything slow happens."""
+        known = (("rounding", _ROUNDING), ("weights", _WEIGHTS), ("scale", _SCALES))
+        for name, values in known:
+            if getattr(self, name) not in values:
+                raise UsageError(
+                    f"{name}={getattr(self, name)}", where="reconstruct",
+                    remedy=f"use one of {', '.join(values)}",
+                )  # fmt: skip
+        if self.samples < 8:
+            raise UsageError(
+                f"samples={self.samples}", where="reconstruct", remedy="give 8 or more"
+            )
+
+    def run(self, graph: Graph, rw: PassRewriter) -> None:
+        """Solve on the side, compare with plain calibration, take the better one."""
+        if not rw.main:
+            rw.note(f"subgraph '{graph.name}' stays as it is: only the main graph is fitted")
+            return
+        canonicalise(graph)
+        if rw.context.data is None:
+            rw.warn("no data: nothing can be fitted; ranges come from calibrate")
+            Calibrate().run(graph, rw)
+            return
+        tensors = observable(graph)
+        if not tensors:
+            rw.note("no float activations to fit")
+            return
+        solution = self._solved(graph, rw, tensors)
+        chosen = self._better(graph, rw, solution)
+        if chosen is None:
+            Calibrate().run(graph, rw)
+            return
+        _apply(graph, rw, solution)
+        for op, layer in solution.layers.items():
+            rw.layer(op, **layer.figures)
+
+    def per_channel(self, context: PassContext) -> bool:
+        """Whether weights get a scale per output channel."""
+        return (
+            context.quant.per_channel if self.weights == "auto" else self.weights == "per-channel"
+        )
+
+    def _solved(self, graph: Graph, rw: PassRewriter, tensors: list[Tensor]) -> Solution:
+        context = rw.context
+        details = {t: Detail() for t in tensors}
+        table = measure(graph, details, context, MethodChoice(), samples=self.samples,
+                        label="measuring float ranges")  # fmt: skip
+        names = dict(zip(tensors, row_names(tensors), strict=True))
+        ranges = {t: table.rows[n].range for t, n in names.items() if table.rows[n].known}
+        context.ranges = table
+        per_channel = self.per_channel(context)
+        dtype = context.quant.kind.activations or "int8"
+        settings = Settings(
+            lambda op: per_channel and context.quant.per_channel_for(op), self.refit,
+            self.rounding, self.scale == "search", dtype, context.seed, context.threads,
+        )  # fmt: skip
+        assert context.data is not None
+        samples = [dict(s) for s in islice(context.data, self.samples)]
+        solver = Sequential(graph, find_groups(graph, ranges), samples, settings)
+        solution = solver.solve(context.progress("fitting layers", len(graph.ops)))
+        rw.note(f"{len(solution.layers)} layers fitted to {len(samples)} samples")
+        return solution
+
+    def _better(self, graph: Graph, rw: PassRewriter, solution: Solution) -> Solution | None:
+        """The solution, or None where plain calibration comes closer to float."""
+        plain, fitted = (
+            _fidelity(graph, rw, lambda g, r: Calibrate().run(g, r)),
+            _fidelity(graph, rw, lambda g, r: _apply(g, r, _moved(graph, g, solution))),
+        )
+        rw.note(f"plain calibration: {plain}; fitted: {fitted}")
+        if fitted.sqnr_db < plain.sqnr_db - _MOST_LOSS_DB:
+            rw.warn("plain calibration comes closer to float: weights stay as they were")
+            return None
+        return solution
+
+
+def _fidelity(
+    graph: Graph, rw: PassRewriter, edit: Callable[[Graph, PassRewriter], None]
+) -> Fidelity:
+    """How close a copy of `graph` comes to float once `edit` is done and it is quantized."""
+    from qfrewrite.formats.tflite_write import serialize
+    from qfrewrite.runtime.session import Runner
+
+    copy, context = graph.clone()[0], rw.context
+    quiet = PassContext(
+        context.data, context.measuring, context.held_back, threads=context.threads,
+        seed=context.seed, quant=context.quant,
+    )  # fmt: skip
+    edit(copy, PassRewriter(copy, quiet))
+    model = Model([copy, *(body.clone()[0] for body in graph.bodies)], source="graphdef")
+    lowered, _ = lower_model(model, context.quant)
+    samples = context.measuring if context.measuring is not None else context.data
+    assert samples is not None
+    got = collect(Runner(serialize(lowered), threads=context.threads), samples)
+    return compare(context.outputs(graph), got)
+
+
+def _moved(graph: Graph, copy: Graph, solution: Solution) -> Solution:
+    """A solution for a clone of the graph it was found for."""
+    ops = dict(zip(graph.ops, copy.ops, strict=True))
+    tensors = dict(zip(graph.tensors, copy.tensors, strict=True))
+    return Solution(
+        {ops[op]: layer for op, layer in solution.layers.items()},
+        {tensors[t]: quant for t, quant in solution.quants.items()},
+    )
+
+
+def _apply(graph: Graph, rw: PassRewriter, solution: Solution) -> None:
+    """Put fitted weights and chosen ranges into `graph`."""
+    for op, layer in solution.layers.items():
+        if op.kind in LINEAR and float_weights(op) is None:
+            _put_layer(rw, op, layer)
+    for tensor, quant in solution.quants.items():
+        if graph.producer(tensor) is not None or graph.is_input(tensor):
+            _put_range(rw, tensor, quant)
+
+
+def _put_layer(rw: PassRewriter, op: Op, layer: Layer) -> None:
+    set_weights(rw, op, layer.weights, layer.bias)
+    w = op.operand(weight_slot(op))
+    said = {
+        "min": -layer.bounds, "max": layer.bounds, "num_bits": 8, "narrow_range": True,
+        "axis": channel_axis(op) if layer.bounds.size > 1 else None,
+        "name": f"{op.name}/weights_fake_quant", "node": None,
+    }  # fmt: skip
+    rw.graph.update_tensor(w, meta={**w.meta, KEY: said})
+    rw.edit("fitted", op)
+
+
+def _put_range(rw: PassRewriter, tensor: Tensor, quant: Quant) -> None:
+    dtype = rw.context.quant.kind.activations or "int8"
+    lowest, highest = ACTIVATION_CODES[dtype]
+    scale, zero = float(quant.scale[0]), int(quant.zero_point[0])
+    low, high = (lowest - zero) * scale, (highest - zero) * scale
+    bits = 16 if dtype == "int16" else 8
+    rw.insert_after(
+        tensor, "FAKE_QUANT", {"min": low, "max": high, "num_bits": bits}, suffix="fake_quant",
+        detail=f"range {low:.4g}..{high:.4g}",
+    )  # fmt: skip

@@ -1,0 +1,107 @@
+"""A graph one op at a time: each op a small model of its own, values between them on disk."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from qfrewrite.ir import NUMPY_DTYPES, Array, Graph, Op, Tensor
+from qfrewrite.lower.canonical import fuses_into
+from qfrewrite.rewrite.match import bias_slot, weight_slot
+from qfrewrite.runtime.session import Session
+
+# Values are kept in 16 bits where 32 would take more than this.
+_MOST_BYTES = 256 << 20
+
+
+class Shelf:
+    """One value of each sample, in a file that goes when the shelf does."""
+
+    def __init__(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+        self._shape, self._dtype = shape, dtype
+        self._size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+        self._file = tempfile.TemporaryFile(prefix="qfrewrite-")  # noqa: SIM115
+
+    @staticmethod
+    def of(tensor: Tensor, samples: int) -> Shelf:
+        """A shelf for the float values of `tensor`."""
+        dtype = NUMPY_DTYPES[tensor.dtype]
+        if tensor.dtype == "float32" and samples * tensor.size * 4 > _MOST_BYTES:
+            dtype = np.dtype("<f2")
+        return Shelf(tensor.shape, dtype)
+
+    def put(self, value: Array) -> None:
+        """Add the next sample's value."""
+        if self._dtype == np.dtype("<f2"):
+            value = np.clip(value, -65504, 65504)
+        self._file.write(np.ascontiguousarray(value, self._dtype).data)
+
+    def get(self, index: int) -> Array:
+        """The value of one sample, floats as float32."""
+        self._file.seek(index * self._size)
+        value = np.frombuffer(self._file.read(self._size), self._dtype).reshape(self._shape)
+        return value.astype(np.float32) if self._dtype == np.dtype("<f2") else value
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._file.close()
+
+
+@dataclass(frozen=True)
+class Unit:
+    """An op, and the activation that will be fused into it."""
+
+    graph: Graph
+    op: Op
+    activation: Op | None
+
+    @property
+    def results(self) -> tuple[Tensor, ...]:
+        """What a kernel writes."""
+        return self.op.outputs if self.activation is None else self.activation.outputs
+
+    @property
+    def operands(self) -> tuple[Tensor, ...]:
+        """The computed tensors it reads, each once."""
+        return tuple(dict.fromkeys(t for t in self.op.inputs if t is not None and not t.is_const))
+
+    def session(
+        self, probes: Sequence[Tensor], *, threads: int | None, weights: Array | None = None,
+        bias: Array | None = None,
+    ) -> Session:  # fmt: skip
+        """The unit as a model that gives `probes`, with other weights and bias where given."""
+        small = Graph(self.op.name)
+        small.bodies = self.graph.bodies
+        ops = (self.op,) if self.activation is None else (self.op, self.activation)
+        twins: dict[Tensor, Tensor] = {}
+        for tensor in (t for op in ops for t in (*op.inputs, *op.outputs) if t is not None):
+            twins.setdefault(tensor, Tensor(tensor.name, tensor.shape, tensor.dtype, tensor.data))
+        small.set_io([twins[t] for t in self.operands])
+        for op in ops:
+            inputs = [None if t is None else twins[t] for t in op.inputs]
+            small.add_op(
+                Op(op.kind, inputs, [twins[t] for t in op.outputs], op.attrs, meta=op.meta)
+            )
+        if weights is not None:
+            slots = {weight_slot(self.op): weights, bias_slot(self.op): bias}
+            first = small.ops[0]
+            inputs = [*first.inputs, *[None] * (bias_slot(self.op) + 1 - len(first.inputs))]
+            for slot, data in slots.items():
+                if data is not None:
+                    inputs[slot] = Tensor(f"fitted/{slot}", data.shape, "float32", data)
+            small.update_op(first, inputs=inputs)
+        small.set_io(outputs=[twins[t] for t in probes])
+        return Session(small, [twins[t] for t in probes], threads=threads)
+
+
+def units(graph: Graph) -> Iterator[Unit]:
+    """Every op of a canonical graph in order, with the activation that it takes."""
+    hosts = {fuses_into(graph, op): op for op in graph.ops}
+    taken = {op for host, op in hosts.items() if host is not None}
+    for op in graph.ops:
+        if op not in taken and op.outputs:
+            yield Unit(graph, op, hosts.get(op))

@@ -1,0 +1,309 @@
+"""absorb_dead_channels, equalize, absorb_bias, correct_bias, reconstruct and pipelines."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from graphs import normal, separable
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from qfrewrite.calibrate.data import synthetic
+from qfrewrite.errors import PassError
+from qfrewrite.formats.tflite_write import serialize
+from qfrewrite.ir import Graph, Model
+from qfrewrite.lower.model import lower_model
+from qfrewrite.lower.scheme import QuantOptions
+from qfrewrite.lower.spec_check import check_model
+from qfrewrite.ops.build import GraphBuilder
+from qfrewrite.passes import PassContext, RunReport, make_passes, run_passes
+from qfrewrite.rewrite.match import bias_of, weights_of
+from qfrewrite.runtime.metrics import collect, compare
+from qfrewrite.runtime.session import Runner, Session, input_specs
+
+
+def changed(
+    graph: Graph, passes: str, *, data: bool = True, count: int = 24
+) -> tuple[Graph, float, RunReport]:
+    """The graph after exact passes, the SQNR of its float output, and the report."""
+    samples = synthetic(input_specs(graph), count)
+    model = Model([graph.clone()[0]], source="graphdef")
+    report = run_passes(model, passes, PassContext(samples if data else None, threads=1))
+    one, two = (collect(Session(g, g.outputs, threads=1), samples) for g in (graph, model.graph))
+    return model.graph, compare(one, two).sqnr_db, report
+
+
+def int8_db(graph: Graph, passes: str, *, per_channel: bool = True, scheme: str = "int8") -> float:
+    """SQNR of the int8 model on samples that no pass saw."""
+    model = Model([graph.clone()[0]], source="graphdef")
+    options = QuantOptions(scheme, per_channel)
+    seen, fresh = (synthetic(input_specs(graph), n, seed=s) for n, s in ((96, 1), (48, 2)))
+    run_passes(model, passes, PassContext(seen, fresh, True, threads=1, quant=options))
+    lowered, _ = lower_model(model, options)
+    assert check_model(lowered) == []
+    want = collect(Session(graph, graph.outputs, threads=1), fresh)
+    return compare(want, collect(Runner(serialize(lowered), threads=1), fresh)).sqnr_db
+
+
+# -- dead channels -------------------------------------------------------------------------
+
+
+def test_dead_channels_go_by_batch_norm_and_the_output_stays() -> None:
+    graph = separable(dead=(1, 3))
+    after, db, report = changed(graph, "absorb_dead_channels", data=False)
+    assert db > 90
+    (dw,) = after.ops_of("DEPTHWISE_CONV_2D")
+    assert not weights_of(dw)[..., [1, 3]].any()
+    assert not bias_of(dw)[[1, 3]].any()
+    assert not weights_of(after.ops_of("CONV_2D")[0])[..., [1, 3]].any()
+    assert report["absorb_dead_channels"].log.layers[0]["dead"] == 2
+
+
+def test_a_constant_does_not_cross_padding() -> None:
+    after, db, report = changed(separable(dead=(1,), next_size=3), "absorb_dead_channels")
+    assert db > 90
+    assert "pads what it reads" in str(report["absorb_dead_channels"].log.skips[0])
+    assert after.ops_of("DEPTHWISE_CONV_2D")
+    # Below zero ReLU6 makes the constant 0, which padding is too.
+    _, db, report = changed(separable(dead=(1,), next_size=3, beta=-1.0), "absorb_dead_channels")
+    assert db > 90
+    assert report["absorb_dead_channels"].edits
+
+
+def test_dead_channels_show_in_data() -> None:
+    b = GraphBuilder()
+    w = normal(4, 1, 1, 3)
+    w[2] *= 1e-9
+    y = b.op("CONV_2D", b.input("x", (1, 4, 4, 3)), b.const("w", w), b.const("b", [1.0, 1, 0.5, 2]))
+    y = b.op("CONV_2D", b.op("RELU", y), b.const("v", normal(2, 1, 1, 4)), b.const("c", normal(2)))
+    after, db, _ = changed(b.finish(y), "absorb_dead_channels")
+    assert db > 90
+    assert not weights_of(after.ops_of("CONV_2D")[0])[2].any()
+
+
+# -- equalization --------------------------------------------------------------------------
+
+
+def chain(pick: Callable[[str, list[str]], str]) -> Graph:
+    """Convolutions of random kinds with unequal channels, and what may lie between them."""
+    b = GraphBuilder()
+    y = b.input("x", (1, 6, 6, 3))
+    for i in range(3):
+        kind = pick(f"kind {i}", ["CONV_2D", "DEPTHWISE_CONV_2D"])
+        c = y.shape[3]
+        shape = (4, 3, 3, c) if kind == "CONV_2D" else (1, 3, 3, c)
+        axis = 0 if kind == "CONV_2D" else 3
+        w = normal(*shape, seed=i) * 0.3
+        spread = np.geomspace(0.05, 1, shape[axis])
+        w = w * (spread.reshape(-1, 1, 1, 1) if axis == 0 else spread)
+        y = b.op(kind, y, b.const("w", w.astype("f4")), b.const("b", normal(shape[axis], seed=i)))
+        between = pick(f"between {i}", ["RELU", "RELU6", "LEAKY_RELU", "NONE", "RELU MAX_POOL_2D"])
+        for act in [] if between == "NONE" else between.split():
+            y = b.op(act, y, attrs={"filter_height": 2, "filter_width": 2} if "POOL" in act else {})
+    y = b.op("CONV_2D", y, b.const("last", normal(3, 1, 1, y.shape[3])), b.const("lb", normal(3)))
+    return b.finish(y)
+
+
+@pytest.mark.parametrize("mode", ["exact", "fill"])
+@settings(max_examples=25)
+@given(data=st.data())
+def test_equalization_keeps_the_function(mode: str, data: st.DataObject) -> None:
+    graph = chain(lambda label, kinds: data.draw(st.sampled_from(kinds), label=label))
+    _, db, _ = changed(graph, f"equalize(mode={mode})")
+    assert db > 90
+
+
+def test_equalization_helps_weights_of_one_scale() -> None:
+    spread = np.geomspace(0.003, 1, 8).astype("f4")
+    b = GraphBuilder()
+    w, v = normal(8, 3, 3, 3) * spread.reshape(-1, 1, 1, 1), normal(5, 1, 1, 8) / spread
+    y = b.op("CONV_2D", b.input("x", (1, 6, 6, 3)), b.const("w", w), b.const("b", np.zeros(8)))
+    y = b.op("CONV_2D", b.op("RELU", y), b.const("v", v), b.const("c", np.zeros(5)))
+    graph = b.finish(y)
+    plain, equalized = (
+        int8_db(graph, p, per_channel=False) for p in ("calibrate", "equalize,calibrate")
+    )
+    assert equalized > plain + 10
+
+
+def test_channels_that_clip_stay() -> None:
+    graph = separable()
+    (dw,) = graph.ops_of("DEPTHWISE_CONV_2D")
+    w = graph.tensor("dw/w")
+    graph.update_tensor(w, data=(w.value() * np.array([50, 0.1, 0.1, 0.1], "f4")))
+    after, db, report = changed(graph, "equalize")
+    assert db > 90
+    assert report["equalize"].log.layers[0]["clipping"] >= 1
+    assert after.op(dw.name)
+
+
+def test_without_data_batch_norm_says_how_large_activations_are() -> None:
+    _, db, report = changed(separable(), "equalize", data=False)
+    assert report["equalize"].edits
+    assert db > 40
+
+
+# -- biases --------------------------------------------------------------------------------
+
+
+def offset_network(bias: float) -> Graph:
+    b = GraphBuilder()
+    y = b.op("CONV_2D", b.input("x", (1, 4, 4, 3)), b.const("w", normal(4, 1, 1, 3, scale=0.1)),
+             b.const("b", np.array([bias, 0.1, bias, -1], "f4")), name="first")  # fmt: skip
+    y = b.op("RELU", y)
+    return b.finish(b.op("CONV_2D", y, b.const("v", normal(2, 1, 1, 4)), b.const("c", normal(2))))
+
+
+def test_high_biases_move_on() -> None:
+    after, db, _ = changed(offset_network(20.0), "absorb_bias")
+    assert db > 90
+    assert bias_of(after.op("first")).max() < 8
+    graph = offset_network(20.0)
+    assert int8_db(graph, "absorb_bias,calibrate") > int8_db(graph, "calibrate") + 3
+
+
+@pytest.mark.parametrize("data", [True, False])
+def test_correct_bias_notes_mean_inputs(data: bool) -> None:
+    graph = separable()
+    after, db, report = changed(graph, "correct_bias", data=data)
+    assert db > 90
+    noted = [t for t in after.tensors if "channel_mean" in t.meta]
+    assert len(noted) >= 1
+    assert "tensors noted" in report["correct_bias"].log.notes[0]
+
+
+# -- reconstruction ------------------------------------------------------------------------
+
+
+def residual() -> Graph:
+    b = GraphBuilder()
+    x = b.input("x", (1, 8, 8, 3))
+    y = b.op(
+        "RELU", b.op("CONV_2D", x, b.const("w0", normal(8, 3, 3, 3)), b.const("b0", normal(8)))
+    )
+    for i in range(2):
+        z = b.op("RELU", b.op("CONV_2D", y, b.const(f"u{i}", normal(8, 3, 3, 8, scale=0.2, seed=i)),
+                              b.const(f"c{i}", normal(8))))  # fmt: skip
+        z = b.op("CONV_2D", z, b.const(f"v{i}", normal(8, 3, 3, 8, scale=0.2, seed=9 + i)),
+                 b.const(f"d{i}", normal(8)))  # fmt: skip
+        y = b.op("RELU", b.op("ADD", y, z))
+    y = b.op("MEAN", y, b.const("axes", np.array([1, 2], "i4")))
+    return b.finish(
+        b.op("FULLY_CONNECTED", y, b.const("fc", normal(6, 8)), b.const("fb", normal(6)))
+    )
+
+
+def branches() -> Graph:
+    b = GraphBuilder()
+    x = b.input("x", (1, 8, 8, 3))
+    parts = [
+        b.op("RELU", b.op("CONV_2D", x, b.const(f"w{k}", normal(4, k, k, 3, scale=1 / k)),
+                          b.const(f"b{k}", normal(4))))
+        for k in (1, 3, 5)
+    ]  # fmt: skip
+    y = b.op("CONCATENATION", *parts, attrs={"axis": 3})
+    y = b.op("RELU6", b.op("DEPTHWISE_CONV_2D", y, b.const("dw", normal(1, 3, 3, 12)),
+                           b.const("db", normal(12))))  # fmt: skip
+    return b.finish(
+        b.op("CONV_2D", y, b.const("last", normal(5, 1, 1, 12)), b.const("lb", normal(5)))
+    )
+
+
+def upsampling() -> Graph:
+    b = GraphBuilder()
+    x = b.input("x", (1, 6, 6, 3))
+    y = b.op("RELU", b.op("CONV_2D", x, b.const("w", normal(8, 3, 3, 3)), b.const("b", normal(8))))
+    shape = b.const("shape", np.array([1, 12, 12, 4], "i4"))
+    y = b.op("TRANSPOSE_CONV", shape, b.const("t", normal(4, 3, 3, 8, scale=0.3)), y,
+             b.const("tb", normal(4)), attrs={"stride_h": 2, "stride_w": 2})  # fmt: skip
+    return b.finish(b.op("CONV_2D", b.op("RELU", y), b.const("v", normal(2, 3, 3, 4)),
+                         b.const("vb", normal(2))))  # fmt: skip
+
+
+NETWORKS = {"residual": residual, "branches": branches, "upsampling": upsampling}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize(
+    ("pipeline", "per_channel"), [("@per-tensor", False), ("@per-channel", True)]
+)
+def test_pipelines_are_never_worse_than_plain_calibration(
+    name: str, pipeline: str, per_channel: bool
+) -> None:
+    graph = NETWORKS[name]()
+    plain = int8_db(graph, "calibrate", per_channel=per_channel)
+    assert int8_db(graph, pipeline, per_channel=per_channel) > plain - 0.2
+
+
+@pytest.mark.parametrize("rounding", ["gptq", "descent", "nearest"])
+def test_reconstruction_helps_a_network_of_one_scale(rounding: str) -> None:
+    graph = branches()
+    plain = int8_db(graph, "calibrate", per_channel=False)
+    fitted = int8_db(graph, f"reconstruct(rounding={rounding})", per_channel=False)
+    assert fitted > plain + (0.5 if rounding != "nearest" else -0.2)
+
+
+@pytest.mark.parametrize("scheme", ["uint8", "int16x8"])
+def test_reconstruction_for_other_schemes(scheme: str) -> None:
+    graph = branches()
+    assert int8_db(graph, "reconstruct", scheme=scheme) > int8_db(graph, "calibrate", scheme=scheme)
+
+
+def test_weights_lie_on_the_grid_that_is_written() -> None:
+    graph = residual()
+    model = Model([graph], source="graphdef")
+    run_passes(model, "reconstruct", PassContext(synthetic(input_specs(graph), 32), threads=1))
+    before = {op.name: weights_of(op) for op in model.graph.ops_of("CONV_2D")}
+    lowered, _ = lower_model(model, QuantOptions())
+    for op in lowered.graph.ops_of("CONV_2D"):
+        w = op.operand(1)
+        assert w.quant is not None
+        step = w.quant.scale.reshape(-1, 1, 1, 1)
+        np.testing.assert_allclose(w.value() * step, before[op.name], rtol=1e-5, atol=1e-7)
+
+
+def test_where_plain_calibration_is_better_it_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    import qfrewrite.passes.reconstruct as module
+    from qfrewrite.passes._sequential import Layer, Solution
+
+    real = module._apply
+
+    def damaged(graph: Graph, rw: module.PassRewriter, solution: Solution) -> None:
+        layers = {op: Layer(layer.weights * 0, layer.bias, layer.bounds, {})
+                  for op, layer in solution.layers.items()}  # fmt: skip
+        real(graph, rw, Solution(layers, solution.quants))
+
+    monkeypatch.setattr(module, "_apply", damaged)
+    graph = residual()
+    model = Model([graph.clone()[0]], source="graphdef")
+    report = run_passes(
+        model, "reconstruct", PassContext(synthetic(input_specs(graph), 32), threads=1)
+    )
+    assert any("plain calibration comes closer" in w for w in report["reconstruct"].log.warnings)
+    np.testing.assert_array_equal(
+        weights_of(model.graph.ops_of("CONV_2D")[0]), weights_of(graph.ops_of("CONV_2D")[0])
+    )
+
+
+def test_without_data_it_says_so_and_calibrates() -> None:
+    graph = separable()
+    model = Model([graph], source="graphdef")
+    report = run_passes(model, "reconstruct", PassContext())
+    assert "no data" in report["reconstruct"].log.warnings[0]
+    assert model.graph.ops_of("FAKE_QUANT")
+
+
+# -- pipelines -----------------------------------------------------------------------------
+
+
+def test_pipelines_expand() -> None:
+    assert [str(p) for p in make_passes("@per-tensor(samples=100,sweeps=3),fold_bn")] == [
+        "absorb_dead_channels", "equalize(sweeps=3)",
+        "reconstruct(samples=100, scale=search, weights=per-tensor)", "fold_bn",
+    ]  # fmt: skip
+    with pytest.raises(PassError, match="did you mean '@per-tensor'"):
+        make_passes("@per-tenser")
+    with pytest.raises(PassError, match="no such parameter: 'colour'"):
+        make_passes("@fast(colour=red)")
