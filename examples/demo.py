@@ -25,6 +25,8 @@ VARIANTS = (
     ("calibrate only, per-tensor", "calibrate", "per-tensor"),
     (f"{PASSES}, per-channel", PASSES, "per-channel"),
     (f"{PASSES}, per-tensor", PASSES, "per-tensor"),
+    ("@per-channel", "@per-channel", "per-channel"),
+    ("@per-tensor", "@per-tensor", "per-tensor"),
 )
 
 
@@ -60,7 +62,7 @@ def main() -> int:
         report = qf.quantize(
             MODEL, out / "variant.tflite", passes=passes, data=calib, samples=80, weights=weights
         )
-        rows.append((f"int8, {name}", accuracy(Runner(report.path.read_bytes()), images, labels)))
+        rows.append((f"int8, {name}", accuracy(Runner(report.path), images, labels)))
     (out / "variant.tflite").unlink()
 
     print(f"\nAccuracy on {len(labels)} test images:")

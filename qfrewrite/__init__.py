@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         quantize,
         run_passes,
         save,
+        sensitivity,
     )
     from qfrewrite.calibrate.ranges import RangeTable
     from qfrewrite.errors import QfError
@@ -62,6 +63,7 @@ _PUBLIC = {
     "register": "qfrewrite.passes",
     "run_passes": "qfrewrite.api",
     "save": "qfrewrite.api",
+    "sensitivity": "qfrewrite.api",
 }
 
 __all__ = [
@@ -91,6 +93,7 @@ __all__ = [
     "register",
     "run_passes",
     "save",
+    "sensitivity",
 ]
 
 

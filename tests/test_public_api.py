@@ -12,7 +12,7 @@ PUBLIC = [
     "QfError", "QuantizeReport", "RangeTable", "RunReport", "SaveReport", "Tensor", "__version__",
     "all_passes", "calibrate", "check", "compare_models", "dequantize", "inspect_model", "load",
     "quantize", "register",
-    "run_passes", "save",
+    "run_passes", "save", "sensitivity",
 ]  # fmt: skip
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -39,6 +39,8 @@ _OPTIONS = (
     click.option("--target", help="Report ops that this runtime or chip does not take.",
                  type=click.Choice(["litert", "tflm", "cmsis-nn", "vela", "edgetpu",
                                     "hexagon-dsp"])),
+    click.option("--max-drop", type=click.FloatRange(0, 100, min_open=True),
+                 help="Points of top-1 that @auto may cost  [default: 1.0]"),
     click.option("--dequantize", is_flag=True,
                  help="Make a quantized model float first; without passes it is written float."),
     click.option("--save-ranges", metavar="FILE", type=click.Path(path_type=Path),
@@ -81,6 +83,7 @@ class _Job:
     keep_float: tuple[str, ...]
     keep_int16: tuple[str, ...]
     target: str | None
+    max_drop: float | None
     dequantize: bool
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
@@ -112,6 +115,8 @@ def _convert(job: _Job, reporter: Reporter) -> None:
     from qfrewrite import api
 
     _check_names(job)
+    if job.max_drop is not None and job.pass_list:
+        job = replace(job, pass_list=_with_max_drop(job.pass_list, job.max_drop))
     saving = {name: getattr(job, name) for name in _SAVING}
     api.quant_options(**saving)
     model = api.load(job.model, inputs=job.inputs, outputs=job.outputs)
@@ -142,6 +147,16 @@ def _convert(job: _Job, reporter: Reporter) -> None:
     reporter.data_warnings(context)
     reporter.passes(report)
     reporter.result(job.model, saved, fidelity, measured_on)
+
+
+def _with_max_drop(pass_list: str, max_drop: float) -> str:
+    """The list with the bound given to `@auto`."""
+    from qfrewrite.errors import UsageError
+
+    if "@auto" not in pass_list or "@auto(" in pass_list:
+        raise UsageError("goes with -p @auto", where="--max-drop",
+                         remedy="or write @auto(max_drop=...)")  # fmt: skip
+    return pass_list.replace("@auto", f"@auto(max_drop={max_drop})")
 
 
 def _save_ranges(path: Path, model: str, table: RangeTable | None) -> None:

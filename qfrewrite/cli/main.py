@@ -15,6 +15,7 @@ from qfrewrite.cli.convert import convert
 from qfrewrite.cli.inspect import inspect
 from qfrewrite.cli.passes import passes
 from qfrewrite.cli.ranges import ranges
+from qfrewrite.cli.sensitivity import sensitivity
 from qfrewrite.errors import Interrupted, QfError
 
 _EPILOG = """\b
@@ -62,6 +63,7 @@ main.add_command(inspect)
 main.add_command(compare)
 main.add_command(ranges)
 main.add_command(check)
+main.add_command(sensitivity)
 main.add_command(passes)
 
 

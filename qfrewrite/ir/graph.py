@@ -257,6 +257,12 @@ class Graph:
                 self._drop_tensor(t)
         return dead
 
+    def become(self, other: Graph) -> None:
+        """Take over everything `other` holds, which must not be used any more."""
+        name, version = self.name, self.version
+        self.__dict__.update(other.__dict__)
+        self.name, self.version, self._order = name, max(version, other.version) + 1, None
+
     def clone(self) -> tuple[Graph, dict[Tensor, Tensor]]:
         """An independent copy that shares constant data, and the map from old to new tensors."""
         copy = Graph(self.name)

@@ -98,7 +98,9 @@ class _Lowering:
         names = (op, *(r.op for r in self.graph.readers(op.outputs[0]))) if _fuses(op) else (op,)
         inner = self.options.kind.activations
         assert inner is not None
-        return "int16" if any(matches(o, self.options.keep_int16) for o in names) else inner
+        wide = any(matches(o, self.options.keep_int16) or o.meta.get("keep") == "int16"
+                   for o in names)  # fmt: skip
+        return "int16" if wide and inner != "uint8" else inner
 
     def _fused_into(self, op: Op) -> Op | None:
         """The op that `op`, an activation, is fused into."""
@@ -117,6 +119,8 @@ class _Lowering:
         named = (op, *(r.op for r in self.graph.readers(op.outputs[0]))) if _fuses(op) else (op,)
         if any(matches(o, self.options.keep_float) for o in named):
             return "kept float by name"
+        if any(o.meta.get("keep") == "float" for o in named):
+            return "kept float: its error is too large in integers"
         if spec is None:
             return "unknown op"
         if dtype not in spec.kernels:

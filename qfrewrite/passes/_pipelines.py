@@ -20,6 +20,10 @@ PIPELINES: Mapping[str, Pipeline] = MappingProxyType(
             "absorb_dead_channels,calibrate",
             "dead channels and bias correction; seconds",
         ),
+        "@auto": Pipeline(
+            "auto",
+            "tries the others, from the cheapest on, until max_drop is met",
+        ),
         "@per-channel": Pipeline(
             "absorb_dead_channels,reconstruct(weights=per-channel)",
             "the best that weights with a scale per channel give",

@@ -307,3 +307,63 @@ def test_pipelines_expand() -> None:
         make_passes("@per-tenser")
     with pytest.raises(PassError, match="no such parameter: 'colour'"):
         make_passes("@fast(colour=red)")
+
+
+# -- auto and sensitivity ------------------------------------------------------------------
+
+
+def auto(graph: Graph, max_drop: float) -> tuple[Model, RunReport]:
+    model = Model([graph.clone()[0]], source="graphdef")
+    options = QuantOptions(per_channel=False)
+    seen, fresh = (synthetic(input_specs(graph), n, seed=s) for n, s in ((64, 1), (40, 2)))
+    context = PassContext(seen, fresh, True, threads=1, quant=options)
+    return model, run_passes(model, f"@auto(max_drop={max_drop})", context)
+
+
+def test_auto_stops_at_the_cheapest_that_does() -> None:
+    model, report = auto(separable(dead=(1,)), 100)
+    notes = report["auto"].log.notes
+    assert notes[0].startswith("@fast: ")
+    assert len(notes) == 1
+    assert report["auto"].edits
+    assert model.graph.ops_of("FAKE_QUANT")
+    assert lower_model(model, QuantOptions(per_channel=False))[1].counts["int8"] == 2
+
+
+def classifier() -> Graph:
+    """Scores that lie so close together that 8 bits change the first."""
+    b = GraphBuilder()
+    y = b.op("FULLY_CONNECTED", b.input("x", (1, 32)), b.const("w", normal(64, 32)),
+             b.const("b", normal(64)), name="first")  # fmt: skip
+    y = b.op("FULLY_CONNECTED", b.op("TANH", y), b.const("v", normal(200, 64, scale=0.1)),
+             b.const("c", np.zeros(200)), name="scores")  # fmt: skip
+    return b.finish(y)
+
+
+def test_auto_takes_layers_out_of_8_bits_and_names_them() -> None:
+    model, report = auto(classifier(), 0.01)
+    log = report["auto"].log
+    assert [n.split(":")[0] for n in log.notes[:2]] == ["@fast", "@per-tensor"]
+    said = [*log.notes[2:], *log.warnings]
+    assert any("layers in float: " in text for text in said)
+    _, lowering = lower_model(model, QuantOptions(per_channel=False))
+    assert any("its error is too large" in why for _, _, why in lowering.float_ops)
+
+
+def test_sensitivity_finds_the_layer_that_costs() -> None:
+    import qfrewrite as qf
+
+    # A dead channel's weights, a thousand times larger, ruin the scale of all.
+    gain, alive = np.array([1000, 1, 1, 1], "f4"), np.array([0, 1, 1, 1], "f4")
+    first = normal(4, 1, 1, 4) * alive.reshape(-1, 1, 1, 1)
+    b = GraphBuilder()
+    y = b.op("RELU", b.op("CONV_2D", b.input("x", (1, 6, 6, 4)), b.const("w", first)))
+    y = b.op("DEPTHWISE_CONV_2D", y, b.const("dw", normal(1, 3, 3, 4) * gain))
+    graph = b.finish(b.op("CONV_2D", y, b.const("v", normal(3, 1, 1, 4))))
+    data = [dict(s) for s in synthetic(input_specs(graph), 40)]
+    whole, rows = qf.sensitivity(Model([graph], source="graphdef"), data, weights="per-tensor",
+                                 samples=24)  # fmt: skip
+    worst = min(rows, key=lambda row: row.alone_db)
+    assert worst.op == "DEPTHWISE_CONV_2D"
+    assert worst.without_db == max(row.without_db for row in rows)
+    assert worst.alone_db >= whole.sqnr_db - 1

@@ -1,0 +1,56 @@
+"""`qfrewrite sensitivity MODEL --data PATH`: which layers quantization costs most."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+
+from qfrewrite.cli.options import data_options, model_options, preprocessing
+
+
+@click.command()
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option("-p", "--passes", "pass_list", default="calibrate", show_default=True,
+              metavar="PASSES", help="Passes to run first.")  # fmt: skip
+@click.option("--weights", type=click.Choice(["per-channel", "per-tensor"]), show_default=True,
+              default="per-channel", help="Scales of 8-bit weights.")  # fmt: skip
+@click.option("--scheme", type=click.Choice(["int8", "uint8", "int16x8"]), default="int8",
+              show_default=True, help="How to quantize.")  # fmt: skip
+@click.option("--format", "how", type=click.Choice(["table", "json", "csv", "markdown"]),
+              default="table", show_default=True, help="How to print.")  # fmt: skip
+@click.option("--top", type=click.IntRange(min=1), metavar="N", help="Only the N worst layers.")
+@data_options
+@model_options
+def sensitivity(model: Path, pass_list: str, how: str, top: int | None, **given: Any) -> None:
+    """Quantize one layer of MODEL at a time, and all but one; the costliest layers first."""
+    from qfrewrite import api
+    from qfrewrite.cli import tables as t
+    from qfrewrite.cli.render import Reporter, open_console
+
+    loaded = api.load(model, inputs=given["inputs"], outputs=given["outputs"])
+    with Reporter(quiet=given["quiet"], verbose=False, explain=False) as reporter:
+        whole, rows = api.sensitivity(
+            loaded, given["data"], passes=pass_list, samples=given["samples"],
+            preprocess=preprocessing(given), seed=given["seed"], threads=given["threads"],
+            progress=reporter.progress, scheme=given["scheme"], weights=given["weights"],
+        )  # fmt: skip
+        if given["data"] is None:
+            reporter.notice("no data: judged on synthetic inputs; give --data for real ones")
+    shown = sorted(rows, key=lambda row: row.alone_db)[:top]
+    records = [asdict(row) for row in shown]
+    if how in ("table", "markdown"):
+        for record, name in zip(records, t.shorten([r.name for r in shown]), strict=True):
+            record["name"] = name
+    columns = (
+        t.Column("name", "layer", right=False), t.Column("op", "op", right=False),
+        t.Column("alone_db", "alone, dB", t.decibel),
+        t.Column("without_db", "all but it, dB", t.decibel),
+    )  # fmt: skip
+    console = open_console()
+    head = {"samples": whole.samples, "whole_sqnr_db": t.finite(whole.sqnr_db)}
+    t.print_rows(records, columns, how, head, console)
+    if how == "table":
+        console.print(f"all layers: {whole}", soft_wrap=True)

@@ -1,0 +1,142 @@
+"""`auto`: from cheap to dear, until the result is close enough to float."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+from qfrewrite.errors import UsageError
+from qfrewrite.ir import Graph, Op
+from qfrewrite.passes._base import Pass, make_passes, register
+from qfrewrite.passes._context import PassContext, PassRewriter
+from qfrewrite.passes._pipelines import PIPELINES
+from qfrewrite.passes._sensitivity import fidelity_of, sensitivities
+from qfrewrite.runtime.metrics import Fidelity, Outputs
+
+# Measured on the four classifiers in docs/accuracy.md: of the images whose top-1 changes, about
+# one in eight was right before and is wrong after.
+_LOST_PER_CHANGED = 1 / 8
+# How much of a network may be taken out of 8 bits.
+_MOST_KEPT = 0.25
+
+
+@register
+@dataclass(frozen=True)
+class Auto(Pass):
+    """Try pipelines from the cheapest to the dearest, until the loss of accuracy is small enough.
+
+    `@fast`, then `@per-tensor` or `@per-channel`, as the result will be written; where that does
+    not do, the layers that cost most by measured sensitivity compute with int16 activations (int8,
+    per channel), or stay float, at most a quarter of them. max_drop: points of top-1, estimated on
+    held-back samples as an eighth of those whose top-1 changes; for outputs that are no scores the
+    SQNR must be 20 dB. Needs data without labels.
+    """
+
+    name: ClassVar[str] = "auto"
+    exact: ClassVar[bool] = False
+    measured: ClassVar[bool] = False
+
+    max_drop: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Fail on a bound that cannot be."""
+        if not 0 < self.max_drop <= 100:
+            raise UsageError(f"max_drop={self.max_drop}", where="auto", remedy="give 0 to 100")
+
+    def run(self, graph: Graph, rw: PassRewriter) -> None:
+        """Work on copies; the graph becomes the one that does."""
+        if not rw.main:
+            return
+        context = rw.context
+        if context.data is None:
+            raise UsageError("needs data to judge by", where="auto", remedy="give --data")
+        reference = context.outputs(graph)
+        dear = "@per-channel" if context.quant.per_channel else "@per-tensor"
+        best: tuple[Graph, Fidelity] | None = None
+        for name in ("@fast", dear):
+            copy, found = self._tried(graph, rw, name, reference)
+            if best is None or found.sqnr_db > best[1].sqnr_db:
+                best = copy, found
+            rw.note(f"{name}: {found}, estimated drop {estimated_drop(found):.1f} points")
+            if self._meets(found):
+                best = copy, found
+                break
+        assert best is not None
+        if not self._meets(best[1]):
+            self._widen(rw, best[0], reference)
+        graph.become(best[0])
+        rw.log.edits.extend(best[0].meta.pop("edits", []))
+        graph.meta.pop("edits", None)
+
+    def _meets(self, found: Fidelity) -> bool:
+        return estimated_drop(found) <= self.max_drop
+
+    def _tried(
+        self, graph: Graph, rw: PassRewriter, name: str, reference: Outputs
+    ) -> tuple[Graph, Fidelity]:
+        copy, context = graph.clone()[0], _quiet(rw.context)
+        edits = []
+        for one in make_passes(PIPELINES[name].passes):
+            inner = PassRewriter(copy, context)
+            one.run(copy, inner)
+            edits += inner.log.edits
+        copy.meta["edits"] = edits
+        return copy, self._measured(copy, context, reference)
+
+    def _measured(self, copy: Graph, context: PassContext, reference: Outputs) -> Fidelity:
+        source = context.measuring if context.measuring is not None else context.data
+        assert source is not None
+        options = replace(context.quant, io="float32")
+        return fidelity_of(copy, reference, [dict(s) for s in source], options, context.threads)
+
+    def _widen(self, rw: PassRewriter, copy: Graph, reference: Outputs) -> None:
+        """Take the layers that cost most out of 8 bits, a few more each time."""
+        context = _quiet(rw.context)
+        _, rows = sensitivities(copy, reference, context)
+        rows = sorted(rows, key=lambda r: r.alone_db)
+        # With one scale for all weights it is these that cost, and 16 bits do not mend them.
+        fine = context.quant.scheme == "int8" and context.quant.per_channel
+        keep = "int16" if fine else "float"
+        kept, most = 1, max(int(_MOST_KEPT * len(rows)), 1)
+        while True:
+            for row in rows[:kept]:
+                _mark(copy, row.name, keep)
+            found = self._measured(copy, context, reference)
+            if self._meets(found) or kept == most:
+                break
+            kept = min(2 * kept, most)
+        names = [row.name for row in rows if _marked(copy, row.name)]
+        what = f"{len(names)} layers in {keep}: {', '.join(names)}"
+        text = f"{what}; {found}, estimated drop {estimated_drop(found):.1f} points"
+        if self._meets(found):
+            rw.note(text)
+        else:
+            rw.warn(f"a drop of {self.max_drop} points is not reached with {text}")
+
+
+def estimated_drop(found: Fidelity) -> float:
+    """Points of top-1 that the change of outputs is likely to cost."""
+    if found.agreement is None:
+        return 0.0 if found.sqnr_db >= 20 else 100.0
+    return 100 * (1 - found.agreement) * _LOST_PER_CHANGED
+
+
+def _quiet(context: PassContext) -> PassContext:
+    """The same data and settings, without what the run keeps."""
+    return PassContext(
+        context.data, context.measuring, context.held_back, threads=context.threads,
+        progress=context.progress, seed=context.seed, quant=context.quant,
+    )  # fmt: skip
+
+
+def _named(graph: Graph, name: str) -> list[Op]:
+    return [op for op in graph.ops if op.name == name]
+
+
+def _mark(graph: Graph, name: str, keep: str) -> None:
+    for op in _named(graph, name):
+        graph.update_op(op, meta={**op.meta, "keep": keep})
+
+
+def _marked(graph: Graph, name: str) -> bool:
+    return any("keep" in op.meta for op in _named(graph, name))

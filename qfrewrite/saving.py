@@ -1,0 +1,156 @@
+"""Writing: by suffix and scheme, checked against the specification before a byte is written."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from qfrewrite.errors import UsageError, VerifyError
+from qfrewrite.ir import Model
+from qfrewrite.lower.quantized import has_ranges
+from qfrewrite.lower.scheme import SCHEMES, QuantOptions, QuantReport
+from qfrewrite.lower.spec_check import Violation
+from qfrewrite.lower.targets import Unmapped
+
+WEIGHTS = ("per-channel", "per-tensor")
+
+
+@dataclass
+class SaveReport:
+    """A written file: where, how large, what became of the ops, and which `target` lacks."""
+
+    path: Path
+    size: int
+    lowering: QuantReport = field(default_factory=QuantReport)
+    target: str | None = None
+    unmapped: list[Unmapped] = field(default_factory=list)
+
+
+def save(
+    model: Model,
+    path: str | Path,
+    *,
+    scheme: str = "int8",
+    weights: str = "per-channel",
+    fc_weights: str | None = None,
+    io: str | None = None,
+    keep_float: Sequence[str] = (),
+    keep_int16: Sequence[str] = (),
+    target: str | None = None,
+) -> SaveReport:
+    """Write `model`; the path's suffix decides the format.
+
+    `.tflite`: quantized by `scheme` (int8, uint8, int16x8, dynamic, weight-only, float16, float32)
+    wherever FAKE_QUANT gives ranges; `.pb`: the rewritten GraphDef with its FakeQuant nodes.
+    weights, fc_weights: `per-channel` or `per-tensor`, for all and for FULLY_CONNECTED; io:
+    `int8`, `uint8`, `int16` or `float32` (default: as activations are); keep_float, keep_int16:
+    names of ops that stay float or compute in 16 bits, with `*` and `?`; target: whose demands
+    the report checks. What is written obeys the specification, else nothing is. Nothing is left
+    behind on failure. Raises OutputError, UnsupportedError, UsageError, VerifyError.
+    """
+    path = Path(path)
+    options = quant_options(scheme, weights, fc_weights, io, keep_float, keep_int16, target)
+    if path.suffix == ".pb":
+        from qfrewrite.formats.atomic import write_atomic
+        from qfrewrite.formats.graphdef_write import graphdef_bytes
+        from qfrewrite.lower.model import lower_graphdef
+
+        return SaveReport(path, write_atomic(path, graphdef_bytes(lower_graphdef(model))))
+    if path.suffix == ".tflite":
+        return _save_tflite(model, path, options, target)
+    raise UsageError(
+        f"the suffix '{path.suffix}' names no format", where=str(path),
+        remedy="end the output in .tflite or .pb",
+    )  # fmt: skip
+
+
+def _save_tflite(model: Model, path: Path, options: QuantOptions, target: str | None) -> SaveReport:
+    from qfrewrite.formats.tflite_write import write_tflite
+    from qfrewrite.lower.model import lower_model
+    from qfrewrite.lower.target_table import TARGETS
+    from qfrewrite.lower.targets import unmapped
+
+    lowered, lowering = lower_model(model, options)
+    if lowering.counts:
+        _check(lowered)
+    missing = unmapped(lowered, TARGETS[target]) if target else []
+    return SaveReport(path, write_tflite(lowered, path), lowering, target, missing)
+
+
+def quant_options(
+    scheme: str = "int8",
+    weights: str = "per-channel",
+    fc_weights: str | None = None,
+    io: str | None = None,
+    keep_float: Sequence[str] = (),
+    keep_int16: Sequence[str] = (),
+    target: str | None = None,
+) -> QuantOptions:
+    """How to quantize, from names; raises UsageError where one is not known.
+
+    A target whose FULLY_CONNECTED takes one scale gets one, unless `fc_weights` says otherwise.
+    """
+    from qfrewrite.lower.target_table import TARGETS
+
+    _one_of("weights", weights, WEIGHTS)
+    _one_of("fc_weights", fc_weights or weights, WEIGHTS)
+    _one_of("target", target or "litert", tuple(TARGETS))
+    by_target = None if target is None or TARGETS[target].per_axis_fc else False
+    per_channel_fc = by_target if fc_weights is None else fc_weights == "per-channel"
+    return QuantOptions(
+        scheme, weights == "per-channel", per_channel_fc, io, tuple(keep_float), tuple(keep_int16)
+    )
+
+
+def check(path: str | Path, *, target: str | None = None) -> list[Violation | Unmapped]:
+    """What in a `.tflite` breaks the 8-bit specification, and which ops `target` does not take.
+
+    Raises ModelFileError, UsageError.
+    """
+    from qfrewrite.formats.tflite_read import read_tflite
+    from qfrewrite.lower.spec_check import check_model
+    from qfrewrite.lower.target_table import TARGETS
+    from qfrewrite.lower.targets import unmapped
+
+    _one_of("target", target or "litert", tuple(TARGETS))
+    if not is_tflite(Path(path)):
+        raise UsageError("is no .tflite", where=str(path), remedy="convert it first")
+    model = read_tflite(path)
+    missing = unmapped(model, TARGETS[target]) if target else []
+    return [*check_model(model, mapped=True), *missing]
+
+
+def _check(lowered: Model) -> None:
+    """Raise VerifyError where what is to be written breaks the specification."""
+    from qfrewrite.lower.spec_check import check_model
+
+    for violation in check_model(lowered):
+        raise VerifyError(
+            f"{violation.what} [{violation.rule}]", where=violation.where,
+            remedy="keep the op float (keep_float), and report this, please",
+        )  # fmt: skip
+
+
+def default_output(model: Model, scheme: str = "int8") -> Path:
+    """`<model>_<scheme>.tflite` in the current directory; `_float` where nothing is quantized."""
+    kind = SCHEMES.get(scheme, SCHEMES["int8"])
+    coded = any(t.dtype == "int8" for g in model.graphs for t in (*g.inputs, *g.outputs))
+    ranged = kind.activations is not None and any(has_ranges(g) for g in model.graphs)
+    if ranged or (kind.activations is None and kind.weights is not None):
+        return Path(f"{model.name}_{scheme}.tflite")
+    return Path(f"{model.name}_{'int8' if coded else 'float'}.tflite")
+
+
+def is_tflite(path: Path) -> bool:
+    """By the mark at byte 4, else by the suffix: a renamed file is read as what it is."""
+    try:
+        with path.open("rb") as file:
+            return file.read(8)[4:] == b"TFL3" or path.suffix == ".tflite"
+    except OSError:
+        return path.suffix == ".tflite"
+
+
+def _one_of(name: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise UsageError(f"{name}='{value}' is not known", remedy=f"use one of {', '.join(known)}")
