@@ -31,6 +31,7 @@ from _common import (
     op_counts,
     run_child,
     score,
+    shared_dir,
 )
 
 Step = tuple[str, ...]
@@ -39,6 +40,8 @@ TF: Step = ("{python}", "benchmarks/tf_convert.py")
 TF_NAMES: Step = ("--input", "{input}", "--output", "{output}")
 OURS: Step = ("{python}", "-m", "qfrewrite", "{model}")
 DATA: Step = ("--data", "{data}", "--samples", "{samples}")
+MORE_DATA: Step = ("--data", "{calib}", "--samples", "500")
+PER_TENSOR: Step = ("--weights", "per-tensor")
 TITLE = "remove_dw_bn,relu6_to_relu,calibrate"
 REFERENCE = "float"
 
@@ -67,6 +70,22 @@ VARIANTS: dict[str, Variant] = {
     "ours": Variant("ours int8", ((*OURS, "-p", "calibrate", *DATA, "-o", "{out}"),)),
     "ours_title": Variant(f"ours `{TITLE}`", ((*OURS, "-p", TITLE, *DATA, "-o", "{out}"),)),
     "ours_no_data": Variant("the same without data", ((*OURS, "-p", TITLE, "-o", "{out}"),)),
+    "ours_fast": Variant("ours `@fast`", ((*OURS, "-p", "@fast", *DATA, "-o", "{out}"),)),
+    "ours_channel": Variant(
+        "ours `@per-channel`", ((*OURS, "-p", "@per-channel", *MORE_DATA, "-o", "{out}"),)
+    ),
+    "ours_tensor_plain": Variant(
+        "ours `calibrate`, per-tensor weights",
+        ((*OURS, "-p", "calibrate", *DATA, *PER_TENSOR, "-o", "{out}"),),
+    ),
+    "ours_tensor_fast": Variant(
+        "ours `@fast`, per-tensor weights",
+        ((*OURS, "-p", "@fast", *DATA, *PER_TENSOR, "-o", "{out}"),),
+    ),
+    "ours_tensor": Variant(
+        "ours `@per-tensor`",
+        ((*OURS, "-p", "@per-tensor", *MORE_DATA, *PER_TENSOR, "-o", "{out}"),),
+    ),
     "ours_fakequant": Variant(
         "ours `.pb` with FakeQuant -> TF",
         (
@@ -103,6 +122,7 @@ def command_values(model: Model, name: str, workdir: Path, samples: int) -> dict
         "input": model.input,
         "output": model.output,
         "data": workdir / "calibration",
+        "calib": shared_dir() / "imagenet" / "calib",
         "samples": samples,
         "pb": workdir / f"{stem}.pb",
         "out": workdir / f"{stem}.tflite",

@@ -28,7 +28,7 @@ class AbsorbBias(Pass):
     Given:  y = f(x; w, b), y[..., c] >= k[c] > 0;  z = g(relu(y); v, d)
     Result: y = f(x; w, b - k);  z = g(relu(y); v, d + what k adds)
     Activations lose an offset that only widens their range. k: with data the least value that any
-    sample shows, times 0.75; without, the mean less 3 deviations from BatchNorm statistics, as in
+    sample shows, times 0.6; without, the mean less 3 deviations from BatchNorm statistics, as in
     the paper. Where the next layer pads what it reads, or ReLU6 may clip, the channel stays.
     (Nagel et al. 2019, arXiv:1906.04721, section 4.1.3.)
     """
@@ -45,7 +45,7 @@ class AbsorbBias(Pass):
             return
         look(rw, pairs)
         for pair, least in zip(pairs, _least(rw, pairs), strict=True):
-            clips = pair.clips_at_6 & (pair.most + 0.0 >= MARGIN * 6.0)
+            clips = pair.clips_at_6 & (pair.most >= MARGIN * 6.0)
             k = np.where(clips, 0.0, np.maximum(least, 0.0))
             if not k.any():
                 continue
