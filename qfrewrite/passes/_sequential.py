@@ -8,8 +8,9 @@ lane goes on with it. (Frantar et al. 2022, arXiv:2210.17323; Nagel et al. 2020,
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -71,23 +72,22 @@ class Solution:
 
 
 class Sequential:
-    """Solves one graph. samples: model inputs, in an order that does not matter."""
+    """Solves one graph. samples: model inputs, read once; most: at most so many of them."""
 
     def __init__(
-        self, graph: Graph, groups: Groups, samples: list[dict[str, Array]], settings: Settings
-    ) -> None:
+        self, graph: Graph, groups: Groups, samples: Iterable[dict[str, Array]], most: int,
+        settings: Settings,
+    ) -> None:  # fmt: skip
         self.graph, self.groups, self.settings = graph, groups, settings
-        self.samples = samples
         self.solution = Solution()
         self._float: dict[Tensor, Shelf] = {}
         self._coded: dict[Tensor, Shelf] = {}
+        self.count = self._take_inputs(islice(samples, most), most)
         rng = np.random.default_rng(settings.seed)
-        self._held = {int(i) for i in rng.permutation(len(samples))[: len(samples) // _HELD]}
+        self._held = {int(i) for i in rng.permutation(self.count)[: self.count // _HELD]}
 
     def solve(self, step: Callable[[int], None]) -> Solution:
         """Everything, op by op; `step` is told how many ops are done."""
-        for tensor in self.graph.inputs:
-            self._take_input(tensor)
         readers = {t: len(self.graph.readers(t)) for t in self.graph.tensors}
         for done, unit in enumerate(units(self.graph), 1):
             if all(t in self._float for t in unit.operands):
@@ -105,16 +105,24 @@ class Sequential:
 
     # -- values ----------------------------------------------------------------------------
 
-    def _take_input(self, tensor: Tensor) -> None:
-        shelf = self._float[tensor] = Shelf.of(tensor, len(self.samples))
-        low, high = np.inf, -np.inf
-        for sample in self.samples:
-            value = sample[tensor.name]
-            shelf.put(value)
-            low, high = min(low, float(value.min())), max(high, float(value.max()))
-        if tensor.dtype == "float32":
-            self._choose(tensor, (low, high))
-            self._code(tensor, shelf)
+    def _take_inputs(self, samples: Iterable[dict[str, Array]], most: int) -> int:
+        """Put the samples on shelves and choose the inputs' ranges; returns how many there are."""
+        inputs, count = self.graph.inputs, 0
+        self._float.update((t, Shelf.of(t, most)) for t in inputs)
+        ends = {t: [np.inf, -np.inf] for t in inputs}
+        for sample in samples:
+            count += 1
+            for tensor in inputs:
+                value = sample[tensor.name]
+                self._float[tensor].put(value)
+                ends[tensor][0] = min(ends[tensor][0], float(value.min()))
+                ends[tensor][1] = max(ends[tensor][1], float(value.max()))
+        self.count = count
+        for tensor in inputs:
+            if tensor.dtype == "float32":
+                self._choose(tensor, (ends[tensor][0], ends[tensor][1]))
+                self._code(tensor, self._float[tensor])
+        return count
 
     def _choose(self, tensor: Tensor, seen: tuple[float, float]) -> None:
         """Scale and zero point: prescribed, the group's, or from what was seen."""
@@ -139,7 +147,7 @@ class Sequential:
             self._coded[tensor] = values
             return
         shelf = self._coded[tensor] = Shelf(tensor.shape, dtype)
-        for i in range(len(self.samples)):
+        for i in range(self.count):
             shelf.put(quantize(values.get(i), quant, self.settings.dtype))
 
     def _real(self, tensor: Tensor, index: int) -> Array:
@@ -168,9 +176,9 @@ class Sequential:
         """Compute the unit in float; returns what its layer was fitted to."""
         before, results = unit.op.output, unit.results
         session = unit.session([before, *results], threads=self.settings.threads)
-        shelves = [Shelf.of(t, len(self.samples)) for t in results]
-        fit = _Fit(unit.op, self.settings, len(self.samples)) if fitted else None
-        for i in range(len(self.samples)):
+        shelves = [Shelf.of(t, self.count) for t in results]
+        fit = _Fit(unit.op, self.settings, self.count) if fitted else None
+        for i in range(self.count):
             sample = {t.name: self._float[t].get(i) for t in unit.operands}
             y, *values = session.run(sample)
             if fit is not None:
@@ -186,9 +194,9 @@ class Sequential:
             weights=layer.weights if layer is not None else None,
             bias=layer.bias if layer is not None else None,
         )  # fmt: skip
-        shelves = [Shelf.of(t, len(self.samples)) for t in unit.results]
+        shelves = [Shelf.of(t, self.count) for t in unit.results]
         ends = [[np.inf, -np.inf] for _ in unit.results]
-        for i in range(len(self.samples)):
+        for i in range(self.count):
             values = session.run({t.name: self._real(t, i) for t in unit.operands})
             for shelf, end, value in zip(shelves, ends, values, strict=True):
                 shelf.put(value)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import islice
 from typing import ClassVar
 
 from qfrewrite.calibrate.observers import Detail
@@ -117,10 +116,10 @@ class Reconstruct(Pass):
             self.rounding, self.scale == "search", dtype, context.seed, context.threads,
         )  # fmt: skip
         assert context.data is not None
-        samples = [dict(s) for s in islice(context.data, self.samples)]
-        solver = Sequential(graph, find_groups(graph, ranges), samples, settings)
+        groups = find_groups(graph, ranges)
+        solver = Sequential(graph, groups, context.data, self.samples, settings)
         solution = solver.solve(context.progress("fitting layers", len(graph.ops)))
-        rw.note(f"{len(solution.layers)} layers fitted to {len(samples)} samples")
+        rw.note(f"{len(solution.layers)} layers fitted to {solver.count} samples")
         return solution
 
     def _better(self, graph: Graph, rw: PassRewriter, solution: Solution) -> Solution | None:
