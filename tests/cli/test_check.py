@@ -103,3 +103,31 @@ def test_dequantize(
     assert run(["check", "again.tflite"]) == 0
     assert run([str(int8), "-o", "same.tflite"]) == 0
     assert (tmp_path / "same.tflite").stat().st_size == int8.stat().st_size
+
+
+def test_sensitivity(capsys: pytest.CaptureFixture[str]) -> None:
+    calib = str(ROOT / "examples" / "digits" / "calib")
+    args = ["sensitivity", DIGITS, "--data", calib, "--samples", "40", "--weights", "per-tensor"]
+    assert run([*args, "--top", "3"]) == 0
+    out = capsys.readouterr().out
+    assert "alone, dB" in out
+    assert "all layers: SQNR" in out
+    assert run([*args, "--format", "json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert len(found["layers"] if isinstance(found, dict) else found) > 10
+
+
+def test_auto_from_the_command_line(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    calib = str(ROOT / "examples" / "digits" / "calib")
+    args = [DIGITS, "--data", calib, "--samples", "60", "--weights", "per-tensor"]
+    assert run([*args, "-p", "@auto", "--max-drop", "1"]) == 0
+    out = capsys.readouterr().out
+    assert "@fast: SQNR" in out
+    assert run(["check", "digits_mobilenet_int8.tflite"]) == 0
+    assert run([*args, "-p", "calibrate", "--max-drop", "1"]) == 2
+    assert "goes with -p @auto" in capsys.readouterr().err
+    assert run(["passes", "@per-tensor"]) == 0
+    assert "equalize" in capsys.readouterr().out
