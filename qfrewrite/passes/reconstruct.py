@@ -23,6 +23,7 @@ from qfrewrite.rewrite.fold import set_weights
 from qfrewrite.rewrite.match import LINEAR, channel_axis, float_weights, weight_slot
 from qfrewrite.rewrite.weight_ranges import KEY
 from qfrewrite.runtime.metrics import Fidelity, collect, compare
+from qfrewrite.runtime.units import units
 
 _ROUNDING = ("gptq", "descent", "nearest")
 _WEIGHTS = ("auto", "per-channel", "per-tensor")
@@ -118,7 +119,7 @@ class Reconstruct(Pass):
         assert context.data is not None
         groups = find_groups(graph, ranges)
         solver = Sequential(graph, groups, context.data, self.samples, settings)
-        solution = solver.solve(context.progress("fitting layers", len(graph.ops)))
+        solution = solver.solve(context.progress("fitting layers", len(list(units(graph)))))
         rw.note(f"{len(solution.layers)} layers fitted to {solver.count} samples")
         return solution
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from qfrewrite.errors import RunError
 from qfrewrite.ir import NUMPY_DTYPES, Array, Graph, Op, Tensor
 from qfrewrite.lower.canonical import fuses_into
 from qfrewrite.rewrite.match import bias_slot, weight_slot
@@ -38,7 +39,13 @@ class Shelf:
         """Add the next sample's value."""
         if self._dtype == np.dtype("<f2"):
             value = np.clip(value, -65504, 65504)
-        self._file.write(np.ascontiguousarray(value, self._dtype).data)
+        try:
+            self._file.write(np.ascontiguousarray(value, self._dtype).data)
+        except OSError as error:
+            raise RunError(
+                f"no room for the values between layers ({error.strerror or error})",
+                where=tempfile.gettempdir(), remedy="take fewer samples, or set TMPDIR",
+            ) from None  # fmt: skip
 
     def get(self, index: int) -> Array:
         """The value of one sample, floats as float32."""
