@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import ClassVar
 
 from qfrewrite.calibrate.observers import Detail
@@ -87,14 +88,37 @@ class Reconstruct(Pass):
         if not tensors:
             rw.note("no float activations to fit")
             return
-        solution = self._solved(graph, rw, tensors)
-        chosen = self._better(graph, rw, solution)
-        if chosen is None:
+        solution = self._best(graph, rw, tensors)
+        if solution is None:
             Calibrate().run(graph, rw)
             return
         _apply(graph, rw, solution)
         for op, layer in solution.layers.items():
             rw.layer(op, **layer.figures)
+
+    def _best(self, graph: Graph, rw: PassRewriter, tensors: list[Tensor]) -> Solution | None:
+        """What comes closest to float; None where that is plain calibration.
+
+        Small networks may be better off without a refit, or with codes rounded one by one: those
+        are tried where the first way does not beat plain calibration.
+        """
+        plain = _fidelity(graph, rw, lambda g, r: Calibrate().run(g, r))
+        rw.note(f"plain calibration: {plain}")
+        best: tuple[Solution, Fidelity] | None = None
+        for way in dict.fromkeys((self, replace(self, refit=False),
+                                  replace(self, refit=False, rounding="nearest"))):  # fmt: skip
+            solution = way._solved(graph, rw, tensors)
+            found = _fidelity(graph, rw, partial(_apply_moved, graph, solution))
+            rw.note(f"{way}: {found}")
+            if best is None or found.sqnr_db > best[1].sqnr_db:
+                best = solution, found
+            if found.sqnr_db > plain.sqnr_db:
+                break
+        assert best is not None
+        if best[1].sqnr_db < plain.sqnr_db - _MOST_LOSS_DB:
+            rw.warn("plain calibration comes closer to float: weights stay as they were")
+            return None
+        return best[0]
 
     def per_channel(self, context: PassContext) -> bool:
         """Whether weights get a scale per output channel."""
@@ -123,18 +147,6 @@ class Reconstruct(Pass):
         rw.note(f"{len(solution.layers)} layers fitted to {solver.count} samples")
         return solution
 
-    def _better(self, graph: Graph, rw: PassRewriter, solution: Solution) -> Solution | None:
-        """The solution, or None where plain calibration comes closer to float."""
-        plain, fitted = (
-            _fidelity(graph, rw, lambda g, r: Calibrate().run(g, r)),
-            _fidelity(graph, rw, lambda g, r: _apply(g, r, _moved(graph, g, solution))),
-        )
-        rw.note(f"plain calibration: {plain}; fitted: {fitted}")
-        if fitted.sqnr_db < plain.sqnr_db - _MOST_LOSS_DB:
-            rw.warn("plain calibration comes closer to float: weights stay as they were")
-            return None
-        return solution
-
 
 def _fidelity(
     graph: Graph, rw: PassRewriter, edit: Callable[[Graph, PassRewriter], None]
@@ -155,6 +167,11 @@ def _fidelity(
     assert samples is not None
     got = collect(Runner(serialize(lowered), threads=context.threads), samples)
     return compare(context.outputs(graph), got)
+
+
+def _apply_moved(graph: Graph, solution: Solution, copy: Graph, rw: PassRewriter) -> None:
+    """Apply to a clone of `graph` what was found for `graph`."""
+    _apply(copy, rw, _moved(graph, copy, solution))
 
 
 def _moved(graph: Graph, copy: Graph, solution: Solution) -> Solution:
