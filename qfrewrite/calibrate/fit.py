@@ -33,7 +33,6 @@ class Moments:
     y: Float64 = field(init=False)
     xx: Float64 = field(init=False)
     yx: Float64 = field(init=False)
-    yy: float = 0.0
 
     def __post_init__(self) -> None:
         """Start from nothing."""
@@ -46,7 +45,6 @@ class Moments:
         self.count += len(x)
         self.x += x.sum(0, dtype=np.float64)
         self.y += y.sum(0, dtype=np.float64)
-        self.yy += float((y.astype(np.float64) ** 2).sum())
         by_group = x.transpose(1, 2, 0)
         self.xx += by_group @ x.transpose(1, 0, 2)
         self.yx += y.transpose(1, 2, 0) @ x.transpose(1, 0, 2)
@@ -56,7 +54,6 @@ class Moments:
         both = Moments(self.groups, self.outputs, self.inputs, self.count + other.count)
         for name in ("x", "y", "xx", "yx"):
             setattr(both, name, getattr(self, name) + getattr(other, name))
-        both.yy = self.yy + other.yy
         return both
 
     def about(self, x: Float64, y: Float64) -> tuple[Float64, Float64]:

@@ -7,14 +7,15 @@ from pathlib import Path
 
 import click
 
+from qfrewrite.cli.options import TARGETS
+
 _FOUND = 8
 
 
 @click.command()
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option("--target", help="Also list ops that this runtime or chip does not take.",
-              type=click.Choice(["litert", "tflm", "cmsis-nn", "vela", "edgetpu",
-                                 "hexagon-dsp"]))  # fmt: skip
+              type=click.Choice(TARGETS))  # fmt: skip
 @click.option("--format", "form", type=click.Choice(["text", "json"]), default="text",
               show_default=True, help="A line each, or a JSON array.")  # fmt: skip
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")

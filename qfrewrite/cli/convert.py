@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from qfrewrite.cli.options import data_options, model_options, preprocessing
+from qfrewrite.cli.options import (
+    SCHEMES,
+    TARGETS,
+    WEIGHTS,
+    data_options,
+    model_options,
+    preprocessing,
+)
 
 if TYPE_CHECKING:
     from qfrewrite.calibrate.ranges import RangeTable
@@ -23,12 +30,11 @@ _OPTIONS = (
     click.option("-o", "--out", metavar="OUT", type=click.Path(path_type=Path),
                  help="Result: .tflite or .pb  [default: <model>_<scheme>.tflite here]"),
     click.option("--scheme", default="int8", show_default=True,
-                 type=click.Choice(["int8", "uint8", "int16x8", "dynamic", "weight-only",
-                                    "float16", "float32"]),
+                 type=click.Choice(SCHEMES),
                  help="How to quantize; the first three where ranges are known."),
-    click.option("--weights", type=click.Choice(["per-channel", "per-tensor"]),
+    click.option("--weights", type=click.Choice(WEIGHTS),
                  default="per-channel", show_default=True, help="Scales of 8-bit weights."),
-    click.option("--fc-weights", type=click.Choice(["per-channel", "per-tensor"]),
+    click.option("--fc-weights", type=click.Choice(WEIGHTS),
                  help="Those of FULLY_CONNECTED  [default: as --weights and --target]"),
     click.option("--io", type=click.Choice(["int8", "uint8", "int16", "float32"]),
                  help="Element type of inputs and outputs  [default: as the scheme computes]"),
@@ -37,8 +43,7 @@ _OPTIONS = (
     click.option("--keep-int16", metavar="PATTERN", multiple=True,
                  help="Ops that compute with int16 activations; may be given again."),
     click.option("--target", help="Report ops that this runtime or chip does not take.",
-                 type=click.Choice(["litert", "tflm", "cmsis-nn", "vela", "edgetpu",
-                                    "hexagon-dsp"])),
+                 type=click.Choice(TARGETS)),
     click.option("--max-drop", type=click.FloatRange(0, 100, min_open=True),
                  help="Points of top-1 that @auto may cost  [default: 1.0]"),
     click.option("--dequantize", is_flag=True,

@@ -14,6 +14,11 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+# Kept here as text: looking them up would import what they name before --help is printed.
+TARGETS = ("litert", "tflm", "cmsis-nn", "vela", "edgetpu", "hexagon-dsp")
+SCHEMES = ("int8", "uint8", "int16x8", "dynamic", "weight-only", "float16", "float32")
+WEIGHTS = ("per-channel", "per-tensor")
+
 POSITIVE = click.IntRange(min=1)
 
 _DATA = (

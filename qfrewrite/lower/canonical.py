@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from qfrewrite.ir import Graph, Op, constant
+from qfrewrite.ir import Graph, Op, Tensor, constant
 from qfrewrite.ops import spec_of
 from qfrewrite.ops.build import append_op
 from qfrewrite.ops.spec import attr
@@ -161,6 +161,17 @@ def fuse_activations(graph: Graph) -> None:
             tensor, fuses = op.operand(0), fuses_into(graph, op) is not None
             if fuses != bool(tensor.meta.get("virtual")):
                 graph.update_tensor(tensor, meta={**tensor.meta, "virtual": fuses})
+
+
+def is_fused(op: Op) -> bool:
+    """Whether `op` is an activation that is marked as fused into what makes its operand."""
+    source = op.input(0)
+    return source is not None and bool(source.meta.get("virtual"))
+
+
+def written_as(graph: Graph, tensor: Tensor) -> Tensor:
+    """What a kernel writes for `tensor`: a fused activation's result where there is one."""
+    return graph.readers(tensor)[0].op.output if tensor.meta.get("virtual") else tensor
 
 
 def fuses_into(graph: Graph, op: Op) -> Op | None:

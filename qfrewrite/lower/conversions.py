@@ -52,10 +52,7 @@ class Conversions:
         tensor = op.operand(slot)
         key = _key(tensor, quant, dtype)
         if key not in self._coded:
-            name = self.graph.unique_name(f"{tensor.name}/{dtype}")
-            coded = Tensor(
-                name, tensor.shape, dtype, quant=quant, shape_signature=tensor.shape_signature
-            )
+            coded = self._beside(tensor, dtype, quant)
             anchor = self.graph.producer(tensor) or op
             if _widens(self.held.get(tensor, "float32"), dtype):
                 tensor = self._as_real(tensor, op)
@@ -79,10 +76,7 @@ class Conversions:
     def _as_real(self, tensor: Tensor | None, reader: Op) -> Tensor:
         assert tensor is not None
         if tensor not in self._real:
-            real = Tensor(
-                self.graph.unique_name(f"{tensor.name}/float32"), tensor.shape,
-                shape_signature=tensor.shape_signature,
-            )  # fmt: skip
+            real = self._beside(tensor, "float32")
             anchor = self.graph.producer(tensor) or reader
             self.graph.add_op(Op("DEQUANTIZE", [tensor], [real]), anchor=anchor)
             self._real[tensor] = real
@@ -90,10 +84,7 @@ class Conversions:
 
     def input(self, tensor: Tensor, io: str, quant: Quant | None) -> None:
         """Let a graph input take `io`, by a QUANTIZE behind it."""
-        inner = Tensor(
-            self.graph.unique_name(f"{tensor.name}/{tensor.dtype}"), tensor.shape, tensor.dtype,
-            quant=tensor.quant, shape_signature=tensor.shape_signature,
-        )  # fmt: skip
+        inner = self._beside(tensor, tensor.dtype, tensor.quant)
         readers = self.graph.readers(tensor)
         anchor = readers[0].op if readers else None
         outputs = self.graph.outputs
@@ -105,10 +96,7 @@ class Conversions:
 
     def output(self, tensor: Tensor, io: str, quant: Quant | None) -> None:
         """Let a graph output be `io`, by a DEQUANTIZE or QUANTIZE behind what computes it."""
-        out = Tensor(
-            self.graph.unique_name(f"{tensor.name}/{io}"), tensor.shape, io, quant=quant,
-            shape_signature=tensor.shape_signature,
-        )  # fmt: skip
+        out = self._beside(tensor, io, quant)
         anchor = self.graph.producer(tensor)
         if io == "float32":
             self.graph.add_op(Op("DEQUANTIZE", [tensor], [out]), anchor=anchor)
@@ -121,13 +109,17 @@ class Conversions:
         """Convert `tensor`, of type `source`, to `out`; returns the op that reads `tensor`."""
         if not _widens(source, out.dtype):
             return self.graph.add_op(Op("QUANTIZE", [tensor], [out]), anchor=anchor)
-        real = Tensor(
-            self.graph.unique_name(f"{tensor.name}/float32"), tensor.shape,
-            shape_signature=tensor.shape_signature,
-        )  # fmt: skip
+        real = self._beside(tensor, "float32")
         first = self.graph.add_op(Op("DEQUANTIZE", [tensor], [real]), anchor=anchor)
         self.graph.add_op(Op("QUANTIZE", [real], [out]), anchor=anchor)
         return first
+
+    def _beside(self, tensor: Tensor, dtype: str, quant: Quant | None = None) -> Tensor:
+        """A tensor of another type for the same value, named after it."""
+        return Tensor(
+            self.graph.unique_name(f"{tensor.name}/{dtype}"), tensor.shape, dtype, quant=quant,
+            shape_signature=tensor.shape_signature,
+        )  # fmt: skip
 
     def _set(self, op: Op, slot: int, tensor: Tensor) -> None:
         inputs = [tensor if i == slot else t for i, t in enumerate(op.inputs)]

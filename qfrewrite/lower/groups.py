@@ -14,6 +14,7 @@ import numpy as np
 
 from qfrewrite.ir import Graph, Op, Quant, Tensor
 from qfrewrite.ir.quant import SMALLEST_SCALE, activation_quant
+from qfrewrite.lower.canonical import written_as
 from qfrewrite.lower.ranges import Range
 from qfrewrite.ops import OpSpec, Port, spec_of
 from qfrewrite.ops.spec import fixed_quant
@@ -93,10 +94,7 @@ def widen_narrow_results(graph: Graph, groups: Groups, dtype_of: Callable[[Op], 
         spec = spec_of(op)
         if spec is None or spec.same_scale or not op.outputs or dtype_of(op) not in spec.kernels:
             continue
-        written = op.output
-        if written.meta.get("virtual"):
-            written = graph.readers(written)[0].op.output
-        group, dtype = groups.of.get(written), dtype_of(op)
+        group, dtype = groups.of.get(written_as(graph, op.output)), dtype_of(op)
         scales = _operand_scales(op, spec, groups, dtype)
         if group is None or group.fixed is not None or not scales:
             continue

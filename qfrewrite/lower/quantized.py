@@ -12,7 +12,7 @@ import numpy as np
 from qfrewrite.errors import UnsupportedError
 from qfrewrite.ir import Array, Graph, Op, Quant, Tensor
 from qfrewrite.ir.quant import activation_quant
-from qfrewrite.lower.canonical import canonicalise, fuse_activations
+from qfrewrite.lower.canonical import canonicalise, fuse_activations, is_fused, written_as
 from qfrewrite.lower.conversions import Conversions
 from qfrewrite.lower.groups import Groups, find_groups, widen_narrow_results
 from qfrewrite.lower.ranges import Ranges, take_ranges
@@ -27,7 +27,7 @@ from qfrewrite.lower.scheme import (
 from qfrewrite.lower.substitute import substitute
 from qfrewrite.lower.weights import given_bounds, mean_response, quantize_linear, weight_bounds
 from qfrewrite.ops import OpSpec, spec_of
-from qfrewrite.rewrite.match import LINEAR, bias_slot, channel_axis, weight_slot
+from qfrewrite.rewrite.match import LINEAR, act_slot, bias_slot, channel_axis, weight_slot
 
 
 def has_ranges(graph: Graph) -> bool:
@@ -65,7 +65,7 @@ class _Lowering:
         self._choose_tensors()
         self._convert_operands()
         for tensor, dtype in self.held.items():
-            quant = self._quant(self._written_as(tensor), dtype)
+            quant = self._quant(written_as(self.graph, tensor), dtype)
             self.graph.update_tensor(tensor, dtype=dtype, quant=quant)
         self._convert_interface()
         self.graph.prune(keep=lambda op: not op.outputs)
@@ -104,14 +104,7 @@ class _Lowering:
 
     def _fused_into(self, op: Op) -> Op | None:
         """The op that `op`, an activation, is fused into."""
-        source = op.input(0)
-        if source is None or not source.meta.get("virtual"):
-            return None
-        return self.graph.producer(source)
-
-    def _written_as(self, tensor: Tensor) -> Tensor:
-        """What a kernel writes for `tensor`: a fused activation's result where there is one."""
-        return self.graph.readers(tensor)[0].op.output if tensor.meta.get("virtual") else tensor
+        return self.graph.producer(op.operand(0)) if is_fused(op) else None
 
     def _why_float(self, op: Op, dtype: str) -> str | None:
         """Why `op` cannot compute in `dtype`, or None where it can."""
@@ -132,7 +125,7 @@ class _Lowering:
             for slot, tensor in enumerate(op.inputs)
         )
         why = next((reason for reason in reasons if reason is not None), None)
-        results = [self._written_as(out) for out in op.outputs if out.dtype == "float32"]
+        results = [written_as(self.graph, out) for out in op.outputs if out.dtype == "float32"]
         missing = [t.name for t in results if self._quant(t, dtype) is None]
         return why or (f"no range for '{missing[0]}'" if missing else None)
 
@@ -220,10 +213,13 @@ class _Lowering:
         return activation_quant(float(data.min(initial=0)), float(data.max(initial=0)), dtype)
 
     def _convert_linear(self, op: Op, dtype: str) -> None:
-        x, w = op.operand(_act_slot(op)), op.operand(weight_slot(op))
+        x, w = op.operand(act_slot(op)), op.operand(weight_slot(op))
         b = op.input(bias_slot(op))
         axis = channel_axis(op)
-        result, source = self._known(self._written_as(op.output), dtype), self._known(x, dtype)
+        result, source = (
+            self._known(written_as(self.graph, op.output), dtype),
+            self._known(x, dtype),
+        )
         q = quantize_linear(
             w.value(),
             b.data if b is not None else None,
@@ -282,10 +278,3 @@ def _role(op: Op, slot: int) -> str:
     spec = spec_of(op)
     port = spec.input_port(slot) if spec else None
     return port.role if port is not None else ""
-
-
-def _act_slot(op: Op) -> int:
-    spec = spec_of(op)
-    slot = spec.slot("act") if spec else None
-    assert slot is not None
-    return slot

@@ -14,6 +14,7 @@ import numpy as np
 
 from qfrewrite.ir import Graph, Model, Op, Quant, Tensor
 from qfrewrite.ir.quant import ACTIVATION_CODES
+from qfrewrite.lower.canonical import is_fused
 from qfrewrite.lower.targets import name_in_file
 from qfrewrite.ops import OpSpec, spec_of
 from qfrewrite.ops.spec import Port, fixed_quant, least_version
@@ -57,9 +58,7 @@ def check_graph(graph: Graph, *, versions: bool = False) -> list[Violation]:
     ]
     for op in graph.ops:
         spec = spec_of(op)
-        first = op.input(0)
-        fused = first is not None and bool(first.meta.get("virtual"))
-        if spec is None or not op.outputs or fused:
+        if spec is None or not op.outputs or is_fused(op):
             continue
         place = f"op '{name_in_file(graph, op)}' ({op.kind})"
         for name, rule in RULES.items():

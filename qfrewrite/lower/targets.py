@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from qfrewrite.ir import Graph, Model, Op
+from qfrewrite.lower.canonical import is_fused, written_as
 from qfrewrite.ops.features import hybrid
 
 _CODED = ("int8", "uint8", "int16")
@@ -66,7 +67,7 @@ def unmapped(model: Model, target: Target) -> list[Unmapped]:
         Unmapped(name_in_file(graph, op), op.kind, *reason)
         for graph in model.graphs
         for op in graph.ops
-        if not _fused(graph, op) and (reason := _reason(op, target)) is not None
+        if not is_fused(op) and (reason := _reason(op, target)) is not None
     ]
 
 
@@ -85,13 +86,8 @@ def grouped(missing: list[Unmapped]) -> list[str]:
 def name_in_file(graph: Graph, op: Op) -> str:
     """What a reader of the file calls `op`: with a fused activation, by its result."""
     if len(op.outputs) == 1 and op.output.meta.get("virtual"):
-        return graph.readers(op.output)[0].op.output.name
+        return written_as(graph, op.output).name
     return op.name
-
-
-def _fused(graph: Graph, op: Op) -> bool:
-    source = op.input(0)
-    return source is not None and bool(source.meta.get("virtual"))
 
 
 def _reason(op: Op, target: Target) -> tuple[str, str] | None:

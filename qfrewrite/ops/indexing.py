@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from qfrewrite.ir import Array, Op
+from qfrewrite.ops.elementwise import same_shape
 from qfrewrite.ops.features import reads
 from qfrewrite.ops.spec import (
     FLOAT_ONLY,
@@ -16,18 +17,13 @@ from qfrewrite.ops.spec import (
     attr,
     const_ints,
     normal_axis,
+    operand_value,
     param,
     rows,
     shape_error,
     shape_of,
     weight,
 )
-
-
-def _value(x: list[Array | None], slot: int) -> Array:
-    value = x[slot]
-    assert value is not None
-    return value
 
 
 def _gather_nd_shape(op: Op) -> list[Shape]:
@@ -38,8 +34,8 @@ def _gather_nd_shape(op: Op) -> list[Shape]:
 
 
 def _gather_nd(op: Op, x: list[Array | None]) -> list[Array]:
-    indices = _value(x, 1)
-    return [_value(x, 0)[tuple(np.moveaxis(indices, -1, 0))]]
+    indices = operand_value(x, 1)
+    return [operand_value(x, 0)[tuple(np.moveaxis(indices, -1, 0))]]
 
 
 def _scatter_nd_shape(op: Op) -> list[Shape]:
@@ -47,7 +43,7 @@ def _scatter_nd_shape(op: Op) -> list[Shape]:
 
 
 def _scatter_nd(op: Op, x: list[Array | None]) -> list[Array]:
-    indices, updates = _value(x, 0), _value(x, 1)
+    indices, updates = operand_value(x, 0), operand_value(x, 1)
     y = np.zeros(const_ints(op, 2), updates.dtype)
     np.add.at(y, tuple(np.moveaxis(indices, -1, 0)), updates)
     return [y]
@@ -65,15 +61,11 @@ def _broadcast_to_shape(op: Op) -> list[Shape]:
 
 
 def _reverse(op: Op, x: list[Array | None]) -> list[Array]:
-    return [np.flip(_value(x, 0), const_ints(op, 1))]
-
-
-def _same(op: Op) -> list[Shape]:
-    return [shape_of(op, 0)]
+    return [np.flip(operand_value(x, 0), const_ints(op, 1))]
 
 
 def _cumsum(op: Op, x: list[Array | None]) -> list[Array]:
-    v = _value(x, 0)
+    v = operand_value(x, 0)
     axis = normal_axis(op, const_ints(op, 1)[0], v.ndim)
     v = np.flip(v, axis) if attr(op, "reverse") else v
     y = np.cumsum(v, axis, dtype=np.float64 if v.dtype.kind == "f" else v.dtype)
@@ -85,7 +77,11 @@ def _cumsum(op: Op, x: list[Array | None]) -> list[Array]:
 
 
 def _update(op: Op, x: list[Array | None]) -> list[Array]:
-    y, part, start = _value(x, 0).copy(), _value(x, 1), _value(x, 2).reshape(-1)
+    y, part, start = (
+        operand_value(x, 0).copy(),
+        operand_value(x, 1),
+        operand_value(x, 2).reshape(-1),
+    )
     # The part is moved inside where it would leave.
     first = [int(np.clip(s, 0, d - p)) for s, d, p in zip(start, y.shape, part.shape, strict=True)]
     y[tuple(slice(a, a + p) for a, p in zip(first, part.shape, strict=True))] = part
@@ -111,26 +107,28 @@ rows(
     ),
     OpSpec(
         "BROADCAST_TO", (_X, param("shape")), _Y, _broadcast_to_shape,
-        lambda op, x: [np.broadcast_to(_value(x, 0), const_ints(op, 1))], "BroadcastToOptions",
-        graphdef="BroadcastTo", same_scale=True, versions={"float32": 2, "int8": 3, "int16": 3},
+        lambda op, x: [np.broadcast_to(operand_value(x, 0), const_ints(op, 1))],
+        "BroadcastToOptions", graphdef="BroadcastTo", same_scale=True,
+        versions={"float32": 2, "int8": 3, "int16": 3},
         kernels=INT8_INT16,
     ),
     OpSpec(
-        "REVERSE_V2", (_X, param("axes")), _Y, _same, _reverse, "ReverseV2Options",
+        "REVERSE_V2", (_X, param("axes")), _Y, same_shape, _reverse, "ReverseV2Options",
         graphdef="ReverseV2", same_scale=True, versions={"int8": 3},
     ),
     OpSpec(
-        "CUMSUM", (_X, param("axis")), _Y, _same, _cumsum, "CumsumOptions",
+        "CUMSUM", (_X, param("axis")), _Y, same_shape, _cumsum, "CumsumOptions",
         {"exclusive": False, "reverse": False}, kernels=FLOAT_ONLY, graphdef="Cumsum",
         graphdef_attrs={"exclusive": "exclusive", "reverse": "reverse"},
     ),
     OpSpec(
-        "DYNAMIC_UPDATE_SLICE", (_X, act("update"), param("start")), _Y, _same, _update,
+        "DYNAMIC_UPDATE_SLICE", (_X, act("update"), param("start")), _Y, same_shape, _update,
         "DynamicUpdateSliceOptions", same_scale=True, versions={"int16": 4},
         since=((reads(2, "int64"), 2),),
     ),
     OpSpec(
         "EMBEDDING_LOOKUP", (param("indices"), weight("table", 0)), _Y, _lookup_shape,
-        lambda op, x: [_value(x, 1)[_value(x, 0)]], None, kernels=FLOAT_ONLY, hybrid=True,
+        lambda op, x: [operand_value(x, 1)[operand_value(x, 0)]], None, kernels=FLOAT_ONLY,
+        hybrid=True,
     ),
 )  # fmt: skip

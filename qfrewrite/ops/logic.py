@@ -20,6 +20,7 @@ from qfrewrite.ops.spec import (
     attr,
     const_ints,
     normal_axis,
+    operand_value,
     param,
     rows,
     shape_error,
@@ -30,15 +31,9 @@ from qfrewrite.ops.spec import (
 
 def _compare(f: Callable[[Array, Array], Any]) -> Reference:
     def reference(op: Op, x: list[Array | None]) -> list[Array]:
-        return [np.asarray(f(_value(x, 0), _value(x, 1)), np.bool_)]
+        return [np.asarray(f(operand_value(x, 0), operand_value(x, 1)), np.bool_)]
 
     return reference
-
-
-def _value(x: list[Array | None], slot: int) -> Array:
-    value = x[slot]
-    assert value is not None
-    return value
 
 
 def _select_shape(op: Op) -> list[Shape]:
@@ -56,7 +51,7 @@ def _select_shape(op: Op) -> list[Shape]:
 
 
 def _select(op: Op, x: list[Array | None]) -> list[Array]:
-    condition, a, b = (_value(x, i) for i in range(3))
+    condition, a, b = (operand_value(x, i) for i in range(3))
     if op.kind == "SELECT" and condition.ndim == 1 and a.ndim > 1 and condition.size > 1:
         condition = condition.reshape(-1, *[1] * (a.ndim - 1))
     return [np.where(condition, a, b)]
@@ -70,7 +65,7 @@ def _arg_shape(op: Op) -> list[Shape]:
 
 def _arg(f: Callable[..., Any]) -> Reference:
     def reference(op: Op, x: list[Array | None]) -> list[Array]:
-        found = f(_value(x, 0), axis=const_ints(op, 1)[0])
+        found = f(operand_value(x, 0), axis=const_ints(op, 1)[0])
         return [np.asarray(found, NUMPY_DTYPES[attr(op, "output_type").lower()])]
 
     return reference
@@ -84,7 +79,7 @@ def _top_k_shape(op: Op) -> list[Shape]:
 
 
 def _top_k(op: Op, x: list[Array | None]) -> list[Array]:
-    v, k = _value(x, 0), const_ints(op, 1)[0]
+    v, k = operand_value(x, 0), const_ints(op, 1)[0]
     order = np.argsort(-v, axis=-1, kind="stable")[..., :k]
     return [np.take_along_axis(v, order, -1), order.astype(np.int32)]
 
@@ -96,15 +91,15 @@ def _one_hot_shape(op: Op) -> list[Shape]:
 
 
 def _one_hot(op: Op, x: list[Array | None]) -> list[Array]:
-    indices, depth = _value(x, 0), const_ints(op, 1)[0]
+    indices, depth = operand_value(x, 0), const_ints(op, 1)[0]
     axis = normal_axis(op, attr(op, "axis"), indices.ndim + 1)
     steps = np.arange(depth).reshape(-1, *[1] * (indices.ndim - axis))
     hit = np.expand_dims(indices, axis) == steps
-    return [np.where(hit, _value(x, 2), _value(x, 3))]
+    return [np.where(hit, operand_value(x, 2), operand_value(x, 3))]
 
 
 def _fill(op: Op, x: list[Array | None]) -> list[Array]:
-    return [np.full(const_ints(op, 0), _value(x, 1).reshape(-1)[0])]
+    return [np.full(const_ints(op, 0), operand_value(x, 1).reshape(-1)[0])]
 
 
 def _range_shape(op: Op) -> list[Shape]:
@@ -118,8 +113,8 @@ def _range_shape(op: Op) -> list[Shape]:
 
 
 def _range(op: Op, x: list[Array | None]) -> list[Array]:
-    start, _, delta = (_value(x, i).reshape(-1)[0] for i in range(3))
-    return [(start + np.arange(_range_shape(op)[0][0]) * delta).astype(_value(x, 0).dtype)]
+    start, _, delta = (operand_value(x, i).reshape(-1)[0] for i in range(3))
+    return [(start + np.arange(_range_shape(op)[0][0]) * delta).astype(operand_value(x, 0).dtype)]
 
 
 _Y = (act("y"),)

@@ -231,6 +231,13 @@ def shape_of(op: Op, slot: int) -> Shape:
     return tensor.shape
 
 
+def operand_value(values: list[Array | None], slot: int) -> Array:
+    """The value in `slot` that a numpy reference was given; the verifier saw that it is there."""
+    value = values[slot]
+    assert value is not None
+    return value
+
+
 def const_ints(op: Op, slot: int) -> tuple[int, ...]:
     """The integers in the constant operand `slot`, flattened; raises where it is computed."""
     tensor = op.input(slot)

@@ -54,16 +54,28 @@ class PassContext:
     quant: QuantOptions = field(default_factory=QuantOptions)
     _outputs: dict[tuple[Graph, int], Outputs] = field(default_factory=dict, repr=False)
 
+    @property
+    def judged_on(self) -> Samples:
+        """The measuring samples; those of calibration where there are no others."""
+        samples = self.measuring if self.measuring is not None else self.data
+        assert samples is not None
+        return samples
+
+    def aside(self) -> PassContext:
+        """The same data and settings for a try on the side, without what this run keeps."""
+        return PassContext(
+            self.data, self.measuring, self.held_back, threads=self.threads, seed=self.seed,
+            quant=self.quant,
+        )  # fmt: skip
+
     def outputs(self, graph: Graph, *, of: tuple[Graph, int] | None = None) -> Outputs:
         """The float outputs of `graph` on the measuring samples; each state is run once.
 
         of: the graph and version that `graph` is a copy of. Needs `measuring` or `data`.
         """
-        samples = self.measuring if self.measuring is not None else self.data
-        assert samples is not None
         key = of or (graph, graph.version)
         if key not in self._outputs:
-            self._outputs[key] = graph_outputs(graph, samples, threads=self.threads)
+            self._outputs[key] = graph_outputs(graph, self.judged_on, threads=self.threads)
         return self._outputs[key]
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from glob import escape
+from itertools import islice
 
 from qfrewrite.formats.tflite_write import serialize
-from qfrewrite.ir import Array, Graph, Model, Op
+from qfrewrite.ir import Array, Graph, Model
+from qfrewrite.lower.canonical import is_fused
 from qfrewrite.lower.model import lower_model
 from qfrewrite.lower.scheme import QuantOptions
 from qfrewrite.passes._context import PassContext
@@ -32,7 +35,7 @@ def sensitivities(
     graph: with ranges; reference: the float outputs on the measuring samples, of which `most` are
     looked at.
     """
-    samples = _first(context, most)
+    samples = [dict(s) for s in islice(context.judged_on, most)]
     reference = reference[: len(samples)]
     plain = replace(context.quant, io="float32", keep_float=(), keep_int16=())
 
@@ -40,11 +43,11 @@ def sensitivities(
         return fidelity_of(graph, reference, samples, options, context.threads)
 
     # Ops that only move values go with what they move.
-    probe, _ = lower_model(Model([graph.clone()[0], *graph.bodies], source="graphdef"), plain)
+    probe, _ = lower_model(Model([graph, *graph.bodies], source="graphdef"), plain)
     coded = [
         op for op in probe.graph.ops
         if op.kind not in ("QUANTIZE", "DEQUANTIZE", "RESHAPE")
-        and op.output.quant is not None and not _fused(op)
+        and op.output.quant is not None and not is_fused(op)
     ]  # fmt: skip
     whole = fidelity(plain)
     names = {op.name: escape(op.name) for op in coded}
@@ -58,27 +61,10 @@ def sensitivities(
 
 
 def fidelity_of(
-    graph: Graph, reference: Outputs, samples: list[dict[str, Array]], options: QuantOptions,
+    graph: Graph, reference: Outputs, samples: Iterable[dict[str, Array]], options: QuantOptions,
     threads: int | None,
 ) -> Fidelity:  # fmt: skip
     """How close the quantized `graph` comes to `reference` on `samples`."""
-    model = Model([graph.clone()[0], *graph.bodies], source="graphdef")
-    lowered, _ = lower_model(model, options)
+    lowered, _ = lower_model(Model([graph, *graph.bodies], source="graphdef"), options)
     runner = Runner(serialize(lowered), threads=threads)
     return compare(reference, collect(runner, samples))
-
-
-def _first(context: PassContext, most: int) -> list[dict[str, Array]]:
-    source = context.measuring if context.measuring is not None else context.data
-    assert source is not None
-    found: list[dict[str, Array]] = []
-    for sample in source:
-        if len(found) == most:
-            break
-        found.append(dict(sample))
-    return found
-
-
-def _fused(op: Op) -> bool:
-    source = op.input(0)
-    return source is not None and bool(source.meta.get("virtual"))

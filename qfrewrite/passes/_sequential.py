@@ -30,7 +30,14 @@ from qfrewrite.rewrite.layers import (
     positions,
     ungrouped,
 )
-from qfrewrite.rewrite.match import LINEAR, bias_of, channel_axis, float_weights, weights_of
+from qfrewrite.rewrite.match import (
+    LINEAR,
+    act_slot,
+    bias_of,
+    channel_axis,
+    float_weights,
+    weights_of,
+)
 from qfrewrite.runtime.units import Shelf, Unit, units
 
 # Rows that a layer is fitted on, over all samples; one in four samples is held back.
@@ -182,7 +189,7 @@ class Sequential:
             sample = {t.name: self._float[t].get(i) for t in unit.operands}
             y, *values = session.run(sample)
             if fit is not None:
-                fit.add(self._real(_act(unit.op), i), y, held=i in self._held)
+                fit.add(self._real(unit.op.operand(act_slot(unit.op)), i), y, held=i in self._held)
             for shelf, value in zip(shelves, values, strict=True):
                 shelf.put(value)
         self._float.update(zip(results, shelves, strict=True))
@@ -305,13 +312,6 @@ class _Fit:
             noise = output_error(w, real, h)
             figures["rounding_db"] = 10 * np.log10(signal / noise) if noise > 0 < signal else None
         return Layer(ungrouped(self.op, real), bias.astype(np.float32), bounds, figures)
-
-
-def _act(op: Op) -> Tensor:
-    spec = spec_of(op)
-    slot = spec.slot("act") if spec is not None else None
-    assert slot is not None
-    return op.operand(slot)
 
 
 def _joined(graph: Graph, group: Group) -> bool:

@@ -74,7 +74,7 @@ class Auto(Pass):
     def _tried(
         self, graph: Graph, rw: PassRewriter, name: str, reference: Outputs
     ) -> tuple[Graph, Fidelity]:
-        copy, context = graph.clone()[0], _quiet(rw.context)
+        copy, context = graph.clone()[0], _aside(rw.context)
         edits = []
         for one in make_passes(PIPELINES[name].passes):
             inner = PassRewriter(copy, context)
@@ -84,14 +84,12 @@ class Auto(Pass):
         return copy, self._measured(copy, context, reference)
 
     def _measured(self, copy: Graph, context: PassContext, reference: Outputs) -> Fidelity:
-        source = context.measuring if context.measuring is not None else context.data
-        assert source is not None
         options = replace(context.quant, io="float32")
-        return fidelity_of(copy, reference, [dict(s) for s in source], options, context.threads)
+        return fidelity_of(copy, reference, context.judged_on, options, context.threads)
 
     def _widen(self, rw: PassRewriter, copy: Graph, reference: Outputs) -> None:
         """Take the layers that cost most out of 8 bits, a few more each time."""
-        context = _quiet(rw.context)
+        context = _aside(rw.context)
         _, rows = sensitivities(copy, reference, context)
         rows = sorted(rows, key=lambda r: r.alone_db)
         # With one scale for all weights it is these that cost, and 16 bits do not mend them.
@@ -121,12 +119,9 @@ def estimated_drop(found: Fidelity) -> float:
     return 100 * (1 - found.agreement) * _LOST_PER_CHANGED
 
 
-def _quiet(context: PassContext) -> PassContext:
-    """The same data and settings, without what the run keeps."""
-    return PassContext(
-        context.data, context.measuring, context.held_back, threads=context.threads,
-        progress=context.progress, seed=context.seed, quant=context.quant,
-    )  # fmt: skip
+def _aside(context: PassContext) -> PassContext:
+    """A context for a try on the side, which shows its progress."""
+    return replace(context.aside(), progress=context.progress)
 
 
 def _named(graph: Graph, name: str) -> list[Op]:

@@ -10,7 +10,7 @@ from qfrewrite.calibrate.observers import Detail
 from qfrewrite.calibrate.ranges import RangeTable
 from qfrewrite.calibrate.search import MethodChoice
 from qfrewrite.errors import DataError, UsageError
-from qfrewrite.ir import Graph, Op, Tensor
+from qfrewrite.ir import Graph, Op, Quant, Tensor
 from qfrewrite.ir.quant import ACTIVATION_CODES
 from qfrewrite.lower.canonical import canonicalise, fuses_into
 from qfrewrite.lower.groups import find_groups
@@ -167,9 +167,20 @@ def _feeds_linear(graph: Graph, tensor: Tensor) -> bool:
     return bool(tensor.shape) and any(r.op.kind in LINEAR for r in graph.readers(tensor))
 
 
+def insert_range(rw: PassRewriter, tensor: Tensor, quant: Quant, dtype: str) -> None:
+    """Put a FAKE_QUANT behind `tensor` with the range that codes of `dtype` hold at this scale."""
+    lowest, highest = ACTIVATION_CODES[dtype]
+    scale, zero = float(quant.scale[0]), int(quant.zero_point[0])
+    low, high = (lowest - zero) * scale, (highest - zero) * scale
+    bits = 16 if dtype == "int16" else 8
+    rw.insert_after(
+        tensor, "FAKE_QUANT", {"min": low, "max": high, "num_bits": bits}, suffix="fake_quant",
+        detail=f"range {low:.4g}..{high:.4g}",
+    )  # fmt: skip
+
+
 def _insert(rw: PassRewriter, tensors: list[Tensor], ranges: dict[Tensor, Range]) -> None:
     groups = find_groups(rw.graph, ranges)
-    lowest, highest = ACTIVATION_CODES["int8"]
     for tensor in tensors:
         quant = groups.of[tensor].quant("int8")
         if quant is None:
@@ -177,11 +188,6 @@ def _insert(rw: PassRewriter, tensors: list[Tensor], ranges: dict[Tensor, Range]
             if maker is not None:
                 rw.skip(maker, f"nothing was observed at '{tensor.name}'")
             continue
-        scale, zero = float(quant.scale[0]), int(quant.zero_point[0])
-        low, high = (lowest - zero) * scale, (highest - zero) * scale
-        rw.insert_after(
-            tensor, "FAKE_QUANT", {"min": low, "max": high, "num_bits": 8}, suffix="fake_quant",
-            detail=f"range {low:.4g}..{high:.4g}",
-        )  # fmt: skip
+        insert_range(rw, tensor, quant, "int8")
     for note in groups.notes:
         rw.note(note)

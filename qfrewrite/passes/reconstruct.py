@@ -10,20 +10,20 @@ from typing import ClassVar
 from qfrewrite.calibrate.observers import Detail
 from qfrewrite.calibrate.search import MethodChoice
 from qfrewrite.errors import UsageError
-from qfrewrite.ir import Graph, Model, Op, Quant, Tensor
-from qfrewrite.ir.quant import ACTIVATION_CODES
+from qfrewrite.ir import Graph, Op, Tensor
 from qfrewrite.lower.canonical import canonicalise
-from qfrewrite.lower.groups import find_groups
-from qfrewrite.lower.model import lower_model
+from qfrewrite.lower.groups import Groups, find_groups
+from qfrewrite.lower.ranges import Range
 from qfrewrite.passes._base import Pass, register
 from qfrewrite.passes._context import PassContext, PassRewriter
 from qfrewrite.passes._measure import measure, row_names
+from qfrewrite.passes._sensitivity import fidelity_of
 from qfrewrite.passes._sequential import Layer, Sequential, Settings, Solution
-from qfrewrite.passes.calibrate import Calibrate, observable
+from qfrewrite.passes.calibrate import Calibrate, insert_range, observable
 from qfrewrite.rewrite.fold import set_weights
 from qfrewrite.rewrite.match import LINEAR, channel_axis, float_weights, weight_slot
 from qfrewrite.rewrite.weight_ranges import KEY
-from qfrewrite.runtime.metrics import Fidelity, collect, compare
+from qfrewrite.runtime.metrics import Fidelity
 from qfrewrite.runtime.units import units
 
 _ROUNDING = ("gptq", "descent", "nearest")
@@ -104,10 +104,11 @@ class Reconstruct(Pass):
         """
         plain = _fidelity(graph, rw, lambda g, r: Calibrate().run(g, r))
         rw.note(f"plain calibration: {plain}")
+        groups = find_groups(graph, self._float_ranges(graph, rw, tensors))
         best: tuple[Solution, Fidelity] | None = None
         for way in dict.fromkeys((self, replace(self, refit=False),
                                   replace(self, refit=False, rounding="nearest"))):  # fmt: skip
-            solution = way._solved(graph, rw, tensors)
+            solution = way._solved(graph, rw, groups)
             found = _fidelity(graph, rw, partial(_apply_moved, graph, solution))
             rw.note(f"{way}: {found}")
             if best is None or found.sqnr_db > best[1].sqnr_db:
@@ -126,14 +127,19 @@ class Reconstruct(Pass):
             context.quant.per_channel if self.weights == "auto" else self.weights == "per-channel"
         )
 
-    def _solved(self, graph: Graph, rw: PassRewriter, tensors: list[Tensor]) -> Solution:
-        context = rw.context
+    def _float_ranges(
+        self, graph: Graph, rw: PassRewriter, tensors: list[Tensor]
+    ) -> dict[Tensor, Range]:
+        """What the float network spans, for tensors that share a scale with others."""
         details = {t: Detail() for t in tensors}
-        table = measure(graph, details, context, MethodChoice(), samples=self.samples,
+        table = measure(graph, details, rw.context, MethodChoice(), samples=self.samples,
                         label="measuring float ranges")  # fmt: skip
+        rw.context.ranges = table
         names = dict(zip(tensors, row_names(tensors), strict=True))
-        ranges = {t: table.rows[n].range for t, n in names.items() if table.rows[n].known}
-        context.ranges = table
+        return {t: table.rows[n].range for t, n in names.items() if table.rows[n].known}
+
+    def _solved(self, graph: Graph, rw: PassRewriter, groups: Groups) -> Solution:
+        context = rw.context
         per_channel = self.per_channel(context)
         dtype = context.quant.kind.activations or "int8"
         settings = Settings(
@@ -141,7 +147,6 @@ class Reconstruct(Pass):
             self.rounding, self.scale == "search", dtype, context.seed, context.threads,
         )  # fmt: skip
         assert context.data is not None
-        groups = find_groups(graph, ranges)
         solver = Sequential(graph, groups, context.data, self.samples, settings)
         solution = solver.solve(context.progress("fitting layers", len(list(units(graph)))))
         rw.note(f"{len(solution.layers)} layers fitted to {solver.count} samples")
@@ -152,21 +157,10 @@ def _fidelity(
     graph: Graph, rw: PassRewriter, edit: Callable[[Graph, PassRewriter], None]
 ) -> Fidelity:
     """How close a copy of `graph` comes to float once `edit` is done and it is quantized."""
-    from qfrewrite.formats.tflite_write import serialize
-    from qfrewrite.runtime.session import Runner
-
     copy, context = graph.clone()[0], rw.context
-    quiet = PassContext(
-        context.data, context.measuring, context.held_back, threads=context.threads,
-        seed=context.seed, quant=context.quant,
-    )  # fmt: skip
-    edit(copy, PassRewriter(copy, quiet))
-    model = Model([copy, *(body.clone()[0] for body in graph.bodies)], source="graphdef")
-    lowered, _ = lower_model(model, context.quant)
-    samples = context.measuring if context.measuring is not None else context.data
-    assert samples is not None
-    got = collect(Runner(serialize(lowered), threads=context.threads), samples)
-    return compare(context.outputs(graph), got)
+    edit(copy, PassRewriter(copy, context.aside()))
+    reference = context.outputs(graph)
+    return fidelity_of(copy, reference, context.judged_on, context.quant, context.threads)
 
 
 def _apply_moved(graph: Graph, solution: Solution, copy: Graph, rw: PassRewriter) -> None:
@@ -191,7 +185,7 @@ def _apply(graph: Graph, rw: PassRewriter, solution: Solution) -> None:
             _put_layer(rw, op, layer)
     for tensor, quant in solution.quants.items():
         if graph.producer(tensor) is not None or graph.is_input(tensor):
-            _put_range(rw, tensor, quant)
+            insert_range(rw, tensor, quant, rw.context.quant.kind.activations or "int8")
 
 
 def _put_layer(rw: PassRewriter, op: Op, layer: Layer) -> None:
@@ -204,15 +198,3 @@ def _put_layer(rw: PassRewriter, op: Op, layer: Layer) -> None:
     }  # fmt: skip
     rw.graph.update_tensor(w, meta={**w.meta, KEY: said})
     rw.edit("fitted", op)
-
-
-def _put_range(rw: PassRewriter, tensor: Tensor, quant: Quant) -> None:
-    dtype = rw.context.quant.kind.activations or "int8"
-    lowest, highest = ACTIVATION_CODES[dtype]
-    scale, zero = float(quant.scale[0]), int(quant.zero_point[0])
-    low, high = (lowest - zero) * scale, (highest - zero) * scale
-    bits = 16 if dtype == "int16" else 8
-    rw.insert_after(
-        tensor, "FAKE_QUANT", {"min": low, "max": high, "num_bits": bits}, suffix="fake_quant",
-        detail=f"range {low:.4g}..{high:.4g}",
-    )  # fmt: skip

@@ -62,6 +62,11 @@ def float_weights(op: Op) -> NoMatch | None:
     return None
 
 
+def act_slot(op: Op) -> int:
+    """The slot of a linear op's input."""
+    return _slot(op, "act")
+
+
 def weight_slot(op: Op) -> int:
     """The slot of a linear op's weights."""
     return _slot(op, "weight")

@@ -131,3 +131,14 @@ def test_auto_from_the_command_line(
     assert "goes with -p @auto" in capsys.readouterr().err
     assert run(["passes", "@per-tensor"]) == 0
     assert "equalize" in capsys.readouterr().out
+
+
+def test_the_names_that_options_take_are_all_there_are() -> None:
+    from qfrewrite.cli import options
+    from qfrewrite.lower.scheme import SCHEMES
+    from qfrewrite.lower.target_table import TARGETS
+    from qfrewrite.saving import WEIGHTS
+
+    assert set(options.TARGETS) == set(TARGETS)
+    assert tuple(SCHEMES) == options.SCHEMES
+    assert options.WEIGHTS == WEIGHTS
