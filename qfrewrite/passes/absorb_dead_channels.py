@@ -11,16 +11,9 @@ from qfrewrite.ir import Graph, Op
 from qfrewrite.lower.canonical import canonicalise
 from qfrewrite.passes._base import Pass, register
 from qfrewrite.passes._context import PassRewriter
-from qfrewrite.rewrite.dead_channels import (
-    DEAD_VARIANCE,
-    DeadChannels,
-    absorb,
-    dead_by_batch_norm,
-    dead_by_weights,
-    settle_values,
-)
-from qfrewrite.rewrite.fold import fold_batch_norm
-from qfrewrite.rewrite.match import LINEAR, NoMatch, bias_of, float_weights, sole_reader
+from qfrewrite.passes._dead import absorb_reported, fold_and_absorb
+from qfrewrite.rewrite.dead_channels import DEAD_VARIANCE, DeadChannels, dead_by_weights
+from qfrewrite.rewrite.match import LINEAR, bias_of, float_weights
 
 # A channel whose output moved by no more than this fraction of its layer's range is constant.
 _STILL = 1e-5
@@ -48,32 +41,14 @@ class AbsorbDeadChannels(Pass):
     def run(self, graph: Graph, rw: PassRewriter) -> None:
         """By BatchNorm and weights first; what data show comes last, on folded layers."""
         for op in graph.ops_of(*LINEAR):
-            self._by_batch_norm(rw, op)
+            _row(rw, op, fold_and_absorb(rw, op, self.tol), "BatchNorm")
         canonicalise(graph)
         for op in graph.ops_of(*LINEAR):
             if float_weights(op) is None:
-                _absorb(rw, op, dead_by_weights(op), "without weights")
+                _row(rw, op, absorb_reported(rw, op, dead_by_weights(op), "without weights"),
+                     "weights")  # fmt: skip
         if rw.main and rw.context.data is not None:
             _by_data(rw)
-
-    def _by_batch_norm(self, rw: PassRewriter, op: Op) -> None:
-        reader = sole_reader(rw.graph, op.output)
-        if not isinstance(reader, Op) or reader.kind != "BATCH_NORM" or float_weights(op):
-            return
-        channels = dead_by_batch_norm(reader, self.tol)
-        if fold_batch_norm(rw, reader) is None and channels is not None:
-            _absorb(rw, op, settle_values(op, channels), "by BatchNorm")
-
-
-def _absorb(rw: PassRewriter, op: Op, channels: DeadChannels, how: str) -> None:
-    if not channels.dead.any():
-        return
-    done = absorb(rw, op, channels)
-    if isinstance(done, NoMatch):
-        rw.skip(op, f"{int(channels.dead.sum())} dead channels stay: {done}")
-    elif done:
-        rw.edit("absorbed", op, f"{done} dead channels ({how}) into the next bias")
-        rw.layer(op, dead=done, found=how)
 
 
 def _by_data(rw: PassRewriter) -> None:
@@ -95,4 +70,10 @@ def _by_data(rw: PassRewriter) -> None:
         span = float(most.max() - least.min())
         still = (most - least <= _STILL * span) & (span > 0)
         zeroed = dead_by_weights(op).dead & (bias_of(op) == 0)
-        _absorb(rw, op, DeadChannels(still & ~zeroed, (least + most) / 2), "by data")
+        channels = DeadChannels(still & ~zeroed, (least + most) / 2)
+        _row(rw, op, absorb_reported(rw, op, channels, "by data"), "data")
+
+
+def _row(rw: PassRewriter, op: Op, done: int, by: str) -> None:
+    if done:
+        rw.layer(op, dead=done, found=by)

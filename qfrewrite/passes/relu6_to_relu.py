@@ -12,6 +12,7 @@ from qfrewrite.calibrate.statistics import propagate
 from qfrewrite.ir import Graph, Op
 from qfrewrite.passes._base import Pass, register
 from qfrewrite.passes._context import PassRewriter
+from qfrewrite.passes._trial import Trials
 
 _LIMIT = 6.0
 # Samples that settle a clip rate; calibration sees the rest.
@@ -28,9 +29,11 @@ class Relu6ToRelu(Pass):
     Given:  y = RELU6(x)        Result:  y = RELU(x)
     Swapped where at most a fraction `max_clip` of the values exceeds 6 and none exceeds
     6 * `max_growth`: int8 would spend its codes on what was clipped before. Both are measured on
-    data, else follow from BatchNorm statistics (pre-activations ~ N(beta, gamma^2)). `layers` is
-    a name pattern of the RELU6 ops to look at; `force=true` swaps all of them, for graphs that
-    will be trained again. Source: Sheng et al. 2018, arXiv:1803.08607, section 4.
+    data, else follow from BatchNorm statistics (pre-activations ~ N(beta, gamma^2)). With data
+    the network's scores must also keep a signal to noise ratio of `min_sqnr` dB; where they do
+    not, the layers that clip most are left. `layers` is a name pattern of the RELU6 ops to look
+    at; `force=true` swaps all of them, for graphs that will be trained again. Source: Sheng et
+    al. 2018, arXiv:1803.08607, section 4.
     """
 
     name: ClassVar[str] = "relu6_to_relu"
@@ -40,14 +43,18 @@ class Relu6ToRelu(Pass):
     max_growth: float = 1.25
     force: bool = False
     layers: str = "*"
+    min_sqnr: float = 40.0
 
     def run(self, graph: Graph, rw: PassRewriter) -> None:
         """Measure first, on the graph as it is; then swap."""
         ops = [op for op in graph.ops_of("RELU6") if fnmatchcase(op.name, self.layers)]
         clips = measure_clips(rw, ops) if ops else {}
+        kept: dict[Op, str] = {}
+        if not self.force:
+            kept = {op: why for op in ops if (why := self._why_kept(clips.get(op)))}
+            kept |= self._too_dear(rw, [op for op in ops if op not in kept], clips)
         for op in ops:
-            clip = clips.get(op)
-            why = None if self.force else self._why_kept(clip)
+            clip, why = clips.get(op), kept.get(op)
             if why is not None:
                 rw.skip(op, why)
             if clip is not None:
@@ -62,6 +69,30 @@ class Relu6ToRelu(Pass):
                 f"every RELU6 was swapped, although up to {_percent(worst)} of a layer's values "
                 "clipped: the graph must be trained again before it is used"
             )
+
+    def _too_dear(self, rw: PassRewriter, ops: list[Op], clips: dict[Op, Clip]) -> dict[Op, str]:
+        """The ops that cost the scores too much, among those that would be swapped."""
+        ops = sorted((op for op in ops if clips[op].rate > 0), key=lambda op: clips[op].rate)
+        if not ops or not rw.main or rw.context.data is None:
+            return {}
+        trials = Trials(rw)
+
+        def sqnr(count: int) -> float:
+            def edit(copy: PassRewriter, twin: dict[Op, Op]) -> None:
+                for op in ops[:count]:
+                    copy.replace_kind(twin[op], "RELU")
+
+            return trials.sqnr(edit)
+
+        if sqnr(len(ops)) >= self.min_sqnr:
+            return {}
+        # The largest number of swaps, from those that clip least, which the scores can take.
+        fine, over = 0, len(ops)
+        while over - fine > 1:
+            middle = (fine + over) // 2
+            fine, over = (middle, over) if sqnr(middle) >= self.min_sqnr else (fine, middle)
+        why = f"the scores keep less than {self.min_sqnr:g} dB without it"
+        return dict.fromkeys(ops[fine:], why)
 
     def _why_kept(self, clip: Clip | None) -> str | None:
         if clip is None:

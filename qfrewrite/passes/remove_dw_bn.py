@@ -4,27 +4,34 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from math import inf
 from typing import Any, ClassVar
 
 import numpy as np
 
-from qfrewrite.calibrate.statistics import Gaussian, clip_gaussian, propagate
-from qfrewrite.ir import Array, Graph, Op
+from qfrewrite.errors import UsageError
+from qfrewrite.ir import Graph, Op
+from qfrewrite.passes._activation_cost import (
+    Cost,
+    Original,
+    Site,
+    costs,
+    find_site,
+    without_activation,
+)
 from qfrewrite.passes._base import Pass, register
 from qfrewrite.passes._context import PassRewriter
-from qfrewrite.rewrite.dead_channels import (
-    absorb,
-    dead_by_batch_norm,
-    dead_by_weights,
-    settle_values,
-)
-from qfrewrite.rewrite.fold import fold_batch_norm, pads, set_weights
-from qfrewrite.rewrite.match import NoMatch, bias_of, float_weights, sole_reader, weights_of
-from qfrewrite.runtime.metrics import sqnr_db
+from qfrewrite.passes._dead import absorb_reported, fold_and_absorb
+from qfrewrite.passes._trial import Trials
+from qfrewrite.rewrite.dead_channels import dead_by_weights
+from qfrewrite.rewrite.fold import set_weights
+from qfrewrite.rewrite.match import float_weights
 
-# Samples that settle a signal to noise ratio: each gives dozens of positions of every channel.
-_JUDGED_ON = 50
+# Layers that lose more than this at the pointwise output are not tried; after so many tries that
+# failed the rest is not either.
+_WORTH_A_TRY_DB = 12.0
+_GIVE_UP = 2
+_NOTHING_KNOWN = "no data and no BatchNorm statistics to judge by"
+_NO_POINTWISE = "no pointwise layer alone reads it"
 
 
 @register
@@ -35,10 +42,12 @@ class RemoveDwBn(Pass):
     Given:  pointwise(RELU6(BATCH_NORM(depthwise(x))))
     Result: pointwise(depthwise(x)), or pointwise(RELU6(depthwise(x))) where ReLU6 is needed
     BatchNorm goes everywhere, exactly: it is folded, and channels whose variance is about 0 are
-    absorbed into the next bias. ReLU6 goes where the pointwise layer's output keeps a signal to
-    noise ratio of `min_sqnr` dB without it (`layers=auto`: measured on data, else judged from
-    BatchNorm statistics; the mean of the change goes into the pointwise bias), on the layers
-    whose name matches a pattern, or on all (`layers=all`: for graphs to be trained again).
+    absorbed into the next bias. With data the pointwise weights are then fitted to do without the
+    activation (`refit`, ridge regression, strength chosen on samples held back), and
+    `layers=auto` removes ReLU6 where the pointwise output keeps a signal to noise ratio of
+    `min_sqnr` dB, and goes on, from the cheapest, while the SQNR of the quantized outputs drops
+    by no more than `max_drop_db` in all. Without data BatchNorm statistics judge. `layers` may
+    be a name pattern, or `all` (for graphs to be trained again): removed whatever it costs.
     Source: Sheng et al. 2018, arXiv:1803.08607, section 4.
     """
 
@@ -47,6 +56,14 @@ class RemoveDwBn(Pass):
 
     layers: str = "auto"
     min_sqnr: float = 40.0
+    refit: bool = True
+    max_drop_db: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Fail on a bound that cannot be."""
+        if self.max_drop_db < 0:
+            raise UsageError(f"max_drop_db={self.max_drop_db}", where=self.name,
+                             remedy="give 0 or more")  # fmt: skip
 
     def run(self, graph: Graph, rw: PassRewriter) -> None:
         """BatchNorm first, then ReLU6 by its cost."""
@@ -54,193 +71,113 @@ class RemoveDwBn(Pass):
         if not depthwise:
             rw.note("the graph has no depthwise convolution")
         for op in depthwise:
-            _remove_batch_norm(rw, op)
-        sites = [site for op in depthwise if (site := _site(rw, op)) is not None]
-        costs = _measured(rw, sites) if rw.context.data is not None else _estimated(rw, sites)
-        for site in sites:
-            self._decide(rw, site, costs.get(site.relu6))
-        forced = [s for s in sites if s.relu6 not in graph and self.layers != "auto"]
-        if forced:
-            rw.warn(
-                f"ReLU6 was removed from {len(forced)} depthwise layers regardless of its cost: "
-                "the graph must be trained again before it is used"
-            )
-
-    def _decide(self, rw: PassRewriter, site: _Site, cost: _Cost | None) -> None:
-        sqnr = cost.sqnr if cost is not None else None
-        figures: dict[str, Any] = {
-            "sqnr_db": sqnr, "clip_rate": cost.clip_rate if cost is not None else None
-        }  # fmt: skip
+            fold_and_absorb(rw, op)
+            if float_weights(op) is None:
+                absorb_reported(rw, op, dead_by_weights(op), "without weights")
+        sites = [site for op in depthwise if (site := find_site(rw, op)) is not None]
+        found = costs(rw, sites, fit=self.refit)
         if self.layers == "auto":
-            if sqnr is None:
-                rw.skip(site.relu6, "no data and no BatchNorm statistics to judge by")
-                return
-            if sqnr < self.min_sqnr:
-                rw.layer(site.depthwise, **figures, decision="kept")
-                rw.skip(site.relu6, f"ReLU6 stays: SQNR {sqnr:.1f} dB without it")
-                return
-        elif self.layers != "all" and not fnmatchcase(site.depthwise.name, self.layers):
-            rw.skip(site.relu6, f"does not match '{self.layers}'")
-            return
-        rw.layer(site.depthwise, **figures, decision="removed")
-        if cost is not None and site.pointwise is not None:
-            b = bias_of(site.pointwise) - cost.mean_change
-            set_weights(rw, site.pointwise, weights_of(site.pointwise), b)
-        detail = "" if sqnr is None else f", SQNR {sqnr:.1f} dB at the pointwise output"
-        rw.bypass(site.relu6, detail=f"{site.relu6.kind} after {site.depthwise.name}{detail}")
+            self._where_cheap(rw, sites, found)
+        else:
+            self._where_asked(rw, sites, found)
+
+    def _where_asked(self, rw: PassRewriter, sites: list[Site], found: dict[Op, Cost]) -> None:
+        """Each layer is fitted to what the ones before it, changed already, give."""
+        original = rw.graph.clone()
+        done = 0
+        for site in sites:
+            if self.layers != "all" and not fnmatchcase(site.depthwise.name, self.layers):
+                rw.skip(site.relu6, f"does not match '{self.layers}'")
+                continue
+            cost = found.get(site.relu6)
+            if done and cost is not None and rw.context.data is not None and self.refit:
+                cost = without_activation(rw, site, original)
+            _report(rw, site, cost, "removed")
+            _remove(rw, site, cost)
+            done += 1
+        if done:
+            rw.warn(f"ReLU6 was removed from {done} depthwise layers regardless of its cost: "
+                    "the graph must be trained again before it is used")  # fmt: skip
+
+    def _where_cheap(self, rw: PassRewriter, sites: list[Site], found: dict[Op, Cost]) -> None:
+        dear: list[Site] = []
+        original = rw.graph.clone()
+        for site in sites:
+            cost = found.get(site.relu6)
+            if cost is None:
+                rw.skip(site.relu6, _NOTHING_KNOWN if site.pointwise else _NO_POINTWISE)
+            elif cost.sqnr >= self.min_sqnr:
+                _report(rw, site, cost, "removed")
+                _remove(rw, site, cost)
+            else:
+                dear.append(site)
+        worth = [s for s in dear if found[s.relu6].sqnr >= _WORTH_A_TRY_DB]
+        if not rw.main or rw.context.data is None or not self.max_drop_db:
+            worth = []
+        for site in dear:
+            if site not in worth:
+                cost = found[site.relu6]
+                _keep(rw, site, cost, f"SQNR {cost.sqnr:.1f} dB without it")
+        if worth:
+            self._while_cheap(rw, worth, found, original)
+
+    def _while_cheap(
+        self, rw: PassRewriter, sites: list[Site], found: dict[Op, Cost], original: Original
+    ) -> None:
+        """Try the sites from the one that costs the scores least; costs add up."""
+        budget = _Budget(rw)
+        alone = {site: budget.drop(site, found[site.relu6]) for site in sites}
+        failed = 0
+        for site in sorted(sites, key=alone.__getitem__):
+            cost, drop = found[site.relu6], alone[site]
+            if drop <= self.max_drop_db and failed < _GIVE_UP:
+                # Others may be gone already: fit, and measure, again.
+                cost = without_activation(rw, site, original, fit=self.refit)
+                drop = budget.drop(site, cost)
+            if drop > self.max_drop_db or failed == _GIVE_UP:
+                failed += 1
+                _keep(rw, site, cost, f"the scores would lose {drop:.1f} dB", drop_db=drop)
+            else:
+                _report(rw, site, cost, "removed", drop_db=drop)
+                _remove(rw, site, cost)
 
 
-@dataclass(frozen=True)
-class _Site:
-    """A depthwise op, the activation that follows it, and the 1x1 op that reads that, if any."""
+class _Budget:
+    """What the quantized scores lose by what is removed, in dB of their SQNR.
 
-    depthwise: Op
-    relu6: Op
-    pointwise: Op | None
+    Errors of quantizing and of removing are taken as independent: their powers add up.
+    """
 
+    def __init__(self, rw: PassRewriter) -> None:
+        self._trials = Trials(rw)
+        self._noise = 10 ** (-self._trials.quantized_sqnr() / 10)
 
-@dataclass(frozen=True)
-class _Cost:
-    """Removing an activation: SQNR at the pointwise output in dB after its mean is mended, the
-    mean change there [O], and the fraction of values it clips at either end."""
+    def drop(self, site: Site, cost: Cost) -> float:
+        """The loss once this layer's activation is gone too."""
 
-    sqnr: float
-    mean_change: Array
-    clip_rate: float
+        def edit(rw: PassRewriter, twin: dict[Op, Op]) -> None:
+            pointwise = twin[site.pointwise] if site.pointwise is not None else None
+            _remove(rw, Site(twin[site.depthwise], twin[site.relu6], pointwise), cost)
 
-
-def _remove_batch_norm(rw: PassRewriter, op: Op) -> None:
-    graph = rw.graph
-    reader = sole_reader(graph, op.output)
-    channels = None
-    if isinstance(reader, Op) and reader.kind == "BATCH_NORM":
-        channels = dead_by_batch_norm(reader)
-        why = fold_batch_norm(rw, reader)
-        if why is not None:
-            rw.skip(reader, why)
-            return
-        channels = settle_values(op, channels) if channels is not None else None
-    if float_weights(op) is not None:
-        return
-    for found in (channels, dead_by_weights(op)):
-        if found is None:
-            continue
-        done = absorb(rw, op, found)
-        if isinstance(done, NoMatch):
-            rw.skip(op, f"{int(found.dead.sum())} dead channels stay: {done}")
-        elif done and found is channels:
-            rw.edit("absorbed", op, f"{done} dead channels into the next bias")
+        removed = 10 ** (-self._trials.sqnr(edit) / 10)
+        return float(10 * np.log10(1 + removed / self._noise))
 
 
-def _site(rw: PassRewriter, op: Op) -> _Site | None:
-    relu6 = sole_reader(rw.graph, op.output)
-    if isinstance(relu6, NoMatch) or relu6.kind not in ("RELU6", "RELU"):
-        return None
-    reader = sole_reader(rw.graph, relu6.output)
-    if isinstance(reader, NoMatch) or reader.kind != "CONV_2D" or float_weights(reader):
-        return _Site(op, relu6, None)
-    fits = weights_of(reader).shape[1:] == (1, 1, op.output.shape[-1])
-    return _Site(op, relu6, reader if fits and not pads(reader) else None)
+def _remove(rw: PassRewriter, site: Site, cost: Cost | None) -> None:
+    if cost is not None and site.pointwise is not None:
+        shape = site.pointwise.operand(1).shape
+        set_weights(rw, site.pointwise, cost.weights.reshape(shape), cost.bias)
+    detail = "" if cost is None else f", SQNR {cost.sqnr:.1f} dB at the pointwise output"
+    rw.bypass(site.relu6, detail=f"{site.relu6.kind} after {site.depthwise.name}{detail}")
 
 
-def _bounds(relu: Op) -> tuple[float, float]:
-    return (0.0, 6.0) if relu.kind == "RELU6" else (0.0, inf)
+def _keep(rw: PassRewriter, site: Site, cost: Cost, why: str, **figures: Any) -> None:
+    _report(rw, site, cost, "kept", **figures)
+    rw.skip(site.relu6, f"ReLU6 stays: {why}")
 
 
-def _measured(rw: PassRewriter, sites: list[_Site]) -> dict[Op, _Cost]:
-    """Costs from moments of the activation and of the change, streamed over the data."""
-    judged = [s for s in sites if s.pointwise is not None]
-    if not judged:
-        return {}
-    moments = [_Moments(s) for s in judged]
-    for values in rw.observe(
-        [s.depthwise.output for s in judged],
-        "measuring what ReLU6 does after depthwise layers",
-        most=_JUDGED_ON,
-    ):
-        for moment, value in zip(moments, values, strict=True):
-            moment.add(value)
-    return {s.relu6: m.cost() for s, m in zip(judged, moments, strict=True)}
-
-
-class _Moments:
-    """Sums over positions of the activation a and the change d = x - a, [C] and [C, C]."""
-
-    # Positions of one sample that enter the covariances, evenly spread.
-    rows = 32
-    # Positions that are added up at once.
-    block = 1024
-
-    def __init__(self, site: _Site) -> None:
-        assert site.pointwise is not None
-        channels = site.depthwise.output.shape[-1]
-        self._w = weights_of(site.pointwise).astype(np.float64).reshape(-1, channels)
-        self._bounds = _bounds(site.relu6)
-        self._sums = [np.zeros(channels), np.zeros(channels)]
-        self._squares = [np.zeros((channels, channels)), np.zeros((channels, channels))]
-        self._count, self._clipped, self._seen = 0, 0, 0
-        self._waiting: list[Array] = []
-
-    def add(self, x: Array) -> None:
-        """Take the positions of one sample."""
-        flat = x.reshape(-1, x.shape[-1])
-        self._waiting.append(np.array(flat[:: max(len(flat) // self.rows, 1)]))
-        if sum(map(len, self._waiting)) >= self.block:
-            self._flush()
-
-    def _flush(self) -> None:
-        """Add what waits to the sums; in blocks, since a product of a few rows is all overhead."""
-        if not self._waiting:
-            return
-        x = np.concatenate(self._waiting)
-        self._waiting.clear()
-        a = np.clip(x, *self._bounds)
-        change = x - a
-        for i, part in enumerate((a, change)):
-            self._sums[i] += part.sum(0, dtype=np.float64)
-            self._squares[i] += part.T @ part
-        self._count += len(x)
-        self._clipped += int(np.count_nonzero(change))
-        self._seen += change.size
-
-    def cost(self) -> _Cost:
-        """What removing the activation costs, of all that was added."""
-        self._flush()
-        means = [s / self._count for s in self._sums]
-        signal, noise = (
-            float(((self._w @ (q / self._count - np.outer(m, m))) * self._w).sum())
-            for q, m in zip(self._squares, means, strict=True)
-        )
-        sqnr = sqnr_db(signal, max(noise, 0.0))
-        return _Cost(sqnr, self._w @ means[1], self._clipped / max(self._seen, 1))
-
-
-def _estimated(rw: PassRewriter, sites: list[_Site]) -> dict[Op, _Cost]:
-    """Costs from BatchNorm statistics, channels taken as independent."""
-    if sites:
-        rw.note("no data: the cost of removing ReLU6 follows from BatchNorm statistics")
-    known = propagate(rw.graph)
-    return {
-        s.relu6: _gaussian_cost(s, known[s.depthwise.output])
-        for s in sites
-        if s.pointwise is not None and s.depthwise.output in known
-    }
-
-
-def _gaussian_cost(site: _Site, x: Gaussian) -> _Cost:
-    assert site.pointwise is not None
-    low, high = _bounds(site.relu6)
-    w = weights_of(site.pointwise).astype(np.float64).reshape(-1, x.mean.size)
-    kept = clip_gaussian(x, low, high)
-    # x - clip(x) = (x - high)+ - (low - x)+; the two never meet.
-    under = clip_gaussian(Gaussian(x.mean - low, x.std), -inf, 0.0)
-    change = under.std**2, under.mean
-    if high < inf:
-        over = clip_gaussian(Gaussian(x.mean - high, x.std), 0.0, inf)
-        change = change[0] + over.std**2 - 2 * under.mean * over.mean, under.mean + over.mean
-    power = (w**2).sum(0)
-    clipped = float(1 - x.above(low).mean())
-    if high < inf:
-        clipped += float(x.above(high).mean())
-    sqnr = sqnr_db(float(power @ kept.std**2), float(power @ np.maximum(change[0], 0)))
-    return _Cost(sqnr, w @ change[1], clipped)
+def _report(
+    rw: PassRewriter, site: Site, cost: Cost | None, decision: str, **figures: Any
+) -> None:
+    sqnr, clips = (None, None) if cost is None else (cost.sqnr, cost.clip_rate)
+    rw.layer(site.depthwise, sqnr_db=sqnr, clip_rate=clips, **figures, decision=decision)

@@ -111,9 +111,11 @@ def absorb(rw: Rewriter, op: Op, channels: DeadChannels) -> int | NoMatch:
     # A constant inside is no constant at a padded border, unless it is 0.
     if constant.any() and pads(reader):
         return NoMatch("pads what it reads", at=reader.name)
-    _zero(rw, op, dead)
-    _absorb_into(rw, reader, dead, constant)
-    return int(dead.sum())
+    done = int((dead & _still_there(op, reader)).sum())
+    if done:
+        _zero(rw, op, dead)
+        _absorb_into(rw, reader, dead, constant)
+    return done
 
 
 def _next_linear(graph: Graph, op: Op) -> tuple[Op, list[Op]] | NoMatch:
@@ -136,6 +138,16 @@ def _next_linear(graph: Graph, op: Op) -> tuple[Op, list[Op]] | NoMatch:
         if reader.kind != "DEPTHWISE_CONV_2D" and inputs != tensor.shape[-1]:
             return NoMatch("is read by a grouped or flattening op", at=tensor.name)
         return reader, through
+
+
+def _still_there(op: Op, reader: Op) -> npt.NDArray[np.bool_]:
+    """Which channels of `op` have weights, a bias or weights that read them, [O]."""
+    own = np.moveaxis(weights_of(op), channel_axis(op), 0)
+    weights = own.reshape(own.shape[0], -1).any(1)
+    read = weights_of(reader)
+    readers = read.reshape(-1, read.shape[-1]).any(0).reshape(weights.size, -1).any(1)
+    there: npt.NDArray[np.bool_] = np.logical_or.reduce([weights, bias_of(op) != 0, readers])
+    return there
 
 
 def _zero(rw: Rewriter, op: Op, dead: npt.NDArray[np.bool_]) -> None:
