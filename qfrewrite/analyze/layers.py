@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from qfrewrite.analyze.cost import macs, parameters
 from qfrewrite.analyze.flags import Flag, find_flags
 from qfrewrite.calibrate.observers import Detail
 from qfrewrite.calibrate.ranges import RangeRow, RangeTable
 from qfrewrite.ir import Array, Graph, Model, Op, Tensor
 from qfrewrite.ir.quant import ACTIVATION_CODES, dequantize
 from qfrewrite.lower.canonical import canonicalise, fuses_into
+from qfrewrite.lower.cost import macs, parameters
 from qfrewrite.lower.ranges import Range
 from qfrewrite.ops import spec_of
 from qfrewrite.ops.spec import attr

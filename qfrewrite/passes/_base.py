@@ -37,6 +37,11 @@ class Pass(ABC):
     def run(self, graph: Graph, rw: PassRewriter) -> None:
         """Edit `graph` through `rw`; say through `rw.skip` what was left, and why."""
 
+    @property
+    def keeps_function(self) -> bool:
+        """Whether the pass is exact with the parameters it has."""
+        return self.exact
+
     def __str__(self) -> str:
         given = [
             f"{f.name}={quote(_show(getattr(self, f.name)))}"

@@ -16,23 +16,18 @@ Float64 = npt.NDArray[np.float64]
 
 # Positive homogeneous: f(t x) = t f(x) for t > 0. ReLU6 only where it does not clip.
 _HOMOGENEOUS = ("RELU", "LEAKY_RELU", "PRELU", "MAX_POOL_2D", "AVERAGE_POOL_2D", "PAD", "MEAN")
-# How near to 6 the largest value of a channel may come, after scaling and before: what no sample
-# showed must not clip either. Measured on images held back: wider, the function is not kept.
-MARGIN, NEAR = 0.6, 0.65
 _SIGMAS = 6.0
 
 
 @dataclass
 class Pair:
-    """Two linear layers, the tensor between them, and what is known of its channels [C]."""
+    """Two linear layers, the tensor between them, and the largest value of its channels [C]."""
 
     first: Op
     second: Op
     activation: Tensor
     clips_at_6: bool
     most: Float64
-    fixed: npt.NDArray[np.bool_]
-    scale: Float64
 
 
 def find_pair(rw: PassRewriter, op: Op) -> Pair | None:
@@ -60,14 +55,11 @@ def find_pair(rw: PassRewriter, op: Op) -> Pair | None:
     if not fits or tensor.shape[-1] != channels:
         rw.skip(op, f"{reader.kind} '{reader.name}' reads its channels grouped or flattened")
         return None
-    nothing = np.zeros(channels)
-    return Pair(op, reader, seen, clips, nothing, np.zeros(channels, bool), nothing)
+    return Pair(op, reader, seen, clips, np.zeros(channels))
 
 
 def look(rw: PassRewriter, pairs: list[Pair]) -> None:
-    """The largest activation of each channel, and whether ReLU6 clips it."""
-    for pair in pairs:
-        pair.most = np.zeros(pair.first.output.shape[-1])
+    """The largest activation of each channel, from data or BatchNorm statistics."""
     if rw.main and rw.context.data is not None:
         for values in rw.observe([p.activation for p in pairs], "looking at activations"):
             for pair, value in zip(pairs, values, strict=True):
@@ -81,7 +73,3 @@ def look(rw: PassRewriter, pairs: list[Pair]) -> None:
                 pair.most = np.maximum(stats.mean + _SIGMAS * stats.std, 0.0)
             else:
                 pair.most = np.full(pair.first.output.shape[-1], 6.0 if pair.clips_at_6 else 0.0)
-    for pair in pairs:
-        pair.fixed = (
-            (pair.most >= NEAR * 6.0) if pair.clips_at_6 else np.zeros(pair.most.size, bool)
-        )

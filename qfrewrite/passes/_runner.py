@@ -88,7 +88,7 @@ def _run_one(model: Model, one: Pass, context: PassContext, verify: str) -> Pass
     start = time.perf_counter()
     before = [g.clone()[0] for g in model.graphs]
     state = (model.graph, model.graph.version)
-    report = PassReport(str(one), one.exact, Log())
+    report = PassReport(str(one), one.keeps_function, Log())
     try:
         for graph in model.graphs:
             main = graph is model.graph
@@ -120,7 +120,7 @@ def _measure(
 
     before: a copy of the graph, and the graph and version it is a copy of.
     """
-    wanted = verify == "numeric" or (not one.exact and one.measured)
+    wanted = verify == "numeric" or (not one.keeps_function and one.measured)
     if not wanted or verify == "off":
         return
     if context.measuring is None and context.data is None:
@@ -129,7 +129,7 @@ def _measure(
     assert samples is not None
     report.measured_on = samples.description
     report.fidelity = compare(context.outputs(before[0], of=before[1]), context.outputs(after))
-    if one.exact and report.fidelity.sqnr_db < _EXACT_DB:
+    if one.keeps_function and report.fidelity.sqnr_db < _EXACT_DB:
         raise VerifyError(
             f"is declared exact and changed the outputs: SQNR {report.fidelity.sqnr_db:.1f} dB, "
             f"needs {_EXACT_DB:.0f}",

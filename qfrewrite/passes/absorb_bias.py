@@ -12,8 +12,9 @@ from qfrewrite.ir import Graph, Op
 from qfrewrite.lower.canonical import canonicalise
 from qfrewrite.passes._base import Pass, register
 from qfrewrite.passes._context import PassRewriter
-from qfrewrite.passes._pairs import NEAR, Float64, Pair, find_pair, look
-from qfrewrite.rewrite.fold import constant_response, pads, set_weights
+from qfrewrite.passes._pairs import Float64, Pair, find_pair, look
+from qfrewrite.passes._scaling import NEAR
+from qfrewrite.rewrite.fold import constant_response, pads, restate, set_weights
 from qfrewrite.rewrite.match import LINEAR, bias_of, sole_reader, weights_of
 
 # Without data a channel is taken to stay above its mean less so many deviations.
@@ -53,6 +54,7 @@ class AbsorbBias(Pass):
                 continue
             first, second = pair.first, pair.second
             set_weights(rw, first, weights_of(first), (bias_of(first) - k).astype(np.float32))
+            restate(rw.graph, first.output, shift=-k)
             extra = constant_response(second, weights_of(second), k)
             set_weights(rw, second, weights_of(second),
                         (bias_of(second) + extra).astype(np.float32))  # fmt: skip

@@ -12,6 +12,8 @@ from qfrewrite.lower.canonical import canonicalise
 from qfrewrite.passes._base import Pass, register
 from qfrewrite.passes._context import PassRewriter
 from qfrewrite.passes._dead import absorb_reported, fold_and_absorb
+from qfrewrite.passes._relaying import relay
+from qfrewrite.rewrite.channel_rules import trace_channels, unused
 from qfrewrite.rewrite.dead_channels import DEAD_VARIANCE, DeadChannels, dead_by_weights
 from qfrewrite.rewrite.match import LINEAR, bias_of, float_weights
 
@@ -31,12 +33,15 @@ class AbsorbDeadChannels(Pass):
     the way. Exact inside; where the next layer pads what it reads, only channels whose constant is
     0 (after the activation) can go. The root cause of the collapse of per-tensor int8 MobileNets
     (Sheng et al. 2018, arXiv:1803.08607, section 3). Without data the function is kept exactly.
+    With `remove` channels that nothing reads with a weight other than 0 then leave the graph,
+    through additions, concatenations and all that carries them: fewer MACs at the same output.
     """
 
     name: ClassVar[str] = "absorb_dead_channels"
     exact: ClassVar[bool] = True
 
     tol: float = DEAD_VARIANCE
+    remove: bool = False
 
     def run(self, graph: Graph, rw: PassRewriter) -> None:
         """By BatchNorm and weights first; what data show comes last, on folded layers."""
@@ -49,6 +54,9 @@ class AbsorbDeadChannels(Pass):
                      "weights")  # fmt: skip
         if rw.main and rw.context.data is not None:
             _by_data(rw)
+        if self.remove:
+            channels = trace_channels(graph)
+            relay(rw, channels, "narrowed", drop=unused(channels))
 
 
 def _by_data(rw: PassRewriter) -> None:

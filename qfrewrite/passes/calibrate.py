@@ -20,6 +20,7 @@ from qfrewrite.passes._context import PassRewriter
 from qfrewrite.passes._guess import guess_ranges
 from qfrewrite.passes._measure import measure, row_names
 from qfrewrite.rewrite.match import LINEAR
+from qfrewrite.rewrite.relayout import with_padding
 
 
 @register
@@ -80,8 +81,11 @@ class Calibrate(Pass):
         rows = dict(zip(tensors, map(table.rows.get, row_names(tensors)), strict=True))
         for tensor, row in rows.items():
             mean = row.channel_mean if row is not None else None
+            if not self.bias or mean is None:
+                continue
+            mean = with_padding(tensor, mean)
             # A file may have been made by hand.
-            if not self.bias or mean is None or (mean.size,) != tensor.shape[-1:]:
+            if (mean.size,) != tensor.shape[-1:]:
                 continue
             if _feeds_linear(graph, tensor):
                 graph.update_tensor(tensor, meta={**tensor.meta, "channel_mean": mean})

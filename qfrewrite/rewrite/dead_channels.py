@@ -15,7 +15,7 @@ import numpy.typing as npt
 from qfrewrite.ir import Graph, Op, Tensor
 from qfrewrite.ops import spec_of
 from qfrewrite.ops.spec import attr
-from qfrewrite.rewrite.fold import Float64, constant_response, pads, set_weights
+from qfrewrite.rewrite.fold import Float64, constant_response, pads, restate, set_weights
 from qfrewrite.rewrite.match import (
     NoMatch,
     bias_of,
@@ -114,6 +114,8 @@ def absorb(rw: Rewriter, op: Op, channels: DeadChannels) -> int | NoMatch:
     done = int((dead & _still_there(op, reader)).sum())
     if done:
         _zero(rw, op, dead)
+        for tensor in (op.output, *(activation.output for activation in through)):
+            restate(rw.graph, tensor, scale=np.where(dead, 0.0, 1.0))
         _absorb_into(rw, reader, dead, constant)
     return done
 

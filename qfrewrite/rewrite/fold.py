@@ -111,6 +111,22 @@ def _keep_statistics(graph: Graph, op: Op) -> None:
         graph.update_tensor(tensor, meta={**tensor.meta, "bn_stats": stats})
 
 
+def restate(
+    graph: Graph, tensor: Tensor, *, scale: Float64 | None = None, shift: Float64 | None = None
+) -> None:
+    """What is noted of a tensor whose values became scale * value + shift, both [C]."""
+    factor = 1.0 if scale is None else scale
+    offset = 0.0 if shift is None else shift
+    meta = dict(tensor.meta)
+    if "bn_stats" in meta:
+        mean, std = meta["bn_stats"]
+        meta["bn_stats"] = (mean * factor + offset, std * np.abs(factor))
+    if "channel_mean" in meta:
+        meta["channel_mean"] = meta["channel_mean"] * factor + offset
+    if "bn_stats" in meta or "channel_mean" in meta:
+        graph.update_tensor(tensor, meta=meta)
+
+
 def set_weights(rw: Rewriter, linear: Op, w: Array, b: Array) -> None:
     """Give a linear op these weights and this bias."""
     rw.set_constant(linear, weight_slot(linear), w)

@@ -22,6 +22,7 @@ from qfrewrite.calibrate.data import Sample
 from qfrewrite.calibrate.observers import Detail, TensorStats
 from qfrewrite.ir import Array, Graph, Tensor
 from qfrewrite.lower.ranges import ACTIVATION_BOUNDS, Range
+from qfrewrite.rewrite.relayout import LIVE
 from qfrewrite.runtime.session import Session, default_threads
 
 Float64 = npt.NDArray[np.float64]
@@ -154,10 +155,13 @@ class _Job:
             self.step(self.start + self.done)
 
     def _new_part(self) -> _Part:
-        return _Part([
-            TensorStats(t.shape[-1] if t.size and t.shape else 1, bounds, detail)
-            for (t, detail), bounds in zip(self.details.items(), self.bounds, strict=True)
-        ])  # fmt: skip
+        live = [t.meta.get(LIVE) for t in self.details]
+        stats = []
+        for (t, detail), bounds, mask in zip(self.details.items(), self.bounds, live, strict=True):
+            channels = t.shape[-1] if t.size and t.shape else 1
+            count = channels if mask is None else int(mask.sum())
+            stats.append(TensorStats(count, bounds, detail))
+        return _Part(stats, live)
 
     def _next(self) -> tuple[int, Sample] | None:
         with self.lock:
@@ -175,10 +179,10 @@ class _Job:
 
 
 class _Part:
-    """What one worker saw."""
+    """What one worker saw; live: the channels of each tensor that are not padding, or all."""
 
-    def __init__(self, stats: list[TensorStats]) -> None:
-        self.stats = stats
+    def __init__(self, stats: list[TensorStats], live: list[Array | None]) -> None:
+        self.stats, self._live = stats, live
         self.early: list[Range] | None = None
 
     def take(
@@ -193,6 +197,9 @@ class _Part:
         with turn:
             for k, stats in enumerate(self.stats):
                 assert value is not None
+                mask = self._live[k]
+                if mask is not None:
+                    value = value[..., mask]
                 stats.add(value, scratch)
                 if ends is not None:
                     ends[k] = value.min(), value.max()

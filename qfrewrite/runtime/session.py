@@ -123,6 +123,10 @@ class Runner:
         values = list(sample.values()) if isinstance(sample, dict) else list(sample)
         for detail, value in zip(self._in, values, strict=True):
             self._interpreter.set_tensor(detail["index"], _to_codes(value, detail))
+        self.again()
+
+    def again(self) -> None:
+        """Compute once more, on the inputs that are there."""
         try:
             self._interpreter.invoke()
         except (RuntimeError, ValueError) as error:

@@ -11,10 +11,10 @@ from conftest import ROOT, shared_path
 from graphs import normal, separable
 
 from qfrewrite import api
-from qfrewrite.analyze.cost import macs, parameters
 from qfrewrite.analyze.layers import Inspection, inspect_model
 from qfrewrite.errors import UsageError
 from qfrewrite.ir import Model
+from qfrewrite.lower.cost import macs, parameters
 from qfrewrite.ops.build import GraphBuilder
 
 MODEL = ROOT / "examples" / "digits" / "digits_mobilenet.pb"

@@ -128,6 +128,42 @@ def test_equalization_helps_weights_of_one_scale() -> None:
     assert equalized > plain + 10
 
 
+@pytest.mark.parametrize("build", ["residual", "branches", "split", "flattened"])
+@pytest.mark.parametrize("mode", ["exact", "fill"])
+def test_equalization_follows_sums_joins_and_splits(build: str, mode: str) -> None:
+    graph = {"residual": residual, "branches": branches, "split": split_network,
+             "flattened": flattened}[build]()  # fmt: skip
+    _, db, report = changed(graph, f"equalize(mode={mode})")
+    assert db > 90
+    assert report["equalize"].edits >= 1
+    if build == "residual":
+        assert "added to it" in " ".join(map(str, report["equalize"].log.edits))
+
+
+def test_a_sum_with_a_constant_or_an_output_holds_its_channels() -> None:
+    b = GraphBuilder()
+    y = b.op("CONV_2D", b.input("x", (1, 4, 4, 3)), b.const("w", normal(4, 1, 1, 3)))
+    y = b.op("ADD", y, b.const("offset", normal(4, 4, 4)))
+    graph = b.finish(b.op("CONV_2D", y, b.const("v", normal(2, 1, 1, 4))))
+    _, db, report = changed(graph, "equalize")
+    assert db > 90
+    assert any("is added to by" in entry.detail for entry in report["equalize"].log.skips)
+
+
+def test_statistics_follow_what_is_scaled_and_absorbed() -> None:
+    """Without data ranges come from BatchNorm statistics, so these must stay true."""
+    graph = separable(dead=(1,))
+    after, _, _ = changed(graph, "absorb_dead_channels", data=False)
+    mean, std = after.ops_of("DEPTHWISE_CONV_2D")[0].output.meta["bn_stats"]
+    assert mean[1] == std[1] == 0
+    scaled, _, report = changed(after, "equalize", data=False)
+    (row,) = report["equalize"].log.layers
+    found, _ = scaled.ops_of("DEPTHWISE_CONV_2D")[0].output.meta["bn_stats"]
+    assert found[mean != 0] / mean[mean != 0] == pytest.approx(
+        np.clip(found[mean != 0] / mean[mean != 0], row["least"], row["most"]), rel=1e-6
+    )
+
+
 def test_channels_that_clip_stay() -> None:
     graph = separable()
     (dw,) = graph.ops_of("DEPTHWISE_CONV_2D")
@@ -193,6 +229,25 @@ def residual() -> Graph:
     return b.finish(
         b.op("FULLY_CONNECTED", y, b.const("fc", normal(6, 8)), b.const("fb", normal(6)))
     )
+
+
+def split_network() -> Graph:
+    b = GraphBuilder()
+    w, v = normal(8, 3, 3, 3), normal(8, 1, 1, 8)
+    y = b.op("RELU6", b.op("CONV_2D", b.input("x", (1, 6, 6, 3)), b.const("w", w * 0.1)))
+    b.op("SPLIT", b.const("axis", 3, "int32"), y, attrs={"num_splits": 2})
+    left, right = b.graph.ops[-1].outputs
+    left = b.op("CONV_2D", left, b.const("l", normal(4, 1, 1, 4) * np.geomspace(0.01, 1, 4)))
+    y = b.op("CONCATENATION", b.op("RELU", left), right, attrs={"axis": 3})
+    return b.finish(b.op("CONV_2D", y, b.const("v", v)))
+
+
+def flattened() -> Graph:
+    b = GraphBuilder()
+    w = normal(5, 3, 3, 3) * np.geomspace(0.01, 1, 5).reshape(-1, 1, 1, 1)
+    y = b.op("CONV_2D", b.input("x", (1, 6, 6, 3)), b.const("w", w))
+    y = b.op("MAX_POOL_2D", b.op("RELU", y), attrs={"filter_height": 2, "filter_width": 2})
+    return b.finish(b.op("FULLY_CONNECTED", y, b.const("fc", normal(4, y.size))))
 
 
 def branches() -> Graph:

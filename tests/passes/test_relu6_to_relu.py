@@ -53,3 +53,22 @@ def test_rare_large_values_stay_clipped() -> None:
     graph = b.finish(b.op("RELU6", y, name="y"))
     report = check_pass(graph, "relu6_to_relu(max_clip=0.5)", tolerance=1e-6, data=True)
     assert "max_growth" in str(report.log.skips[0])
+
+
+def test_scores_decide_where_the_clip_rate_would_allow_it() -> None:
+    """Two layers that clip as rarely; the scores hang on the second one's largest values."""
+    b = GraphBuilder()
+    y = b.input("x", (1, 16, 16, 3))
+    for i, scale in enumerate((4.2, 6.6)):
+        w = np.zeros((3, 1, 1, 3), "f4")
+        w[range(3), 0, 0, range(3)] = scale if i == 0 else scale / 4
+        y = b.op("CONV_2D", y, b.const("w", w), name=f"conv{i}")
+        y = b.op("RELU6", y, name=f"relu{i}")
+    graph = b.finish(y)
+    limits = "max_clip=1,max_growth=100"
+    clips = check_pass(graph.clone()[0], f"relu6_to_relu({limits},min_sqnr=0)", tolerance=None,
+                       data=True).log.layers  # fmt: skip
+    report = check_pass(graph, f"relu6_to_relu({limits},min_sqnr=80)", tolerance=1e-3, data=True)
+    assert any(row["clip_rate"] > 0 for row in clips)
+    assert any("keep less than 80 dB" in entry.detail for entry in report.log.skips)
+    assert graph.ops_of("RELU6")

@@ -1,8 +1,12 @@
 from __future__ import annotations
 
 import numpy as np
-from graphs import separable
+import pytest
+from graphs import normal, separable
 from pass_checks import check_pass
+
+from qfrewrite.ir import Graph
+from qfrewrite.ops.build import GraphBuilder
 
 
 def test_batch_norm_goes_exactly_and_relu6_stays_where_it_matters() -> None:
@@ -43,6 +47,42 @@ def test_relu6_goes_where_it_does_nothing() -> None:
     report = check_pass(graph, "remove_dw_bn", tolerance=1e-4, data=True)
     assert not graph.ops_of("RELU6")
     assert report.log.layers[0]["decision"] == "removed"
+
+
+def correlated() -> Graph:
+    """Depthwise channels in pairs of opposite sign: what ReLU takes from one the other keeps."""
+    b = GraphBuilder("correlated")
+    w = np.zeros((1, 3, 3, 8), "f4")
+    w[0, 1, 1] = np.repeat(np.linspace(0.5, 1.5, 4), 2)
+    x = b.input("x", (1, 6, 6, 4))
+    y = b.op("CONV_2D", x, b.const("in/w", np.kron(np.eye(4), [[1], [-1]]).reshape(8, 1, 1, 4)))
+    y = b.op("DEPTHWISE_CONV_2D", y, b.const("dw/w", w), b.const("dw/b", np.full(8, 0.4, "f4")))
+    v = np.kron(normal(5, 4), [[1.0, -1.0]]) + 0.03 * normal(5, 8, seed=1)
+    y = b.op("CONV_2D", b.op("RELU", y), b.const("pw/w", v.reshape(5, 1, 1, 8).astype("f4")))
+    return b.finish(y)
+
+
+def sqnr_without_relu(passes: str) -> float:
+    report = check_pass(correlated(), passes, tolerance=None, data=True, settles=False)
+    return float(report.log.layers[0]["sqnr_db"])
+
+
+def test_a_refit_of_the_pointwise_layer_makes_up_for_the_activation() -> None:
+    plain = sqnr_without_relu("remove_dw_bn(layers=all,refit=false)")
+    assert sqnr_without_relu("remove_dw_bn(layers=all)") > plain + 5
+
+
+@pytest.mark.parametrize(("most", "decision"), [(0, "kept"), (0.001, "kept"), (60, "removed")])
+def test_removal_goes_on_while_the_scores_lose_little(most: float, decision: str) -> None:
+    graph = correlated()
+    report = check_pass(graph, f"remove_dw_bn(max_drop_db={most})", tolerance=None, data=True,
+                        settles=False)  # fmt: skip
+    (row,) = report.log.layers
+    assert row["decision"] == decision
+    assert bool(graph.ops_of("RELU")) == (decision == "kept")
+    if most:
+        assert (row["drop_db"] > most) == (decision == "kept")
+        assert decision == "removed" or "would lose" in str(report.log.skips[0])
 
 
 def test_forced_removal_says_that_training_must_follow() -> None:

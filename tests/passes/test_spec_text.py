@@ -32,6 +32,8 @@ PARTICULAR = {
     ("reconstruct", "scale"): st.sampled_from(("minmax", "search")),
     ("reconstruct", "weights"): st.sampled_from(("auto", "per-channel", "per-tensor")),
     ("reconstruct", "samples"): st.integers(8),
+    ("remove_dw_bn", "max_drop_db"): st.floats(0, 100),
+    ("round_geometry", "multiple"): st.sampled_from((4, 8, 16, 32)),
 }
 
 
@@ -62,6 +64,7 @@ def test_a_pass_as_text_parses_back(data: st.DataObject, name: str) -> None:
         ("calibrate(per_layer=mse)", "no pattern"),
         ("calibrate(bins=3)", "64 to 8192"),
         ("calibrate(samples=0)", "1 or more"),
+        ("remove_dw_bn(max_drop_db=-1)", "0 or more"),
         ("remove_dw_bn(layers=all", "')' is missing"),
         ("remove_dw_bn)", "closes nothing"),
         ("remove_dw_bn(all)", "key=value"),

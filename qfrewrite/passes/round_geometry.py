@@ -1,0 +1,78 @@
+"""`round_geometry`: channel counts that 8-bit kernels like."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from qfrewrite.errors import UsageError
+from qfrewrite.ir import Graph
+from qfrewrite.lower.canonical import canonicalise
+from qfrewrite.passes._base import Pass, register
+from qfrewrite.passes._context import PassRewriter
+from qfrewrite.passes._geometry import Plan, rounded_down, rounded_up
+from qfrewrite.passes._relaying import Costs, relay
+from qfrewrite.rewrite.channel_rules import trace_channels
+from qfrewrite.rewrite.match import LINEAR
+
+_MULTIPLES = (2, 4, 8, 16, 32, 64)
+
+
+@register
+@dataclass(frozen=True)
+class RoundGeometry(Pass):
+    """Round the channel counts of layers up to a multiple of eight, with zero weights.
+
+    Given:  y = f(x; w, b) with C channels;  z = g(y; v, d)
+    Result: y' = f(x; w', b') with multiple * ceil(C / multiple), z = g(y'; v', d)
+    w', b' and v' are w, b and v with zeros for the channels put in. They are put in wherever the
+    same channels occur: through activations, pools, additions (residual cycles as a whole),
+    products, concatenations (each part is rounded, in its place), splits, flattening. Inputs and
+    outputs of the graph keep their shapes, and so do layers whose channels an op reads that
+    mixes them. Left alone, unless `force`, is what would give kernels more blocks of channels
+    to compute than it had before. `down` drops the least important channels instead: not exact;
+    with data their mean goes into the biases. Source: Feng et al. 2018 (LPIRC).
+    """
+
+    name: ClassVar[str] = "round_geometry"
+    exact: ClassVar[bool] = True
+
+    multiple: int = 8
+    force: bool = False
+    down: bool = False
+
+    def __post_init__(self) -> None:
+        """Fail on a multiple that no kernel has."""
+        if self.multiple not in _MULTIPLES:
+            raise UsageError(f"multiple={self.multiple}", where=self.name,
+                             remedy=f"use one of {', '.join(map(str, _MULTIPLES))}")  # fmt: skip
+
+    @property
+    def keeps_function(self) -> bool:
+        """Not where channels are dropped."""
+        return not self.down
+
+    def run(self, graph: Graph, rw: PassRewriter) -> None:
+        """All layers are solved together."""
+        canonicalise(graph)
+        channels = trace_channels(graph)
+        costs = Costs(rw)
+        if self.down:
+            plan = rounded_down(rw, channels, self.multiple)
+            rw.warn(f"{len(plan.drop)} channels are dropped: the function is not kept")
+        else:
+            plan = rounded_up(channels, self.multiple, force=self.force)
+        relay(rw, channels, "rounded", drop=plan.drop, pad=plan.pad)
+        self._explain(rw, plan)
+        costs.report()
+
+    def _explain(self, rw: PassRewriter, plan: Plan) -> None:
+        """Why layers stay that are no multiple wide."""
+        for op in rw.graph.ops_of(*LINEAR):
+            ids = plan.channels.of(op.output)
+            if ids is None or not op.output.shape[-1] % self.multiple:
+                continue
+            why = plan.channels.why_frozen(ids)
+            if why is None and plan.costly & set(ids.tolist()):
+                why = "its readers would get more blocks of channels (force=true does it anyway)"
+            rw.skip(op, f"{ids.size} channels stay: {why or 'they follow from its input'}")

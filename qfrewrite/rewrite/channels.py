@@ -1,0 +1,196 @@
+"""Which channels of a graph's tensors move together, found by union-find over channel axes.
+
+Every channel (index on the last axis) of every activation belongs to a class. An addition unites
+the classes of its operands channel by channel, an activation or a pool keeps its operand's, a
+concatenation puts those of its operands side by side. So whoever changes the channels of one
+tensor knows which others change with it, through residual cycles and joins alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from qfrewrite.ir import Graph, Op, Tensor
+
+Ids = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Family:
+    """A depthwise op with a multiplier: result c * multiplier + j comes from channel c alone."""
+
+    source: Ids
+    result: Ids
+
+    @property
+    def multiplier(self) -> int:
+        """Results per channel."""
+        return self.result.size // max(self.source.size, 1)
+
+
+class Channels:
+    """The classes of all channels of a canonical float graph.
+
+    of: the class of each channel of a tensor [C], for tensors whose last axis is understood.
+    frozen: classes that must stay as they are, and why.
+    """
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+        self._parent: list[int] = []
+        self._ids: dict[Tensor, Ids] = {}
+        self._frozen: dict[int, str] = {}
+        self.families: list[Family] = []
+
+    # -- while tracing ---------------------------------------------------------------------
+
+    def fresh(self, tensor: Tensor) -> Ids:
+        """New classes for the channels of `tensor`."""
+        start, count = len(self._parent), tensor.shape[-1] if tensor.shape else 0
+        self._parent.extend(range(start, start + count))
+        self._ids[tensor] = np.arange(start, start + count)
+        return self._ids[tensor]
+
+    def ids(self, tensor: Tensor) -> Ids:
+        """The channels of `tensor` as traced so far; unknown ones are new and stay."""
+        if tensor not in self._ids:
+            self.freeze(self.fresh(tensor), f"'{tensor.name}' is not computed by a known op")
+        return self._ids[tensor]
+
+    def give(self, tensor: Tensor, ids: Ids) -> None:
+        """Say what the channels of `tensor` are."""
+        self._ids[tensor] = ids
+
+    def unite(self, a: Ids, b: Ids) -> None:
+        """Channels at the same place of both belong together."""
+        for one, other in zip(a.tolist(), b.tolist(), strict=True):
+            first, second = self._root(one), self._root(other)
+            if first != second:
+                self._parent[second] = first
+                if second in self._frozen:
+                    self._frozen.setdefault(first, self._frozen.pop(second))
+
+    def freeze(self, ids: Iterable[int], why: str) -> None:
+        """These classes must stay as they are."""
+        for one in ids:
+            self._frozen.setdefault(self._root(int(one)), why)
+
+    def _root(self, one: int) -> int:
+        parent = self._parent
+        while parent[one] != one:
+            parent[one] = parent[parent[one]]
+            one = parent[one]
+        return one
+
+    # -- afterwards ------------------------------------------------------------------------
+
+    def finish(self) -> None:
+        """Settle families: where a result must stay its source must, and sources are one each."""
+        said: dict[int, tuple[int, int, int]] = {}
+        for family in self.families:
+            source, result = self.roots(family.source), self.roots(family.result)
+            m = family.multiplier
+            for place, root in enumerate(result.tolist()):
+                key = (int(source[place // m]), place % m, m)
+                if said.setdefault(root, key) != key or root == key[0]:
+                    self.freeze([root, key[0], said[root][0]], "is joined with itself")
+        for family in reversed(self.families):
+            stays = self.is_frozen(family.result).reshape(-1, family.multiplier).any(1)
+            self.freeze(family.source[stays], "a depthwise layer after it must stay")
+        for family in self.families:
+            stays = np.repeat(self.is_frozen(family.source), family.multiplier)
+            self.freeze(family.result[stays], "the depthwise layer's input must stay")
+
+    def of(self, tensor: Tensor) -> Ids | None:
+        """The classes of a tensor's channels [C], or None where they were not traced."""
+        found = self._ids.get(tensor)
+        return None if found is None else self.roots(found)
+
+    def roots(self, ids: Ids) -> Ids:
+        """The classes that these channels are in."""
+        return np.array([self._root(one) for one in ids.tolist()], np.int64)
+
+    def is_frozen(self, ids: Ids) -> npt.NDArray[np.bool_]:
+        """Which of these must stay."""
+        return np.array([self._root(one) in self._frozen for one in ids.tolist()], np.bool_)
+
+    def why_frozen(self, ids: Ids) -> str | None:
+        """Why some of these must stay; None where all may change."""
+        found = (self._frozen.get(self._root(one)) for one in ids.tolist())
+        return next((why for why in found if why is not None), None)
+
+    @property
+    def count(self) -> int:
+        """How many channels were numbered."""
+        return len(self._parent)
+
+    def derived(self) -> set[int]:
+        """Classes that follow from a depthwise layer's input."""
+        return {int(root) for f in self.families for root in self.roots(f.result)}
+
+    def segments(self) -> list[Ids]:
+        """Runs of classes that follow each other wherever one of them occurs, in order.
+
+        Where something is put in behind the last of a run, it stands behind it everywhere.
+        """
+        after = np.full(self.count, -2, np.int64)
+        before = np.full(self.count, -2, np.int64)
+        traced = [self.roots(ids) for ids in self._ids.values() if ids.size]
+        for ids in traced:
+            for table, own, other in (
+                (after, ids, np.append(ids[1:], -1)), (before, ids, np.append(-1, ids[:-1])),
+            ):  # fmt: skip
+                known = table[own]
+                # -1 stands for an end, -2 for nothing known yet, -3 for more than one neighbour.
+                table[own] = np.where((known == -2) | (known == other), other, -3)
+                # A channel may occur several times in one tensor.
+                table[own[table[own] != other]] = -3
+        found: list[Ids] = []
+        seen: set[int] = set()
+        for ids in traced:
+            run: list[int] = []
+            for one in ids.tolist():
+                if one in seen:
+                    continue
+                seen.add(one)
+                run.append(one)
+                following = int(after[one])
+                if following < 0 or before[following] != one:
+                    found.append(np.array(run))
+                    run = []
+            if run:
+                found.append(np.array(run))
+        return found
+
+
+Trace = Callable[[Channels, Op], None]
+
+
+def trace(graph: Graph, rules: dict[str, Trace]) -> Channels:
+    """Follow the channels through `graph`; what no rule knows, and the interface, must stay."""
+    channels = Channels(graph)
+    for tensor in graph.inputs:
+        channels.freeze(channels.fresh(tensor), f"'{tensor.name}' is an input of the graph")
+    for op in graph.ops:
+        rule = rules.get(op.kind)
+        if rule is not None and len(op.outputs) and op.output.dtype == "float32":
+            rule(channels, op)
+        else:
+            stay(channels, op, f"is read by {op.kind} '{op.name}'")
+    for tensor in graph.outputs:
+        channels.freeze(channels.ids(tensor), f"'{tensor.name}' is an output of the graph")
+    channels.finish()
+    return channels
+
+
+def stay(channels: Channels, op: Op, why: str) -> None:
+    """Nothing may change at what `op` reads and makes."""
+    for tensor in op.inputs:
+        if tensor is not None and not tensor.is_const and tensor.shape:
+            channels.freeze(channels.ids(tensor), why)
+    for tensor in op.outputs:
+        channels.freeze(channels.fresh(tensor), f"is made by {op.kind} '{op.name}'")

@@ -1,0 +1,70 @@
+"""How long models take, run in turn so that drift of the machine cancels."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from qfrewrite.runtime.session import Runner
+
+Float64 = npt.NDArray[np.float64]
+
+_WARMUP = 3
+# Shorter calls than this are repeated and timed together: a clock reads no less than 0.1 us.
+_LEAST_SECONDS = 1e-3
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds per inference, one value for each round."""
+
+    seconds: Float64
+
+    @property
+    def median(self) -> float:
+        """The middle one."""
+        return float(np.median(self.seconds))
+
+    def percentile(self, percent: float) -> float:
+        """That below which `percent` of the rounds lie."""
+        return float(np.percentile(self.seconds, percent))
+
+    def ratio(self, other: Timing) -> float:
+        """The middle of the ratios to `other`, round by round."""
+        return float(np.median(self.seconds / other.seconds))
+
+
+def time_in_turn(
+    runners: Sequence[Runner], *, runs: int = 50, step: Callable[[int], None] | None = None
+) -> list[Timing]:
+    """Each runner once per round, in an order that turns around every round.
+
+    So whatever slows the machine down slows all of them, and none always follows the same one.
+    Inputs are those last given to a runner, or zeros; copying them is not timed.
+    """
+    calls = [_calls(runner) for runner in runners]
+    found = np.zeros((len(runners), runs))
+    order = list(range(len(runners)))
+    for k in range(runs):
+        for i in order:
+            start = time.perf_counter()
+            for _ in range(calls[i]):
+                runners[i].again()
+            found[i, k] = (time.perf_counter() - start) / calls[i]
+        order.reverse()
+        if step is not None:
+            step(k + 1)
+    return [Timing(row) for row in found]
+
+
+def _calls(runner: Runner) -> int:
+    """Warm up; how often to call it so that the clock can be trusted."""
+    for _ in range(_WARMUP):
+        start = time.perf_counter()
+        runner.again()
+        seconds = time.perf_counter() - start
+    return max(int(_LEAST_SECONDS / max(seconds, 1e-7)), 1)

@@ -1,0 +1,238 @@
+"""round_geometry and removing dead channels: exact in float, within a step in int8."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from graphs import normal
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from networks import FAMILIES, conv, dense, depthwise, inception, mobilenet_v1, mobilenet_v2, pooled
+from pass_checks import check_pass, largest_difference, outputs_of
+
+from qfrewrite.calibrate.data import synthetic
+from qfrewrite.errors import PassError
+from qfrewrite.formats.tflite_write import serialize
+from qfrewrite.ir import Graph, Model, Tensor
+from qfrewrite.lower.cost import macs
+from qfrewrite.lower.model import lower_model
+from qfrewrite.lower.scheme import QuantOptions
+from qfrewrite.lower.spec_check import check_model
+from qfrewrite.ops.build import GraphBuilder
+from qfrewrite.passes import PassContext, make_passes, run_passes
+from qfrewrite.rewrite.match import weights_of
+from qfrewrite.runtime.session import Runner, input_specs
+
+FORCED = "round_geometry(force=true)"
+
+
+def widths(graph: Graph) -> list[int]:
+    """Output channels of the layers."""
+    kinds = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")
+    return [op.output.shape[-1] for op in graph.ops_of(*kinds)]
+
+
+def rewritten(graph: Graph, passes: str) -> Graph:
+    model = Model([graph.clone()[0]], source="graphdef")
+    run_passes(model, passes, PassContext(synthetic(input_specs(graph), 8), threads=1))
+    return model.graph
+
+
+def int8_outputs(graph: Graph, passes: str) -> tuple[list[list[np.ndarray]], list[float]]:
+    """Outputs for a few samples, real values, and the step of each output."""
+    lowered, _ = lower_model(Model([rewritten(graph, passes)], source="graphdef"), QuantOptions())
+    assert check_model(lowered) == []
+    runner = Runner(serialize(lowered), threads=1)
+    steps = [float(t.quant.scale[0]) if t.quant else 0.0 for t in lowered.graph.outputs]
+    fresh = synthetic(input_specs(graph), 4, seed=3)
+    return [[v.copy() for v in runner.run(x)] for x in fresh], steps
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("passes", ["round_geometry", FORCED, "round_geometry(multiple=16)"])
+def test_the_float_function_stays(name: str, passes: str) -> None:
+    graph = FAMILIES[name]()
+    report = check_pass(graph, passes, tolerance=1e-5)
+    assert report.edits
+    note = report.log.notes[-1]
+    assert "MACs" in note
+    assert "latency" in note
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_int8_outputs_stay_within_a_step(name: str) -> None:
+    graph = FAMILIES[name]()
+    plain, steps = int8_outputs(graph, "calibrate")
+    rounded, same = int8_outputs(graph, f"{FORCED},calibrate")
+    assert same == pytest.approx(steps)
+    for one, other in zip(plain, rounded, strict=True):
+        for a, b, step in zip(one, other, steps, strict=True):
+            assert np.abs(a - b).max() <= 1.01 * step
+
+
+@pytest.mark.parametrize("name", ["mobilenet_v1 0.25", "mobilenet_v2", "squeeze_excite"])
+def test_every_layer_but_the_last_becomes_a_multiple(name: str) -> None:
+    graph = rewritten(FAMILIES[name](), "round_geometry")
+    assert [c % 8 for c in widths(graph)[:-1]] == [0] * (len(widths(graph)) - 1)
+
+
+def test_heads_stay_and_say_why() -> None:
+    graph = FAMILIES["ssd"]()
+    report = check_pass(graph, FORCED, tolerance=1e-5)
+    reasons = {entry.where: entry.detail for entry in report.log.skips}
+    assert all("mixes channels" in reasons[f"head{i}_{n}"] for i in (0, 1) for n in (4, 7))
+
+
+def test_what_costs_more_than_it_brings_stays_unless_forced() -> None:
+    wide = [c for c in widths(rewritten(inception(), FORCED)) if c == 8]
+    careful = check_pass(inception(), "round_geometry", tolerance=1e-5)
+    assert len(wide) >= 6
+    assert any("more blocks" in entry.detail for entry in careful.log.skips)
+
+
+def test_padding_does_not_touch_calibration() -> None:
+    """Behind the sigmoid padding is 0.5 and behind the addition 3: no real value is."""
+    b = GraphBuilder()
+    y = conv(b, b.input("x", (1, 8, 8, 3)), 5, act="")
+    y = b.op("ADD", y, b.const("offset", np.full(1, 3.0, "f4")))
+    y = b.op("ADD", b.op("LOGISTIC", y), b.const("more", np.full(1, 2.0, "f4")), name="sum")
+    graph = b.finish(conv(b, y, 4, act=""))
+    ranges = []
+    for passes in ("calibrate", f"{FORCED},calibrate"):
+        after = rewritten(graph, passes)
+        found = {op.operand(0).name: op.attrs for op in after.ops_of("FAKE_QUANT")}
+        ranges.append({name: (a["min"], a["max"]) for name, a in found.items()})
+        means = after.tensor("sum").meta["channel_mean"]
+        assert means.size == after.tensor("sum").shape[-1]
+    assert ranges[0] == ranges[1]
+
+
+def test_rounding_down_drops_the_least_important_channels() -> None:
+    graph = mobilenet_v1(0.5)
+    first = graph.ops_of("CONV_2D")[0]
+    w = weights_of(first).copy()
+    w[[2, 7, 11]] *= 1e-4
+    graph.update_tensor(first.operand(1), data=w)
+    bias = first.operand(2).value().copy()
+    bias[[2, 7, 11]] = 0
+    graph.update_tensor(first.operand(2), data=bias)
+    before = outputs_of(graph)
+    model = Model([graph], source="graphdef")
+    context = PassContext(synthetic(input_specs(graph), 8), threads=1)
+    report = run_passes(model, "round_geometry(down=true)", context).passes[0]
+    assert widths(graph)[0] == 16
+    assert not report.exact
+    assert report.fidelity is not None
+    assert "dropped" in report.log.warnings[0]
+    # 19 channels became 16: the three that matter least are gone, the first is still there.
+    kept = np.abs(weights_of(graph.ops_of("CONV_2D")[0])).max((1, 2, 3))
+    assert kept.min() > 1e-2
+    assert largest_difference(before, outputs_of(graph)) < 1
+
+
+@pytest.mark.parametrize("multiple", [0, 7, 128])
+def test_multiples_that_no_kernel_has(multiple: int) -> None:
+    with pytest.raises(PassError, match="use one of"):
+        make_passes(f"round_geometry(multiple={multiple})")
+
+
+# -- dead channels that leave ------------------------------------------------------------------
+
+
+def killed(graph: Graph, which: tuple[int, ...] = (0, 3)) -> Graph:
+    """Channels of every convolution but the last that are always 0."""
+    for op in graph.ops_of("CONV_2D")[:-1]:
+        for slot in (1, 2):
+            values = op.operand(slot).value().copy()
+            values[[c for c in which if c < len(values)]] = 0
+            graph.update_tensor(op.operand(slot), data=values)
+    return graph
+
+
+def test_dead_channels_leave_and_the_rest_is_rounded() -> None:
+    graph = killed(mobilenet_v1(0.25, add=5))
+    work = sum(map(macs, graph.ops))
+    for op in graph.ops_of("DEPTHWISE_CONV_2D"):
+        bias = op.operand(2).value().copy()
+        bias[[0, 3]] = 0
+        graph.update_tensor(op.operand(2), data=bias)
+    report = check_pass(graph, "absorb_dead_channels(remove=true)", tolerance=1e-5)
+    assert any(entry.action == "narrowed" for entry in report.log.edits)
+    assert widths(graph)[:2] == [11, 11]
+    assert sum(map(macs, graph.ops)) < 0.9 * work
+    check_pass(graph, FORCED, tolerance=1e-5)
+    assert widths(graph)[:2] == [16, 16]
+
+
+def test_a_channel_that_any_reader_uses_stays() -> None:
+    """In a residual cycle a channel is dead only where all that write it are, or none reads it."""
+    graph = mobilenet_v2()
+    before = widths(graph)
+    check_pass(killed(graph), "absorb_dead_channels(remove=true)", tolerance=1e-5)
+    assert widths(graph) != before
+    assert widths(graph)[3] == 11  # the cycle's channels: its readers use all of them
+
+
+def test_something_is_left_of_a_layer_that_nobody_uses() -> None:
+    b = GraphBuilder()
+    y = conv(b, b.input("x", (1, 4, 4, 3)), 6)
+    y = b.op("CONV_2D", y, b.const("w", np.zeros((4, 1, 1, 6), "f4")), b.const("b", normal(4)))
+    graph = b.finish(y)
+    check_pass(graph, "absorb_dead_channels(remove=true)", tolerance=1e-6)
+    assert widths(graph) == [1, 4]
+
+
+# -- random graphs -----------------------------------------------------------------------------
+
+
+def grown(draw: st.DataObject) -> Graph:
+    """A random network of joins, splits, sums, multipliers and plain layers."""
+    b = GraphBuilder("random")
+    pool: list[Tensor] = [conv(b, b.input("x", (1, 8, 8, 3)), draw.draw(st.integers(1, 12)), 3)]
+    for _ in range(draw.draw(st.integers(2, 9), label="ops")):
+        kinds = ("conv", "depthwise", "add", "mul", "concat", "split", "pad", "slice", "act")
+        kind = draw.draw(st.sampled_from(kinds), label="kind")
+        x = draw.draw(st.sampled_from(pool), label="operand")
+        pool += added_op(b, kind, x, pool, draw)
+    heads = [pooled(b, t) for t in pool if not b.graph.readers(t)] or [pooled(b, pool[-1])]
+    joined = b.op("CONCATENATION", *heads, attrs={"axis": 1}) if len(heads) > 1 else heads[0]
+    return b.finish(dense(b, joined, 3))
+
+
+def added_op(
+    b: GraphBuilder, kind: str, x: Tensor, pool: list[Tensor], draw: st.DataObject
+) -> list[Tensor]:
+    if kind == "depthwise":
+        return [depthwise(b, x, multiplier=draw.draw(st.integers(1, 2)))]
+    if kind in ("add", "mul"):
+        like = [t for t in pool if t.shape == x.shape]
+        return [b.op(kind.upper(), x, draw.draw(st.sampled_from(like)))]
+    if kind == "concat":
+        parts = [x, *draw.draw(st.lists(st.sampled_from(pool), min_size=1, max_size=2))]
+        parts = [t for t in parts if t.shape[:3] == x.shape[:3]]
+        return [b.op("CONCATENATION", *parts, attrs={"axis": 3})]
+    if kind == "split" and x.shape[3] % 2 == 0:
+        b.op("SPLIT", b.const("axis", 3, "int32"), x, attrs={"num_splits": 2})
+        return list(b.graph.ops[-1].outputs)
+    if kind == "pad":
+        return [b.op("PAD", x, b.const("pads", [[0, 0], [1, 0], [0, 1], [0, 0]], "int32"))]
+    if kind == "slice" and x.shape[3] > 2:
+        n, h, w, c = x.shape
+        begin, size = [0, 0, 0, 1], [n, h, w, c - 2]
+        return [b.op("SLICE", x, b.const("b", begin, "int32"), b.const("s", size, "int32"))]
+    if kind == "act":
+        return [b.op(draw.draw(st.sampled_from(("LOGISTIC", "RELU", "HARD_SWISH", "TANH"))), x)]
+    return [conv(b, x, draw.draw(st.integers(1, 20)), draw.draw(st.sampled_from((1, 3))))]
+
+
+@settings(max_examples=60)
+@given(data=st.data())
+def test_random_graphs_keep_their_function(data: st.DataObject) -> None:
+    graph = grown(data)
+    passes = data.draw(st.sampled_from((
+        FORCED, "round_geometry", "round_geometry(multiple=4,force=true)",
+        f"absorb_dead_channels(remove=true),{FORCED}",
+    )))  # fmt: skip
+    if "absorb" in passes:
+        killed(graph)
+    check_pass(graph, passes, tolerance=1e-5, settles=False)
