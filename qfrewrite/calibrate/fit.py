@@ -100,20 +100,23 @@ def refit(fit: Moments, held: Moments, w: Float64) -> tuple[Float64, float]:
     return best, taken
 
 
-def round_weights(w: Float64, h: Float64, scale: Float64, how: str = "gptq") -> Float64:
-    """Codes of w [G, M, K] in [-127, 127] at `scale` [G, M], minding the inputs' moments [G, K, K].
+def round_weights(
+    w: Float64, h: Float64, scale: Float64, how: str = "gptq", most: int = 127
+) -> Float64:
+    """Codes of w [G, M, K] in [-most, most] at `scale` [G, M], minding the inputs' moments
+    [G, K, K].
 
     gptq: column by column, the error of each spread over those to come (Frantar et al. 2022,
     arXiv:2210.17323); descent: the same, then single codes are moved while that helps; nearest.
     """
     step = scale[:, :, None]
     if how == "nearest":
-        return np.clip(np.rint(w / step), -127, 127)
-    codes = np.stack([_gptq(*one) for one in zip(w, h, scale, strict=True)])
-    return _descend(w, h, step, codes) if how == "descent" else codes
+        return np.clip(np.rint(w / step), -most, most)
+    codes = np.stack([_gptq(*one, most) for one in zip(w, h, scale, strict=True)])
+    return _descend(w, h, step, codes, most) if how == "descent" else codes
 
 
-def _gptq(w: Float64, h: Float64, scale: Float64) -> Float64:
+def _gptq(w: Float64, h: Float64, scale: Float64, most: int) -> Float64:
     order = np.argsort(-np.diag(h), kind="stable")
     inverse = _inverse_root(h[np.ix_(order, order)])
     left, codes = w[:, order].copy(), np.empty_like(w)
@@ -122,7 +125,7 @@ def _gptq(w: Float64, h: Float64, scale: Float64) -> Float64:
         stop = min(start + _BLOCK, size)
         errors = np.zeros((w.shape[0], stop - start))
         for i in range(start, stop):
-            column = np.clip(np.rint(left[:, i] / scale), -127, 127)
+            column = np.clip(np.rint(left[:, i] / scale), -most, most)
             error = (left[:, i] - scale * column) / inverse[i, i]
             left[:, i + 1 : stop] -= error[:, None] * inverse[i, i + 1 : stop]
             errors[:, i - start], codes[:, i] = error, column
@@ -140,7 +143,9 @@ def _inverse_root(h: Float64) -> Float64:
     return root
 
 
-def _descend(w: Float64, h: Float64, step: Float64, codes: Float64, sweeps: int = 15) -> Float64:
+def _descend(
+    w: Float64, h: Float64, step: Float64, codes: Float64, most: int, sweeps: int = 15
+) -> Float64:
     """Move single codes by whole steps while that lowers the error at the output."""
     codes = codes.copy()
     gradient = (w - step * codes) @ h
@@ -149,7 +154,7 @@ def _descend(w: Float64, h: Float64, step: Float64, codes: Float64, sweeps: int 
         moved = 0
         for i in range(w.shape[2]):
             delta = np.rint(gradient[:, :, i] / (step[:, :, 0] * diagonal[:, None, i]))
-            delta = np.clip(codes[:, :, i] + delta, -127, 127) - codes[:, :, i]
+            delta = np.clip(codes[:, :, i] + delta, -most, most) - codes[:, :, i]
             moved += int(np.count_nonzero(delta))
             codes[:, :, i] += delta
             gradient -= (step[:, :, 0] * delta)[:, :, None] * h[:, None, i, :]

@@ -49,7 +49,8 @@ _SHRINK = np.linspace(1.0, 0.5, 11)
 
 @dataclass(frozen=True)
 class Settings:
-    """How to fit. per_channel: whether a layer's weights get a scale per output channel."""
+    """How to fit. per_channel: whether a layer's weights get a scale per output channel; levels:
+    of weights on each side of 0, 127 or fewer."""
 
     per_channel: Callable[[Op], bool]
     refit: bool
@@ -58,6 +59,7 @@ class Settings:
     dtype: str
     seed: int
     threads: int | None
+    levels: int = 127
 
 
 @dataclass(frozen=True)
@@ -229,6 +231,8 @@ class _Fit:
         self.moments = [Moments(*self.w.shape), Moments(*self.w.shape)]
         self.rows = max(_ROWS // max(samples, 1), 8)
         self.rng = np.random.default_rng(settings.seed)
+        # Fewer levels lie on the grid of 8 bits, so many of its steps apart.
+        self.apart = 127 // settings.levels
         self.known = op.kind in FITTED
         self._x: list[list[Array]] = [[], []]
         self._y: list[list[Array]] = [[], []]
@@ -256,7 +260,7 @@ class _Fit:
         axis = channel_axis(self.op)
         per_channel = self.settings.per_channel(self.op)
         if not self.known or not self.moments[0].count:
-            bounds = weight_bounds(weights_of(self.op), axis, per_channel=per_channel)
+            bounds = self._bounds(weights_of(self.op), axis, per_channel)
             return self._on_grid(self.w, np.eye(self.w.shape[2])[None], bounds, None, 0.0)
         fit, held = self.moments
         both = fit.plus(held) if held.count else fit
@@ -265,10 +269,15 @@ class _Fit:
         if self.settings.refit and held.count:
             w, strength = refit(fit, held, self.w)
         h = both.about(mx, my)[0]
-        bounds = weight_bounds(ungrouped(self.op, w), axis, per_channel=per_channel)
+        bounds = self._bounds(ungrouped(self.op, w), axis, per_channel)
         if self.settings.search:
             bounds = self._searched(w, h, bounds)
         return self._on_grid(w, h, bounds, (mx, my), strength)
+
+    def _bounds(self, w: Array, axis: int, per_channel: bool) -> npt.NDArray[np.float64]:
+        """The magnitudes of code 127, where the outermost level is the largest weight."""
+        largest = weight_bounds(w, axis, per_channel=per_channel)
+        return largest * (127 / (self.apart * self.settings.levels))
 
     def _searched(
         self, w: npt.NDArray[np.float64], h: npt.NDArray[np.float64],
@@ -278,7 +287,8 @@ class _Fit:
         best, least = bounds, np.full(bounds.size, np.inf)
         for shrink in _SHRINK:
             scale = self._scale(bounds * shrink)
-            rounded = round_weights(w, h, scale, "nearest") * scale[:, :, None]
+            codes = round_weights(w, h, scale, "nearest", self.settings.levels)
+            rounded = codes * scale[:, :, None]
             difference = rounded - w
             error = (difference @ h * difference).sum(2).reshape(-1)
             error = error if bounds.size > 1 else error.sum(keepdims=True)
@@ -287,9 +297,9 @@ class _Fit:
         return best
 
     def _scale(self, bounds: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        """The scale of each output, [G, M]."""
+        """The step between levels of each output, [G, M]."""
         step = np.where(bounds > 0, bounds, bounds.max(initial=0) or 1.0) / 127.0
-        step = step.astype(np.float32).astype(np.float64)
+        step = self.apart * step.astype(np.float32).astype(np.float64)
         return np.broadcast_to(step, (self.w.shape[0] * self.w.shape[1],)).reshape(self.w.shape[:2])
 
     def _on_grid(
@@ -299,7 +309,8 @@ class _Fit:
     ) -> Layer:  # fmt: skip
         scale = self._scale(bounds)
         how = self.settings.rounding if means is not None else "nearest"
-        codes = round_weights(w, np.broadcast_to(h, (w.shape[0], *h.shape[1:])), scale, how)
+        h_all = np.broadcast_to(h, (w.shape[0], *h.shape[1:]))
+        codes = round_weights(w, h_all, scale, how, self.settings.levels)
         real = codes * scale[:, :, None]
         if means is None:
             bias = bias_of(self.op)

@@ -26,6 +26,9 @@ from qfrewrite.rewrite.weight_ranges import KEY
 from qfrewrite.runtime.metrics import Fidelity
 from qfrewrite.runtime.units import units
 
+_REFIT = ("auto", "true", "false")
+# Levels of weights on each side of 0.
+_LEVELS = {4: 7, 8: 127}
 _ROUNDING = ("gptq", "descent", "nearest")
 _WEIGHTS = ("auto", "per-channel", "per-tensor")
 _SCALES = ("minmax", "search")
@@ -44,31 +47,37 @@ class Reconstruct(Pass):
     inputs that it will really get (ridge regression; its strength is chosen on samples no layer is
     fitted on), its weights are rounded against the inputs' second moments (rounding: `gptq`,
     `descent`, `nearest`), and its bias takes up what is left of the mean. samples: at most so many.
-    refit=false keeps the weights and rounds them only. scale=search also tries narrower ranges of
-    weights. weights: `per-channel` or `per-tensor`; auto: as the result will be written. What
-    comes out is compared with plain calibration and dropped where that is better. Needs data
-    without labels. (Frantar et al. 2022, arXiv:2210.17323; Nagel et al. 2020, arXiv:2004.10568.)
+    refit=false keeps the weights and rounds them only; auto tries that too where a refit does not
+    beat plain calibration. scale=search also tries narrower ranges of weights. weights: `per-
+    channel` or `per-tensor`; auto: as the result will be written. bits=4 leaves weights 15 levels,
+    which lie on the grid of 8 bits. What comes out is compared with plain calibration and dropped
+    where that is better. Needs data without labels. (Frantar et al. 2022, arXiv:2210.17323; Nagel
+    et al. 2020, arXiv:2004.10568.)
     """
 
     name: ClassVar[str] = "reconstruct"
     exact: ClassVar[bool] = False
     measured: ClassVar[bool] = False
 
-    refit: bool = True
+    refit: str = "auto"
     rounding: str = "gptq"
     samples: int = 500
     scale: str = "minmax"
     weights: str = "auto"
+    bits: int = 8
 
     def __post_init__(self) -> None:
         """Fail on a wrong name before anything slow happens."""
-        known = (("rounding", _ROUNDING), ("weights", _WEIGHTS), ("scale", _SCALES))
+        known = (("rounding", _ROUNDING), ("weights", _WEIGHTS), ("scale", _SCALES),
+                 ("refit", _REFIT))  # fmt: skip
         for name, values in known:
             if getattr(self, name) not in values:
                 raise UsageError(
                     f"{name}={getattr(self, name)}", where="reconstruct",
                     remedy=f"use one of {', '.join(values)}",
                 )  # fmt: skip
+        if self.bits not in _LEVELS:
+            raise UsageError(f"bits={self.bits}", where="reconstruct", remedy="use 4 or 8")
         if self.samples < 8:
             raise UsageError(
                 f"samples={self.samples}", where="reconstruct", remedy="give 8 or more"
@@ -106,8 +115,11 @@ class Reconstruct(Pass):
         rw.note(f"plain calibration: {plain}")
         groups = find_groups(graph, self._float_ranges(graph, rw, tensors))
         best: tuple[Solution, Fidelity] | None = None
-        for way in dict.fromkeys((self, replace(self, refit=False),
-                                  replace(self, refit=False, rounding="nearest"))):  # fmt: skip
+        ways: tuple[Reconstruct, ...] = (self,)
+        if self.refit == "auto":
+            rounded = replace(self, refit="false")
+            ways = (self, rounded, replace(rounded, rounding="nearest"))
+        for way in dict.fromkeys(ways):
             solution = way._solved(graph, rw, groups)
             found = _fidelity(graph, rw, partial(_apply_moved, graph, solution))
             rw.note(f"{way}: {found}")
@@ -116,7 +128,7 @@ class Reconstruct(Pass):
             if found.sqnr_db > plain.sqnr_db:
                 break
         assert best is not None
-        if best[1].sqnr_db < plain.sqnr_db - _MOST_LOSS_DB:
+        if self.bits == 8 and best[1].sqnr_db < plain.sqnr_db - _MOST_LOSS_DB:
             rw.warn("plain calibration comes closer to float: weights stay as they were")
             return None
         return best[0]
@@ -143,8 +155,9 @@ class Reconstruct(Pass):
         per_channel = self.per_channel(context)
         dtype = context.quant.kind.activations or "int8"
         settings = Settings(
-            lambda op: per_channel and context.quant.per_channel_for(op), self.refit,
-            self.rounding, self.scale == "search", dtype, context.seed, context.threads,
+            lambda op: per_channel and context.quant.per_channel_for(op),
+            self.refit != "false", self.rounding, self.scale == "search", dtype, context.seed,
+            context.threads, _LEVELS[self.bits],
         )  # fmt: skip
         assert context.data is not None
         solver = Sequential(graph, groups, context.data, self.samples, settings)

@@ -231,6 +231,18 @@ def residual() -> Graph:
     )
 
 
+def test_weights_of_four_bits_lie_on_the_grid_of_eight() -> None:
+    graph = residual()
+    context = PassContext(synthetic(input_specs(graph), 32), threads=1)
+    model = Model([graph], source="graphdef")
+    run_passes(model, "reconstruct(bits=4,weights=per-channel)", context)
+    lowered, _ = lower_model(model, QuantOptions())
+    for op in lowered.graph.ops_of("CONV_2D"):
+        codes = np.unique(op.operand(1).value())
+        assert len(codes) <= 15
+        assert not (codes % 18).any()
+
+
 def split_network() -> Graph:
     b = GraphBuilder()
     w, v = normal(8, 3, 3, 3), normal(8, 1, 1, 8)

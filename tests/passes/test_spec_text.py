@@ -32,6 +32,8 @@ PARTICULAR = {
     ("reconstruct", "scale"): st.sampled_from(("minmax", "search")),
     ("reconstruct", "weights"): st.sampled_from(("auto", "per-channel", "per-tensor")),
     ("reconstruct", "samples"): st.integers(8),
+    ("reconstruct", "refit"): st.sampled_from(("auto", "true", "false")),
+    ("reconstruct", "bits"): st.sampled_from((4, 8)),
     ("remove_dw_bn", "max_drop_db"): st.floats(0, 100),
     ("round_geometry", "multiple"): st.sampled_from((4, 8, 16, 32)),
 }
