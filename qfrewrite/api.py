@@ -225,13 +225,18 @@ def open_context(
     from qfrewrite.calibrate.data import open_data
     from qfrewrite.runtime.session import input_specs
 
-    source = open_data(data, input_specs(model.graph), preprocess=preprocess, seed=seed)
-    if once:
-        return PassContext(one_pass(source, samples), threads=threads, seed=seed)
-    calibration, held_back = source.split(samples, HELD_BACK)
-    data_kept = CachedSamples(calibration)
-    measuring = CachedSamples(held_back) if len(held_back) else FirstSamples(data_kept, HELD_BACK)
-    return PassContext(data_kept, measuring, len(held_back) > 0, threads=threads, seed=seed)
+    def opened(graph: Graph) -> PassContext:
+        source = open_data(data, input_specs(graph), preprocess=preprocess, seed=seed)
+        if once:
+            return PassContext(one_pass(source, samples), threads=threads, seed=seed)
+        calibration, held_back = source.split(samples, HELD_BACK)
+        kept, others = CachedSamples(calibration), len(held_back) > 0
+        measuring = CachedSamples(held_back) if others else FirstSamples(kept, HELD_BACK)
+        return PassContext(kept, measuring, others, threads=threads, seed=seed)
+
+    context = opened(model.graph)
+    context.reopen = opened
+    return context
 
 
 def quantize(
@@ -280,10 +285,16 @@ def compare_saved(
     if saved.path.suffix != ".tflite" or not saved.path.is_file():
         return None, ""
     from qfrewrite.calibrate.data import synthetic
+    from qfrewrite.rewrite.resize import Resizing
     from qfrewrite.runtime.metrics import collect, compare
     from qfrewrite.runtime.session import Runner, input_specs
 
     graph = reference.graph
+    of: tuple[Graph, int] | None = state
+    if context.size is not None:
+        # The float network at the size that the result has.
+        Resizing(graph, context.size).run()
+        of = None
     kind = "held back" if context.held_back else "used in calibration: no others are left"
     if context.measuring is None and context.data is None:
         made_up = synthetic(input_specs(graph), 16, seed=context.seed + 1)
@@ -291,4 +302,4 @@ def compare_saved(
     samples = context.measuring if context.measuring is not None else context.data
     assert samples is not None
     result = collect(Runner(saved.path, threads=context.threads), samples)
-    return compare(context.outputs(graph, of=state), result), f"{samples.description} ({kind})"
+    return compare(context.outputs(graph, of=of), result), f"{samples.description} ({kind})"

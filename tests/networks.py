@@ -63,10 +63,10 @@ def mobilenet_v1(width: float = 0.25, size: int = 32, add: int = 3) -> Graph:
     return b.finish(b.op("SOFTMAX", y, name="scores"))
 
 
-def mobilenet_v2() -> Graph:
+def mobilenet_v2(size: int = 32) -> Graph:
     """Inverted residuals; one branch begins before a residual cycle and joins it."""
     b = GraphBuilder("mobilenet_v2")
-    y = conv(b, b.input("x", (1, 32, 32, 3)), 13, 3, 2)
+    y = conv(b, b.input("x", (1, size, size, 3)), 13, 3, 2)
     for outputs, stride in ((11, 1), (11, 1), (19, 2), (19, 1), (19, 1)):
         z = conv(b, y, 6 * y.shape[-1] + 1)
         z = conv(b, depthwise(b, z, stride), outputs, act="")
@@ -105,10 +105,10 @@ def densenet() -> Graph:
     return b.finish(dense(b, pooled(b, y), 10))
 
 
-def ssd() -> Graph:
+def ssd(size: int = 32) -> Graph:
     """Two feature maps, each with a box and a class head, joined along the anchors."""
     b = GraphBuilder("ssd")
-    fine = conv(b, depthwise(b, conv(b, b.input("x", (1, 32, 32, 3)), 9, 3, 2)), 13)
+    fine = conv(b, depthwise(b, conv(b, b.input("x", (1, size, size, 3)), 9, 3, 2)), 13)
     coarse = conv(b, depthwise(b, fine, 2, multiplier=2), 18, 3)
     boxes, classes = [], []
     for i, y in enumerate((fine, coarse)):
@@ -119,6 +119,25 @@ def ssd() -> Graph:
             found.append(b.op("RESHAPE", head, shape))
     joined = [b.op("CONCATENATION", *parts, attrs={"axis": 1}) for parts in (boxes, classes)]
     return b.finish(joined[0], b.op("LOGISTIC", joined[1], name="scores"))
+
+
+def unet(size: int = 32) -> Graph:
+    """Down twice and up again, by resizing and by a transposed convolution; cut, and pooled."""
+    b = GraphBuilder("unet")
+    first = conv(b, b.input("x", (1, size, size, 3)), 6, 3)
+    second = conv(b, first, 9, 3, 2)
+    third = conv(b, second, 12, 3, 2)
+    up = b.op("RESIZE_BILINEAR", third, b.const("to", second.shape[1:3], "int32"))
+    y = conv(b, b.op("CONCATENATION", up, second, attrs={"axis": 3}), 7)
+    shape = b.const("shape", (1, size, size, 5), "int32")
+    y = b.op("TRANSPOSE_CONV", shape, b.const("w", normal(5, 2, 2, 7)), y,
+             attrs={"stride_h": 2, "stride_w": 2, "padding": "SAME"})  # fmt: skip
+    y = b.op("CONCATENATION", y, first, attrs={"axis": 3})
+    begin, whole = b.const("begin", [0] * 4, "int32"), b.const("n", [1, size, size, 4], "int32")
+    y = b.op("SLICE", y, begin, whole)
+    pool = {"filter_height": size, "filter_width": size}
+    y = b.op("AVERAGE_POOL_2D", y, attrs=pool)
+    return b.finish(b.op("RESHAPE", y, b.const("flat", [1, 4], "int32")))
 
 
 def shuffled() -> Graph:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from qfrewrite.calibrate.ranges import RangeTable
+from qfrewrite.errors import DataError
 from qfrewrite.ir import Array, Graph, Tensor
 from qfrewrite.lower.scheme import QuantOptions
 from qfrewrite.rewrite.rewriter import Log, Rewriter
@@ -38,7 +39,8 @@ class PassContext:
     called with a label and a total, gives a function to call with the number done; checkpoint:
     where interrupted calibration leaves its statistics, and resume: whether it goes on from them;
     ranges: what calibration found, once it ran, and full_statistics: whether it takes histograms
-    even where its method needs none; quant: how the result will be quantized.
+    even where its method needs none; quant: how the result will be quantized. reopen: opens the
+    data anew for a graph whose inputs have other shapes; size: what the image input was given.
     """
 
     data: Samples | None = None
@@ -52,6 +54,8 @@ class PassContext:
     ranges: RangeTable | None = None
     full_statistics: bool = False
     quant: QuantOptions = field(default_factory=QuantOptions)
+    reopen: Callable[[Graph], PassContext] | None = None
+    size: tuple[int, int] | None = None
     _outputs: dict[tuple[Graph, int], Outputs] = field(default_factory=dict, repr=False)
 
     @property
@@ -67,6 +71,18 @@ class PassContext:
             self.data, self.measuring, self.held_back, threads=self.threads, seed=self.seed,
             quant=self.quant,
         )  # fmt: skip
+
+    def resized(self, graph: Graph, size: tuple[int, int]) -> None:
+        """Read the data at the size [H, W] that the graph's image input has from now on."""
+        self.size = size
+        self._outputs.clear()
+        if self.data is None:
+            return
+        if self.reopen is None:
+            raise DataError("the data were made for another input size", where="resize_input",
+                            remedy="resize first, then open the data")  # fmt: skip
+        new = self.reopen(graph)
+        self.data, self.measuring, self.held_back = new.data, new.measuring, new.held_back
 
     def outputs(self, graph: Graph, *, of: tuple[Graph, int] | None = None) -> Outputs:
         """The float outputs of `graph` on the measuring samples; each state is run once.

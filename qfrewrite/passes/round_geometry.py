@@ -12,9 +12,12 @@ from qfrewrite.passes._base import Pass, register
 from qfrewrite.passes._context import PassRewriter
 from qfrewrite.passes._geometry import Plan, rounded_down, rounded_up
 from qfrewrite.passes._relaying import Costs, relay
+from qfrewrite.passes._sizes import next_even_size
+from qfrewrite.passes.resize_input import resize
 from qfrewrite.rewrite.channel_rules import trace_channels
 from qfrewrite.rewrite.match import LINEAR
 
+_WHAT = ("channels", "spatial", "all")
 _MULTIPLES = (2, 4, 8, 16, 32, 64)
 
 
@@ -31,7 +34,9 @@ class RoundGeometry(Pass):
     outputs of the graph keep their shapes, and so do layers whose channels an op reads that
     mixes them. Left alone, unless `force`, is what would give kernels more blocks of channels
     to compute than it had before. `down` drops the least important channels instead: not exact;
-    with data their mean goes into the biases. Source: Feng et al. 2018 (LPIRC).
+    with data their mean goes into the biases. what=spatial raises the input size (as
+    `resize_input` does, not exact) to the next one at which every feature map is a multiple high
+    and wide; what=all does both. Source: Feng et al. 2018 (LPIRC).
     """
 
     name: ClassVar[str] = "round_geometry"
@@ -40,21 +45,38 @@ class RoundGeometry(Pass):
     multiple: int = 8
     force: bool = False
     down: bool = False
+    what: str = "channels"
 
     def __post_init__(self) -> None:
         """Fail on a multiple that no kernel has."""
         if self.multiple not in _MULTIPLES:
             raise UsageError(f"multiple={self.multiple}", where=self.name,
                              remedy=f"use one of {', '.join(map(str, _MULTIPLES))}")  # fmt: skip
+        if self.what not in _WHAT:
+            raise UsageError(f"what={self.what}", where=self.name,
+                             remedy=f"use one of {', '.join(_WHAT)}")  # fmt: skip
 
     @property
     def keeps_function(self) -> bool:
-        """Not where channels are dropped."""
-        return not self.down
+        """Not where channels are dropped or the input size changes."""
+        return not self.down and self.what == "channels"
 
     def run(self, graph: Graph, rw: PassRewriter) -> None:
         """All layers are solved together."""
         canonicalise(graph)
+        if self.what != "channels" and rw.main:
+            self._spatial(rw)
+        if self.what != "spatial":
+            self._channels(graph, rw)
+
+    def _spatial(self, rw: PassRewriter) -> None:
+        size = next_even_size(rw.graph, self.multiple)
+        if isinstance(size, str):
+            rw.note(f"the input size stays: {size}")
+        else:
+            resize(rw, size)
+
+    def _channels(self, graph: Graph, rw: PassRewriter) -> None:
         channels = trace_channels(graph)
         costs = Costs(rw)
         if self.down:

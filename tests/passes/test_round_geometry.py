@@ -130,6 +130,20 @@ def test_rounding_down_drops_the_least_important_channels() -> None:
     assert largest_difference(before, outputs_of(graph)) < 1
 
 
+def test_maps_become_multiples_by_a_larger_input() -> None:
+    graph = mobilenet_v1(0.25, 72)
+    model = Model([graph], source="graphdef")
+    report = run_passes(model, "round_geometry(what=all)", PassContext(threads=1)).passes[0]
+    assert graph.inputs[0].shape == (1, 128, 128, 3)
+    assert not report.exact
+    shapes = [op.output.shape for op in graph.ops_of("CONV_2D")]
+    assert all(h % 8 == w % 8 == c % 8 == 0 for _, h, w, c in shapes)
+    flat = inception()
+    report = run_passes(Model([flat]), "round_geometry(what=spatial)", PassContext(threads=1))[
+        "round_geometry"]  # fmt: skip
+    assert flat.inputs[0].shape == (1, 16, 16, 3)
+
+
 @pytest.mark.parametrize("multiple", [0, 7, 128])
 def test_multiples_that_no_kernel_has(multiple: int) -> None:
     with pytest.raises(PassError, match="use one of"):

@@ -1,0 +1,70 @@
+"""`resize_input`: the same network at another resolution."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from qfrewrite.ir import Graph
+from qfrewrite.passes._base import Pass, register
+from qfrewrite.passes._context import PassRewriter
+from qfrewrite.passes._sizes import parse_size, ragged_maps
+from qfrewrite.rewrite.resize import Resizing, image_input
+
+_LISTED = 5
+
+
+@register
+@dataclass(frozen=True)
+class ResizeInput(Pass):
+    """Another input size; weights stay, and every shape is inferred anew.
+
+    Given:  y = f(x), x [N, H, W, C]        Result:  y = f(x'), x' [N, size, size, C]
+    Pooling windows over a whole map, reshapes, slices and upsampling follow where they follow
+    from the size; where something does not (weights over a flattened map, constants per position,
+    anchors), an error names it and nothing changes. size: `236`, or `WIDTHxHEIGHT`. Latency
+    falls with the area, accuracy by little: the first thing the winners of the Low-Power Image
+    Recognition Challenge turned (Feng et al. 2018). Put it first in a list: data are read at
+    the size the model then has.
+    """
+
+    name: ClassVar[str] = "resize_input"
+    exact: ClassVar[bool] = False
+    # Inputs of another shape: there is nothing to compare with.
+    measured: ClassVar[bool] = False
+
+    size: str
+
+    def __post_init__(self) -> None:
+        """Fail on a wrong size before anything happens."""
+        parse_size(self.size, self.name)
+
+    def run(self, graph: Graph, rw: PassRewriter) -> None:
+        """Only the main graph has images."""
+        if rw.main:
+            resize(rw, parse_size(self.size, self.name))
+
+
+def resize(rw: PassRewriter, size: tuple[int, int]) -> None:
+    """Give the graph's image input another size, and report what follows."""
+    graph = rw.graph
+    before = image_input(graph).shape
+    resizing = Resizing(graph, size)
+    resizing.run()
+    after = image_input(graph).shape
+    if before == after:
+        return
+    first = graph.readers(image_input(graph))[0].op
+    rw.edit("resized", first, f"input {before[1]}x{before[2]} -> {after[1]}x{after[2]}")
+    for text in resizing.notes:
+        rw.note(f"replaced {text}")
+    changed = [t.name for t in graph.outputs if resizing.changed(t)]
+    if changed:
+        rw.note(f"outputs have another shape: {', '.join(changed)}")
+    ragged = ragged_maps(graph)
+    if ragged:
+        maps = list(dict.fromkeys(f"{op.output.shape[1]}x{op.output.shape[2]}" for op in ragged))
+        more = ", ..." if len(maps) > _LISTED else ""
+        rw.note(f"{len(ragged)} layers have feature maps that are no multiples of 8: "
+                f"{', '.join(maps[:_LISTED])}{more}")  # fmt: skip
+    rw.context.resized(graph, size)

@@ -1,0 +1,218 @@
+"""Another input size: every shape inferred anew, and what was baked in for the old one replaced."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from math import prod
+
+import numpy as np
+
+from qfrewrite.errors import QfError, UsageError, VerifyError
+from qfrewrite.ir import Array, Graph, Op, Tensor, constant
+from qfrewrite.ops import spec_of
+from qfrewrite.ops.spec import attr, const_ints
+
+Shape = tuple[int, ...]
+Size = tuple[int, int]
+
+
+def image_input(graph: Graph) -> Tensor:
+    """The input that holds images, [N, H, W, C]; raises UsageError where there is not one."""
+    found = [t for t in graph.inputs if len(t.shape) == 4]
+    if len(found) != 1:
+        raise UsageError(
+            f"has {len(found)} inputs of shape [N, H, W, C], needs 1", where=graph.name,
+            remedy="resize before it is exported",
+        )  # fmt: skip
+    return found[0]
+
+
+class Resizing:
+    """One change of size: old shapes by tensor, and the edits that follow from it.
+
+    notes: what was replaced, one line each.
+    """
+
+    def __init__(self, graph: Graph, size: Size) -> None:
+        self.graph, self.size = graph, size
+        self.old = {t: t.shape for t in graph.tensors}
+        self.notes: list[str] = []
+        self._input = image_input(graph)
+
+    def run(self) -> None:
+        """Change everything; raises VerifyError that names the op that cannot follow."""
+        n, height, width, channels = self._input.shape
+        if (height, width) == self.size:
+            return
+        self._set_shape(self._input, (n, *self.size, channels))
+        for op in self.graph.ops:
+            if not any(self.changed(t) for t in op.inputs if t is not None):
+                continue
+            try:
+                self._follow(op)
+            except QfError as error:
+                raise VerifyError(
+                    f"cannot take an input of {self.size[0]}x{self.size[1]}: {error.what}",
+                    where=f"op '{op.name}' ({op.kind})", remedy=error.remedy or self._hint(),
+                ) from None  # fmt: skip
+
+    def changed(self, tensor: Tensor) -> bool:
+        """Whether the shape of `tensor` is another than before."""
+        return self.old.get(tensor, tensor.shape) != tensor.shape
+
+    def was(self, tensor: Tensor) -> Shape:
+        """The shape before."""
+        return self.old[tensor]
+
+    def set_constant(self, op: Op, slot: int, values: list[int] | Shape) -> None:
+        """Put other integers in a slot of `op`."""
+        old = op.operand(slot)
+        data: Array = np.array(values, old.value().dtype).reshape(old.shape)
+        new = constant(self.graph.unique_name(old.name), data)
+        inputs = [new if i == slot else t for i, t in enumerate(op.inputs)]
+        self.graph.update_op(op, inputs=inputs)
+        self.note(op, f"{old.value().reshape(-1).tolist()} -> {data.reshape(-1).tolist()}")
+
+    def set_attrs(self, op: Op, **attrs: int) -> None:
+        """Set attributes of `op`."""
+        before = {k: attr(op, k) for k in attrs}
+        self.graph.update_op(op, attrs={**op.attrs, **attrs}, meta={})
+        self.note(op, ", ".join(f"{k} {before[k]} -> {v}" for k, v in attrs.items()))
+
+    def note(self, op: Op, text: str) -> None:
+        """Say what was replaced."""
+        self.notes.append(f"{op.kind} '{op.name}': {text}")
+
+    def _follow(self, op: Op) -> None:
+        spec = spec_of(op)
+        if spec is None or op.kind == "CUSTOM":
+            raise VerifyError(
+                "what it makes of another shape is not known (anchors and the like are baked in)",
+                remedy="take it off first (strip_postprocess), or export the model at that size",
+            )
+        fix = _FIXES.get(op.kind)
+        if fix is not None:
+            fix(self, op)
+        for tensor, shape in zip(op.outputs, spec.infer(op), strict=True):
+            if min(shape, default=1) < 1:
+                raise VerifyError(f"nothing is left of '{tensor.name}': {list(shape)}")
+            self._set_shape(tensor, shape)
+
+    def _set_shape(self, tensor: Tensor, shape: Shape) -> None:
+        signature = tensor.shape_signature
+        if signature and len(signature) == len(shape):
+            signature = tuple(-1 if s == -1 else d for s, d in zip(signature, shape, strict=True))
+        self.graph.update_tensor(tensor, shape=shape, shape_signature=signature)
+
+    def _hint(self) -> str:
+        """Sizes divide evenly where they are a multiple of the largest stride."""
+        height = self.was(self._input)[1]
+        maps = [self.was(out)[1] for op in self.graph.ops for out in op.outputs
+                if len(self.was(out)) == 4 and self.was(out)[1] > 1]  # fmt: skip
+        stride = max((round(height / rows) for rows in maps), default=1)
+        return f"try a multiple of {stride}, or export the model at that size"
+
+
+def _pool(r: Resizing, op: Op) -> None:
+    """A window over the whole map stays one over the whole map."""
+    was, now = r.was(op.operand(0)), op.operand(0).shape
+    window = (attr(op, "filter_height"), attr(op, "filter_width"))
+    if window == was[1:3] and r.was(op.output)[1:3] == (1, 1):
+        r.set_attrs(op, filter_height=now[1], filter_width=now[2])
+
+
+def _reshape(r: Resizing, op: Op) -> None:
+    """The one axis that holds rows times columns follows; or rows and columns each."""
+    was, now = r.was(op.operand(0)), op.operand(0).shape
+    target = list(r.was(op.output))
+    if prod(now) == prod(target):
+        return
+    said = const_ints(op, 1) if op.input(1) is not None else attr(op, "new_shape")
+    if -1 in said and prod(now) % prod(d for d in said if d != -1) == 0:
+        return
+    ratios = [(old, new) for old, new in zip(was, now, strict=True) if old != new]
+    whole = [i for i, d in enumerate(target) if d % prod(old for old, _ in ratios) == 0]
+    single = [[i for i, d in enumerate(target) if d == old] for old, _ in ratios]
+    if len(whole) == 1:
+        old, new = (prod(pair[k] for pair in ratios) for k in (0, 1))
+        target[whole[0]] = target[whole[0]] // old * new
+    elif all(single) and len({tuple(s) for s in single}) in (1, len(ratios)):
+        places = list(dict.fromkeys(i for s in single for i in s))[: len(ratios)]
+        for place, (_, new) in zip(places, ratios, strict=True):
+            target[place] = new
+    if prod(target) != prod(now):
+        raise VerifyError(f"reshapes to {list(r.was(op.output))}, which does not follow from "
+                          "the size of its input")  # fmt: skip
+    if op.input(1) is not None:
+        r.set_constant(op, 1, target)
+    r.graph.update_op(op, attrs={**op.attrs, "new_shape": tuple(target)}, meta={})
+
+
+def _dense(r: Resizing, op: Op) -> None:
+    """Weights over a flattened map fix its size."""
+    was, now = r.was(op.operand(0)), op.operand(0).shape
+    if prod(was[1:]) != prod(now[1:]) and not attr(op, "keep_num_dims"):
+        raise VerifyError(f"has weights for {prod(was[1:])} flattened inputs, would get "
+                          f"{prod(now[1:])}", remedy="pool before the dense layer")  # fmt: skip
+
+
+def _resize(r: Resizing, op: Op) -> None:
+    """By a whole factor, or to the size of the input or another map, follows; else it stays."""
+    was, now = r.was(op.operand(0))[1:3], op.operand(0).shape[1:3]
+    to, image = const_ints(op, 1), r.was(image_input(r.graph))[1:3]
+    if tuple(to) == image:
+        r.set_constant(op, 1, r.size)
+    elif all(t % s == 0 for t, s in zip(to, was, strict=True)):
+        r.set_constant(op, 1, [t // s * n for t, s, n in zip(to, was, now, strict=True)])
+
+
+def _transpose_conv(r: Resizing, op: Op) -> None:
+    """The output size follows where it is what the stride says."""
+    shape, was, now = list(const_ints(op, 0)), r.was(op.operand(2)), op.operand(2).shape
+    window = op.operand(1).shape[1:3]
+    for i, key in enumerate(("stride_h", "stride_w")):
+        stride = attr(op, key)
+        more = 0 if attr(op, "padding") == "SAME" else max(window[i] - stride, 0)
+        if shape[i + 1] != was[i + 1] * stride + more:
+            raise VerifyError(f"writes {shape[1:3]}, which does not follow from its stride")
+        shape[i + 1] = now[i + 1] * stride + more
+    r.set_constant(op, 0, shape)
+
+
+def _slice(r: Resizing, op: Op) -> None:
+    """What took all of an axis still does."""
+    was, now = r.was(op.operand(0)), op.operand(0).shape
+    begin, size = const_ints(op, 1), list(const_ints(op, 2))
+    wanted = [n if b == 0 and s == w else s
+              for b, s, w, n in zip(begin, size, was, now, strict=True)]  # fmt: skip
+    if wanted != size:
+        r.set_constant(op, 2, wanted)
+
+
+def _strided_slice(r: Resizing, op: Op) -> None:
+    """An end at the old edge goes to the new one."""
+    was, now = r.was(op.operand(0)), op.operand(0).shape
+    end = list(const_ints(op, 2))
+    wanted = [now[i] if i < len(was) and e == was[i] else e for i, e in enumerate(end)]
+    masked = attr(op, "new_axis_mask") or attr(op, "ellipsis_mask")
+    if wanted != end and not masked:
+        r.set_constant(op, 2, wanted)
+
+
+def _constant_maps(r: Resizing, op: Op) -> None:
+    """A constant with a value for each position was made for the old size."""
+    for tensor in op.inputs:
+        if tensor is None or not tensor.is_const or len(tensor.shape) < 2:
+            continue
+        spatial = r.was(op.output)[:-1][-len(tensor.shape) + 1 :]
+        if any(d > 1 and d == s for d, s in zip(tensor.shape[:-1], spatial, strict=False)):
+            raise VerifyError(f"adds or multiplies by '{tensor.name}' {list(tensor.shape)}, "
+                              "which is baked in for the old size")  # fmt: skip
+
+
+_FIXES: Mapping[str, Callable[[Resizing, Op], None]] = {
+    "AVERAGE_POOL_2D": _pool, "MAX_POOL_2D": _pool, "RESHAPE": _reshape,
+    "FULLY_CONNECTED": _dense, "RESIZE_BILINEAR": _resize, "RESIZE_NEAREST_NEIGHBOR": _resize,
+    "TRANSPOSE_CONV": _transpose_conv, "SLICE": _slice, "STRIDED_SLICE": _strided_slice,
+    **dict.fromkeys(("ADD", "SUB", "MUL", "DIV", "MAXIMUM", "MINIMUM"), _constant_maps),
+}  # fmt: skip
