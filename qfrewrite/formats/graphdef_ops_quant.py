@@ -12,23 +12,9 @@ from qfrewrite.formats.graphdef_import import NodeContext
 from qfrewrite.formats.graphdef_nodes import attribute
 from qfrewrite.formats.graphdef_values import Constant, FakeQuant, Value
 from qfrewrite.ir import Array, Op, Tensor
+from qfrewrite.ops.detection import OPTIONS, encode_options, output_shapes
 
 Converter = Callable[[NodeContext], list[Value]]
-
-# Attributes of TFLite_Detection_PostProcess -> the TFLite kernel's options, by type.
-_DETECTION: Mapping[str, type] = {
-    "max_detections": int,
-    "max_classes_per_detection": int,
-    "detections_per_class": int,
-    "use_regular_nms": bool,
-    "nms_score_threshold": float,
-    "nms_iou_threshold": float,
-    "num_classes": int,
-    "y_scale": float,
-    "x_scale": float,
-    "h_scale": float,
-    "w_scale": float,
-}
 
 
 def _dequantize(c: NodeContext) -> list[Value]:
@@ -112,10 +98,7 @@ def _detection(c: NodeContext) -> list[Value]:
     """The custom op that TFLite computes; its attributes become its options."""
     c.require(3)
     options = detection_options(c.node)
-    count = int(options["max_detections"]) * int(options["max_classes_per_detection"])
-    if not 0 < count < 1 << 20:
-        raise ModelFileError(f"asks for {count} detections")
-    shapes = ((1, count, 4), (1, count), (1, count), (1,))
+    shapes = output_shapes(options)
     graph = c.importer.graph
     names = [c.name if i == 0 else f"{c.name}:{i}" for i in range(4)]
     outputs = [Tensor(graph.unique_name(n), s) for n, s in zip(names, shapes, strict=True)]
@@ -128,20 +111,8 @@ def _detection(c: NodeContext) -> list[Value]:
 def detection_options(node: Any) -> dict[str, Any]:
     """The attributes of a detection node that TFLite's kernel reads."""
     defaults = {"max_detections": 10, "max_classes_per_detection": 1}
-    found = {name: attribute(node, name, defaults.get(name)) for name in _DETECTION}
-    return {k: _DETECTION[k](v) for k, v in found.items() if v is not None}
-
-
-def encode_options(options: Mapping[str, Any]) -> bytes:
-    """Options as a FlexBuffers map, the form of a TFLite custom op."""
-    from flatbuffers import flexbuffers
-
-    builder = flexbuffers.Builder()
-    with builder.Map():
-        for name, value in options.items():
-            add = {bool: builder.Bool, int: builder.Int, float: builder.Float}[_DETECTION[name]]
-            add(name, value)
-    return bytes(builder.Finish())
+    found = {name: attribute(node, name, defaults.get(name)) for name in OPTIONS}
+    return {k: OPTIONS[k](v) for k, v in found.items() if v is not None}
 
 
 QUANT: Mapping[str, Converter] = {

@@ -15,6 +15,7 @@ from qfrewrite.formats.graphdef_nodes import parse_ref
 from qfrewrite.formats.graphdef_schema import AttrValue
 from qfrewrite.ir import Array, Model, Op, Tensor
 from qfrewrite.ops import require_spec
+from qfrewrite.ops.detection import CODE, decode_options, is_detection
 from qfrewrite.ops.spec import attr
 
 # The ops that write their own weights, in TensorFlow's layout.
@@ -339,10 +340,13 @@ def _cast(e: Emitter, op: Op) -> None:
 
 
 def _custom(e: Emitter, op: Op) -> None:
-    node = op.meta.get("node")
-    if node is None:
+    node, inputs = op.meta.get("node"), [e.ref(t) for t in op.inputs if t is not None]
+    if is_detection(op):
+        _finish(e, op, CODE, inputs, decode_options(op))
+    elif node is None:
         raise UnsupportedError(f"custom op {attr(op, 'custom_code')} has no form in a GraphDef")
-    _finish(e, op, node.op, [e.ref(t) for t in op.inputs if t is not None], {})
+    else:
+        _finish(e, op, node.op, inputs, {})
 
 
 _WRITERS: Mapping[str, Writer] = {

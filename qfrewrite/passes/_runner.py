@@ -95,6 +95,7 @@ def _run_one(model: Model, one: Pass, context: PassContext, verify: str) -> Pass
             # Samples are inputs of the main graph: subgraphs see none.
             own = context if main else replace(context, data=None, measuring=None)
             one.run(graph, PassRewriter(graph, own, report.log, main=main))
+        _drop_stale_signatures(model, before)
         if verify != "off":
             verify_model(model)
         if report.edits:
@@ -106,6 +107,13 @@ def _run_one(model: Model, one: Pass, context: PassContext, verify: str) -> Pass
         raise
     report.seconds = time.perf_counter() - start
     return report
+
+
+def _drop_stale_signatures(model: Model, before: Sequence[Graph]) -> None:
+    """Names of outputs that are no more; the writer makes a signature of those there are."""
+    changed = {i for i, (old, new) in enumerate(zip(before, model.graphs, strict=True))
+               if len(old.outputs) != len(new.outputs)}  # fmt: skip
+    model.signatures = [s for s in model.signatures if s.subgraph not in changed]
 
 
 def _measure(
@@ -121,7 +129,11 @@ def _measure(
     before: a copy of the graph, and the graph and version it is a copy of.
     """
     wanted = verify == "numeric" or (not one.keeps_function and one.measured)
-    if not wanted or verify == "off":
+    same = all(
+        [t.shape for t in old] == [t.shape for t in new]
+        for old, new in ((before[0].inputs, after.inputs), (before[0].outputs, after.outputs))
+    )
+    if not wanted or verify == "off" or not same:
         return
     if context.measuring is None and context.data is None:
         context = replace(context, data=_synthetic(before[0], context.seed))

@@ -30,8 +30,6 @@ class ResizeInput(Pass):
 
     name: ClassVar[str] = "resize_input"
     exact: ClassVar[bool] = False
-    # Inputs of another shape: there is nothing to compare with.
-    measured: ClassVar[bool] = False
 
     size: str
 

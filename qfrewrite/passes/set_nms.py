@@ -1,0 +1,71 @@
+"""`set_nms`: thresholds of a detector's suppression of overlapping boxes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from qfrewrite.errors import UsageError
+from qfrewrite.ir import Graph, Op
+from qfrewrite.ops.detection import decode_options, encode_options, is_detection, output_shapes
+from qfrewrite.passes._base import Pass, register
+from qfrewrite.passes._context import PassRewriter
+
+
+@register
+@dataclass(frozen=True)
+class SetNms(Pass):
+    """Set what TFLite_Detection_PostProcess keeps.
+
+    iou: boxes that overlap a better one by more are dropped; score: those below it are; both
+    0 to 1. max_detections: at most so many are given, which changes the shapes of the outputs.
+    What is not given stays. Lower thresholds of overlap were worth accuracy in the Low-Power
+    Image Recognition Challenge (Feng et al. 2018).
+    """
+
+    name: ClassVar[str] = "set_nms"
+    exact: ClassVar[bool] = False
+    # The outputs are lists of detections: their difference says nothing.
+    measured: ClassVar[bool] = False
+
+    iou: float | None = None
+    score: float | None = None
+    max_detections: int | None = None
+
+    def __post_init__(self) -> None:
+        """Fail on values outside their bounds."""
+        for name in ("iou", "score"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value <= 1:
+                raise UsageError(f"{name}={value}", where=self.name, remedy="give 0 to 1")
+        if self.max_detections is not None and not 0 < self.max_detections <= 10_000:
+            raise UsageError(f"max_detections={self.max_detections}", where=self.name,
+                             remedy="give 1 to 10000")  # fmt: skip
+
+    def run(self, graph: Graph, rw: PassRewriter) -> None:
+        """Edit the options where they differ."""
+        found = [op for op in graph.ops_of("CUSTOM") if is_detection(op)]
+        if not found:
+            rw.note("the graph has no TFLite_Detection_PostProcess")
+        given = {"nms_iou_threshold": self.iou, "nms_score_threshold": self.score,
+                 "max_detections": self.max_detections}  # fmt: skip
+        for op in found:
+            self._set(rw, op, {k: v for k, v in given.items() if v is not None})
+
+    def _set(self, rw: PassRewriter, op: Op, wanted: dict[str, Any]) -> None:
+        options = decode_options(op)
+        changed = {k: v for k, v in wanted.items() if options.get(k) != v}
+        if not changed:
+            return
+        if "max_detections" in changed:
+            readers = [r.op.name for out in op.outputs for r in rw.graph.readers(out)]
+            if readers:
+                rw.skip(op, f"max_detections stays: '{readers[0]}' reads its outputs")
+                del changed["max_detections"]
+        text = ", ".join(f"{k} {options.get(k)} -> {v}" for k, v in changed.items())
+        options |= changed
+        rw.graph.update_op(op, attrs={**op.attrs, "custom_options": encode_options(options)})
+        if "max_detections" in changed:
+            for out, shape in zip(op.outputs, output_shapes(options), strict=False):
+                rw.graph.update_tensor(out, shape=shape, shape_signature=None)
+        rw.edit("set", op, text)
