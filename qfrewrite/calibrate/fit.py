@@ -167,3 +167,45 @@ def output_error(w: Float64, other: Float64, h: Float64) -> float:
     """The mean square that other weights change the outputs by, over inputs with moments h."""
     difference = other - w
     return float((difference @ h * difference).sum())
+
+
+@dataclass(frozen=True)
+class Factors:
+    """Weights as left [O, k] @ right [k, I]; the first r columns and rows are the best of rank r.
+
+    spectrum: [k], what each adds to the outputs, as a singular value; falling.
+    """
+
+    left: Float64
+    right: Float64
+    spectrum: Float64
+
+    def rank_for(self, energy: float) -> int:
+        """The least rank that keeps this share of the outputs' power."""
+        power = np.cumsum(self.spectrum**2)
+        return int(np.searchsorted(power, energy * power[-1] * (1 - 1e-12)) + 1)
+
+    def of_rank(self, rank: int) -> Float64:
+        """The weights of this rank, [O, I]."""
+        return self.left[:, :rank] @ self.right[:rank]
+
+    def powers(self, rank: int) -> tuple[float, float]:
+        """The power of the outputs, and of what rank `rank` loses of it."""
+        power = self.spectrum**2
+        return float(power.sum()), float(power[rank:].sum())
+
+
+def factorize(w: Float64, covariance: Float64 | None = None) -> Factors:
+    """The singular value decomposition of weights w [O, I], over inputs with `covariance` [I, I].
+
+    Truncated, it loses least of the outputs over such inputs, not of the weights; without a
+    covariance inputs are taken as independent and alike.
+    """
+    values, vectors = np.ones(w.shape[1]), np.eye(w.shape[1])
+    if covariance is not None:
+        values, vectors = np.linalg.eigh((covariance + covariance.T) / 2)
+        values = np.maximum(values, 0.0) + 1e-9 * max(values.max(initial=0.0), 1e-30)
+    root = np.sqrt(values)
+    u, s, v = np.linalg.svd((w @ vectors) * root, full_matrices=False)
+    half = np.sqrt(s)
+    return Factors(u * half, (half[:, None] * v / root) @ vectors.T, s)

@@ -34,4 +34,4 @@ def macs(op: Op) -> int:
     if side is None or not held:
         return 0
     values = op.output if side == "output" else op.operand(2)
-    return held[0].size * (values.size // max(values.shape[-1], 1))
+    return int(held[0].size) * (values.size // max(values.shape[-1], 1))

@@ -35,6 +35,8 @@ PARTICULAR = {
     ("reconstruct", "refit"): st.sampled_from(("auto", "true", "false")),
     ("reconstruct", "bits"): st.sampled_from((4, 8)),
     ("remove_dw_bn", "max_drop_db"): st.floats(0, 100),
+    ("svd_factorize", "energy"): st.floats(0.1, 1) | st.none(),
+    **{("svd_factorize", k): st.none() for k in ("rank", "speedup")},
     **{("set_nms", k): st.floats(0, 1) | st.none() for k in ("iou", "score")},
     ("set_nms", "max_detections"): st.integers(1, 10_000) | st.none(),
     ("resize_input", "size"): st.sampled_from(("236", "320x240")),

@@ -1,0 +1,253 @@
+"""`svd_factorize`: one large matrix product as two smaller ones."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any, ClassVar
+
+import numpy as np
+
+from qfrewrite.calibrate.fit import Factors, Float64, Moments, factorize, refit
+from qfrewrite.errors import UsageError
+from qfrewrite.ir import Graph, Op, Tensor, constant
+from qfrewrite.lower.canonical import canonicalise, replace_op
+from qfrewrite.lower.cost import macs
+from qfrewrite.ops.build import append_op
+from qfrewrite.passes._base import Pass, register
+from qfrewrite.passes._context import PassRewriter
+from qfrewrite.rewrite.match import bias_of, float_weights, weights_of
+from qfrewrite.runtime.metrics import sqnr_db
+from qfrewrite.runtime.session import Session
+
+# Positions of one sample that enter a covariance.
+_ROWS = 128
+# One sample in so many is held back, for the strength of the fit.
+_HELD_EVERY = 4
+_STEPS = 60
+_SHRINK = 0.1
+
+
+@register
+@dataclass(frozen=True)
+class SvdFactorize(Pass):
+    """Factorize 1x1 convolutions and dense layers by a truncated singular value decomposition.
+
+    Given:  y = W x + b, W [O, I]        Result:  y = U (V x) + b', V [r, I], U [O, r]
+    Only where r (O + I) < O I. Give one of: energy, the share of the outputs' power to keep, 0 to
+    1 (0.95 where nothing is given); rank, for every layer; speedup, by how much the whole network's
+    multiply-accumulates shall fall: ranks are then chosen together, so that the product of the
+    energies is largest. layers: a name pattern. With
+    data the truncation minds the covariance of what the layer reads; with `refit` each layer in
+    turn is fitted to give its old outputs from what the layers factorized before it now give, and
+    the bias keeps the mean output. (Denton et al. 2014, arXiv:1404.0736; Zhang et al. 2016,
+    arXiv:1505.06798.)
+    """
+
+    name: ClassVar[str] = "svd_factorize"
+    exact: ClassVar[bool] = False
+
+    energy: float | None = None
+    rank: int | None = None
+    speedup: float | None = None
+    layers: str = "*"
+    refit: bool = True
+
+    def __post_init__(self) -> None:
+        """Fail on bounds that cannot be, or that contradict each other."""
+        given = {"energy": self.energy, "rank": self.rank, "speedup": self.speedup}
+        if sum(v is not None for v in given.values()) > 1:
+            raise UsageError("takes one of energy, rank and speedup", where=self.name,
+                             remedy="leave out the others")  # fmt: skip
+        wrong = {
+            "energy": self.energy is not None and not 0 < self.energy <= 1,
+            "rank": self.rank is not None and self.rank < 1,
+            "speedup": self.speedup is not None and not self.speedup > 1,
+        }
+        limits = {"energy": "0 to 1", "rank": "1 or more", "speedup": "more than 1"}
+        for name, bad in wrong.items():
+            if bad:
+                raise UsageError(f"{name}={given[name]}", where=self.name,
+                                 remedy=f"give {limits[name]}")  # fmt: skip
+
+    def run(self, graph: Graph, rw: PassRewriter) -> None:
+        """Look at what the layers read, decide on ranks together, then rewrite."""
+        canonicalise(graph)
+        layers = [op for op in graph.ops_of("CONV_2D", "FULLY_CONNECTED")
+                  if fnmatchcase(op.name, self.layers) and _is_matrix(op)]  # fmt: skip
+        if not layers:
+            rw.note("no 1x1 convolution or dense layer matches")
+            return
+        means, covariances = _covariances(rw, layers)
+        found = {op: factorize(_matrix(op), covariances.get(op)) for op in layers}
+        before = sum(map(macs, graph.ops))
+        ranks = self._ranks(rw, found, before)
+        original, changed = graph.clone(), False
+        for op, factors in found.items():
+            rank = min(ranks[op], factors.spectrum.size)
+            if _lowers(op, rank):
+                bias = bias_of(op)
+                if op in means:
+                    bias = bias + (_matrix(op) - factors.of_rank(rank)) @ means[op]
+                if changed and self.refit and op in means:
+                    factors, bias = _refitted(rw, op, original, rank)
+                changed = True
+                _rewrite(rw, op, factors, rank, bias)
+            else:
+                rw.layer(op, shape=_shape(op), rank=rank, decision="kept")
+                rw.skip(op, f"rank {rank} does not lower its {_shape(op)} multiplications")
+        after = sum(map(macs, graph.ops))
+        rw.note(f"MACs {before:,} -> {after:,} ({after / max(before, 1):.3f}x)")
+
+    def _ranks(self, rw: PassRewriter, found: dict[Op, Factors], before: int) -> dict[Op, int]:
+        if self.rank is not None:
+            return dict.fromkeys(found, self.rank)
+        if self.speedup is None:
+            energy = 0.95 if self.energy is None else self.energy
+            return {op: factors.rank_for(energy) for op, factors in found.items()}
+        ranks, after = _ranks_within(found, before, before / self.speedup)
+        if after * self.speedup > before:
+            rw.warn(f"a speedup of {self.speedup:g} is not reached at any rank: "
+                    f"{before / max(after, 1):.3g} is")  # fmt: skip
+        return ranks
+
+
+def _ranks_within(
+    found: dict[Op, Factors], before: int, most: float
+) -> tuple[dict[Op, int], int]:
+    """Ranks with the largest product of energies at which all take at most `most` MACs.
+
+    By a price per multiply-accumulate that every layer pays alike (Lagrange), found by bisection.
+    """
+    fixed = before - sum(macs(op) for op in found)
+    options = {}
+    for op, factors in found.items():
+        kept = np.cumsum(factors.spectrum**2)
+        loss = -np.log(np.maximum(kept / kept[-1], 1e-300))
+        costs = np.array([_cheapest(op, rank) for rank in range(1, kept.size + 1)], np.float64)
+        # At the last rank nothing is lost, whatever it costs.
+        loss[-1] = 0.0
+        options[op] = loss, costs
+
+    def at(price: float) -> tuple[dict[Op, int], int]:
+        ranks = {op: int(np.argmin(loss + price * costs)) + 1
+                 for op, (loss, costs) in options.items()}  # fmt: skip
+        return ranks, fixed + sum(_cheapest(op, rank) for op, rank in ranks.items())
+
+    low, high = 1e-15, 1e3
+    for _ in range(_STEPS):
+        middle = float(np.sqrt(low * high))
+        low, high = (low, middle) if at(middle)[1] <= most else (middle, high)
+    return at(high)
+
+
+def _rewrite(rw: PassRewriter, op: Op, factors: Factors, rank: int, bias: Float64) -> None:
+    work, less = macs(op), _cheapest(op, rank)
+    row: dict[str, Any] = {"shape": _shape(op), "rank": rank, "macs": f"{work} -> {less}",
+                           "sqnr_db": sqnr_db(*factors.powers(rank))}  # fmt: skip
+    second = _insert(rw, op, factors.left[:, :rank], factors.right[:rank], bias)
+    rw.layer(second, **row, decision="factorized")
+
+
+def _refitted(
+    rw: PassRewriter, op: Op, original: tuple[Graph, dict[Tensor, Tensor]], rank: int
+) -> tuple[Factors, Float64]:
+    """Factors and bias that give the old outputs best from what the layer reads by now."""
+    graph, twins = original
+    w = _matrix(op)
+    before = Session(graph, [twins[op.output]], threads=rw.context.threads)
+    fit, held = (Moments(1, *w.shape) for _ in range(2))
+    assert rw.context.data is not None
+    values = rw.observe([op.operand(0)], f"fitting {op.name}")
+    for i, (sample, (x,)) in enumerate(zip(rw.context.data, values, strict=False)):
+        y = before.run(sample)[0].reshape(-1, 1, w.shape[0])
+        step = max(len(y) // _ROWS, 1)
+        (held if i % _HELD_EVERY == 0 else fit).add(x.reshape(-1, 1, w.shape[1])[::step], y[::step])
+    fitted = refit(fit, held, w[None])[0][0] if held.count and fit.count else w
+    both = fit.plus(held)
+    mean_x, mean_y = both.means
+    factors = factorize(fitted, _shrunk(both.about(mean_x, mean_y)[0][0], both.count))
+    return factors, mean_y[0] - factors.of_rank(rank) @ mean_x[0]
+
+
+def _shape(op: Op) -> str:
+    return "{}x{}".format(*_matrix(op).shape)
+
+
+def _lowers(op: Op, rank: int) -> bool:
+    return _cheapest(op, rank) < macs(op)
+
+
+def _cheapest(op: Op, rank: int) -> int:
+    """Multiply-accumulates of a layer at this rank, or as it is where that is less."""
+    outputs, inputs = weights_of(op).shape[0], weights_of(op).shape[-1]
+    whole = int(outputs * inputs)
+    return macs(op) * min(rank * int(outputs + inputs), whole) // whole
+
+
+def _is_matrix(op: Op) -> bool:
+    if float_weights(op) is not None:
+        return False
+    shape = weights_of(op).shape
+    grouped = op.kind == "CONV_2D" and shape[-1] != op.operand(0).shape[-1]
+    return not grouped and all(d == 1 for d in shape[1:-1]) and min(shape) > 0
+
+
+def _matrix(op: Op) -> Float64:
+    w = weights_of(op).astype(np.float64)
+    return w.reshape(w.shape[0], -1)
+
+
+def _covariances(
+    rw: PassRewriter, layers: list[Op]
+) -> tuple[dict[Op, Float64], dict[Op, Float64]]:
+    """Mean [I] and covariance [I, I] of what each layer reads, where there are data."""
+    if not rw.main or rw.context.data is None:
+        rw.note("no data: inputs of a layer are taken as independent and alike")
+        return {}, {}
+    moments = [Moments(1, 1, _matrix(op).shape[1]) for op in layers]
+    operands = list(dict.fromkeys(op.operand(0) for op in layers))
+    places = {tensor: i for i, tensor in enumerate(operands)}
+    for values in rw.observe(operands, "looking at what layers read"):
+        for op, moment in zip(layers, moments, strict=True):
+            rows = values[places[op.operand(0)]].reshape(-1, 1, moment.inputs)
+            rows = rows[:: max(len(rows) // _ROWS, 1)]
+            moment.add(rows, np.zeros((len(rows), 1, 1), np.float32))
+    means, covariances = {}, {}
+    for op, moment in zip(layers, moments, strict=True):
+        mean, nothing = moment.means
+        means[op] = mean[0]
+        covariances[op] = _shrunk(moment.about(mean, nothing)[0][0], moment.count)
+    return means, covariances
+
+
+def _shrunk(covariance: Float64, rows: int) -> Float64:
+    """Towards one variance for all, the more the fewer rows it was found from."""
+    size = len(covariance)
+    share = _SHRINK * size / max(rows, 1)
+    even = np.trace(covariance) / size * np.eye(size)
+    shrunk: Float64 = (covariance + share * even) / (1 + share)
+    return shrunk
+
+
+def _insert(rw: PassRewriter, op: Op, left: Float64, right: Float64, bias: Float64) -> Op:
+    """Put the two layers in the place of `op`; returns the second, which bears its name."""
+    graph, shape = rw.graph, weights_of(op).shape
+    rank, noted = len(right), op.output.meta
+    convolves = op.kind == "CONV_2D"
+
+    def weights(values: Float64, name: str) -> Tensor:
+        data = values.astype(np.float32).reshape(values.shape[0], *shape[1:-1], values.shape[1])
+        return constant(graph.unique_name(f"{op.name}/{name}"), data)
+
+    b = constant(graph.unique_name(f"{op.name}/bias"), bias.astype(np.float32))
+    nothing = constant(graph.unique_name(f"{op.name}/no_bias"), np.zeros(rank, np.float32))
+    first = append_op(graph, op.kind, [op.operand(0), weights(right, "right"), nothing],
+                      name=f"{op.name}/factor", attrs=op.attrs, anchor=op)  # fmt: skip
+    attrs = {**op.attrs, "stride_h": 1, "stride_w": 1} if convolves else op.attrs
+    second = append_op(graph, op.kind, [first.output, weights(left, "left"), b], name=op.name,
+                       attrs=attrs, anchor=op)  # fmt: skip
+    graph.update_tensor(second.output, meta=noted)
+    replace_op(graph, op, second)
+    rw.edit("factorized", second, f"{shape[0]}x{right.shape[1]} at rank {rank}")
+    return second
