@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from qfrewrite.analyze.layers import Layer
+from qfrewrite.analyze.sweep import SizePoint
 from qfrewrite.errors import OutputError, UsageError
 
 _BLUE, _ORANGE, _GREY = "#2a6fbb", "#d9772b", "#8a8a8a"
@@ -117,3 +118,37 @@ def _visible(magnitudes: Any) -> Any:
     """Magnitudes on a logarithmic axis: those next to nothing lie at its foot."""
     foot = max(float(magnitudes.max(initial=0.0)), 1e-30) * 1e-6
     return np.maximum(magnitudes, foot)
+
+
+def plot_sizes(model: str, points: Sequence[SizePoint], path: Path) -> None:
+    """Latency by input size, and accuracy where it is known; sizes without ragged maps marked.
+
+    Raises UsageError without matplotlib, OutputError.
+    """
+    plt = _matplotlib()
+    known = [p for p in points if p.ms is not None]
+    figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
+    sizes = [p.size for p in known]
+    axes.plot(sizes, [p.ms for p in known], "o-", color=_BLUE, ms=4, label="int8 latency")
+    even = [p for p in known if not p.ragged]
+    axes.scatter([p.size for p in even], [p.ms for p in even], s=60, facecolors="none",
+                 edgecolors=_ORANGE, zorder=3, label="all maps multiples of 8")  # fmt: skip
+    axes.set_xlabel("input size")
+    axes.set_ylabel("int8 latency, ms", color=_BLUE)
+    axes.set_ylim(bottom=0)
+    scored = [p for p in known if p.top1 is not None]
+    if scored:
+        right = axes.twinx()
+        right.plot([p.size for p in scored], [100 * (p.top1 or 0) for p in scored], "s--",
+                   color=_GREY, ms=4, label="top-1, float")  # fmt: skip
+        right.set_ylabel("top-1, %", color=_GREY)
+    figure.legend(fontsize=8, frameon=False, ncols=3, loc="outside lower center")
+    axes.set_title(model, fontsize=10)
+    axes.spines[["top"]].set_visible(False)
+    try:
+        figure.savefig(path, dpi=_DOTS_PER_INCH, metadata={"Title": model})
+    except (OSError, ValueError) as error:
+        raise OutputError(f"cannot be written: {error}", where=str(path),
+                          remedy="give a name that ends in .png") from None  # fmt: skip
+    finally:
+        plt.close(figure)

@@ -48,6 +48,9 @@ _ASCENDING = ("order", "name", "op", "sqnr_db")
 )
 @click.option("--filter", "pattern", metavar="PATTERN", help="Layers whose name or op matches.")
 @click.option("--flagged", is_flag=True, help="Only layers that will quantize badly.")
+@click.option("--cost", is_flag=True,
+              help="MACs, parameters, bytes and memory of each op instead, in float and int8.",
+              )  # fmt: skip
 @click.option("--top", type=click.IntRange(min=1), metavar="N", help="Only the first N rows.")
 @click.option(
     "--plot",
@@ -67,6 +70,11 @@ def inspect(model: Path, **given: Any) -> None:
     if given["ranges"] is not None and given["data"] is not None:
         raise UsageError("--ranges and --data exclude each other", remedy="give one of them")
     loaded = api.load(model, inputs=given["inputs"], outputs=given["outputs"])
+    if given["cost"]:
+        from qfrewrite.cli.costs import print_costs
+
+        print_costs(loaded, given["how"], given["top"])
+        return
     with Reporter(quiet=given["quiet"], verbose=False, explain=False) as reporter:
         context = open_data_context(loaded, given, reporter)
         found = inspect_model(

@@ -9,13 +9,16 @@ from typing import Any
 import click
 
 from qfrewrite import __version__
+from qfrewrite.cli.bench import bench
 from qfrewrite.cli.check import check
 from qfrewrite.cli.compare import compare
 from qfrewrite.cli.convert import convert
+from qfrewrite.cli.evaluate import evaluate
 from qfrewrite.cli.inspect import inspect
 from qfrewrite.cli.passes import passes
 from qfrewrite.cli.ranges import ranges
 from qfrewrite.cli.sensitivity import sensitivity
+from qfrewrite.cli.sweep import sweep
 from qfrewrite.errors import Interrupted, QfError
 
 _EPILOG = """\b
@@ -63,6 +66,9 @@ main.add_command(inspect)
 main.add_command(compare)
 main.add_command(ranges)
 main.add_command(check)
+main.add_command(bench)
+main.add_command(evaluate)
+main.add_command(sweep)
 main.add_command(sensitivity)
 main.add_command(passes)
 

@@ -34,6 +34,18 @@ _DATA = (
     click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True,
                  help="Of shuffling and synthetic inputs."),
 )  # fmt: skip
+_IMAGES = (
+    click.option("--data", metavar="DIR", help="Folder of images."),
+    click.option("--labels", metavar="CSV", help="Table of file,label for the images of --data."),
+    click.option("--limit", type=POSITIVE, metavar="N", help="Only the first N images."),
+    *_DATA[2:4],
+)  # fmt: skip
+_PRINT = (
+    click.option("--format", "how", type=click.Choice(["table", "json", "csv", "markdown"]),
+                 default="table", show_default=True, help="How to print."),
+    click.option("-q", "--quiet", is_flag=True, help="Print errors only."),
+    click.option("--debug", is_flag=True, help="Show tracebacks."),
+)  # fmt: skip
 _MODEL = (
     click.option("--input", "inputs", metavar="NAME[:SHAPE]", multiple=True,
                  help="Input node of a .pb, e.g. input:1x224x224x3 (repeatable)."),
@@ -52,6 +64,21 @@ def data_options(function: F) -> F:
 def model_options(function: F) -> F:
     """How the model is read, and how much is printed."""
     return _all(_MODEL, function)
+
+
+def model_files(function: F) -> F:
+    """--input and --output alone."""
+    return _all(_MODEL[:2], function)
+
+
+def image_options(function: F) -> F:
+    """Labelled images, and how they are read."""
+    return _all(_IMAGES, function)
+
+
+def print_options(function: F) -> F:
+    """How rows are printed."""
+    return _all(_PRINT, function)
 
 
 def _all(options: tuple[Callable[[F], F], ...], function: F) -> F:

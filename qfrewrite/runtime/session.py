@@ -15,7 +15,7 @@ from qfrewrite.calibrate.data import InputSpec
 from qfrewrite.errors import RunError
 from qfrewrite.ir import Array, Graph, Model, Quant, Tensor
 from qfrewrite.ir.quant import dequantize, quantize
-from qfrewrite.lower.model import lower_float
+from qfrewrite.lower.model import lower_float, lower_model
 
 
 def input_specs(graph: Graph) -> list[InputSpec]:
@@ -107,6 +107,22 @@ class Runner:
             raise RunError(f"the runtime does not take this model: {error}") from None
         self._in = self._interpreter.get_input_details()
         self._out = self._interpreter.get_output_details()
+
+    @staticmethod
+    def of(model: Model, *, threads: int | None = None) -> Runner:
+        """A model as it is: an unedited `.tflite` as the file says, a GraphDef in float."""
+        from qfrewrite.formats.tflite_write import serialize
+
+        return Runner(serialize(lower_model(model)[0]), threads=threads)
+
+    @property
+    def inputs(self) -> list[InputSpec]:
+        """What to feed: real values where an input is quantized."""
+        return [
+            InputSpec(d["name"], tuple(int(n) for n in d["shape"]),
+                      "float32" if _detail_quant(d) is not None else np.dtype(d["dtype"]).name)
+            for d in self._in
+        ]  # fmt: skip
 
     def run(self, sample: dict[str, Array] | Sequence[Array]) -> list[Array]:
         """Outputs for one sample, real values; arrays are valid until the next run."""

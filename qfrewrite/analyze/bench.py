@@ -1,0 +1,198 @@
+"""Latency: models in turn, and their layers one by one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+
+from qfrewrite.calibrate.data import synthetic
+from qfrewrite.errors import RunError
+from qfrewrite.formats.tflite_write import serialize
+from qfrewrite.ir import Graph, Model, Op, Tensor
+from qfrewrite.lower.canonical import is_fused
+from qfrewrite.lower.cost import macs
+from qfrewrite.lower.model import lower_model
+from qfrewrite.ops.build import GraphBuilder
+from qfrewrite.runtime.session import Runner
+from qfrewrite.runtime.timing import Timing, time_in_turn
+
+Progress = Callable[[str, int | None], Callable[[int], None]]
+_MULTIPLE = 8
+
+
+@dataclass(frozen=True)
+class Latency:
+    """One model: milliseconds per inference, and the ratio to the first model.
+
+    p5, p95: the percentiles that 90 % of the rounds lie between.
+    """
+
+    model: str
+    median_ms: float
+    p5_ms: float
+    p95_ms: float
+    ratio: float
+
+    def record(self) -> dict[str, Any]:
+        """The figures as JSON values."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class LayerTime:
+    """One op cut out as a model of its own, with its real shapes and types.
+
+    share: of the sum over all ops, 0..1. gmacs: 1e9 multiply-accumulates per second. flags: `C`
+    where a count of channels, `HW` where the size of the map is no multiple of eight.
+    """
+
+    name: str
+    op: str
+    shape: tuple[int, ...]
+    ms: float
+    share: float
+    macs: int
+    gmacs: float | None
+    flags: list[str] = field(default_factory=list)
+
+    def record(self) -> dict[str, Any]:
+        """The figures as JSON values."""
+        return {**asdict(self), "shape": list(self.shape)}
+
+
+@dataclass(frozen=True)
+class LayerTimes:
+    """Every op of one model; whole_ms: the model, timed in turn with its ops."""
+
+    layers: list[LayerTime]
+    whole_ms: float
+
+    @property
+    def sum_ms(self) -> float:
+        """All ops together."""
+        return sum(layer.ms for layer in self.layers)
+
+
+def bench_models(
+    models: Sequence[Model], *, runs: int = 50, threads: int = 1, progress: Progress | None = None,
+    seed: int = 0,
+) -> list[Latency]:  # fmt: skip
+    """Time whole models in turn, on synthetic inputs; see `time_in_turn`."""
+    timings = time_models(models, runs=runs, threads=threads, progress=progress, seed=seed)
+    return [
+        Latency(model.name, 1e3 * t.median, 1e3 * t.percentile(5), 1e3 * t.percentile(95),
+                t.ratio(timings[0]))
+        for model, t in zip(models, timings, strict=True)
+    ]  # fmt: skip
+
+
+def time_models(
+    models: Sequence[Model], *, runs: int = 50, threads: int = 1, progress: Progress | None = None,
+    seed: int = 0,
+) -> list[Timing]:  # fmt: skip
+    """What each round of each model took."""
+    runners = [_fed(Runner.of(model, threads=threads), seed) for model in models]
+    step = progress("timing models", runs) if progress is not None else None
+    return time_in_turn(runners, runs=runs, step=step)
+
+
+def bench_layers(
+    model: Model, *, runs: int = 50, threads: int = 1, progress: Progress | None = None,
+    seed: int = 0,
+) -> LayerTimes:  # fmt: skip
+    """Time every op of a model by itself, in turn with the whole model.
+
+    What calling the runtime costs is taken off: that of a model that does next to nothing.
+    """
+    lowered, _ = lower_model(model)
+    graph = lowered.graph
+    found = [(op, runner) for op in graph.ops if not is_fused(op) and op.outputs
+             and (runner := _alone(graph, op, threads, seed)) is not None]  # fmt: skip
+    runners = [_fed(Runner(serialize(lowered), threads=threads), seed), _idle(threads)]
+    step = progress("timing layers", runs) if progress is not None else None
+    whole, idle, *parts = time_in_turn([*runners, *(r for _, r in found)], runs=runs, step=step)
+    seconds = [max(t.median - idle.median, 0.0) for t in parts]
+    total = sum(seconds) or 1.0
+    layers = [_layer_time(graph, op, s, total) for (op, _), s in zip(found, seconds, strict=True)]
+    return LayerTimes(layers, 1e3 * whole.median)
+
+
+def _layer_time(graph: Graph, op: Op, seconds: float, total: float) -> LayerTime:
+    work = macs(op)
+    kind = "+".join(o.kind for o in (op, *_fused(graph, op)))
+    rate = work / seconds / 1e9 if work and seconds > 0 else None
+    return LayerTime(op.name, kind, op.output.shape, 1e3 * seconds, seconds / total, work, rate,
+                     _flags(graph, op))  # fmt: skip
+
+
+def _flags(graph: Graph, op: Op) -> list[str]:
+    if not macs(op):
+        return []
+    x, y = next(t for t in op.inputs if t is not None and not t.is_const), op.output.shape
+    # The channels of an image are what they are.
+    ragged = x.shape[-1] % _MULTIPLE and not graph.is_input(x)
+    flags = ["C"] if ragged or y[-1] % _MULTIPLE else []
+    if len(y) == 4 and any(d % _MULTIPLE for d in y[1:3] if d > 1):
+        flags.append("HW")
+    return flags
+
+
+def _fused(graph: Graph, op: Op) -> list[Op]:
+    """The activation that is written into `op`, if any."""
+    readers = graph.readers(op.output) if len(op.outputs) == 1 else ()
+    return [r.op for r in readers if is_fused(r.op)]
+
+
+def _alone(graph: Graph, op: Op, threads: int, seed: int) -> Runner | None:
+    """`op` as a model; None where the runtime does not take it alone (it runs a subgraph, say)."""
+    ops = [op, *_fused(graph, op)]
+    small = Graph(op.name)
+    twins: dict[Tensor, Tensor] = {}
+    for tensor in (t for o in ops for t in (*o.inputs, *o.outputs) if t is not None):
+        twins.setdefault(tensor, Tensor(tensor.name, tensor.shape, tensor.dtype, tensor.data,
+                                        tensor.quant, meta=tensor.meta))  # fmt: skip
+    computed = [t for t in op.inputs if t is not None and not t.is_const]
+    small.set_io([twins[t] for t in dict.fromkeys(computed)])
+    for o in ops:
+        inputs = [None if t is None else twins[t] for t in o.inputs]
+        small.add_op(Op(o.kind, inputs, [twins[t] for t in o.outputs], o.attrs, name=o.name,
+                        meta=o.meta))  # fmt: skip
+    small.set_io(outputs=[twins[t] for t in ops[-1].outputs])
+    if not computed:
+        return None
+    try:
+        return _fed(Runner(serialize(Model([small])), threads=threads), seed)
+    except RunError:
+        return None
+
+
+def _idle(threads: int) -> Runner:
+    """A model of one copied number."""
+    b = GraphBuilder("idle")
+    graph = b.finish(b.op("RESHAPE", b.input("x", (1, 1)), b.const("shape", np.array([1], "i4"))))
+    return _fed(Runner(serialize(Model([graph])), threads=threads), 0)
+
+
+def _fed(runner: Runner, seed: int) -> Runner:
+    """Give a runner an input: zeros would be no fair one for some kernels."""
+    for sample in synthetic(runner.inputs, 1, seed=seed):
+        runner.invoke(sample)
+    return runner
+
+
+def competition_score(
+    correct: Sequence[bool], timing: Timing, budget: float
+) -> tuple[float, float]:
+    """The metric of the Low-Power Image Recognition Challenge, and accuracy within its budget.
+
+    correct: for N images in order; budget: seconds per image. The first is correct / max(budget N,
+    time), per second; the second counts only images that are done within budget N seconds.
+    """
+    count = len(correct)
+    spent = timing.median * count
+    allowed = budget * count
+    done = min(count, int(allowed / timing.median))
+    return sum(correct) / max(allowed, spent), sum(correct[:done]) / max(count, 1)

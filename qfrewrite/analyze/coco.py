@@ -1,0 +1,114 @@
+"""COCO mean average precision of detectors that end in TFLite_Detection_PostProcess."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from qfrewrite.analyze.labels import LabelledImages
+from qfrewrite.calibrate.preprocess import Preprocess
+from qfrewrite.errors import DataError, QfError, UsageError
+from qfrewrite.ir import Array, Model
+from qfrewrite.runtime.session import Runner
+
+Progress = Callable[[str, int | None], Callable[[int], None]]
+
+
+@dataclass(frozen=True)
+class Precision:
+    """Mean average precision over IoU 0.50 to 0.95, and at 0.50; fractions 0..1."""
+
+    model: str
+    images: int
+    detections: int
+    map: float
+    map50: float
+
+
+def evaluate_detector(
+    model: Model, folder: str | Path, annotations: str | Path, *,
+    preprocess: Preprocess | str = "mobilenet", offset: int = 1, limit: int | None = None,
+    threads: int | None = None, progress: Progress | None = None,
+) -> Precision:  # fmt: skip
+    """COCO mAP by pycocotools over the images of an annotation file that lie in `folder`.
+
+    offset: category id of the model's class 0. Boxes [ymin, xmin, ymax, xmax] are fractions of
+    the image. Raises DataError, UsageError; QfError where pycocotools is missing.
+    """
+    truth = _truth(annotations)
+    runner = Runner.of(model, threads=threads)
+    if isinstance(preprocess, str):
+        preprocess = Preprocess.parse(preprocess)
+    found = [info for info in truth.imgs.values() if (Path(folder) / info["file_name"]).is_file()]
+    found = found[:limit]
+    if not found:
+        raise DataError("holds none of the annotated images", where=str(folder),
+                        remedy="give the folder that the annotations belong to")  # fmt: skip
+    files = tuple(Path(folder) / info["file_name"] for info in found)
+    images = LabelledImages(files, (0,) * len(files), f"{Path(folder).name}/")
+    step = progress(f"evaluating {model.name}", len(files)) if progress else None
+    detections: list[dict[str, Any]] = []
+    samples = images.samples(runner.inputs, preprocess)
+    for done, (info, sample) in enumerate(zip(found, samples, strict=True), 1):
+        detections += _detections(info, runner.run(sample), offset, model.name)
+        if step is not None:
+            step(done)
+    return _scored(model.name, truth, [info["id"] for info in found], detections)
+
+
+def _truth(annotations: str | Path) -> Any:
+    try:
+        from pycocotools.coco import COCO
+    except ImportError:
+        raise QfError("pycocotools is not installed", where="--coco",
+                      remedy="pip install 'qfrewrite[coco]'") from None  # fmt: skip
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            return COCO(str(annotations))
+    except (OSError, ValueError, KeyError, TypeError, AssertionError) as error:
+        raise DataError(
+            f"is no file of COCO annotations ({type(error).__name__})", where=str(annotations),
+            remedy="give instances_*.json",
+        ) from None  # fmt: skip
+
+
+def _detections(
+    info: dict[str, Any], outputs: Sequence[Array], offset: int, name: str
+) -> list[dict[str, Any]]:
+    """One image's detections in COCO's form: x, y, width, height in pixels."""
+    if len(outputs) != 4 or outputs[0].shape[-1] != 4:
+        shapes = ", ".join(str(list(v.shape)) for v in outputs)
+        raise UsageError(
+            f"has outputs {shapes}; a detector gives boxes, classes, scores, count", where=name,
+            remedy="evaluate a model with its post-processing",
+        )  # fmt: skip
+    boxes, classes, scores = (v.reshape(-1, *v.shape[2:]) for v in outputs[:3])
+    count = min(int(outputs[3].reshape(-1)[0]), len(scores))
+    height, width = info["height"], info["width"]
+    made = []
+    for (top, left, bottom, right), kind, score in zip(
+        boxes[:count].tolist(), classes[:count].tolist(), scores[:count].tolist(), strict=True
+    ):
+        made.append({
+            "image_id": info["id"], "category_id": int(kind) + offset, "score": score,
+            "bbox": [left * width, top * height, (right - left) * width, (bottom - top) * height],
+        })  # fmt: skip
+    return made
+
+
+def _scored(name: str, truth: Any, ids: list[int], detections: list[dict[str, Any]]) -> Precision:
+    from pycocotools.cocoeval import COCOeval
+
+    if not detections:
+        return Precision(name, len(ids), 0, 0.0, 0.0)
+    with contextlib.redirect_stdout(io.StringIO()):
+        judge = COCOeval(truth, truth.loadRes(detections), "bbox")
+        judge.params.imgIds = ids
+        judge.evaluate()
+        judge.accumulate()
+        judge.summarize()
+    return Precision(name, len(ids), len(detections), float(judge.stats[0]), float(judge.stats[1]))

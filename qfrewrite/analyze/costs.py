@@ -1,0 +1,119 @@
+"""What a model costs, op by op: multiply-accumulates, bytes, memory; in float and in 8 bits."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from qfrewrite.ir import Graph, Model, Op, Tensor
+from qfrewrite.ir.tensor import NUMPY_DTYPES
+from qfrewrite.lower.canonical import canonicalise
+from qfrewrite.lower.cost import macs, parameters
+from qfrewrite.ops import spec_of
+from qfrewrite.rewrite.raising import raise_graph
+from qfrewrite.runtime.units import Unit, units
+
+
+@dataclass(frozen=True)
+class OpCost:
+    """One op, with the activation fused into it.
+
+    parameters: numbers in constants. weight_bytes, arena_bytes: of its constants, and of all
+    activations that live while it runs, as the model is (float, mostly). int8_*: the same with
+    8-bit weights and activations and 32-bit biases.
+    """
+
+    name: str
+    op: str
+    shape: tuple[int, ...]
+    macs: int
+    parameters: int
+    weight_bytes: int
+    arena_bytes: int
+    int8_weight_bytes: int
+    int8_arena_bytes: int
+
+    def record(self) -> dict[str, Any]:
+        """The figures as JSON values."""
+        return {**asdict(self), "shape": list(self.shape)}
+
+
+@dataclass(frozen=True)
+class ModelCost:
+    """All ops in execution order.
+
+    Peak memory is that of activations alone: what an arena cannot go below. Runtimes add scratch
+    buffers, and what alignment and their planner waste.
+    """
+
+    ops: list[OpCost]
+
+    def total(self, figure: str) -> int:
+        """The sum of a figure over all ops."""
+        return sum(getattr(op, figure) for op in self.ops)
+
+    def peak(self, figure: str = "arena_bytes") -> OpCost | None:
+        """The op that needs the most memory."""
+        return max(self.ops, key=lambda op: getattr(op, figure), default=None)
+
+
+def model_cost(model: Model) -> ModelCost:
+    """The costs of the main graph of `model`, which stays as it is."""
+    graph, _ = model.graph.clone()
+    if not any(t.quant is not None and not t.is_const for t in graph.tensors):
+        raise_graph(graph)
+        canonicalise(graph)
+    steps = [unit for unit in units(graph) if unit.op.kind != "FAKE_QUANT"]
+    live = _live(graph, steps)
+    return ModelCost([
+        OpCost(
+            u.op.name, u.op.kind if u.activation is None else f"{u.op.kind}+{u.activation.kind}",
+            u.results[0].shape, macs(u.op), parameters(u.op), _weights(u.op, eight=False),
+            sum(_bytes(t, eight=False) for t in held), _weights(u.op, eight=True),
+            sum(_bytes(t, eight=True) for t in held),
+        )
+        for u, held in zip(steps, live, strict=True)
+    ])  # fmt: skip
+
+
+def _live(graph: Graph, steps: list[Unit]) -> list[set[Tensor]]:
+    """The tensors in memory while each step runs: made, and needed then or later."""
+    last: dict[Tensor, int] = {}
+    for i, unit in enumerate(steps):
+        for tensor in unit.operands:
+            last[_source(graph, tensor)] = i
+    for tensor in graph.outputs:
+        last[_source(graph, tensor)] = len(steps)
+    held = set(graph.inputs)
+    found = []
+    for i, unit in enumerate(steps):
+        held = held | set(unit.results)
+        found.append(held)
+        held = {t for t in held if last.get(t, -1) > i}
+    return found
+
+
+def _source(graph: Graph, tensor: Tensor) -> Tensor:
+    """What a kernel writes for the value of `tensor`: FAKE_QUANT is none."""
+    maker = graph.producer(tensor)
+    while maker is not None and maker.kind == "FAKE_QUANT":
+        tensor = maker.operand(0)
+        maker = graph.producer(tensor)
+    return tensor
+
+
+def _bytes(tensor: Tensor, *, eight: bool) -> int:
+    size = NUMPY_DTYPES[tensor.dtype].itemsize if tensor.dtype in NUMPY_DTYPES else 1
+    return tensor.size * (1 if eight and tensor.dtype == "float32" else size)
+
+
+def _weights(op: Op, *, eight: bool) -> int:
+    """Bytes of constants; biases keep 32 bits."""
+    spec = spec_of(op)
+    total = 0
+    for slot, tensor in enumerate(op.inputs):
+        port = spec.input_port(slot) if spec is not None else None
+        if tensor is not None and tensor.is_const:
+            role = port.role if port is not None else "any"
+            total += _bytes(tensor, eight=eight and role in ("weight", "act"))
+    return total
