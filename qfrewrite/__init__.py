@@ -15,8 +15,13 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from qfrewrite.analyze.bench import bench_layers, bench_models
     from qfrewrite.analyze.compare import Comparison, compare_models
+    from qfrewrite.analyze.costs import model_cost
+    from qfrewrite.analyze.evaluate import evaluate
+    from qfrewrite.analyze.labels import read_labels
     from qfrewrite.analyze.layers import Inspection, inspect_model
+    from qfrewrite.analyze.sweep import sweep
     from qfrewrite.api import (
         QuantizeReport,
         SaveReport,
@@ -53,17 +58,23 @@ _PUBLIC = {
     "SaveReport": "qfrewrite.api",
     "Tensor": "qfrewrite.ir",
     "all_passes": "qfrewrite.passes",
+    "bench_layers": "qfrewrite.analyze.bench",
+    "bench_models": "qfrewrite.analyze.bench",
     "calibrate": "qfrewrite.api",
     "check": "qfrewrite.api",
     "dequantize": "qfrewrite.api",
     "compare_models": "qfrewrite.analyze.compare",
+    "evaluate": "qfrewrite.analyze.evaluate",
     "inspect_model": "qfrewrite.analyze.layers",
     "load": "qfrewrite.api",
+    "model_cost": "qfrewrite.analyze.costs",
     "quantize": "qfrewrite.api",
+    "read_labels": "qfrewrite.analyze.labels",
     "register": "qfrewrite.passes",
     "run_passes": "qfrewrite.api",
     "save": "qfrewrite.api",
     "sensitivity": "qfrewrite.api",
+    "sweep": "qfrewrite.analyze.sweep",
 }
 
 __all__ = [
@@ -83,17 +94,23 @@ __all__ = [
     "Tensor",
     "__version__",
     "all_passes",
+    "bench_layers",
+    "bench_models",
     "calibrate",
     "check",
     "compare_models",
     "dequantize",
+    "evaluate",
     "inspect_model",
     "load",
+    "model_cost",
     "quantize",
+    "read_labels",
     "register",
     "run_passes",
     "save",
     "sensitivity",
+    "sweep",
 ]
 
 

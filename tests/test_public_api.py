@@ -9,10 +9,10 @@ import qfrewrite
 
 PUBLIC = [
     "Comparison", "Graph", "Inspection", "Model", "Op", "Pass", "PassReport", "PassRewriter",
-    "QfError", "QuantizeReport", "RangeTable", "RunReport", "SaveReport", "Tensor", "__version__",
-    "all_passes", "calibrate", "check", "compare_models", "dequantize", "inspect_model", "load",
-    "quantize", "register",
-    "run_passes", "save", "sensitivity",
+    "QfError", "QuantizeReport", "RangeTable", "RunReport", "SaveReport", "Tensor",
+    "__version__", "all_passes", "bench_layers", "bench_models", "calibrate", "check",
+    "compare_models", "dequantize", "evaluate", "inspect_model", "load", "model_cost",
+    "quantize", "read_labels", "register", "run_passes", "save", "sensitivity", "sweep",
 ]  # fmt: skip
 
 

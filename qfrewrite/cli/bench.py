@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from qfrewrite.cli.render import Reporter
     from qfrewrite.ir import Model
 
+# 95 % of the rounds of a machine that does nothing else lie below so many medians.
+_UNSTEADY = 1.5
+
 
 @click.command()
 @click.argument("models", type=click.Path(path_type=Path), nargs=-1, required=True)
@@ -57,6 +60,8 @@ def _models(loaded: list[Model], how: str, given: dict[str, Any], reporter: Repo
 
     rows = bench_models(loaded, runs=given["runs"], threads=given["threads"],
                         progress=reporter.progress)  # fmt: skip
+    if any(row.p95_ms > _UNSTEADY * row.median_ms for row in rows):
+        reporter.notice("timings vary much: the machine is busy with other things", kind="warning")
     columns = (
         t.Column("model", "model", right=False), t.Column("median_ms", "median ms", t.figure),
         t.Column("p5_ms", "p5", t.figure), t.Column("p95_ms", "p95", t.figure),
