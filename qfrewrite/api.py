@@ -18,8 +18,8 @@ from qfrewrite.saving import SaveReport, check, default_output, is_tflite, quant
 
 __all__ = [
     "QuantizeReport", "SaveReport", "calibrate", "check", "compare_saved", "default_output",
-    "dequantize", "load", "open_context", "quant_options", "quantize", "run_passes", "save",
-    "sensitivity",
+    "dequantize", "judged_on", "load", "open_context", "quant_options", "quantize",
+    "run_passes", "save", "sensitivity",
 ]  # fmt: skip
 
 DEFAULT_PASSES = "remove_dw_bn,relu6_to_relu,calibrate"
@@ -114,8 +114,9 @@ def run_passes(
     """
     dequantize(model)
     context = open_context(
-        model, data, samples=samples, preprocess=preprocess, seed=seed, threads=threads
-    )
+        model, data, samples=samples, preprocess=preprocess, seed=seed, threads=threads,
+        held_back=judged_on(passes),
+    )  # fmt: skip
     if progress is not None:
         context.progress = progress
     return _run_passes(model, passes, context, verify=verify, after=after)
@@ -202,6 +203,12 @@ def sensitivity(
     return sensitivities(loaded.graph, reference, context)
 
 
+def judged_on(passes: str | Sequence[Pass]) -> int:
+    """How many samples these passes want held back from calibration."""
+    todo = make_passes(passes) if isinstance(passes, str) and passes else passes or ()
+    return max([HELD_BACK, *(p.judges_on for p in todo if isinstance(p, Pass))])
+
+
 def open_context(
     model: Model,
     data: Any,
@@ -211,8 +218,11 @@ def open_context(
     seed: int = 0,
     threads: int | None = None,
     once: bool = False,
+    held_back: int = HELD_BACK,
 ) -> PassContext:
     """The data and settings that passes see; `data` may be a PassContext already.
+
+    held_back: how many samples to keep from calibration, for measuring.
 
     once: the data will be read in one pass only, and nothing is held back for measuring; so what
     comes from an iterable need not be kept in memory.
@@ -229,9 +239,9 @@ def open_context(
         source = open_data(data, input_specs(graph), preprocess=preprocess, seed=seed)
         if once:
             return PassContext(one_pass(source, samples), threads=threads, seed=seed)
-        calibration, held_back = source.split(samples, HELD_BACK)
-        kept, others = CachedSamples(calibration), len(held_back) > 0
-        measuring = CachedSamples(held_back) if others else FirstSamples(kept, HELD_BACK)
+        calibration, aside = source.split(samples, held_back)
+        kept, others = CachedSamples(calibration), len(aside) > 0
+        measuring = CachedSamples(aside) if others else FirstSamples(kept, held_back)
         return PassContext(kept, measuring, others, threads=threads, seed=seed)
 
     context = opened(model.graph)
@@ -264,8 +274,9 @@ def quantize(
     dequantize(model)
     reference, state = model.clone(), (model.graph, model.graph.version)
     context = open_context(
-        model, data, samples=samples, preprocess=preprocess, seed=seed, threads=threads
-    )
+        model, data, samples=samples, preprocess=preprocess, seed=seed, threads=threads,
+        held_back=judged_on(passes),
+    )  # fmt: skip
     context.quant = quant_options(**saving)
     report = run_passes(model, passes, data=context, verify=verify)
     saved = save(model, output or default_output(model, saving.get("scheme", "int8")), **saving)

@@ -133,7 +133,7 @@ def _convert(job: _Job, reporter: Reporter) -> None:
     reference, state = model.clone(), (model.graph, model.graph.version)
     context = api.open_context(
         model, job.data, samples=job.samples, preprocess=preprocessing(vars(job)), seed=job.seed,
-        threads=job.threads,
+        threads=job.threads, held_back=api.judged_on(job.pass_list or ""),
     )  # fmt: skip
     context.checkpoint = (job.out or Path(f"{model.name}.tflite")).with_suffix(".partial.json")
     context.quant = api.quant_options(**saving)

@@ -12,7 +12,7 @@ from qfrewrite.lower.canonical import canonicalise
 from qfrewrite.passes._base import Pass, register
 from qfrewrite.passes._context import PassRewriter
 from qfrewrite.passes._dead import absorb_reported, fold_and_absorb
-from qfrewrite.passes._relaying import relay
+from qfrewrite.passes._relaying import Costs, relay
 from qfrewrite.rewrite.channel_rules import trace_channels, unused
 from qfrewrite.rewrite.dead_channels import DEAD_VARIANCE, DeadChannels, dead_by_weights
 from qfrewrite.rewrite.match import LINEAR, bias_of, float_weights
@@ -55,8 +55,9 @@ class AbsorbDeadChannels(Pass):
         if rw.main and rw.context.data is not None:
             _by_data(rw)
         if self.remove:
-            channels = trace_channels(graph)
+            channels, costs = trace_channels(graph), Costs(rw)
             relay(rw, channels, "narrowed", drop=unused(channels))
+            costs.report()
 
 
 def _by_data(rw: PassRewriter) -> None:

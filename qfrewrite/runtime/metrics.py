@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from math import inf, log10
 from typing import Any
 
@@ -11,6 +11,8 @@ import numpy as np
 
 from qfrewrite.ir import Array, Graph
 
+# Float probabilities add up to one within this.
+_SUMS_TO_ONE = 1e-3
 # The outputs of a model for each sample.
 Outputs = list[list[Array]]
 
@@ -21,12 +23,15 @@ class Fidelity:
 
     sqnr_db: 10 log10(sum x^2 / sum (x - y)^2) over all outputs and samples; infinite where they
     are equal. agreement: the fraction of samples whose largest output (top-1) is the same, None
-    where the output is no vector of scores. samples: how many were compared.
+    where the output is no vector of scores. samples: how many were compared. expected_drop: by how
+    much top-1 is expected to fall, 0 to 1, if the source's probabilities are right: the mean of
+    p(its class) - p(the other's class); None where its outputs are no probabilities.
     """
 
     sqnr_db: float
     agreement: float | None
     samples: int
+    expected_drop: float | None = None
 
     def __str__(self) -> str:
         text = f"SQNR {self.sqnr_db:.1f} dB" if self.sqnr_db < inf else "identical outputs"
@@ -44,7 +49,8 @@ class FidelityMeter:
     agreed: int = 0
     scored: int = 0
     samples: int = 0
-    _scores: bool = field(default=True)
+    lost: float = 0.0
+    probable: int = 0
 
     def add(self, reference: Sequence[Array], other: Sequence[Array]) -> None:
         """Take the float outputs of one sample."""
@@ -57,6 +63,10 @@ class FidelityMeter:
         if first.shape[-1:] > (1,) and first.size == first.shape[-1]:
             self.scored += 1
             self.agreed += int(first.argmax() == second.argmax())
+            flat = first.reshape(-1).astype(np.float64)
+            if flat.min() >= 0 and abs(flat.sum() - 1) < _SUMS_TO_ONE:
+                self.probable += 1
+                self.lost += float(flat.max() - flat[second.argmax()])
 
     def result(self) -> Fidelity:
         """The figures so far."""
@@ -64,6 +74,7 @@ class FidelityMeter:
             sqnr_db(self.signal, self.noise),
             self.agreed / self.scored if self.scored else None,
             self.samples,
+            self.lost / self.probable if self.probable == self.scored > 0 else None,
         )
 
 

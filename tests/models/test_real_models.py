@@ -10,10 +10,13 @@ import pytest
 from conftest import shared_path
 
 import qfrewrite as qf
+from qfrewrite.api import open_context
 from qfrewrite.calibrate.data import synthetic
 from qfrewrite.formats.tflite_read import parse_tflite
+from qfrewrite.formats.tflite_write import serialize
 from qfrewrite.lower.model import lower_model
 from qfrewrite.lower.scheme import QuantOptions
+from qfrewrite.runtime.metrics import collect, graph_outputs
 from qfrewrite.runtime.session import Runner, Session, input_specs
 
 GRAPHDEFS = (
@@ -155,3 +158,27 @@ def test_per_tensor_weights_have_one_scale(tmp_path: Path) -> None:
         quant = op.operand(1).quant
         assert quant is not None
         assert quant.scale.size == 1
+
+
+def test_dead_channels_leave_a_real_network_and_rounding_is_exact() -> None:
+    """MobileNetV1 0.75: 10 of its first 24 channels are dead, and 14 are no multiple of 8."""
+    folder = shared_path("imagenet/calib")
+    model = qf.load(shared_path("models/mobilenet_v1_0.75_224_fusedbn_frozen_graph.pb"))
+    qf.run_passes(model, "absorb_dead_channels(remove=true)")
+    rounded = model.clone()
+    report = qf.run_passes(rounded, "round_geometry")
+    assert report.passes[0].edits > 8
+    widths = [op.output.shape[-1] for op in rounded.graph.ops_of("CONV_2D")]
+    assert all(width % 8 == 0 for width in widths)
+    context = open_context(model, folder, samples=8)
+    assert context.data is not None
+    plain, more = (graph_outputs(m.graph, context.data, threads=2) for m in (model, rounded))
+    for (a,), (b,) in zip(plain, more, strict=True):
+        assert np.abs(a - b).max() <= 1e-5 * np.abs(a).max()
+    codes = []
+    for one in (model, rounded):
+        qf.run_passes(one, "calibrate", data=open_context(one, folder, samples=8))
+        runner = Runner(serialize(lower_model(one, QuantOptions())[0]), threads=2)
+        codes.append(collect(runner, context.data))
+    for (a,), (b,) in zip(*codes, strict=True):
+        assert np.abs(a - b).max() <= 1.01 / 256

@@ -19,8 +19,9 @@ from qfrewrite.lower.scheme import QuantOptions
 from qfrewrite.lower.spec_check import check_model
 from qfrewrite.ops.build import GraphBuilder
 from qfrewrite.passes import PassContext, RunReport, make_passes, run_passes
+from qfrewrite.passes.auto import estimated_drop
 from qfrewrite.rewrite.match import bias_of, weights_of
-from qfrewrite.runtime.metrics import collect, compare
+from qfrewrite.runtime.metrics import FidelityMeter, collect, compare
 from qfrewrite.runtime.session import Runner, Session, input_specs
 
 
@@ -415,6 +416,30 @@ def test_auto_takes_layers_out_of_8_bits_and_names_them() -> None:
     assert any("layers in float: " in text for text in said)
     _, lowering = lower_model(model, QuantOptions(per_channel=False))
     assert any("its error is too large" in why for _, _, why in lowering.float_ops)
+
+
+def test_auto_leaves_layers_in_8_bits_where_taking_them_out_does_not_help() -> None:
+    """The input's own rounding decides here: no layer is to blame."""
+    b = GraphBuilder()
+    y = b.op("FULLY_CONNECTED", b.input("x", (1, 32)), b.const("w", np.eye(32) * 200), name="only")
+    model, report = auto(b.finish(b.op("SOFTMAX", y)), 1e-6)
+    if report["auto"].log.warnings:
+        assert "not by taking layers out" in report["auto"].log.warnings[0]
+        assert not any("keep" in op.meta for op in model.graph.ops)
+
+
+def test_the_expected_drop_is_what_the_probabilities_say() -> None:
+    p = np.array([[0.5, 0.3, 0.2]], "f4")
+    meter = FidelityMeter()
+    for other in ([[0.9, 0.1, 0]], [[0, 1, 0]], [[0, 0, 1]], [[1, 0, 0]]):
+        meter.add([p], [np.array(other, "f4")])
+    found = meter.result()
+    assert found.expected_drop == pytest.approx((0 + 0.2 + 0.3 + 0) / 4)
+    assert found.agreement == 0.5
+    assert estimated_drop(found) == pytest.approx(100 * 0.125 * 1.2)
+    logits = FidelityMeter()
+    logits.add([p * 9], [p * 9])
+    assert logits.result().expected_drop is None
 
 
 def test_sensitivity_finds_the_layer_that_costs() -> None:
