@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from qfrewrite.calibrate.fit import Factors, Float64, Moments, factorize, refit
+from qfrewrite.calibrate.statistics import propagate
 from qfrewrite.errors import UsageError
 from qfrewrite.ir import Graph, Op, Tensor, constant
 from qfrewrite.lower.canonical import canonicalise, replace_op
@@ -89,7 +90,7 @@ class SvdFactorize(Pass):
                 bias = bias_of(op)
                 if op in means:
                     bias = bias + (_matrix(op) - factors.of_rank(rank)) @ means[op]
-                if changed and self.refit and op in means:
+                if changed and self.refit and rw.main and rw.context.data is not None:
                     factors, bias = _refitted(rw, op, original, rank)
                 changed = True
                 _rewrite(rw, op, factors, rank, bias)
@@ -203,8 +204,7 @@ def _covariances(
 ) -> tuple[dict[Op, Float64], dict[Op, Float64]]:
     """Mean [I] and covariance [I, I] of what each layer reads, where there are data."""
     if not rw.main or rw.context.data is None:
-        rw.note("no data: inputs of a layer are taken as independent and alike")
-        return {}, {}
+        return _guessed(rw, layers)
     moments = [Moments(1, 1, _matrix(op).shape[1]) for op in layers]
     operands = list(dict.fromkeys(op.operand(0) for op in layers))
     places = {tensor: i for i, tensor in enumerate(operands)}
@@ -219,6 +219,21 @@ def _covariances(
         means[op] = mean[0]
         covariances[op] = _shrunk(moment.about(mean, nothing)[0][0], moment.count)
     return means, covariances
+
+
+def _guessed(
+    rw: PassRewriter, layers: list[Op]
+) -> tuple[dict[Op, Float64], dict[Op, Float64]]:
+    """The same from BatchNorm statistics, channels taken as independent."""
+    rw.warn("no data: what a layer reads is taken as independent, spread as BatchNorm says; "
+            "much is lost that data would keep")  # fmt: skip
+    known = propagate(rw.graph)
+    found = {op: known[op.operand(0)] for op in layers
+             if op.operand(0) in known
+             and known[op.operand(0)].mean.size == _matrix(op).shape[1]}  # fmt: skip
+    return {op: g.mean for op, g in found.items()}, {
+        op: np.diag(g.std**2) for op, g in found.items()
+    }
 
 
 def _shrunk(covariance: Float64, rows: int) -> Float64:
