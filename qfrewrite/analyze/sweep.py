@@ -63,7 +63,8 @@ def parse_sizes(text: str) -> list[int]:
         sizes = sizes if len(sizes) == text.count(",") + 1 else []
     if not sizes or not all(0 < s <= MOST for s in sizes) or len(sizes) > _MOST_SIZES:
         raise UsageError(
-            f"'{text[:40]}' is no list of sizes", where="--sizes",
+            f"'{text[:40]}' is no list of sizes",
+            where="--sizes",
             remedy=f"give 128..300:4 or 128,160,224; at most {_MOST_SIZES}",
         )
     return sizes
@@ -93,7 +94,10 @@ def sweep(
 
 
 def _built(
-    model: Model, size: int, images: LabelledImages | None, preprocess: Preprocess | str,
+    model: Model,
+    size: int,
+    images: LabelledImages | None,
+    preprocess: Preprocess | str,
     threads: int,
 ) -> tuple[SizePoint, Runner]:
     """The figures of one size, less its latency, and its int8 model."""

@@ -176,8 +176,6 @@ def _keep(rw: PassRewriter, site: Site, cost: Cost, why: str, **figures: Any) ->
     rw.skip(site.relu6, f"ReLU6 stays: {why}")
 
 
-def _report(
-    rw: PassRewriter, site: Site, cost: Cost | None, decision: str, **figures: Any
-) -> None:
+def _report(rw: PassRewriter, site: Site, cost: Cost | None, decision: str, **figures: Any) -> None:
     sqnr, clips = (None, None) if cost is None else (cost.sqnr, cost.clip_rate)
     rw.layer(site.depthwise, sqnr_db=sqnr, clip_rate=clips, **figures, decision=decision)

@@ -113,9 +113,7 @@ class SvdFactorize(Pass):
         return ranks
 
 
-def _ranks_within(
-    found: dict[Op, Factors], before: int, most: float
-) -> tuple[dict[Op, int], int]:
+def _ranks_within(found: dict[Op, Factors], before: int, most: float) -> tuple[dict[Op, int], int]:
     """Ranks with the largest product of energies at which all take at most `most` MACs.
 
     By a price per multiply-accumulate that every layer pays alike (Lagrange), found by bisection.
@@ -199,9 +197,7 @@ def _matrix(op: Op) -> Float64:
     return w.reshape(w.shape[0], -1)
 
 
-def _covariances(
-    rw: PassRewriter, layers: list[Op]
-) -> tuple[dict[Op, Float64], dict[Op, Float64]]:
+def _covariances(rw: PassRewriter, layers: list[Op]) -> tuple[dict[Op, Float64], dict[Op, Float64]]:
     """Mean [I] and covariance [I, I] of what each layer reads, where there are data."""
     if not rw.main or rw.context.data is None:
         return _guessed(rw, layers)
@@ -221,9 +217,7 @@ def _covariances(
     return means, covariances
 
 
-def _guessed(
-    rw: PassRewriter, layers: list[Op]
-) -> tuple[dict[Op, Float64], dict[Op, Float64]]:
+def _guessed(rw: PassRewriter, layers: list[Op]) -> tuple[dict[Op, Float64], dict[Op, Float64]]:
     """The same from BatchNorm statistics, channels taken as independent."""
     rw.warn("no data: what a layer reads is taken as independent, spread as BatchNorm says; "
             "much is lost that data would keep")  # fmt: skip

@@ -82,7 +82,10 @@ def test_costs_by_hand() -> None:
     assert (first.weight_bytes, first.int8_weight_bytes) == (4 * 112, 108 + 16)
     # The input and the first map; then both maps; then both and their concatenation.
     assert [op.int8_arena_bytes for op in found.ops] == [
-        64 * (3 + 4), 64 * (4 + 4), 64 * (4 + 4 + 8), 64 * 8 + 8
+        64 * (3 + 4),
+        64 * (4 + 4),
+        64 * (4 + 4 + 8),
+        64 * 8 + 8,
     ]
     assert first.arena_bytes == 4 * first.int8_arena_bytes
     assert found.peak() is third

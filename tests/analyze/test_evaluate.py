@@ -159,8 +159,15 @@ def detector() -> tuple[Model, np.ndarray]:
                "nms_iou_threshold": 0.5, "nms_score_threshold": 0.1, "y_scale": 10.0,
                "x_scale": 10.0, "h_scale": 5.0, "w_scale": 5.0}  # fmt: skip
     graph: Graph = b.graph
-    graph.add_op(Op("CUSTOM", [boxes, scores, b.const("anchors", anchors)], outs,
-                    {"custom_code": CODE, "custom_options": encode_options(options)}, name="nms"))
+    graph.add_op(
+        Op(
+            "CUSTOM",
+            [boxes, scores, b.const("anchors", anchors)],
+            outs,
+            {"custom_code": CODE, "custom_options": encode_options(options)},
+            name="nms",
+        )
+    )
     graph.set_io(outputs=outs)
     return Model([graph], source="graphdef"), anchors
 

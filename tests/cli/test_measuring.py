@@ -55,9 +55,7 @@ def test_bench_per_layer(model: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert {"name", "ms", "share", "macs", "gmacs", "flags"} <= set(found["layers"][0])
 
 
-def test_bench_score(
-    model: Path, images: list[str], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_bench_score(model: Path, images: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["bench", str(model), "--score", "--runs", "3", *images]) == 0
     assert "within budget" in capsys.readouterr().out
 
