@@ -81,7 +81,7 @@ def test_quiet_says_nothing(tmp_path: Path, capsys: Output) -> None:
 def test_explain_lists_edits_and_reasons(tmp_path: Path, capsys: Output) -> None:
     assert run([MODEL, "-p", TITLE, "--explain", "-o", str(tmp_path / "x.tflite")]) == 0
     out = capsys.readouterr().out
-    assert "dead channels into the next bias" in out
+    assert "dead channels (by BatchNorm) into the next bias" in out
     assert "ReLU6 stays" in out
 
 
