@@ -6,6 +6,7 @@ from collections.abc import Callable
 from math import sqrt
 
 from graphs import normal
+from hypothesis import strategies as st
 
 from qfrewrite.ir import Graph, Tensor
 from qfrewrite.ops.build import GraphBuilder
@@ -153,6 +154,46 @@ def shuffled() -> Graph:
                b.const("size", [1, 8, 8, 7], "int32"))  # fmt: skip
     y = b.op("PAD", conv(b, cut, 9), b.const("pads", [[0, 0], [1, 0], [0, 1], [0, 0]], "int32"))
     return b.finish(dense(b, y, 5, inputs=9 * 9 * 9))
+
+
+def random_network(draw: st.DataObject) -> Graph:
+    """A random network of joins, splits, sums, multipliers and plain layers."""
+    b = GraphBuilder("random")
+    pool: list[Tensor] = [conv(b, b.input("x", (1, 8, 8, 3)), draw.draw(st.integers(1, 12)), 3)]
+    for _ in range(draw.draw(st.integers(2, 9), label="ops")):
+        kinds = ("conv", "depthwise", "add", "mul", "concat", "split", "pad", "slice", "act")
+        kind = draw.draw(st.sampled_from(kinds), label="kind")
+        x = draw.draw(st.sampled_from(pool), label="operand")
+        pool += _added_op(b, kind, x, pool, draw)
+    heads = [pooled(b, t) for t in pool if not b.graph.readers(t)] or [pooled(b, pool[-1])]
+    joined = b.op("CONCATENATION", *heads, attrs={"axis": 1}) if len(heads) > 1 else heads[0]
+    return b.finish(dense(b, joined, 3))
+
+
+def _added_op(
+    b: GraphBuilder, kind: str, x: Tensor, pool: list[Tensor], draw: st.DataObject
+) -> list[Tensor]:
+    if kind == "depthwise":
+        return [depthwise(b, x, multiplier=draw.draw(st.integers(1, 2)))]
+    if kind in ("add", "mul"):
+        like = [t for t in pool if t.shape == x.shape]
+        return [b.op(kind.upper(), x, draw.draw(st.sampled_from(like)))]
+    if kind == "concat":
+        parts = [x, *draw.draw(st.lists(st.sampled_from(pool), min_size=1, max_size=2))]
+        parts = [t for t in parts if t.shape[:3] == x.shape[:3]]
+        return [b.op("CONCATENATION", *parts, attrs={"axis": 3})]
+    if kind == "split" and x.shape[3] % 2 == 0:
+        b.op("SPLIT", b.const("axis", 3, "int32"), x, attrs={"num_splits": 2})
+        return list(b.graph.ops[-1].outputs)
+    if kind == "pad":
+        return [b.op("PAD", x, b.const("pads", [[0, 0], [1, 0], [0, 1], [0, 0]], "int32"))]
+    if kind == "slice" and x.shape[3] > 2:
+        n, h, w, c = x.shape
+        begin, size = [0, 0, 0, 1], [n, h, w, c - 2]
+        return [b.op("SLICE", x, b.const("b", begin, "int32"), b.const("s", size, "int32"))]
+    if kind == "act":
+        return [b.op(draw.draw(st.sampled_from(("LOGISTIC", "RELU", "HARD_SWISH", "TANH"))), x)]
+    return [conv(b, x, draw.draw(st.integers(1, 20)), draw.draw(st.sampled_from((1, 3))))]
 
 
 FAMILIES: dict[str, Callable[[], Graph]] = {

@@ -9,6 +9,7 @@ import pytest
 from graphs import normal, separable
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from networks import random_network
 
 from qfrewrite.calibrate.data import synthetic
 from qfrewrite.errors import PassError
@@ -139,6 +140,14 @@ def test_equalization_follows_sums_joins_and_splits(build: str, mode: str) -> No
     assert report["equalize"].edits >= 1
     if build == "residual":
         assert "added to it" in " ".join(map(str, report["equalize"].log.edits))
+
+
+@pytest.mark.parametrize("mode", ["exact", "fill"])
+@settings(max_examples=40)
+@given(data=st.data())
+def test_equalization_keeps_random_networks(mode: str, data: st.DataObject) -> None:
+    _, db, _ = changed(random_network(data), f"equalize(mode={mode})", count=6)
+    assert db > 90
 
 
 def test_a_sum_with_a_constant_or_an_output_holds_its_channels() -> None:

@@ -7,13 +7,20 @@ import pytest
 from graphs import normal
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from networks import FAMILIES, conv, dense, depthwise, inception, mobilenet_v1, mobilenet_v2, pooled
+from networks import (
+    FAMILIES,
+    conv,
+    inception,
+    mobilenet_v1,
+    mobilenet_v2,
+    random_network,
+)
 from pass_checks import check_pass, largest_difference, outputs_of
 
 from qfrewrite.calibrate.data import synthetic
 from qfrewrite.errors import PassError
 from qfrewrite.formats.tflite_write import serialize
-from qfrewrite.ir import Graph, Model, Tensor
+from qfrewrite.ir import Graph, Model
 from qfrewrite.lower.cost import macs
 from qfrewrite.lower.model import lower_model
 from qfrewrite.lower.scheme import QuantOptions
@@ -199,50 +206,10 @@ def test_something_is_left_of_a_layer_that_nobody_uses() -> None:
 # -- random graphs -----------------------------------------------------------------------------
 
 
-def grown(draw: st.DataObject) -> Graph:
-    """A random network of joins, splits, sums, multipliers and plain layers."""
-    b = GraphBuilder("random")
-    pool: list[Tensor] = [conv(b, b.input("x", (1, 8, 8, 3)), draw.draw(st.integers(1, 12)), 3)]
-    for _ in range(draw.draw(st.integers(2, 9), label="ops")):
-        kinds = ("conv", "depthwise", "add", "mul", "concat", "split", "pad", "slice", "act")
-        kind = draw.draw(st.sampled_from(kinds), label="kind")
-        x = draw.draw(st.sampled_from(pool), label="operand")
-        pool += added_op(b, kind, x, pool, draw)
-    heads = [pooled(b, t) for t in pool if not b.graph.readers(t)] or [pooled(b, pool[-1])]
-    joined = b.op("CONCATENATION", *heads, attrs={"axis": 1}) if len(heads) > 1 else heads[0]
-    return b.finish(dense(b, joined, 3))
-
-
-def added_op(
-    b: GraphBuilder, kind: str, x: Tensor, pool: list[Tensor], draw: st.DataObject
-) -> list[Tensor]:
-    if kind == "depthwise":
-        return [depthwise(b, x, multiplier=draw.draw(st.integers(1, 2)))]
-    if kind in ("add", "mul"):
-        like = [t for t in pool if t.shape == x.shape]
-        return [b.op(kind.upper(), x, draw.draw(st.sampled_from(like)))]
-    if kind == "concat":
-        parts = [x, *draw.draw(st.lists(st.sampled_from(pool), min_size=1, max_size=2))]
-        parts = [t for t in parts if t.shape[:3] == x.shape[:3]]
-        return [b.op("CONCATENATION", *parts, attrs={"axis": 3})]
-    if kind == "split" and x.shape[3] % 2 == 0:
-        b.op("SPLIT", b.const("axis", 3, "int32"), x, attrs={"num_splits": 2})
-        return list(b.graph.ops[-1].outputs)
-    if kind == "pad":
-        return [b.op("PAD", x, b.const("pads", [[0, 0], [1, 0], [0, 1], [0, 0]], "int32"))]
-    if kind == "slice" and x.shape[3] > 2:
-        n, h, w, c = x.shape
-        begin, size = [0, 0, 0, 1], [n, h, w, c - 2]
-        return [b.op("SLICE", x, b.const("b", begin, "int32"), b.const("s", size, "int32"))]
-    if kind == "act":
-        return [b.op(draw.draw(st.sampled_from(("LOGISTIC", "RELU", "HARD_SWISH", "TANH"))), x)]
-    return [conv(b, x, draw.draw(st.integers(1, 20)), draw.draw(st.sampled_from((1, 3))))]
-
-
 @settings(max_examples=60)
 @given(data=st.data())
 def test_random_graphs_keep_their_function(data: st.DataObject) -> None:
-    graph = grown(data)
+    graph = random_network(data)
     passes = data.draw(st.sampled_from((
         FORCED, "round_geometry", "round_geometry(multiple=4,force=true)",
         f"absorb_dead_channels(remove=true),{FORCED}",
