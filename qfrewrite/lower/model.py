@@ -78,16 +78,18 @@ def lower_float(graph: Graph) -> None:
     """Bring `graph` into the form of a float `.tflite`, in place."""
     canonicalise(graph)
     restore_weight_ranges(graph)
-    _apply_channel_ranges(graph)
+    _apply_weight_ranges(graph)
     fuse_activations(graph)
 
 
-def _apply_channel_ranges(graph: Graph) -> None:
-    """TFLite's FAKE_QUANT has one range: a per-channel one on weights is applied to them."""
+def _apply_weight_ranges(graph: Graph) -> None:
+    """TFLite's FAKE_QUANT has one range, and no runtime takes a narrow one: on weights they are
+    applied."""
     rw = Rewriter(graph)
     for op in graph.ops_of("FAKE_QUANT"):
         source = op.operand(0)
-        if attr(op, "axis") is None or source.data is None:
+        plain = attr(op, "axis") is None and not attr(op, "narrow_range")
+        if plain or source.data is None:
             continue
         spec = spec_of(op)
         assert spec is not None

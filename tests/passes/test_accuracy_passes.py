@@ -241,6 +241,17 @@ def residual() -> Graph:
     )
 
 
+def test_what_was_reconstructed_can_be_looked_at_again() -> None:
+    """Its weights carry narrow ranges, which no runtime takes as an op."""
+    graph = residual()
+    context = PassContext(synthetic(input_specs(graph), 16), threads=1)
+    report = run_passes(
+        Model([graph], source="graphdef"), "reconstruct(weights=per-tensor),absorb_dead_channels",
+        context, verify="numeric",
+    )  # fmt: skip
+    assert report["reconstruct"].edits
+
+
 def test_weights_of_four_bits_lie_on_the_grid_of_eight() -> None:
     graph = residual()
     context = PassContext(synthetic(input_specs(graph), 32), threads=1)
