@@ -21,8 +21,8 @@ from _common import MODELS, make_calibration_folder, model_path, shared_dir
 import qfrewrite as qf
 from qfrewrite.analyze.bench import bench_layers, time_models
 from qfrewrite.analyze.evaluate import evaluate
-from qfrewrite.analyze.labels import read_labels
 from qfrewrite.analyze.sweep import sweep
+from qfrewrite.calibrate.labels import read_labels
 from qfrewrite.ir import Graph, Model
 from qfrewrite.lower.cost import macs
 from qfrewrite.ops.build import GraphBuilder

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from qfrewrite.analyze.compare import Comparison, compare_models
     from qfrewrite.analyze.costs import model_cost
     from qfrewrite.analyze.evaluate import evaluate
-    from qfrewrite.analyze.labels import read_labels
     from qfrewrite.analyze.layers import Inspection, inspect_model
     from qfrewrite.analyze.sweep import sweep
     from qfrewrite.api import (
@@ -34,6 +33,7 @@ if TYPE_CHECKING:
         save,
         sensitivity,
     )
+    from qfrewrite.calibrate.labels import read_labels
     from qfrewrite.calibrate.ranges import RangeTable
     from qfrewrite.errors import QfError
     from qfrewrite.ir import Graph, Model, Op, Tensor
@@ -69,7 +69,7 @@ _PUBLIC = {
     "load": "qfrewrite.api",
     "model_cost": "qfrewrite.analyze.costs",
     "quantize": "qfrewrite.api",
-    "read_labels": "qfrewrite.analyze.labels",
+    "read_labels": "qfrewrite.calibrate.labels",
     "register": "qfrewrite.passes",
     "run_passes": "qfrewrite.api",
     "save": "qfrewrite.api",

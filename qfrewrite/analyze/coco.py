@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from qfrewrite.analyze.labels import LabelledImages
+from qfrewrite.calibrate.labels import LabelledImages
 from qfrewrite.calibrate.preprocess import Preprocess
 from qfrewrite.errors import DataError, QfError, UsageError
 from qfrewrite.ir import Array, Model

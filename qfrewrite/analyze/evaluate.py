@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from qfrewrite.analyze.labels import LabelledImages
+from qfrewrite.calibrate.labels import LabelledImages, class_offset
 from qfrewrite.calibrate.preprocess import Preprocess
-from qfrewrite.errors import DataError, UsageError
+from qfrewrite.errors import UsageError
 from qfrewrite.ir import Array, Model
 from qfrewrite.runtime.session import Runner
 
@@ -21,8 +21,6 @@ Bool = npt.NDArray[np.bool_]
 # The normal quantile of a 95 % confidence interval.
 _Z = 1.959964
 _TOP = 5
-# A table of 1,000 ImageNet classes goes with models that count a background class at 0.
-_IMAGENET, _WITH_BACKGROUND = 1000, 1001
 
 
 @dataclass(frozen=True)
@@ -90,7 +88,7 @@ def evaluate(
         scores = _scores(runner.run(sample), model.name)
         if not classes:
             classes = scores.size
-            offset = _checked_offset(classes, images.labels, offset)
+            offset = class_offset(classes, images.labels, offset)
         assert offset is not None
         ranks.append(_rank(scores, label + offset))
         if step is not None:
@@ -116,16 +114,6 @@ def _rank(scores: Array, label: int) -> int:
     """How many scores are above the label's; of equal ones the first counts as the largest."""
     own = scores[label]
     return int((scores > own).sum() + (scores[:label] == own).sum())
-
-
-def _checked_offset(classes: int, labels: Sequence[int], offset: int | None) -> int:
-    largest = max(labels)
-    if offset is None:
-        offset = int(classes == _WITH_BACKGROUND and largest < _IMAGENET)
-    if largest + offset >= classes:
-        raise DataError(f"label {largest} is beyond the {classes} classes of the model",
-                        where="--labels", remedy="give labels of this model's classes")  # fmt: skip
-    return offset
 
 
 def wilson(hits: int, count: int) -> tuple[float, float]:

@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from qfrewrite.analyze.evaluate import evaluate
-from qfrewrite.analyze.labels import LabelledImages
 from qfrewrite.calibrate.data import synthetic
+from qfrewrite.calibrate.labels import LabelledImages
 from qfrewrite.calibrate.preprocess import Preprocess
 from qfrewrite.errors import QfError, UsageError
 from qfrewrite.formats.tflite_write import serialize

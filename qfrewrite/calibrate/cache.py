@@ -38,6 +38,10 @@ class CachedSamples:
         """What is odd about them; complete after the first whole pass."""
         return self._samples.warnings
 
+    def labels(self) -> Iterator[str]:
+        """How messages name each sample: a file's path, or a number."""
+        return self._samples.labels()
+
     def __len__(self) -> int:
         return len(self._samples)
 
@@ -70,6 +74,10 @@ class FirstSamples:
         if len(self) == len(self._samples):
             return self._samples.description
         return f"{len(self)} of {self._samples.description}"
+
+    def labels(self) -> Iterator[str]:
+        """How messages name each sample."""
+        return islice(self._samples.labels(), self._count)
 
     def __len__(self) -> int:
         return min(self._count, len(self._samples))

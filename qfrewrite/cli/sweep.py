@@ -30,9 +30,9 @@ def sweep(model: Path, sizes: str, how: str, plot: Path | None, **given: Any) ->
     with --data and --labels the accuracy in float.
     """
     from qfrewrite import api
-    from qfrewrite.analyze.labels import read_labels
     from qfrewrite.analyze.sweep import parse_sizes
     from qfrewrite.analyze.sweep import sweep as run
+    from qfrewrite.calibrate.labels import read_labels
     from qfrewrite.cli import tables as t
     from qfrewrite.cli.render import Reporter, open_console
     from qfrewrite.errors import UsageError

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from glob import escape
 from itertools import islice
@@ -62,9 +62,9 @@ def sensitivities(
 
 def fidelity_of(
     graph: Graph, reference: Outputs, samples: Iterable[dict[str, Array]], options: QuantOptions,
-    threads: int | None,
+    threads: int | None, labels: Sequence[int] | None = None,
 ) -> Fidelity:  # fmt: skip
-    """How close the quantized `graph` comes to `reference` on `samples`."""
+    """How close the quantized `graph` comes to `reference` on `samples`; labels: their classes."""
     lowered, _ = lower_model(Model([graph, *graph.bodies], source="graphdef"), options)
     runner = Runner(serialize(lowered), threads=threads)
-    return compare(reference, collect(runner, samples))
+    return compare(reference, collect(runner, samples), labels)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import ClassVar
 
-from qfrewrite.errors import UsageError
+from qfrewrite.calibrate.labels import class_offset, read_table
+from qfrewrite.errors import DataError, UsageError
 from qfrewrite.ir import Graph, Op
 from qfrewrite.passes._base import Pass, make_passes, register
 from qfrewrite.passes._context import PassContext, PassRewriter
@@ -34,7 +36,8 @@ class Auto(Pass):
     not do, the layers that cost most by measured sensitivity compute with int16 activations (int8,
     per channel), or stay float, at most a quarter of them. max_drop: points of top-1, estimated on
     held-back samples without labels: where the class changes, by how much less probable the new
-    one is to the float network. For outputs that are no scores the SQNR must be 20 dB. Needs data.
+    one is to the float network; or counted, where `labels` names a CSV of file,label that holds
+    the images of the data. For outputs that are no scores the SQNR must be 20 dB. Needs data.
     """
 
     name: ClassVar[str] = "auto"
@@ -44,6 +47,7 @@ class Auto(Pass):
     judges_on: ClassVar[int] = 200
 
     max_drop: float = 1.0
+    labels: str | None = None
 
     def __post_init__(self) -> None:
         """Fail on a bound that cannot be."""
@@ -92,7 +96,8 @@ class Auto(Pass):
 
     def _measured(self, copy: Graph, context: PassContext, reference: Outputs) -> Fidelity:
         options = replace(context.quant, io="float32")
-        return fidelity_of(copy, reference, context.judged_on, options, context.threads)
+        labels = None if self.labels is None else _classes(self.labels, context, reference)
+        return fidelity_of(copy, reference, context.judged_on, options, context.threads, labels)
 
     def _widen(self, rw: PassRewriter, copy: Graph, reference: Outputs) -> None:
         """Take the layers that cost most out of 8 bits, a few more each time."""
@@ -129,12 +134,31 @@ class Auto(Pass):
 
 
 def estimated_drop(found: Fidelity) -> float:
-    """Points of top-1 that the change of outputs is likely to cost."""
+    """Points of top-1 that the change of outputs costs, or is likely to."""
+    if found.lost is not None:
+        return 100 * found.lost
     if found.expected_drop is not None:
         return 100 * found.expected_drop * _OVERCONFIDENCE
     if found.agreement is None:
         return 0.0 if found.sqnr_db >= 20 else 100.0
     return 100 * (1 - found.agreement) * _LOST_PER_CHANGED
+
+
+def _classes(table: str, context: PassContext, reference: Outputs) -> list[int]:
+    """The model's class of each sample that is judged on, by the name of its file."""
+    known = dict(read_table(table))
+    named = getattr(context.judged_on, "labels", None)
+    if named is None:
+        raise UsageError("needs images in files", where="auto(labels)", remedy="give a folder")
+    names = [Path(name).name for name in named()]
+    missing = [name for name in names if name not in known]
+    if missing:
+        raise DataError(
+            f"holds no label of '{missing[0]}' and {len(missing) - 1} others", where=table,
+            remedy="give a row for every image of --data, or leave out labels",
+        )  # fmt: skip
+    offset = class_offset(reference[0][0].size, [known[name] for name in names])
+    return [known[name] + offset for name in names]
 
 
 def _aside(context: PassContext) -> PassContext:

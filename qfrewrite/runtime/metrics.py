@@ -25,13 +25,15 @@ class Fidelity:
     are equal. agreement: the fraction of samples whose largest output (top-1) is the same, None
     where the output is no vector of scores. samples: how many were compared. expected_drop: by how
     much top-1 is expected to fall, 0 to 1, if the source's probabilities are right: the mean of
-    p(its class) - p(the other's class); None where its outputs are no probabilities.
+    p(its class) - p(the other's class); None where its outputs are no probabilities. lost: by how
+    much it does fall, 0 to 1, where the classes are known.
     """
 
     sqnr_db: float
     agreement: float | None
     samples: int
     expected_drop: float | None = None
+    lost: float | None = None
 
     def __str__(self) -> str:
         text = f"SQNR {self.sqnr_db:.1f} dB" if self.sqnr_db < inf else "identical outputs"
@@ -49,11 +51,15 @@ class FidelityMeter:
     agreed: int = 0
     scored: int = 0
     samples: int = 0
-    lost: float = 0.0
+    improbable: float = 0.0
     probable: int = 0
+    right: int = 0
+    known: int = 0
 
-    def add(self, reference: Sequence[Array], other: Sequence[Array]) -> None:
-        """Take the float outputs of one sample."""
+    def add(
+        self, reference: Sequence[Array], other: Sequence[Array], label: int | None = None
+    ) -> None:
+        """Take the float outputs of one sample, and its class where that is known."""
         self.samples += 1
         for x, y in zip(reference, other, strict=True):
             wide = x.astype(np.float64)
@@ -63,10 +69,13 @@ class FidelityMeter:
         if first.shape[-1:] > (1,) and first.size == first.shape[-1]:
             self.scored += 1
             self.agreed += int(first.argmax() == second.argmax())
+            if label is not None:
+                self.known += 1
+                self.right += int(first.argmax() == label) - int(second.argmax() == label)
             flat = first.reshape(-1).astype(np.float64)
             if flat.min() >= 0 and abs(flat.sum() - 1) < _SUMS_TO_ONE:
                 self.probable += 1
-                self.lost += float(flat.max() - flat[second.argmax()])
+                self.improbable += float(flat.max() - flat[second.argmax()])
 
     def result(self) -> Fidelity:
         """The figures so far."""
@@ -74,7 +83,8 @@ class FidelityMeter:
             sqnr_db(self.signal, self.noise),
             self.agreed / self.scored if self.scored else None,
             self.samples,
-            self.lost / self.probable if self.probable == self.scored > 0 else None,
+            self.improbable / self.probable if self.probable == self.scored > 0 else None,
+            self.right / self.known if self.known else None,
         )
 
 
@@ -99,9 +109,10 @@ def graph_outputs(
     return collect(Session(graph, graph.outputs, threads=threads), samples)
 
 
-def compare(reference: Outputs, other: Outputs) -> Fidelity:
-    """How close `other` comes to `reference`, sample by sample."""
+def compare(reference: Outputs, other: Outputs, labels: Sequence[int] | None = None) -> Fidelity:
+    """How close `other` comes to `reference`, sample by sample; labels: their classes."""
     meter = FidelityMeter()
-    for first, second in zip(reference, other, strict=True):
-        meter.add(first, second)
+    known = [None] * len(reference) if labels is None else labels
+    for first, second, label in zip(reference, other, known, strict=True):
+        meter.add(first, second, label)
     return meter.result()

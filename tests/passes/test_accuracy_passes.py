@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from networks import random_network
 
 from qfrewrite.calibrate.data import synthetic
-from qfrewrite.errors import PassError
+from qfrewrite.errors import DataError, PassError
 from qfrewrite.formats.tflite_write import serialize
 from qfrewrite.ir import Graph, Model
 from qfrewrite.lower.model import lower_model
@@ -446,6 +447,36 @@ def test_auto_leaves_layers_in_8_bits_where_taking_them_out_does_not_help(
     assert "not by taking layers out" in report["auto"].log.warnings[0]
     assert not any("keep" in op.meta for op in model.graph.ops)
     assert not lower_model(model, QuantOptions(per_channel=False))[1].counts.get("float")
+
+
+def test_labels_are_counted_where_they_are_given(tmp_path: Path) -> None:
+    from PIL import Image
+
+    import qfrewrite as qf
+
+    b = GraphBuilder()
+    x = b.op("MEAN", b.input("x", (1, 8, 8, 3)), b.const("axes", [1, 2], "int32"))
+    y = b.op("FULLY_CONNECTED", x, b.const("w", np.eye(3)), b.const("b", np.zeros(3)))
+    model = Model([b.finish(b.op("SOFTMAX", y))], source="graphdef")
+    rows = []
+    for i in range(24):
+        pixels = np.zeros((8, 8, 3), np.uint8)
+        pixels[..., i % 3] = 200
+        Image.fromarray(pixels).save(tmp_path / f"{i}.png")
+        rows.append(f"{i}.png,{i % 3}")
+    table = tmp_path / "classes.csv"
+    table.write_text("\n".join(rows))
+    auto_ = f'@auto(labels="{table}")'
+    report = qf.run_passes(model.clone(), auto_, data=tmp_path, samples=12)
+    assert "estimated drop 0.0 points" in report["auto"].log.notes[0]
+    table.write_text("\n".join(rows[:5]))
+    with pytest.raises(DataError, match="holds no label of"):
+        qf.run_passes(model.clone(), auto_, data=tmp_path, samples=12)
+    known = FidelityMeter()
+    for other, label in (([[0, 1, 0]], 0), ([[0, 1, 0]], 1), ([[0, 1, 0]], 0)):
+        known.add([np.array([[0.9, 0.1, 0]])], [np.array(other)], label)
+    assert known.result().lost == pytest.approx(1 / 3)
+    assert estimated_drop(known.result()) == pytest.approx(100 / 3)
 
 
 def test_the_expected_drop_is_what_the_probabilities_say() -> None:

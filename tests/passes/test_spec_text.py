@@ -26,6 +26,7 @@ PARTICULAR = {
     ("calibrate", "bins"): st.integers(64, 8192),
     ("calibrate", "samples"): st.integers(1) | st.none(),
     ("calibrate", "ranges"): VALUES[str] | st.none(),
+    ("auto", "labels"): VALUES[str] | st.none(),
     ("auto", "max_drop"): st.floats(1e-3, 100),
     ("equalize", "mode"): st.sampled_from(("exact", "fill")),
     ("reconstruct", "rounding"): st.sampled_from(("gptq", "descent", "nearest")),
