@@ -10,7 +10,7 @@ from typing import Any
 from qfrewrite.calibrate.ranges import RangeTable
 from qfrewrite.errors import UsageError
 from qfrewrite.ir import Graph, Model
-from qfrewrite.passes import Pass, PassContext, RunReport, make_passes
+from qfrewrite.passes import Pass, PassContext, Progress, RunReport, make_passes
 from qfrewrite.passes import run_passes as _run_passes
 from qfrewrite.passes._sensitivity import Sensitivity
 from qfrewrite.runtime.metrics import Fidelity
@@ -101,7 +101,7 @@ def run_passes(
     seed: int = 0,
     threads: int | None = None,
     verify: str = "structure",
-    progress: Callable[[str, int | None], Callable[[int], None]] | None = None,
+    progress: Progress | None = None,
     after: Callable[[Pass, Model], Any] | None = None,
 ) -> RunReport:
     """Run passes on `model`, in place, and report what each changed, skipped and why.
@@ -136,7 +136,7 @@ def calibrate(
     threads: int | None = None,
     checkpoint: str | Path | None = None,
     resume: bool = False,
-    progress: Callable[[str, int | None], Callable[[int], None]] | None = None,
+    progress: Progress | None = None,
 ) -> RangeTable:
     """Observe `model` over `data` and choose a range for every tensor; the model stays as it is.
 
@@ -176,7 +176,7 @@ def sensitivity(
     preprocess: Any = "mobilenet",
     seed: int = 0,
     threads: int | None = None,
-    progress: Callable[[str, int | None], Callable[[int], None]] | None = None,
+    progress: Progress | None = None,
     **saving: Any,
 ) -> tuple[Fidelity, list[Sensitivity]]:
     """What quantizing costs: the model as a whole, and each layer alone and left out.

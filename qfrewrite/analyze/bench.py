@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -16,10 +16,10 @@ from qfrewrite.lower.canonical import is_fused
 from qfrewrite.lower.cost import macs
 from qfrewrite.lower.model import lower_model
 from qfrewrite.ops.build import GraphBuilder
+from qfrewrite.passes import Progress
 from qfrewrite.runtime.session import Runner
 from qfrewrite.runtime.timing import Timing, time_in_turn
 
-Progress = Callable[[str, int | None], Callable[[int], None]]
 _MULTIPLE = 8
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,9 +13,8 @@ from qfrewrite.calibrate.labels import LabelledImages
 from qfrewrite.calibrate.preprocess import Preprocess
 from qfrewrite.errors import DataError, QfError, UsageError
 from qfrewrite.ir import Array, Model
+from qfrewrite.passes import Progress
 from qfrewrite.runtime.session import Runner
-
-Progress = Callable[[str, int | None], Callable[[int], None]]
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import comb, sqrt
 from typing import Any
@@ -14,9 +14,9 @@ from qfrewrite.calibrate.labels import LabelledImages, class_offset
 from qfrewrite.calibrate.preprocess import Preprocess
 from qfrewrite.errors import UsageError
 from qfrewrite.ir import Array, Model
+from qfrewrite.passes import Progress
 from qfrewrite.runtime.session import Runner
 
-Progress = Callable[[str, int | None], Callable[[int], None]]
 Bool = npt.NDArray[np.bool_]
 # The normal quantile of a 95 % confidence interval.
 _Z = 1.959964

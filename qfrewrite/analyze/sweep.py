@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -17,12 +17,11 @@ from qfrewrite.ir import Model
 from qfrewrite.lower.cost import macs
 from qfrewrite.lower.model import lower_model
 from qfrewrite.lower.scheme import QuantOptions
-from qfrewrite.passes import PassContext, run_passes
+from qfrewrite.passes import PassContext, Progress, run_passes
 from qfrewrite.passes._sizes import MOST, ragged_maps, wasted_padding
 from qfrewrite.runtime.session import Runner, input_specs
 from qfrewrite.runtime.timing import time_in_turn
 
-Progress = Callable[[str, int | None], Callable[[int], None]]
 # Ranges need not be good to take the time they take.
 _RANGE_SAMPLES = 2
 _MOST_SIZES = 200

@@ -15,6 +15,9 @@ from qfrewrite.lower.scheme import QuantOptions
 from qfrewrite.rewrite.rewriter import Log, Rewriter
 from qfrewrite.runtime.metrics import Outputs, graph_outputs
 
+# Called with a label and a total, gives a function to call with the number done.
+Progress = Callable[[str, int | None], Callable[[int], None]]
+
 
 class Samples(Protocol):
     """Model inputs, one sample at a time, as often as asked."""
@@ -47,7 +50,7 @@ class PassContext:
     measuring: Samples | None = None
     held_back: bool = False
     threads: int | None = None
-    progress: Callable[[str, int | None], Callable[[int], None]] = _no_progress
+    progress: Progress = _no_progress
     seed: int = 0
     checkpoint: Path | None = None
     resume: bool = False
