@@ -17,7 +17,7 @@ from qfrewrite.errors import PassError, UsageError
 from qfrewrite.ir import Graph
 from qfrewrite.passes._context import PassRewriter
 from qfrewrite.passes._pipelines import PIPELINES
-from qfrewrite.passes._spec_text import PassText, parse_list, quote
+from qfrewrite.passes._spec_text import PassText, parse_list, quote, unquoted
 
 
 @dataclass(frozen=True)
@@ -158,7 +158,9 @@ _TRUE = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0":
 def _convert(where: str, key: str, text: str, hint: Any) -> Any:
     """`text` as a value of the annotated type."""
     options = typing.get_args(hint) or (hint,)
-    if text.lower() in ("none", "") and type(None) in options:
+    # What stands in quotes is text, also the word none.
+    bare, text = text, unquoted(text)
+    if (bare.lower() == "none" or not text) and type(None) in options:
         return None
     for kind in options:
         if kind is bool and text.lower() in _TRUE:

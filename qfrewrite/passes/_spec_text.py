@@ -13,7 +13,7 @@ _PAIRS = {"(": ")", "[": "]"}
 
 @dataclass(frozen=True)
 class PassText:
-    """One pass of a list: its name and its parameters as written."""
+    """One pass of a list: its name and its parameters as written, with their quotes."""
 
     name: str
     params: tuple[tuple[str, str], ...] = ()
@@ -31,8 +31,14 @@ def parse_list(text: str) -> list[PassText]:
 
 
 def quote(value: str) -> str:
-    """`value` as it stands in a list: quoted where it holds a separator."""
-    return f'"{value}"' if re.search(r"[,()=\s\[\]]", value) or not value else value
+    """`value` as it stands in a list: quoted where it holds a separator, or reads as nothing."""
+    special = re.search(r"[,()=\s\[\]]", value) or value.lower() in ("", "none")
+    return f'"{value}"' if special else value
+
+
+def unquoted(text: str) -> str:
+    """A value without the quotes around it."""
+    return text.strip("\"'")
 
 
 def _split(text: str) -> list[str]:
@@ -78,5 +84,5 @@ def _parse_one(item: str) -> PassText:
         key, equals, value = pair.partition("=")
         if not equals:
             raise PassError(f"'{pair.strip()}' is not key=value", where=name)
-        params.append((key.strip(), value.strip().strip("\"'")))
+        params.append((key.strip(), value.strip()))
     return PassText(name, tuple(params))
