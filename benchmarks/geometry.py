@@ -23,8 +23,8 @@ from qfrewrite.analyze.bench import bench_layers, time_models
 from qfrewrite.analyze.evaluate import evaluate
 from qfrewrite.analyze.sweep import sweep
 from qfrewrite.calibrate.labels import read_labels
-from qfrewrite.ir import Graph, Model
-from qfrewrite.lower.cost import macs
+from qfrewrite.ir import Graph, Model, Tensor
+from qfrewrite.lower.cost import total_macs
 from qfrewrite.ops.build import GraphBuilder
 from qfrewrite.passes import PassContext, run_passes
 
@@ -39,9 +39,9 @@ def mobilenet(width: float, more: int, size: int) -> Graph:
     rng = np.random.default_rng(more)
     b = GraphBuilder(f"v1_{width}_plus_{more}")
 
-    def layer(kind: str, x: object, outputs: int, window: int, stride: int) -> object:
+    def layer(kind: str, x: Tensor, outputs: int, window: int, stride: int) -> Tensor:
         depth = kind == "DEPTHWISE_CONV_2D"
-        inputs = x.shape[-1]  # type: ignore[attr-defined]
+        inputs = x.shape[-1]
         shape = (1, 3, 3, inputs) if depth else (outputs, window, window, inputs)
         w = rng.normal(size=shape) * sqrt(2 / (9 if depth else window * window * inputs))
         y = b.op(kind, x, b.const("w", w), b.const("b", rng.normal(size=outputs) * 0.1),
@@ -50,7 +50,7 @@ def mobilenet(width: float, more: int, size: int) -> Graph:
 
     y = layer("CONV_2D", b.input("x", (1, size, size, 3)), int(32 * width) + more, 3, 2)
     for outputs, stride in STAGES:
-        y = layer("DEPTHWISE_CONV_2D", y, y.shape[-1], 3, stride)  # type: ignore[attr-defined]
+        y = layer("DEPTHWISE_CONV_2D", y, y.shape[-1], 3, stride)
         y = layer("CONV_2D", y, int(outputs * width) + more, 1, 1)
     y = b.op("MEAN", y, b.const("axes", [1, 2], "int32"))
     w = rng.normal(size=(1000, y.shape[-1])) * 0.05
@@ -63,11 +63,6 @@ def int8(graph: Graph, path: Path) -> Model:
     model = Model([graph.clone()[0]], source="graphdef")
     run_passes(model, "calibrate(bias=false)", PassContext(), verify="off")
     return qf.load(qf.save(model, path).path)
-
-
-def work(graph: Graph) -> int:
-    """Multiply-accumulates of all ops."""
-    return sum(macs(op) for op in graph.ops)
 
 
 def rounding(folder: Path) -> None:
@@ -83,7 +78,7 @@ def rounding(folder: Path) -> None:
             run_passes(Model([rounded], source="graphdef"), "round_geometry", PassContext())
             models = [int8(g, folder / f"round{i}.tflite") for i, g in enumerate((plain, rounded))]
             old, new = time_models(models, runs=RUNS)
-            cells += [f"{work(rounded) / work(plain):.3f}", f"{new.ratio(old):.3f}"]
+            cells += [f"{total_macs(rounded) / total_macs(plain):.3f}", f"{new.ratio(old):.3f}"]
         print(f"| {more} | " + " | ".join(cells) + " |", flush=True)
 
 
@@ -119,7 +114,7 @@ def table(name: str, rows: list[tuple[str, str]], folder: Path) -> None:
         subprocess.run([sys.executable, "-m", "qfrewrite", str(source), "-p", passes, "--data",
                         str(data), "-o", str(path), "-q"], check=True)  # fmt: skip
         models.append(qf.load(path))
-        costs.append(work(models[-1].graph))
+        costs.append(total_macs(models[-1].graph))
     timings = time_models(models, runs=RUNS)
     val = shared_dir() / "imagenet" / "val"
     images = read_labels(val, val / "labels.csv")

@@ -24,7 +24,7 @@ __all__ = [
 
 DEFAULT_PASSES = "remove_dw_bn,relu6_to_relu,calibrate"
 # How many samples beyond the calibration samples the closing comparison runs on.
-HELD_BACK = 50
+HELD_BACK = Pass.judges_on
 
 
 @dataclass
@@ -205,8 +205,9 @@ def sensitivity(
 
 def judged_on(passes: str | Sequence[Pass]) -> int:
     """How many samples these passes want held back from calibration."""
-    todo = make_passes(passes) if isinstance(passes, str) and passes else passes or ()
-    return max([HELD_BACK, *(p.judges_on for p in todo if isinstance(p, Pass))])
+    if isinstance(passes, str):
+        passes = make_passes(passes) if passes else []
+    return max((one.judges_on for one in passes), default=HELD_BACK)
 
 
 def open_context(

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from qfrewrite.ir import Graph, Tensor
 from qfrewrite.ops.build import GraphBuilder
 
-V1_STAGES = ((32, 64, 1), (64, 128, 2), (128, 128, 1), (128, 256, 2), (256, 256, 1), (256, 512, 2))
+V1_STAGES = ((64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2))
 
 
 def conv(
@@ -58,7 +58,7 @@ def mobilenet_v1(width: float = 0.25, size: int = 32, add: int = 3) -> Graph:
     """Every channel count is that of MobileNetV1 and `add` more."""
     b = GraphBuilder("mobilenet_v1")
     y = conv(b, b.input("x", (1, size, size, 3)), int(32 * width) + add, 3, 2)
-    for i, (_, outputs, stride) in enumerate(V1_STAGES):
+    for i, (outputs, stride) in enumerate(V1_STAGES):
         y = conv(b, depthwise(b, y, stride), int(outputs * width) + 1 + (i + add) % 7)
     y = dense(b, pooled(b, y), 10)
     return b.finish(b.op("SOFTMAX", y, name="scores"))

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from qfrewrite.calibrate.data import synthetic
 from qfrewrite.errors import RunError
 from qfrewrite.formats.tflite_write import serialize
 from qfrewrite.ir import Graph, Model, Op, Tensor
@@ -17,8 +16,9 @@ from qfrewrite.lower.cost import macs
 from qfrewrite.lower.model import lower_model
 from qfrewrite.ops.build import GraphBuilder
 from qfrewrite.passes import Progress
+from qfrewrite.passes._sizes import has_ragged_map
 from qfrewrite.runtime.session import Runner
-from qfrewrite.runtime.timing import Timing, time_in_turn
+from qfrewrite.runtime.timing import Timing, fed, time_in_turn
 
 _MULTIPLE = 8
 
@@ -94,7 +94,7 @@ def time_models(
     seed: int = 0,
 ) -> list[Timing]:  # fmt: skip
     """What each round of each model took."""
-    runners = [_fed(Runner.of(model, threads=threads), seed) for model in models]
+    runners = [fed(Runner.of(model, threads=threads), seed) for model in models]
     step = progress("timing models", runs) if progress is not None else None
     return time_in_turn(runners, runs=runs, step=step)
 
@@ -111,7 +111,7 @@ def bench_layers(
     graph = lowered.graph
     found = [(op, runner) for op in graph.ops if not is_fused(op) and op.outputs
              and (runner := _alone(graph, op, threads, seed)) is not None]  # fmt: skip
-    runners = [_fed(Runner(serialize(lowered), threads=threads), seed), _idle(threads)]
+    runners = [fed(Runner(serialize(lowered), threads=threads), seed), _idle(threads)]
     step = progress("timing layers", runs) if progress is not None else None
     whole, idle, *parts = time_in_turn([*runners, *(r for _, r in found)], runs=runs, step=step)
     seconds = [max(t.median - idle.median, 0.0) for t in parts]
@@ -135,7 +135,7 @@ def _flags(graph: Graph, op: Op) -> list[str]:
     # The channels of an image are what they are.
     ragged = x.shape[-1] % _MULTIPLE and not graph.is_input(x)
     flags = ["C"] if ragged or y[-1] % _MULTIPLE else []
-    if len(y) == 4 and any(d % _MULTIPLE for d in y[1:3] if d > 1):
+    if has_ragged_map(y, _MULTIPLE):
         flags.append("HW")
     return flags
 
@@ -164,7 +164,7 @@ def _alone(graph: Graph, op: Op, threads: int, seed: int) -> Runner | None:
     if not computed:
         return None
     try:
-        return _fed(Runner(serialize(Model([small])), threads=threads), seed)
+        return fed(Runner(serialize(Model([small])), threads=threads), seed)
     except RunError:
         return None
 
@@ -173,14 +173,7 @@ def _idle(threads: int) -> Runner:
     """A model of one copied number."""
     b = GraphBuilder("idle")
     graph = b.finish(b.op("RESHAPE", b.input("x", (1, 1)), b.const("shape", np.array([1], "i4"))))
-    return _fed(Runner(serialize(Model([graph])), threads=threads), 0)
-
-
-def _fed(runner: Runner, seed: int) -> Runner:
-    """Give a runner an input: zeros would be no fair one for some kernels."""
-    for sample in synthetic(runner.inputs, 1, seed=seed):
-        runner.invoke(sample)
-    return runner
+    return fed(Runner(serialize(Model([graph])), threads=threads), 0)
 
 
 def competition_score(

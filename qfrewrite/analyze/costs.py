@@ -5,11 +5,9 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from qfrewrite.ir import Graph, Model, Op, Tensor
-from qfrewrite.ir.tensor import NUMPY_DTYPES
+from qfrewrite.ir import Graph, Model, Tensor
 from qfrewrite.lower.canonical import canonicalise
-from qfrewrite.lower.cost import macs, parameters
-from qfrewrite.ops import spec_of
+from qfrewrite.lower.cost import macs, parameters, tensor_bytes, weight_bytes
 from qfrewrite.rewrite.raising import raise_graph
 from qfrewrite.runtime.units import Unit, units
 
@@ -68,9 +66,9 @@ def model_cost(model: Model) -> ModelCost:
     return ModelCost([
         OpCost(
             u.op.name, u.op.kind if u.activation is None else f"{u.op.kind}+{u.activation.kind}",
-            u.results[0].shape, macs(u.op), parameters(u.op), _weights(u.op, eight=False),
-            sum(_bytes(t, eight=False) for t in held), _weights(u.op, eight=True),
-            sum(_bytes(t, eight=True) for t in held),
+            u.results[0].shape, macs(u.op), parameters(u.op), weight_bytes(u.op, eight=False),
+            sum(tensor_bytes(t, eight=False) for t in held), weight_bytes(u.op, eight=True),
+            sum(tensor_bytes(t, eight=True) for t in held),
         )
         for u, held in zip(steps, live, strict=True)
     ])  # fmt: skip
@@ -100,20 +98,3 @@ def _source(graph: Graph, tensor: Tensor) -> Tensor:
         tensor = maker.operand(0)
         maker = graph.producer(tensor)
     return tensor
-
-
-def _bytes(tensor: Tensor, *, eight: bool) -> int:
-    size = NUMPY_DTYPES[tensor.dtype].itemsize if tensor.dtype in NUMPY_DTYPES else 1
-    return tensor.size * (1 if eight and tensor.dtype == "float32" else size)
-
-
-def _weights(op: Op, *, eight: bool) -> int:
-    """Bytes of constants; biases keep 32 bits."""
-    spec = spec_of(op)
-    total = 0
-    for slot, tensor in enumerate(op.inputs):
-        port = spec.input_port(slot) if spec is not None else None
-        if tensor is not None and tensor.is_const:
-            role = port.role if port is not None else "any"
-            total += _bytes(tensor, eight=eight and role in ("weight", "act"))
-    return total

@@ -4,26 +4,21 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from qfrewrite.analyze.evaluate import evaluate
-from qfrewrite.calibrate.data import synthetic
 from qfrewrite.calibrate.labels import LabelledImages
 from qfrewrite.calibrate.preprocess import Preprocess
 from qfrewrite.errors import QfError, UsageError
-from qfrewrite.formats.tflite_write import serialize
 from qfrewrite.ir import Model
-from qfrewrite.lower.cost import macs
-from qfrewrite.lower.model import lower_model
-from qfrewrite.lower.scheme import QuantOptions
+from qfrewrite.lower.cost import total_macs
 from qfrewrite.passes import PassContext, Progress, run_passes
+from qfrewrite.passes._relaying import plain_int8
 from qfrewrite.passes._sizes import MOST, ragged_maps, wasted_padding
-from qfrewrite.runtime.session import Runner, input_specs
+from qfrewrite.runtime.session import Runner
 from qfrewrite.runtime.timing import time_in_turn
 
-# Ranges need not be good to take the time they take.
-_RANGE_SAMPLES = 2
 _MOST_SIZES = 200
 
 
@@ -88,7 +83,7 @@ def sweep(
     step = progress("timing sizes", runs) if progress else None
     timings = time_in_turn(list(runners.values()), runs=runs, step=step)
     for size, timing in zip(runners, timings, strict=True):
-        points[size] = SizePoint(**{**points[size].record(), "ms": 1e3 * timing.median})
+        points[size] = replace(points[size], ms=1e3 * timing.median)
     return list(points.values())
 
 
@@ -104,14 +99,8 @@ def _built(
     run_passes(copy, f"resize_input(size={size})", PassContext())
     accuracy = evaluate(copy, images, preprocess=preprocess) if images is not None else None
     point = SizePoint(
-        size, sum(macs(op) for op in copy.graph.ops), wasted_padding(copy.graph),
+        size, total_macs(copy.graph), wasted_padding(copy.graph),
         len(ragged_maps(copy.graph)), top1=accuracy.top1 if accuracy else None,
         top5=accuracy.top5 if accuracy else None,
     )  # fmt: skip
-    context = PassContext(synthetic(input_specs(copy.graph), _RANGE_SAMPLES))
-    run_passes(copy, "calibrate(bias=false)", context, verify="off")
-    lowered, _ = lower_model(copy, QuantOptions())
-    runner = Runner(serialize(lowered), threads=threads)
-    for sample in synthetic(runner.inputs, 1):
-        runner.invoke(sample)
-    return point, runner
+    return point, plain_int8(copy.graph, threads=threads)

@@ -79,10 +79,7 @@ def _layers(model: Model, how: str, given: dict[str, Any], reporter: Reporter) -
     found = bench_layers(model, runs=given["runs"], threads=given["threads"],
                          progress=reporter.progress)  # fmt: skip
     records = [layer.record() for layer in found.layers]
-    if how in ("table", "markdown"):
-        names = t.shorten([layer.name for layer in found.layers])
-        for record, name in zip(records, names, strict=True):
-            record["name"] = name
+    t.shorten_names(records, how)
     columns = (
         t.Column("name", "layer", right=False), t.Column("op", "op", right=False),
         t.Column("shape", "output", t.shape), t.Column("ms", "ms", lambda v: f"{v:.3f}"),

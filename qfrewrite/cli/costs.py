@@ -16,10 +16,8 @@ def print_costs(model: Model, how: str, top: int | None) -> None:
     from qfrewrite.cli.render import open_console
 
     found = model_cost(model)
-    records = [op.record() for op in found.ops][:top]
-    if how in ("table", "markdown"):
-        for record, name in zip(records, t.shorten([op.name for op in found.ops]), strict=False):
-            record["name"] = name
+    records = [op.record() for op in found.ops]
+    t.shorten_names(records, how)
     columns = (
         t.Column("name", "layer", right=False), t.Column("op", "op", right=False),
         t.Column("shape", "output", t.shape), t.Column("macs", "MACs", t.count),
@@ -33,7 +31,7 @@ def print_costs(model: Model, how: str, top: int | None) -> None:
     head: dict[str, Any] = {"model": model.name, **{name: found.total(name) for name in names}}
     peaks = {name: found.peak(name) for name in ("arena_bytes", "int8_arena_bytes")}
     head |= {f"peak_{k}": 0 if op is None else getattr(op, k) for k, op in peaks.items()}
-    t.print_rows(records, columns, how, head, open_console(), key="ops")
+    t.print_rows(records[:top], columns, how, head, open_console(), key="ops")
     if how == "table":
         where = peaks["int8_arena_bytes"]
         click.echo(

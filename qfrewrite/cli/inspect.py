@@ -149,9 +149,7 @@ def _print(found: Inspection, rows: list[Layer], how: str) -> None:
 
     console = open_console()
     records = [row.record() for row in rows]
-    if how in ("table", "markdown"):
-        for record, name in zip(records, t.shorten([r.name for r in rows]), strict=True):
-            record["name"] = name
+    t.shorten_names(records, how)
     columns = (
         t.Column("name", "layer", right=False), t.Column("op", "op", right=False),
         t.Column("shape", "output", t.shape), t.Column("parameters", "params", t.count),

@@ -21,15 +21,18 @@ WEIGHTS = ("per-channel", "per-tensor")
 
 POSITIVE = click.IntRange(min=1)
 
+_SEEN = (
+    click.option("--preprocess", metavar="HOW", default="mobilenet", show_default=True,
+                 help="mobilenet (x/127.5-1), unit (x/255), raw, or mean=..,std=.."),
+    click.option("--crop", type=click.FloatRange(0, 1, min_open=True), default=1.0,
+                 show_default=True, help="Central fraction of each image to use."),
+)  # fmt: skip
 _DATA = (
     click.option("--data", metavar="PATH", help="Calibration data: image folder, .txt list of "
                  "images, .npy or .npz."),
     click.option("--samples", type=POSITIVE, default=200, show_default=True,
                  help="How many samples to calibrate on."),
-    click.option("--preprocess", metavar="HOW", default="mobilenet", show_default=True,
-                 help="mobilenet (x/127.5-1), unit (x/255), raw, or mean=..,std=.."),
-    click.option("--crop", type=click.FloatRange(0, 1, min_open=True), default=1.0,
-                 show_default=True, help="Central fraction of each image to use."),
+    *_SEEN,
     click.option("--threads", type=POSITIVE, help="Threads for the runtime  [default: all cores]"),
     click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True,
                  help="Of shuffling and synthetic inputs."),
@@ -38,21 +41,22 @@ _IMAGES = (
     click.option("--data", metavar="DIR", help="Folder of images."),
     click.option("--labels", metavar="CSV", help="Table of file,label for the images of --data."),
     click.option("--limit", type=POSITIVE, metavar="N", help="Only the first N images."),
-    *_DATA[2:4],
+    *_SEEN,
 )  # fmt: skip
+_SAID = (
+    click.option("-q", "--quiet", is_flag=True, help="Print errors only."),
+    click.option("--debug", is_flag=True, help="Show tracebacks."),
+)
 _PRINT = (
     click.option("--format", "how", type=click.Choice(["table", "json", "csv", "markdown"]),
                  default="table", show_default=True, help="How to print."),
-    click.option("-q", "--quiet", is_flag=True, help="Print errors only."),
-    click.option("--debug", is_flag=True, help="Show tracebacks."),
+    *_SAID,
 )  # fmt: skip
-_MODEL = (
+_NODES = (
     click.option("--input", "inputs", metavar="NAME[:SHAPE]", multiple=True,
                  help="Input node of a .pb, e.g. input:1x224x224x3 (repeatable)."),
     click.option("--output", "outputs", metavar="NAME", multiple=True,
                  help="Output node of a .pb (repeatable)."),
-    click.option("-q", "--quiet", is_flag=True, help="Print errors only."),
-    click.option("--debug", is_flag=True, help="Show tracebacks."),
 )  # fmt: skip
 
 
@@ -63,12 +67,12 @@ def data_options(function: F) -> F:
 
 def model_options(function: F) -> F:
     """How the model is read, and how much is printed."""
-    return _all(_MODEL, function)
+    return _all((*_NODES, *_SAID), function)
 
 
 def model_files(function: F) -> F:
     """--input and --output alone."""
-    return _all(_MODEL[:2], function)
+    return _all(_NODES, function)
 
 
 def image_options(function: F) -> F:

@@ -41,9 +41,7 @@ def sensitivity(model: Path, pass_list: str, how: str, top: int | None, **given:
             reporter.notice("no data: judged on synthetic inputs; give --data for real ones")
     shown = sorted(rows, key=lambda row: row.alone_db)[:top]
     records = [asdict(row) for row in shown]
-    if how in ("table", "markdown"):
-        for record, name in zip(records, t.shorten([r.name for r in shown]), strict=True):
-            record["name"] = name
+    t.shorten_names(records, how)
     columns = (
         t.Column("name", "layer", right=False), t.Column("op", "op", right=False),
         t.Column("alone_db", "alone, dB", t.decibel),

@@ -95,6 +95,13 @@ def shorten(names: Sequence[str]) -> list[str]:
     return ["/".join(p) for p in parts]
 
 
+def shorten_names(records: Sequence[dict[str, Any]], how: str) -> None:
+    """Shorten the `name` of every record, in formats that people read."""
+    if how in ("table", "markdown"):
+        for record, name in zip(records, shorten([r["name"] for r in records]), strict=True):
+            record["name"] = name
+
+
 def _present(rows: Sequence[Mapping[str, Any]], columns: Sequence[Column]) -> list[Column]:
     return [c for c in columns if any(r.get(c.key) not in (None, [], "") for r in rows)]
 

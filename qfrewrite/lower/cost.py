@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from qfrewrite.ir import Op
+from qfrewrite.ir import NUMPY_DTYPES, Graph, Op, Tensor
 from qfrewrite.ops import spec_of
 
 # Linear op -> whose positions each weight is used at: its output's, or its input's (a transposed
@@ -35,3 +35,26 @@ def macs(op: Op) -> int:
         return 0
     values = op.output if side == "output" else op.operand(2)
     return int(held[0].size) * (values.size // max(values.shape[-1], 1))
+
+
+def total_macs(graph: Graph) -> int:
+    """Multiply-accumulates of one inference of the whole graph."""
+    return sum(macs(op) for op in graph.ops)
+
+
+def weight_bytes(op: Op, *, eight: bool) -> int:
+    """Bytes of an op's constants: as they are, or with 8-bit weights; biases keep 32 bits."""
+    spec = spec_of(op)
+    total = 0
+    for slot, tensor in enumerate(op.inputs):
+        port = spec.input_port(slot) if spec is not None else None
+        if tensor is not None and tensor.is_const:
+            role = port.role if port is not None else "any"
+            total += tensor_bytes(tensor, eight=eight and role in ("weight", "act"))
+    return total
+
+
+def tensor_bytes(tensor: Tensor, *, eight: bool) -> int:
+    """Bytes of a tensor: as it is, or with a byte for every float."""
+    size = NUMPY_DTYPES[tensor.dtype].itemsize if tensor.dtype in NUMPY_DTYPES else 1
+    return tensor.size * (1 if eight and tensor.dtype == "float32" else size)

@@ -11,6 +11,7 @@ import numpy as np
 from qfrewrite.calibrate.fit import Float64, Moments, refit
 from qfrewrite.calibrate.statistics import Gaussian, clip_gaussian, propagate
 from qfrewrite.ir import Array, Graph, Op, Tensor
+from qfrewrite.lower.ranges import ACTIVATION_BOUNDS
 from qfrewrite.passes._context import PassRewriter
 from qfrewrite.rewrite.fold import pads
 from qfrewrite.rewrite.match import NoMatch, bias_of, float_weights, sole_reader, weights_of
@@ -37,7 +38,7 @@ class Site:
     @property
     def bounds(self) -> tuple[float, float]:
         """The values that the activation lets through."""
-        return (0.0, 6.0) if self.relu6.kind == "RELU6" else (0.0, inf)
+        return ACTIVATION_BOUNDS[self.relu6.kind]
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
-import numpy.typing as npt
 
 from qfrewrite.ir import Op
 from qfrewrite.passes._context import PassRewriter
+from qfrewrite.passes._moments import channel_moments
 from qfrewrite.rewrite.channels import Channels, Ids
+from qfrewrite.rewrite.fold import Float64
 from qfrewrite.rewrite.match import (
     LINEAR,
     act_slot,
@@ -21,7 +22,8 @@ from qfrewrite.rewrite.match import (
     weights_of,
 )
 
-Float64 = npt.NDArray[np.float64]
+# Mean and variance of each channel that a layer reads, [C].
+Moments = Mapping[Op, tuple[Float64, Float64]]
 
 # What a layer loses where a count of channels is no whole number of blocks: measured on XNNPACK,
 # benchmarks/geometry.py.
@@ -30,7 +32,7 @@ _RAGGED = 0.05
 
 @dataclass
 class Plan:
-    """Padding behind classes, and classes that go; kept: why runs of classes stay as they are."""
+    """Padding behind classes, classes that go, and those whose padding would cost too much."""
 
     channels: Channels
     multiple: int
@@ -136,20 +138,20 @@ def _time(plan: Plan, op: Op, ends: tuple[Ids, Ids]) -> float:
 
 def rounded_down(rw: PassRewriter, channels: Channels, multiple: int) -> Plan:
     """The least important channels go; runs shorter than the multiple are filled up."""
-    runs = runs_to_round(channels, multiple)
     plan = Plan(channels, multiple)
-    worth = _importance(rw, channels)
-    for run in runs:
+    moments = _read_moments(rw, channels)
+    worth = _importance(channels, moments)
+    for run in runs_to_round(channels, multiple):
         if run.size < multiple:
             plan.pad[int(run[-1])] = multiple - run.size
         else:
             least = run[np.argsort(worth[run], kind="stable")]
             plan.drop |= set(least[: run.size % multiple].tolist())
-    _keep_means(rw, plan)
+    _keep_means(rw, plan, moments)
     return plan
 
 
-def _importance(rw: PassRewriter, channels: Channels) -> Float64:
+def _importance(channels: Channels, moments: Moments) -> Float64:
     """For each class: what its weights (with data: its values' variance) put into its readers."""
     made, read = np.zeros(channels.count), np.zeros(channels.count)
     for op in channels.graph.ops_of(*LINEAR):
@@ -161,19 +163,17 @@ def _importance(rw: PassRewriter, channels: Channels) -> Float64:
         if op.kind != "DEPTHWISE_CONV_2D" and source.size:
             by_input = w.reshape(-1, w.shape[-1]).sum(0)
             np.add.at(read, source, by_input.reshape(-1, source.size).sum(0))
-    if rw.main and rw.context.data is not None:
+    if moments:
         made = np.zeros(channels.count)
-        for op, (_, variance) in _moments(rw, channels).items():
+        for op, (_, variance) in moments.items():
             source = _ends(channels, op)[0]
             made[source] = np.maximum(made[source], variance)
     return made * read
 
 
-def _keep_means(rw: PassRewriter, plan: Plan) -> None:
+def _keep_means(rw: PassRewriter, plan: Plan, moments: Moments) -> None:
     """What dropped channels added on average moves into the biases that read them."""
-    if not plan.drop or not rw.main or rw.context.data is None:
-        return
-    for op, (mean, _) in _moments(rw, plan.channels).items():
+    for op, (mean, _) in moments.items():
         ids = _ends(plan.channels, op)[0]
         gone = np.array([one in plan.drop for one in ids.tolist()])
         if gone.any():
@@ -183,21 +183,13 @@ def _keep_means(rw: PassRewriter, plan: Plan) -> None:
                             name=f"{op.name}/bias")  # fmt: skip
 
 
-def _moments(rw: PassRewriter, channels: Channels) -> Mapping[Op, tuple[Float64, Float64]]:
-    """Mean and variance of each channel that a convolution or dense layer reads, [C]."""
+def _read_moments(rw: PassRewriter, channels: Channels) -> Moments:
+    """Of what convolutions and dense layers read; nothing without data."""
+    if not rw.main or rw.context.data is None:
+        return {}
     layers = [
         op for op in channels.graph.ops_of("CONV_2D", "FULLY_CONNECTED")
         if float_weights(op) is None and not rw.graph.is_input(op.operand(0))
     ]  # fmt: skip
-    sums = [np.zeros((2, op.operand(0).shape[-1])) for op in layers]
-    count = 0
-    for values in rw.observe([op.operand(0) for op in layers], "weighing channels"):
-        count += 1
-        for total, value in zip(sums, values, strict=True):
-            flat = value.reshape(-1, value.shape[-1]).astype(np.float64)
-            total += (flat.mean(0), (flat**2).mean(0))
-    found = {}
-    for op, (first, second) in zip(layers, sums, strict=True):
-        mean = first / max(count, 1)
-        found[op] = mean, np.maximum(second / max(count, 1) - mean**2, 0.0)
-    return found
+    found = channel_moments(rw, [op.operand(0) for op in layers], "weighing channels")
+    return {op: found[op.operand(0)] for op in layers}

@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from qfrewrite.errors import QfError
-from qfrewrite.formats.tflite_write import serialize
 from qfrewrite.ir import Graph, Model
-from qfrewrite.lower.cost import macs, parameters
-from qfrewrite.lower.model import lower_model
+from qfrewrite.lower.cost import macs, total_macs, weight_bytes
 from qfrewrite.lower.scheme import QuantOptions
 from qfrewrite.passes._context import PassContext, PassRewriter
 from qfrewrite.passes.calibrate import Calibrate
@@ -17,7 +15,7 @@ from qfrewrite.rewrite.channels import Channels
 from qfrewrite.rewrite.match import LINEAR
 from qfrewrite.rewrite.relayout import Relayout
 from qfrewrite.runtime.session import Runner
-from qfrewrite.runtime.timing import time_in_turn
+from qfrewrite.runtime.timing import fed, time_in_turn
 
 _ROUNDS = 15
 
@@ -57,7 +55,7 @@ class Costs:
         texts = [
             f"{label} {old:,} -> {new:,} ({new / max(old, 1):.3f}x)"
             for label, old, new in (
-                ("MACs", _total(self._before), _total(after)),
+                ("MACs", total_macs(self._before), total_macs(after)),
                 ("int8 weights, bytes", _bytes(self._before), _bytes(after)),
             )
         ]
@@ -69,25 +67,22 @@ class Costs:
         self._rw.note("; ".join(texts))
 
 
-def _total(graph: Graph) -> int:
-    return sum(macs(op) for op in graph.ops)
-
-
 def _bytes(graph: Graph) -> int:
-    return sum(parameters(op) for op in graph.ops_of(*LINEAR))
+    return sum(weight_bytes(op, eight=True) for op in graph.ops)
 
 
 def _latency(before: Graph, after: Graph, seed: int) -> str:
-    old, new = time_in_turn([_int8(g, seed) for g in (before, after)], runs=_ROUNDS)
+    runners = [plain_int8(graph, threads=1, seed=seed) for graph in (before, after)]
+    old, new = time_in_turn(runners, runs=_ROUNDS)
     return (
         f"int8 latency {1e3 * old.median:.2f} -> {1e3 * new.median:.2f} ms "
         f"({new.ratio(old):.3f}x, one thread)"
     )
 
 
-def _int8(graph: Graph, seed: int) -> Runner:
-    """A plain int8 model; its ranges need not be good to take the time they take."""
+def plain_int8(graph: Graph, *, threads: int, seed: int = 0) -> Runner:
+    """A plain int8 model to be timed: its ranges need not be good to take the time they take."""
     copy = graph.clone()[0]
     Calibrate(bias=False).run(copy, PassRewriter(copy, PassContext(seed=seed)))
-    lowered, _ = lower_model(Model([copy, *copy.bodies], source="graphdef"), QuantOptions())
-    return Runner(serialize(lowered), threads=1)
+    model = Model([copy, *copy.bodies], source="graphdef")
+    return fed(Runner.of(model, QuantOptions(), threads=threads), seed)

@@ -21,7 +21,8 @@ Bool = npt.NDArray[np.bool_]
 # How near to 6 the largest value of a channel may come, after scaling and before: what no sample
 # showed must not clip either. Measured on images held back: wider, the function is not kept.
 MARGIN, NEAR = 0.6, 0.65
-_SIGMAS = 6.0
+# How far activations reach where no data say it, in standard deviations.
+REACH = 6.0
 # Ops f with f(t x) = t f(x) for t > 0, channel by channel. ReLU6 only where it does not clip.
 _HOMOGENEOUS = (
     "RELU", "RELU6", "LEAKY_RELU", "PRELU", "MAX_POOL_2D", "AVERAGE_POOL_2D", "PAD", "MIRROR_PAD",
@@ -164,7 +165,7 @@ def _guessed(graph: Graph, tensor: Tensor, known: dict[Tensor, Any], limited: Bo
     stats = known.get(before)
     if stats is None:
         return np.where(limited, 6.0, 0.0)
-    reach: Array = np.maximum(stats.mean + _SIGMAS * stats.std, 0.0)
+    reach: Array = np.maximum(stats.mean + REACH * stats.std, 0.0)
     return reach
 
 

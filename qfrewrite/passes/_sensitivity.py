@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from glob import escape
 from itertools import islice
 
-from qfrewrite.formats.tflite_write import serialize
 from qfrewrite.ir import Array, Graph, Model
 from qfrewrite.lower.canonical import is_fused
 from qfrewrite.lower.model import lower_model
@@ -65,6 +64,5 @@ def fidelity_of(
     threads: int | None, labels: Sequence[int] | None = None,
 ) -> Fidelity:  # fmt: skip
     """How close the quantized `graph` comes to `reference` on `samples`; labels: their classes."""
-    lowered, _ = lower_model(Model([graph, *graph.bodies], source="graphdef"), options)
-    runner = Runner(serialize(lowered), threads=threads)
+    runner = Runner.of(Model([graph, *graph.bodies], source="graphdef"), options, threads=threads)
     return compare(reference, collect(runner, samples), labels)

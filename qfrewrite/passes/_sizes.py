@@ -21,13 +21,14 @@ def parse_size(text: str, where: str) -> tuple[int, int]:
     return sizes[-1], sizes[0]
 
 
+def has_ragged_map(shape: tuple[int, ...], multiple: int = 8) -> bool:
+    """Whether this is a feature map whose height or width, if over 1, is no multiple."""
+    return len(shape) == 4 and any(d % multiple for d in shape[1:3] if d > 1)
+
+
 def ragged_maps(graph: Graph, multiple: int = 8) -> list[Op]:
     """Layers whose feature map has a height or width over 1 that is no multiple."""
-    return [
-        op for op in graph.ops
-        if macs(op) and len(op.output.shape) == 4
-        and any(d % multiple for d in op.output.shape[1:3] if d > 1)
-    ]  # fmt: skip
+    return [op for op in graph.ops if macs(op) and has_ragged_map(op.output.shape, multiple)]
 
 
 def next_even_size(graph: Graph, multiple: int) -> tuple[int, int] | str:

@@ -12,10 +12,10 @@ from qfrewrite.ir import Graph, Op
 from qfrewrite.lower.canonical import canonicalise
 from qfrewrite.passes._base import Pass, register
 from qfrewrite.passes._context import PassRewriter
-from qfrewrite.passes._pairs import Float64, Pair, find_pair, look
-from qfrewrite.passes._scaling import NEAR
-from qfrewrite.rewrite.fold import constant_response, pads, restate, set_weights
-from qfrewrite.rewrite.match import LINEAR, bias_of, sole_reader, weights_of
+from qfrewrite.passes._scaling import NEAR, REACH
+from qfrewrite.rewrite.dead_channels import next_linear
+from qfrewrite.rewrite.fold import Float64, constant_response, pads, restate, set_weights
+from qfrewrite.rewrite.match import LINEAR, NoMatch, bias_of, float_weights, weights_of
 
 # Without data a channel is taken to stay above its mean less so many deviations.
 _SIGMAS = 3.0
@@ -40,19 +40,17 @@ class AbsorbBias(Pass):
     exact: ClassVar[bool] = False
 
     def run(self, graph: Graph, rw: PassRewriter) -> None:
-        """Only where the next layer reads the activation itself."""
+        """Only where one activation that keeps positive values lies between."""
         canonicalise(graph)
-        pairs = [p for op in graph.ops_of(*LINEAR) if (p := find_pair(rw, op)) is not None]
-        pairs = [p for p in pairs if _direct(rw, p) and not pads(p.second)]
-        if not pairs:
+        sites = [s for op in graph.ops_of(*LINEAR) if (s := _site(rw, op)) is not None]
+        if not sites:
             return
-        look(rw, pairs)
-        for pair, least in zip(pairs, _least(rw, pairs), strict=True):
-            clips = pair.clips_at_6 & (pair.most >= NEAR * 6.0)
+        for site, (least, most) in zip(sites, _extremes(rw, sites), strict=True):
+            first, second = site.first, site.second
+            clips = (most >= NEAR * 6.0) if site.activation.kind == "RELU6" else False
             k = np.where(clips, 0.0, np.maximum(least, 0.0))
             if not k.any():
                 continue
-            first, second = pair.first, pair.second
             set_weights(rw, first, weights_of(first), (bias_of(first) - k).astype(np.float32))
             restate(rw.graph, first.output, shift=-k)
             extra = constant_response(second, weights_of(second), k)
@@ -62,27 +60,44 @@ class AbsorbBias(Pass):
             rw.layer(first, second=second.name, channels=int((k > 0).sum()), most=float(k.max()))
 
 
-def _direct(rw: PassRewriter, pair: Pair) -> bool:
-    """Whether an activation that keeps positive values, and nothing else, lies between."""
-    act = sole_reader(rw.graph, pair.first.output)
-    return (
-        isinstance(act, Op)
-        and act.kind in ("RELU", "RELU6")
-        and any(r.op is pair.second for r in rw.graph.readers(act.output))
-    )
+@dataclass(frozen=True)
+class _Site:
+    """A linear layer, the activation behind it, and the layer that alone reads that, unpadded."""
+
+    first: Op
+    activation: Op
+    second: Op
 
 
-def _least(rw: PassRewriter, pairs: list[Pair]) -> list[Float64]:
-    """What each channel of each pair never falls below, before the activation."""
+def _site(rw: PassRewriter, op: Op) -> _Site | None:
+    if float_weights(op) is not None:
+        return None
+    found = next_linear(rw.graph, op)
+    if isinstance(found, NoMatch):
+        rw.skip(op, found)
+        return None
+    reader, through = found
+    if len(through) != 1 or through[0].kind not in ("RELU", "RELU6") or pads(reader):
+        return None
+    return _Site(op, through[0], reader)
+
+
+def _extremes(rw: PassRewriter, sites: list[_Site]) -> list[tuple[Float64, Float64]]:
+    """What each channel of each site never falls below, before the activation, and its most."""
+    outputs = [site.first.output for site in sites]
     if rw.main and rw.context.data is not None:
-        found = [np.full(p.first.output.shape[-1], np.inf) for p in pairs]
-        for values in rw.observe([p.first.output for p in pairs], "looking at biases"):
+        low, high = ([np.full(t.shape[-1], end) for t in outputs] for end in (np.inf, -np.inf))
+        for values in rw.observe(outputs, "looking at biases"):
             for i, value in enumerate(values):
-                found[i] = np.minimum(found[i], value.reshape(-1, value.shape[-1]).min(0))
-        return [_SHARE * np.where(np.isfinite(f), f, 0.0) for f in found]
+                flat = value.reshape(-1, value.shape[-1])
+                low[i] = np.minimum(low[i], flat.min(0))
+                high[i] = np.maximum(high[i], flat.max(0))
+        least = [_SHARE * np.where(np.isfinite(v), v, 0.0) for v in low]
+        return list(zip(least, high, strict=True))
     known = propagate(rw.graph)
+    nothing = [(np.zeros(t.shape[-1]), np.zeros(t.shape[-1])) for t in outputs]
     return [
-        stats.mean - _SIGMAS * stats.std if (stats := known.get(p.first.output)) is not None
-        else np.zeros(p.first.output.shape[-1])
-        for p in pairs
+        none if stats is None
+        else (stats.mean - _SIGMAS * stats.std, stats.mean + REACH * stats.std)
+        for none, stats in zip(nothing, map(known.get, outputs), strict=True)
     ]  # fmt: skip

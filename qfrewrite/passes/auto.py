@@ -61,11 +61,11 @@ class Auto(Pass):
         context = rw.context
         if context.data is None:
             raise UsageError("needs data to judge by", where="auto", remedy="give --data")
-        reference = context.outputs(graph)
+        judge = _Judge(context, context.outputs(graph), self.labels)
         dear = "@per-channel" if context.quant.per_channel else "@per-tensor"
         best: tuple[Graph, Fidelity] | None = None
         for name in ("@fast", dear):
-            copy, found = self._tried(graph, rw, name, reference)
+            copy, found = _tried(graph, judge, name)
             if best is None or found.sqnr_db > best[1].sqnr_db:
                 best = copy, found
             rw.note(f"{name}: {found}, estimated drop {estimated_drop(found):.1f} points")
@@ -74,7 +74,7 @@ class Auto(Pass):
                 break
         assert best is not None
         if not self._meets(best[1]):
-            self._widen(rw, best[0], reference)
+            self._widen(rw, judge, *best)
         graph.become(best[0])
         rw.log.edits.extend(best[0].meta.pop("edits", []))
         graph.meta.pop("edits", None)
@@ -82,28 +82,10 @@ class Auto(Pass):
     def _meets(self, found: Fidelity) -> bool:
         return estimated_drop(found) <= self.max_drop
 
-    def _tried(
-        self, graph: Graph, rw: PassRewriter, name: str, reference: Outputs
-    ) -> tuple[Graph, Fidelity]:
-        copy, context = graph.clone()[0], _aside(rw.context)
-        edits = []
-        for one in make_passes(PIPELINES[name].passes):
-            inner = PassRewriter(copy, context)
-            one.run(copy, inner)
-            edits += inner.log.edits
-        copy.meta["edits"] = edits
-        return copy, self._measured(copy, context, reference)
-
-    def _measured(self, copy: Graph, context: PassContext, reference: Outputs) -> Fidelity:
-        options = replace(context.quant, io="float32")
-        labels = None if self.labels is None else _classes(self.labels, context, reference)
-        return fidelity_of(copy, reference, context.judged_on, options, context.threads, labels)
-
-    def _widen(self, rw: PassRewriter, copy: Graph, reference: Outputs) -> None:
+    def _widen(self, rw: PassRewriter, judge: _Judge, copy: Graph, before: Fidelity) -> None:
         """Take the layers that cost most out of 8 bits, a few more each time."""
-        context = _aside(rw.context)
-        before = self._measured(copy, context, reference)
-        _, rows = sensitivities(copy, reference, context)
+        context = judge.context
+        _, rows = sensitivities(copy, judge.reference, context)
         rows = sorted(rows, key=lambda r: r.alone_db)
         # With one scale for all weights it is these that cost, and 16 bits do not mend them.
         fine = context.quant.scheme == "int8" and context.quant.per_channel
@@ -112,7 +94,7 @@ class Auto(Pass):
         while True:
             for row in rows[:kept]:
                 _mark(copy, row.name, keep)
-            found = self._measured(copy, context, reference)
+            found = judge.fidelity(copy)
             if self._meets(found) or kept == most:
                 break
             kept = min(2 * kept, most)
@@ -131,6 +113,39 @@ class Auto(Pass):
             rw.note(text)
         else:
             rw.warn(f"a drop of {self.max_drop} points is not reached with {text}")
+
+
+class _Judge:
+    """Holds quantized copies against the float network.
+
+    context: for tries on the side, which show their progress. labels: a table of classes, or None.
+    """
+
+    def __init__(self, context: PassContext, reference: Outputs, labels: str | None) -> None:
+        self.context = replace(context.aside(), progress=context.progress)
+        self.reference = reference
+        self._labels = None if labels is None else _classes(labels, context, reference)
+
+    def fidelity(self, copy: Graph) -> Fidelity:
+        """How close `copy` comes once it is quantized."""
+        context = self.context
+        return fidelity_of(
+            copy, self.reference, context.judged_on, replace(context.quant, io="float32"),
+            context.threads, self._labels,
+        )  # fmt: skip
+
+
+def _tried(graph: Graph, judge: _Judge, name: str) -> tuple[Graph, Fidelity]:
+    """A copy after the passes of the pipeline `name`, and how close it comes."""
+    copy = graph.clone()[0]
+    context = replace(judge.context.aside(), progress=judge.context.progress)
+    edits = []
+    for one in make_passes(PIPELINES[name].passes):
+        inner = PassRewriter(copy, context)
+        one.run(copy, inner)
+        edits += inner.log.edits
+    copy.meta["edits"] = edits
+    return copy, judge.fidelity(copy)
 
 
 def estimated_drop(found: Fidelity) -> float:
@@ -159,11 +174,6 @@ def _classes(table: str, context: PassContext, reference: Outputs) -> list[int]:
         )  # fmt: skip
     offset = class_offset(reference[0][0].size, [known[name] for name in names])
     return [known[name] + offset for name in names]
-
-
-def _aside(context: PassContext) -> PassContext:
-    """A context for a try on the side, which shows its progress."""
-    return replace(context.aside(), progress=context.progress)
 
 
 def _named(graph: Graph, name: str) -> list[Op]:

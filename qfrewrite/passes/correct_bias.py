@@ -12,7 +12,8 @@ from qfrewrite.ir import Graph, Tensor
 from qfrewrite.lower.canonical import canonicalise
 from qfrewrite.passes._base import Pass, register
 from qfrewrite.passes._context import PassRewriter
-from qfrewrite.passes._pairs import Float64
+from qfrewrite.passes._moments import channel_moments
+from qfrewrite.rewrite.fold import Float64
 from qfrewrite.rewrite.match import LINEAR
 
 
@@ -49,14 +50,8 @@ class CorrectBias(Pass):
 
 
 def _measured(rw: PassRewriter, tensors: list[Tensor]) -> dict[Tensor, Float64]:
-    sums = [np.zeros(t.shape[-1]) for t in tensors]
-    rows = [0] * len(tensors)
-    for values in rw.observe(tensors, "measuring mean inputs") if tensors else ():
-        for i, value in enumerate(values):
-            flat = value.reshape(-1, value.shape[-1])
-            sums[i] += flat.sum(0, dtype=np.float64)
-            rows[i] += len(flat)
-    return {t: s / max(n, 1) for t, s, n in zip(tensors, sums, rows, strict=True)}
+    found = channel_moments(rw, tensors, "measuring mean inputs")
+    return {tensor: mean for tensor, (mean, _) in found.items()}
 
 
 def _known(rw: PassRewriter) -> dict[Tensor, Float64]:

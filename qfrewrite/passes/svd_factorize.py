@@ -13,7 +13,7 @@ from qfrewrite.calibrate.statistics import propagate
 from qfrewrite.errors import UsageError
 from qfrewrite.ir import Graph, Op, Tensor, constant
 from qfrewrite.lower.canonical import canonicalise, replace_op
-from qfrewrite.lower.cost import macs
+from qfrewrite.lower.cost import macs, total_macs
 from qfrewrite.ops.build import append_op
 from qfrewrite.passes._base import Pass, register
 from qfrewrite.passes._context import PassRewriter
@@ -81,7 +81,7 @@ class SvdFactorize(Pass):
             return
         means, covariances = _covariances(rw, layers)
         found = {op: factorize(_matrix(op), covariances.get(op)) for op in layers}
-        before = sum(map(macs, graph.ops))
+        before = total_macs(graph)
         ranks = self._ranks(rw, found, before)
         original, changed = graph.clone(), False
         for op, factors in found.items():
@@ -97,7 +97,7 @@ class SvdFactorize(Pass):
             else:
                 rw.layer(op, shape=_shape(op), rank=rank, decision="kept")
                 rw.skip(op, f"rank {rank} does not lower its {_shape(op)} multiplications")
-        after = sum(map(macs, graph.ops))
+        after = total_macs(graph)
         rw.note(f"MACs {before:,} -> {after:,} ({after / max(before, 1):.3f}x)")
 
     def _ranks(self, rw: PassRewriter, found: dict[Op, Factors], before: int) -> dict[Op, int]:

@@ -45,6 +45,7 @@ class Channels:
         self._ids: dict[Tensor, Ids] = {}
         self._frozen: dict[int, str] = {}
         self.families: list[Family] = []
+        self._settled = np.zeros(0, np.int64)
 
     # -- while tracing ---------------------------------------------------------------------
 
@@ -89,7 +90,8 @@ class Channels:
     # -- afterwards ------------------------------------------------------------------------
 
     def finish(self) -> None:
-        """Settle families: where a result must stay its source must, and sources are one each."""
+        """Settle classes, then families: where a result must stay its source must too."""
+        self._settled = np.array([self._root(one) for one in range(self.count)], np.int64)
         said: dict[int, tuple[int, int, int]] = {}
         for family in self.families:
             source, result = self.roots(family.source), self.roots(family.result)
@@ -112,15 +114,16 @@ class Channels:
 
     def roots(self, ids: Ids) -> Ids:
         """The classes that these channels are in."""
-        return np.array([self._root(one) for one in ids.tolist()], np.int64)
+        found: Ids = self._settled[ids]
+        return found
 
     def is_frozen(self, ids: Ids) -> npt.NDArray[np.bool_]:
         """Which of these must stay."""
-        return np.array([self._root(one) in self._frozen for one in ids.tolist()], np.bool_)
+        return np.isin(self.roots(ids), list(self._frozen))
 
     def why_frozen(self, ids: Ids) -> str | None:
         """Why some of these must stay; None where all may change."""
-        found = (self._frozen.get(self._root(one)) for one in ids.tolist())
+        found = map(self._frozen.get, self.roots(ids).tolist())
         return next((why for why in found if why is not None), None)
 
     @property

@@ -96,7 +96,7 @@ def absorb(rw: Rewriter, op: Op, channels: DeadChannels) -> int | NoMatch:
         return 0
     if why := float_weights(op):
         return why
-    target = _next_linear(rw.graph, op)
+    target = next_linear(rw.graph, op)
     if isinstance(target, NoMatch):
         return target
     reader, through = target
@@ -120,7 +120,7 @@ def absorb(rw: Rewriter, op: Op, channels: DeadChannels) -> int | NoMatch:
     return done
 
 
-def _next_linear(graph: Graph, op: Op) -> tuple[Op, list[Op]] | NoMatch:
+def next_linear(graph: Graph, op: Op) -> tuple[Op, list[Op]] | NoMatch:
     """The linear op that alone reads `op`, and the activations on the way."""
     through: list[Op] = []
     tensor: Tensor = op.output

@@ -16,6 +16,7 @@ from qfrewrite.errors import RunError
 from qfrewrite.ir import Array, Graph, Model, Quant, Tensor
 from qfrewrite.ir.quant import dequantize, quantize
 from qfrewrite.lower.model import lower_float, lower_model
+from qfrewrite.lower.scheme import QuantOptions
 
 
 def input_specs(graph: Graph) -> list[InputSpec]:
@@ -109,11 +110,14 @@ class Runner:
         self._out = self._interpreter.get_output_details()
 
     @staticmethod
-    def of(model: Model, *, threads: int | None = None) -> Runner:
-        """A model as it is: an unedited `.tflite` as the file says, a GraphDef in float."""
+    def of(
+        model: Model, options: QuantOptions | None = None, *, threads: int | None = None
+    ) -> Runner:
+        """A model as `options` would have it written; by default as it is: an unedited `.tflite`
+        as the file says, a GraphDef in float."""
         from qfrewrite.formats.tflite_write import serialize
 
-        return Runner(serialize(lower_model(model)[0]), threads=threads)
+        return Runner(serialize(lower_model(model, options)[0]), threads=threads)
 
     @property
     def inputs(self) -> list[InputSpec]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from qfrewrite.calibrate.data import synthetic
 from qfrewrite.runtime.session import Runner
 
 Float64 = npt.NDArray[np.float64]
@@ -44,7 +45,7 @@ def time_in_turn(
     """Each runner once per round, in an order that turns around every round.
 
     So whatever slows the machine down slows all of them, and none always follows the same one.
-    Inputs are those last given to a runner, or zeros; copying them is not timed.
+    Inputs are those last given to a runner (see `fed`); copying them is not timed.
     """
     calls = [_calls(runner) for runner in runners]
     found = np.zeros((len(runners), runs))
@@ -59,6 +60,13 @@ def time_in_turn(
         if step is not None:
             step(k + 1)
     return [Timing(row) for row in found]
+
+
+def fed(runner: Runner, seed: int = 0) -> Runner:
+    """The runner, with a synthetic input: zeros would be no fair one for some kernels."""
+    for sample in synthetic(runner.inputs, 1, seed=seed):
+        runner.invoke(sample)
+    return runner
 
 
 def _calls(runner: Runner) -> int:
