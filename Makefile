@@ -10,7 +10,7 @@ demo: $(VENV)/.installed
 
 test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -W error
-	QFREWRITE_NO_COMPILED=1 $(BIN)/python -m pytest -W error -q tests/calibrate tests/runtime
+	QFREWRITE_NO_COMPILED=1 $(BIN)/python -m pytest -W error -q tests/calibration tests/runtime
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .

@@ -97,7 +97,7 @@ def write_models(folder: Path) -> tuple[Path, Path]:
 
 def make_samples(count: int, seed: int = 0) -> Iterator[FloatArray]:
     """Smooth random images, [1, 224, 224, 3] in [-1, 1]."""
-    from qfrewrite.calibrate.data import InputSpec, synthetic
+    from qfrewrite.calibration.data import InputSpec, synthetic
 
     for sample in synthetic([InputSpec("input", (1, SIZE, SIZE, 3))], count, seed):
         yield sample["input"]
@@ -122,7 +122,7 @@ def bare(model: Path, samples: list[FloatArray]) -> float:
 def observer(model: Path, **detail: bool) -> Callable[[list[FloatArray]], float]:
     """A function that gives the seconds qfrewrite takes to observe every activation."""
     import qfrewrite as qf
-    from qfrewrite.calibrate.observers import Detail
+    from qfrewrite.calibration.observers import Detail
     from qfrewrite.lower.canonical import canonicalise
     from qfrewrite.passes.calibrate import observable
     from qfrewrite.rewrite.raising import raise_graph
@@ -220,7 +220,7 @@ def main() -> None:
             for count, peak in peaks.items():
                 print(f"{count} samples: peak {peak:.0f} MB")
         else:
-            from qfrewrite.calibrate.counting import COMPILED
+            from qfrewrite.calibration.counting import COMPILED
 
             table = throughput(model, args.samples, args.rounds)
             results["throughput"] = table

@@ -33,8 +33,8 @@ if TYPE_CHECKING:
         save,
         sensitivity,
     )
-    from qfrewrite.calibrate.labels import read_labels
-    from qfrewrite.calibrate.ranges import RangeTable
+    from qfrewrite.calibration.labels import read_labels
+    from qfrewrite.calibration.ranges import RangeTable
     from qfrewrite.errors import QfError
     from qfrewrite.ir import Graph, Model, Op, Tensor
     from qfrewrite.passes import Pass, PassReport, PassRewriter, RunReport, all_passes, register
@@ -53,7 +53,7 @@ _PUBLIC = {
     "PassRewriter": "qfrewrite.passes",
     "QfError": "qfrewrite.errors",
     "QuantizeReport": "qfrewrite.api",
-    "RangeTable": "qfrewrite.calibrate.ranges",
+    "RangeTable": "qfrewrite.calibration.ranges",
     "RunReport": "qfrewrite.passes",
     "SaveReport": "qfrewrite.api",
     "Tensor": "qfrewrite.ir",
@@ -69,7 +69,7 @@ _PUBLIC = {
     "load": "qfrewrite.api",
     "model_cost": "qfrewrite.analyze.costs",
     "quantize": "qfrewrite.api",
-    "read_labels": "qfrewrite.calibrate.labels",
+    "read_labels": "qfrewrite.calibration.labels",
     "register": "qfrewrite.passes",
     "run_passes": "qfrewrite.api",
     "save": "qfrewrite.api",

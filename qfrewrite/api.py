@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from qfrewrite.calibrate.ranges import RangeTable
+from qfrewrite.calibration.ranges import RangeTable
 from qfrewrite.errors import UsageError
 from qfrewrite.ir import Graph, Model
 from qfrewrite.passes import Pass, PassContext, Progress, RunReport, make_passes
@@ -107,7 +107,7 @@ def run_passes(
     """Run passes on `model`, in place, and report what each changed, skipped and why.
 
     passes: text like `fold_bn,calibrate` or a list of passes. data: an image folder, `.npy`,
-    `.npz`, an array, or any iterable of samples (see `qfrewrite.calibrate.data.open_data`);
+    `.npz`, an array, or any iterable of samples (see `qfrewrite.calibration.data.open_data`);
     `samples` of it are used and up to 50 others kept for measuring. preprocess: `mobilenet`,
     `unit`, `raw` or `mean=..,std=..`, for images. verify: `off`, `structure` or `numeric`.
     A quantized model is made float first (`dequantize`). Raises PassError, DataError, VerifyError.
@@ -184,7 +184,7 @@ def sensitivity(
     passes: run first, on a copy. SQNR of the outputs against float, in dB, on up to 32 samples
     held back. The rest as in `run_passes` and `save`. Raises DataError, PassError, UsageError.
     """
-    from qfrewrite.calibrate.data import synthetic
+    from qfrewrite.calibration.data import synthetic
     from qfrewrite.passes._sensitivity import sensitivities
     from qfrewrite.runtime.session import input_specs
 
@@ -232,8 +232,8 @@ def open_context(
         return data
     if data is None:
         return PassContext(threads=threads, seed=seed)
-    from qfrewrite.calibrate.cache import CachedSamples, FirstSamples, one_pass
-    from qfrewrite.calibrate.data import open_data
+    from qfrewrite.calibration.cache import CachedSamples, FirstSamples, one_pass
+    from qfrewrite.calibration.data import open_data
     from qfrewrite.runtime.session import input_specs
 
     def opened(graph: Graph) -> PassContext:
@@ -296,7 +296,7 @@ def compare_saved(
     """
     if saved.path.suffix != ".tflite" or not saved.path.is_file():
         return None, ""
-    from qfrewrite.calibrate.data import synthetic
+    from qfrewrite.calibration.data import synthetic
     from qfrewrite.rewrite.resize import Resizing
     from qfrewrite.runtime.metrics import collect, compare
     from qfrewrite.runtime.session import Runner, input_specs

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from qfrewrite.analyze.flags import Flag, find_flags
-from qfrewrite.calibrate.observers import Detail
-from qfrewrite.calibrate.ranges import RangeRow, RangeTable
+from qfrewrite.calibration.observers import Detail
+from qfrewrite.calibration.ranges import RangeRow, RangeTable
 from qfrewrite.ir import Array, Graph, Model, Op, Tensor
 from qfrewrite.ir.quant import ACTIVATION_CODES, dequantize
 from qfrewrite.lower.canonical import canonicalise, fuses_into
@@ -258,7 +258,7 @@ def _stays_float(op: Op, quantized: bool) -> bool:
 
 def _observe(graph: Graph, context: PassContext, method: str) -> RangeTable:
     """Full statistics of every value a layer writes; 8-bit ones as the real values they mean."""
-    from qfrewrite.calibrate.search import MethodChoice
+    from qfrewrite.calibration.search import MethodChoice
 
     twins: Mapping[Tensor, Tensor]
     probed, twins = observed_twins(graph)

@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from qfrewrite.analyze.evaluate import evaluate
-from qfrewrite.calibrate.labels import LabelledImages
-from qfrewrite.calibrate.preprocess import Preprocess
+from qfrewrite.calibration.labels import LabelledImages
+from qfrewrite.calibration.preprocess import Preprocess
 from qfrewrite.errors import QfError, UsageError
 from qfrewrite.ir import Model
 from qfrewrite.lower.cost import total_macs

@@ -16,7 +16,7 @@ from qfrewrite.cli.render import open_console
 
 if TYPE_CHECKING:
     from qfrewrite.analyze.layers import Layer
-    from qfrewrite.calibrate.observers import TensorStats
+    from qfrewrite.calibration.observers import TensorStats
     from qfrewrite.ir import Array
 
 _BINS = 24

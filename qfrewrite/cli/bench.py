@@ -100,7 +100,7 @@ def _layers(model: Model, how: str, given: dict[str, Any], reporter: Reporter) -
 def _scores(loaded: list[Model], how: str, given: dict[str, Any], reporter: Reporter) -> None:
     from qfrewrite.analyze.bench import competition_score, time_models
     from qfrewrite.analyze.evaluate import evaluate
-    from qfrewrite.calibrate.labels import read_labels
+    from qfrewrite.calibration.labels import read_labels
     from qfrewrite.cli import tables as t
     from qfrewrite.cli.render import open_console
 

@@ -39,7 +39,7 @@ def compare(reference: Path, quantized: Path, **given: Any) -> None:
     with Reporter(quiet=given["quiet"], verbose=False, explain=False) as reporter:
         context = open_data_context(source, given, reporter)
         if context is None:
-            from qfrewrite.calibrate.data import synthetic
+            from qfrewrite.calibration.data import synthetic
             from qfrewrite.runtime.session import input_specs
 
             samples: Any = synthetic(input_specs(source.graph), 16, seed=given["seed"])

@@ -19,7 +19,7 @@ from qfrewrite.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from qfrewrite.calibrate.ranges import RangeTable
+    from qfrewrite.calibration.ranges import RangeTable
     from qfrewrite.cli.render import Reporter
 
 F = TypeVar("F", bound=Callable[..., Any])

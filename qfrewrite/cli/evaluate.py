@@ -47,7 +47,7 @@ def evaluate(models: tuple[Path, ...], how: str, **given: Any) -> None:
 def _classifiers(loaded: list[Model], how: str, given: dict[str, Any], reporter: Reporter) -> None:
     from qfrewrite.analyze.evaluate import evaluate as run
     from qfrewrite.analyze.evaluate import paired
-    from qfrewrite.calibrate.labels import read_labels
+    from qfrewrite.calibration.labels import read_labels
     from qfrewrite.cli import tables as t
     from qfrewrite.cli.render import open_console
 

@@ -63,7 +63,7 @@ def inspect(model: Path, **given: Any) -> None:
     """Show the layers of MODEL (.pb or .tflite) and what will quantize badly."""
     from qfrewrite import api
     from qfrewrite.analyze.layers import inspect_model
-    from qfrewrite.calibrate.ranges import RangeTable
+    from qfrewrite.calibration.ranges import RangeTable
     from qfrewrite.cli.render import Reporter
     from qfrewrite.errors import UsageError
 

@@ -95,7 +95,7 @@ def preprocessing(given: dict[str, Any]) -> Any:
     """What --preprocess and --crop say."""
     from dataclasses import replace
 
-    from qfrewrite.calibrate.preprocess import Preprocess
+    from qfrewrite.calibration.preprocess import Preprocess
 
     how = Preprocess.parse(given["preprocess"])
     return replace(how, crop=given["crop"]) if given["crop"] != 1.0 else how

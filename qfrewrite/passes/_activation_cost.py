@@ -8,8 +8,8 @@ from math import inf
 
 import numpy as np
 
-from qfrewrite.calibrate.fit import Float64, Moments, refit
-from qfrewrite.calibrate.statistics import Gaussian, clip_gaussian, propagate
+from qfrewrite.calibration.fit import Float64, Moments, refit
+from qfrewrite.calibration.statistics import Gaussian, clip_gaussian, propagate
 from qfrewrite.ir import Array, Graph, Op, Tensor
 from qfrewrite.lower.ranges import ACTIVATION_BOUNDS
 from qfrewrite.passes._context import PassRewriter

@@ -8,7 +8,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
-from qfrewrite.calibrate.ranges import RangeTable
+from qfrewrite.calibration.ranges import RangeTable
 from qfrewrite.errors import DataError
 from qfrewrite.ir import Array, Graph, Tensor
 from qfrewrite.lower.scheme import QuantOptions

@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from qfrewrite.calibrate.observers import Detail
-from qfrewrite.calibrate.ranges import BATCH_NORM, RangeRow, RangeTable
-from qfrewrite.calibrate.search import MethodChoice
-from qfrewrite.calibrate.statistics import propagate
+from qfrewrite.calibration.observers import Detail
+from qfrewrite.calibration.ranges import BATCH_NORM, RangeRow, RangeTable
+from qfrewrite.calibration.search import MethodChoice
+from qfrewrite.calibration.statistics import propagate
 from qfrewrite.ir import Tensor
 from qfrewrite.passes._context import PassContext, PassRewriter
 from qfrewrite.passes._measure import graph_fingerprint, measure, row_names
@@ -46,7 +46,7 @@ def guess_ranges(
 def _synthetic_rows(
     rw: PassRewriter, tensors: list[Tensor], choice: MethodChoice, details: dict[Tensor, Detail]
 ) -> dict[str, RangeRow]:
-    from qfrewrite.calibrate.data import synthetic
+    from qfrewrite.calibration.data import synthetic
     from qfrewrite.runtime.session import input_specs
 
     made_up = synthetic(input_specs(rw.graph), samples=_SYNTHETIC, seed=rw.context.seed)

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 
-from qfrewrite.calibrate.observers import Detail
-from qfrewrite.calibrate.ranges import RangeRow, RangeTable
-from qfrewrite.calibrate.search import MethodChoice
+from qfrewrite.calibration.observers import Detail
+from qfrewrite.calibration.ranges import RangeRow, RangeTable
+from qfrewrite.calibration.search import MethodChoice
 from qfrewrite.errors import DataError, Interrupted, UsageError
 from qfrewrite.ir import Graph, Tensor
 from qfrewrite.ir.text import graph_text

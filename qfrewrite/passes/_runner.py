@@ -150,7 +150,7 @@ def _measure(
 
 
 def _synthetic(graph: Graph, seed: int) -> Samples:
-    from qfrewrite.calibrate.data import synthetic
+    from qfrewrite.calibration.data import synthetic
     from qfrewrite.runtime.session import input_specs
 
     return synthetic(input_specs(graph), samples=8, seed=seed)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from qfrewrite.calibrate.statistics import propagate
+from qfrewrite.calibration.statistics import propagate
 from qfrewrite.ir import Array, Graph, Op, Tensor
 from qfrewrite.passes._context import PassRewriter
 from qfrewrite.rewrite.channel_rules import RULES

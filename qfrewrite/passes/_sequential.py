@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from qfrewrite.calibrate.fit import Moments, output_error, refit, round_weights
+from qfrewrite.calibration.fit import Moments, output_error, refit, round_weights
 from qfrewrite.ir import Array, Graph, Op, Quant, Tensor
 from qfrewrite.ir.quant import activation_quant, dequantize, quantize
 from qfrewrite.lower.groups import Group, Groups

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
-from qfrewrite.calibrate.labels import class_offset, read_table
+from qfrewrite.calibration.labels import class_offset, read_table
 from qfrewrite.errors import DataError, UsageError
 from qfrewrite.ir import Graph, Op
 from qfrewrite.passes._base import Pass, make_passes, register

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from qfrewrite.calibrate.histogram import DEFAULT_BINS, Histogram
-from qfrewrite.calibrate.observers import Detail
-from qfrewrite.calibrate.ranges import RangeTable
-from qfrewrite.calibrate.search import MethodChoice
+from qfrewrite.calibration.histogram import DEFAULT_BINS, Histogram
+from qfrewrite.calibration.observers import Detail
+from qfrewrite.calibration.ranges import RangeTable
+from qfrewrite.calibration.search import MethodChoice
 from qfrewrite.errors import DataError, UsageError
 from qfrewrite.ir import Graph, Op, Quant, Tensor
 from qfrewrite.ir.quant import ACTIVATION_CODES

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from qfrewrite.calibrate.statistics import propagate
+from qfrewrite.calibration.statistics import propagate
 from qfrewrite.ir import Graph, Tensor
 from qfrewrite.lower.canonical import canonicalise
 from qfrewrite.passes._base import Pass, register

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import ClassVar
 
-from qfrewrite.calibrate.observers import Detail
-from qfrewrite.calibrate.search import MethodChoice
+from qfrewrite.calibration.observers import Detail
+from qfrewrite.calibration.search import MethodChoice
 from qfrewrite.errors import UsageError
 from qfrewrite.ir import Graph, Op, Tensor
 from qfrewrite.lower.canonical import canonicalise

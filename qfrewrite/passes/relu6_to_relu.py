@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from qfrewrite.calibrate.statistics import propagate
+from qfrewrite.calibration.statistics import propagate
 from qfrewrite.ir import Graph, Op
 from qfrewrite.passes._base import Pass, register
 from qfrewrite.passes._context import PassRewriter

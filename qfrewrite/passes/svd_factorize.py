@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from qfrewrite.calibrate.fit import Factors, Float64, Moments, factorize, refit
-from qfrewrite.calibrate.statistics import propagate
+from qfrewrite.calibration.fit import Factors, Float64, Moments, factorize, refit
+from qfrewrite.calibration.statistics import propagate
 from qfrewrite.errors import UsageError
 from qfrewrite.ir import Graph, Op, Tensor, constant
 from qfrewrite.lower.canonical import canonicalise, replace_op

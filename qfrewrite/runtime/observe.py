@@ -17,9 +17,9 @@ from math import inf
 import numpy as np
 import numpy.typing as npt
 
-from qfrewrite.calibrate.counting import Scratch
-from qfrewrite.calibrate.data import Sample
-from qfrewrite.calibrate.observers import Detail, TensorStats
+from qfrewrite.calibration.counting import Scratch
+from qfrewrite.calibration.data import Sample
+from qfrewrite.calibration.observers import Detail, TensorStats
 from qfrewrite.ir import Array, Graph, Tensor
 from qfrewrite.lower.ranges import ACTIVATION_BOUNDS, Range
 from qfrewrite.rewrite.relayout import LIVE

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from qfrewrite.calibrate.data import InputSpec
+from qfrewrite.calibration.data import InputSpec
 from qfrewrite.errors import RunError
 from qfrewrite.ir import Array, Graph, Model, Quant, Tensor
 from qfrewrite.ir.quant import dequantize, quantize

@@ -11,7 +11,7 @@ from graphdefs import Nodes
 from test_graphdef_read import conv_net, run
 
 import qfrewrite as qf
-from qfrewrite.calibrate.data import synthetic
+from qfrewrite.calibration.data import synthetic
 from qfrewrite.errors import UnsupportedError
 from qfrewrite.formats.graphdef_read import parse_graphdef
 from qfrewrite.formats.graphdef_schema import GraphDef

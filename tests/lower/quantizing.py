@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from qfrewrite.calibrate.data import synthetic
+from qfrewrite.calibration.data import synthetic
 from qfrewrite.formats.tflite_read import parse_tflite
 from qfrewrite.formats.tflite_write import serialize
 from qfrewrite.ir import Graph, Model

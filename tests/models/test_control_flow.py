@@ -11,7 +11,7 @@ import pytest
 from graphs import normal
 
 import qfrewrite as qf
-from qfrewrite.calibrate.data import synthetic
+from qfrewrite.calibration.data import synthetic
 from qfrewrite.formats.tflite_read import read_tflite
 from qfrewrite.formats.tflite_schema import default_attrs
 from qfrewrite.formats.tflite_write import write_tflite

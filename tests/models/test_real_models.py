@@ -11,7 +11,7 @@ from conftest import shared_path
 
 import qfrewrite as qf
 from qfrewrite.api import open_context
-from qfrewrite.calibrate.data import synthetic
+from qfrewrite.calibration.data import synthetic
 from qfrewrite.formats.tflite_read import parse_tflite
 from qfrewrite.formats.tflite_write import serialize
 from qfrewrite.lower.model import lower_model

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from networks import random_network
 
-from qfrewrite.calibrate.data import synthetic
+from qfrewrite.calibration.data import synthetic
 from qfrewrite.errors import DataError, PassError
 from qfrewrite.formats.tflite_write import serialize
 from qfrewrite.ir import Graph, Model

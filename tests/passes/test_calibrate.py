@@ -8,7 +8,7 @@ from graphs import separable
 from pass_checks import check_pass
 
 from qfrewrite.api import calibrate
-from qfrewrite.calibrate.data import synthetic
+from qfrewrite.calibration.data import synthetic
 from qfrewrite.ir import Model
 from qfrewrite.passes import PassContext, run_passes
 from qfrewrite.runtime.session import input_specs

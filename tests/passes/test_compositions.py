@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from networks import random_network
 
 from qfrewrite.analyze.costs import model_cost
-from qfrewrite.calibrate.data import synthetic
+from qfrewrite.calibration.data import synthetic
 from qfrewrite.formats.tflite_write import serialize
 from qfrewrite.ir import Model
 from qfrewrite.lower.model import lower_model

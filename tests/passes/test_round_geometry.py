@@ -17,7 +17,7 @@ from networks import (
 )
 from pass_checks import check_pass, largest_difference, outputs_of
 
-from qfrewrite.calibrate.data import synthetic
+from qfrewrite.calibration.data import synthetic
 from qfrewrite.errors import PassError
 from qfrewrite.formats.tflite_write import serialize
 from qfrewrite.ir import Graph, Model

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from networks import conv, dense, mobilenet_v1, pooled
 from pass_checks import check_pass, largest_difference, outputs_of
 
-from qfrewrite.calibrate.data import synthetic
-from qfrewrite.calibrate.fit import factorize
+from qfrewrite.calibration.data import synthetic
+from qfrewrite.calibration.fit import factorize
 from qfrewrite.errors import PassError
 from qfrewrite.ir import Graph, Model
 from qfrewrite.lower.cost import macs

@@ -9,7 +9,7 @@ from quantizing import quantized
 from test_schemes import network
 
 from qfrewrite import api
-from qfrewrite.calibrate.data import synthetic
+from qfrewrite.calibration.data import synthetic
 from qfrewrite.errors import UnsupportedError
 from qfrewrite.formats.tflite_write import serialize
 from qfrewrite.ir import Graph, Model, Op, Quant, Tensor

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from graphs import normal, separable
 
-from qfrewrite.calibrate.observers import Detail
-from qfrewrite.calibrate.ranges import RangeTable
-from qfrewrite.calibrate.search import MethodChoice
+from qfrewrite.calibration.observers import Detail
+from qfrewrite.calibration.ranges import RangeTable
+from qfrewrite.calibration.search import MethodChoice
 from qfrewrite.errors import DataError, Interrupted, UsageError
 from qfrewrite.ir import Array
 from qfrewrite.lower.canonical import canonicalise

@@ -14,7 +14,7 @@ from math import frexp, ldexp, trunc
 import numpy as np
 import numpy.typing as npt
 
-from qfrewrite.calibrate.counting import TABLES, Counts, Scratch, count
+from qfrewrite.calibration.counting import TABLES, Counts, Scratch, count
 from qfrewrite.errors import UsageError
 from qfrewrite.ir import Array
 

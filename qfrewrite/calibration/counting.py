@@ -27,7 +27,7 @@ CHUNK = 1 << 18
 try:
     if os.environ.get("QFREWRITE_NO_COMPILED"):
         raise ImportError
-    from qfrewrite.calibrate import _count
+    from qfrewrite.calibration import _count
 except ImportError:
     COMPILED = False
 else:

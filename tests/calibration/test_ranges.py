@@ -13,9 +13,9 @@ from conftest import ROOT
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from qfrewrite.calibrate.counting import Scratch
-from qfrewrite.calibrate.observers import Detail, TensorStats
-from qfrewrite.calibrate.ranges import RangeRow, RangeTable
+from qfrewrite.calibration.counting import Scratch
+from qfrewrite.calibration.observers import Detail, TensorStats
+from qfrewrite.calibration.ranges import RangeRow, RangeTable
 from qfrewrite.errors import DataError, UsageError
 
 SCRATCH = Scratch()

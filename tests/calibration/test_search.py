@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qfrewrite.calibrate.counting import Scratch
-from qfrewrite.calibrate.observers import Detail, TensorStats
-from qfrewrite.calibrate.search import METHODS, Method, MethodChoice, choose, losses
+from qfrewrite.calibration.counting import Scratch
+from qfrewrite.calibration.observers import Detail, TensorStats
+from qfrewrite.calibration.search import METHODS, Method, MethodChoice, choose, losses
 from qfrewrite.errors import UsageError
 from qfrewrite.ir import Array
 from qfrewrite.ir.quant import activation_quant

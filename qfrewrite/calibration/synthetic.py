@@ -11,7 +11,7 @@ import numpy.typing as npt
 from qfrewrite.ir import NUMPY_DTYPES, Array
 
 if TYPE_CHECKING:
-    from qfrewrite.calibrate.data import InputSpec
+    from qfrewrite.calibration.data import InputSpec
 
 # Cells of the noise per side and its amplitude: about 1/f, as in photographs.
 _OCTAVES = ((2, 1.0), (4, 0.6), (8, 0.35), (16, 0.2), (32, 0.1))

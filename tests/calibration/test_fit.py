@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qfrewrite.calibrate.fit import Moments, output_error, refit, round_weights
+from qfrewrite.calibration.fit import Moments, output_error, refit, round_weights
 from qfrewrite.ir import Array
 
 

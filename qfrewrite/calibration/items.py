@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from qfrewrite.calibrate.preprocess import Preprocess, image_array, image_pixels
+from qfrewrite.calibration.preprocess import Preprocess, image_array, image_pixels
 from qfrewrite.errors import DataError
 from qfrewrite.ir import NUMPY_DTYPES, Array
 
 if TYPE_CHECKING:
-    from qfrewrite.calibrate.data import InputSpec
+    from qfrewrite.calibration.data import InputSpec
 
 IMAGE_SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm"}

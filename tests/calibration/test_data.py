@@ -18,9 +18,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from qfrewrite.calibrate.data import DataSource, InputSpec, Samples, open_data, synthetic
-from qfrewrite.calibrate.data_checks import range_warning
-from qfrewrite.calibrate.prefetch import prefetch
+from qfrewrite.calibration.data import DataSource, InputSpec, Samples, open_data, synthetic
+from qfrewrite.calibration.data_checks import range_warning
+from qfrewrite.calibration.prefetch import prefetch
 from qfrewrite.errors import DataError, UsageError
 
 IMAGE = InputSpec("input", (1, 8, 8, 3))

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from qfrewrite.calibrate.cache import CachedSamples, FirstSamples, one_pass
-from qfrewrite.calibrate.data import InputSpec, open_data
+from qfrewrite.calibration.cache import CachedSamples, FirstSamples, one_pass
+from qfrewrite.calibration.data import InputSpec, open_data
 
 SPEC = InputSpec("x", (1, 4))
 
@@ -42,7 +42,7 @@ def test_small_samples_are_read_once() -> None:
         def label(self, index: int) -> str:
             return str(index)
 
-    from qfrewrite.calibrate.data import Samples
+    from qfrewrite.calibration.data import Samples
 
     cached = CachedSamples(Samples([SPEC], Items(), range(5), "5 samples"))  # type: ignore[arg-type]
     for _ in range(3):

@@ -11,10 +11,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from qfrewrite.calibrate.histogram import Float64
-from qfrewrite.calibrate.observers import TensorStats
-from qfrewrite.calibrate.ranges_json import FORMAT, row_from_json, row_to_json
-from qfrewrite.calibrate.search import Losses, Method, MethodChoice, choose, losses
+from qfrewrite.calibration.histogram import Float64
+from qfrewrite.calibration.observers import TensorStats
+from qfrewrite.calibration.ranges_json import FORMAT, row_from_json, row_to_json
+from qfrewrite.calibration.search import Losses, Method, MethodChoice, choose, losses
 from qfrewrite.errors import DataError, UsageError
 from qfrewrite.formats.atomic import write_atomic
 from qfrewrite.ir.quant import Quant, activation_quant

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from qfrewrite.calibrate.counting import COMPILED, Scratch, count_numpy
+from qfrewrite.calibration.counting import COMPILED, Scratch, count_numpy
 from qfrewrite.ir import Array
 
 pytestmark = pytest.mark.skipif(not COMPILED, reason="the compiled kernel was not built")
@@ -19,7 +19,7 @@ INSIDE = st.floats(-31.96875, 31.96875, width=32) | st.sampled_from([0.0, -0.0, 
 
 @given(arrays(np.float32, st.integers(1, 600), elements=INSIDE), st.booleans())
 def test_both_ways_count_the_same(values: Array, signed: bool) -> None:
-    from qfrewrite.calibrate import _count
+    from qfrewrite.calibration import _count
 
     values = values if signed else np.abs(values)
     base = -127 if signed else 0
@@ -34,7 +34,7 @@ def test_both_ways_count_the_same(values: Array, signed: bool) -> None:
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 1e38, -1e38, 256.0, -1.0])
 @pytest.mark.parametrize("size", [1, 255, 256, 257, 1000])
 def test_values_outside_are_counted_nowhere(bad: float, size: int) -> None:
-    from qfrewrite.calibrate import _count
+    from qfrewrite.calibration import _count
 
     guarded = np.zeros((256 + 2, 4), np.int64)
     values = np.full(size, 3.0, "f4")
@@ -46,7 +46,7 @@ def test_values_outside_are_counted_nowhere(bad: float, size: int) -> None:
 
 
 def test_wrong_arguments_are_refused() -> None:
-    from qfrewrite.calibrate import _count
+    from qfrewrite.calibration import _count
 
     x, tables = np.zeros(4, "f4"), np.zeros((8, 4), np.int64)
     with pytest.raises((ValueError, BufferError, TypeError)):

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from qfrewrite.calibrate.data import InputSpec, Samples
-from qfrewrite.calibrate.items import ImageItems
-from qfrewrite.calibrate.preprocess import Preprocess
+from qfrewrite.calibration.data import InputSpec, Samples
+from qfrewrite.calibration.items import ImageItems
+from qfrewrite.calibration.preprocess import Preprocess
 from qfrewrite.errors import DataError
 
 _LOADERS = 4

@@ -13,9 +13,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from qfrewrite.calibrate import counting
-from qfrewrite.calibrate.counting import CHUNK, Scratch
-from qfrewrite.calibrate.histogram import Histogram
+from qfrewrite.calibration import counting
+from qfrewrite.calibration.counting import CHUNK, Scratch
+from qfrewrite.calibration.histogram import Histogram
 from qfrewrite.errors import UsageError
 from qfrewrite.ir import Array
 

@@ -11,7 +11,7 @@ import numpy as np
 from qfrewrite.ir import Array
 
 if TYPE_CHECKING:
-    from qfrewrite.calibrate.data import InputSpec
+    from qfrewrite.calibration.data import InputSpec
 
 ENOUGH_SAMPLES = 50
 # Float inputs usually lie about in [-1, 1]; standardised ones reach a few units.

@@ -7,9 +7,9 @@ from itertools import count, islice
 from math import prod
 from typing import Any
 
-from qfrewrite.calibrate.data import DataSource, InputSpec, Sample, Samples
-from qfrewrite.calibrate.data_checks import DataChecks, few_samples_warning
-from qfrewrite.calibrate.items import conform_item
+from qfrewrite.calibration.data import DataSource, InputSpec, Sample, Samples
+from qfrewrite.calibration.data_checks import DataChecks, few_samples_warning
+from qfrewrite.calibration.items import conform_item
 from qfrewrite.ir import NUMPY_DTYPES
 
 # Several passes read the same samples; decoding images again costs more than running small models.

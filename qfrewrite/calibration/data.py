@@ -18,9 +18,9 @@ from typing import Any
 
 import numpy as np
 
-from qfrewrite.calibrate.array_files import map_npy, map_npz, npz_names
-from qfrewrite.calibrate.data_checks import DataChecks, few_samples_warning
-from qfrewrite.calibrate.items import (
+from qfrewrite.calibration.array_files import map_npy, map_npz, npz_names
+from qfrewrite.calibration.data_checks import DataChecks, few_samples_warning
+from qfrewrite.calibration.items import (
     IMAGE_SUFFIXES,
     ArrayItems,
     ImageItems,
@@ -31,9 +31,9 @@ from qfrewrite.calibrate.items import (
     listed_images,
     match_names,
 )
-from qfrewrite.calibrate.prefetch import prefetch
-from qfrewrite.calibrate.preprocess import Preprocess
-from qfrewrite.calibrate.synthetic import SyntheticItems
+from qfrewrite.calibration.prefetch import prefetch
+from qfrewrite.calibration.preprocess import Preprocess
+from qfrewrite.calibration.synthetic import SyntheticItems
 from qfrewrite.errors import DataError, UsageError
 from qfrewrite.ir import NUMPY_DTYPES, Array
 

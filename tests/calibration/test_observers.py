@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from qfrewrite.calibrate.counting import CHUNK, Scratch
-from qfrewrite.calibrate.observers import Detail, TensorStats
+from qfrewrite.calibration.counting import CHUNK, Scratch
+from qfrewrite.calibration.observers import Detail, TensorStats
 from qfrewrite.ir import Array
 
 SCRATCH = Scratch()

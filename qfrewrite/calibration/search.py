@@ -15,8 +15,8 @@ from types import MappingProxyType
 
 import numpy as np
 
-from qfrewrite.calibrate.histogram import Distribution, Float64
-from qfrewrite.calibrate.observers import TensorStats
+from qfrewrite.calibration.histogram import Distribution, Float64
+from qfrewrite.calibration.observers import TensorStats
 from qfrewrite.errors import UsageError
 from qfrewrite.ir.quant import activation_quant
 from qfrewrite.lower.ranges import Range

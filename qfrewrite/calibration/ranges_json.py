@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from qfrewrite.calibrate.histogram import DEFAULT_BINS, Float64, Histogram
-from qfrewrite.calibrate.observers import Detail, Sum, TensorStats
+from qfrewrite.calibration.histogram import DEFAULT_BINS, Float64, Histogram
+from qfrewrite.calibration.observers import Detail, Sum, TensorStats
 from qfrewrite.lower.ranges import Range
 
 if TYPE_CHECKING:
-    from qfrewrite.calibrate.ranges import RangeRow
+    from qfrewrite.calibration.ranges import RangeRow
 
 FORMAT = "qfrewrite-ranges-1"
 

@@ -8,8 +8,8 @@ from math import inf, isfinite, sqrt
 
 import numpy as np
 
-from qfrewrite.calibrate.counting import CHUNK, Scratch
-from qfrewrite.calibrate.histogram import DEFAULT_BINS, Distribution, Float64, Histogram
+from qfrewrite.calibration.counting import CHUNK, Scratch
+from qfrewrite.calibration.histogram import DEFAULT_BINS, Distribution, Float64, Histogram
 from qfrewrite.ir import Array
 from qfrewrite.lower.ranges import Range
 
