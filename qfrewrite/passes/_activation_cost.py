@@ -58,7 +58,9 @@ def find_site(rw: PassRewriter, op: Op) -> Site | None:
     if isinstance(relu6, NoMatch) or relu6.kind not in ("RELU6", "RELU"):
         return None
     reader = sole_reader(rw.graph, relu6.output)
-    if isinstance(reader, NoMatch) or reader.kind != "CONV_2D" or float_weights(reader):
+    if isinstance(reader, NoMatch) or reader.kind != "CONV_2D":
+        return Site(op, relu6, None)
+    if float_weights(reader) is not None:
         return Site(op, relu6, None)
     fits = weights_of(reader).shape[1:] == (1, 1, op.output.shape[-1])
     return Site(op, relu6, reader if fits and not pads(reader) else None)

@@ -18,7 +18,7 @@ from qfrewrite.rewrite.match import NoMatch, float_weights, sole_reader
 def fold_and_absorb(rw: PassRewriter, op: Op, tol: float = DEAD_VARIANCE) -> int:
     """Fold the BatchNorm behind the linear `op`; absorb, and count, what it shows dead."""
     reader = sole_reader(rw.graph, op.output)
-    if not isinstance(reader, Op) or reader.kind != "BATCH_NORM" or float_weights(op):
+    if not isinstance(reader, Op) or reader.kind != "BATCH_NORM" or float_weights(op) is not None:
         return 0
     channels = dead_by_batch_norm(reader, tol)
     why = fold_batch_norm(rw, reader)

@@ -19,6 +19,7 @@ from qfrewrite.rewrite.match import (
     bias_slot,
     channel_axis,
     float_weights,
+    weight_slot,
     weights_of,
 )
 
@@ -129,7 +130,7 @@ def _time(plan: Plan, op: Op, ends: tuple[Ids, Ids]) -> float:
     if op.kind != "DEPTHWISE_CONV_2D":
         blocks *= -(-inputs // m) * m
         ragged += int(inputs % m > 0)
-    taps = weights_of(op).size / max(ends[1].size * (ends[0].size or 1), 1)
+    taps = op.operand(weight_slot(op)).size / max(ends[1].size * (ends[0].size or 1), 1)
     if op.kind == "DEPTHWISE_CONV_2D":
         taps *= ends[0].size
     places = op.output.size / max(op.output.shape[-1], 1)
@@ -155,7 +156,7 @@ def _importance(channels: Channels, moments: Moments) -> Float64:
     """For each class: what its weights (with data: its values' variance) put into its readers."""
     made, read = np.zeros(channels.count), np.zeros(channels.count)
     for op in channels.graph.ops_of(*LINEAR):
-        if float_weights(op):
+        if float_weights(op) is not None:
             continue
         source, result = _ends(channels, op)
         w = np.moveaxis(weights_of(op).astype(np.float64), channel_axis(op), 0) ** 2

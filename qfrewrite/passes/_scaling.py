@@ -71,7 +71,7 @@ def trace_scales(graph: Graph) -> Channels:
 
 def _trace_depthwise(channels: Channels, op: Op) -> None:
     """What it makes can be scaled by itself."""
-    if why := float_weights(op):
+    if (why := float_weights(op)) is not None:
         stay(channels, op, str(why))
     else:
         channels.ids(op.operand(0))
@@ -111,7 +111,7 @@ def find_groups(rw: PassRewriter, channels: Channels) -> list[Group]:
 def _tiled(channels: Channels, op: Op) -> Ids:
     """The class of each input of a layer's weights."""
     ids = channels.of(op.operand(act_slot(op)))
-    if ids is None or float_weights(op):
+    if ids is None or float_weights(op) is not None:
         return np.zeros(0, np.int64)
     inputs = ids.size if op.kind == "DEPTHWISE_CONV_2D" else weights_of(op).shape[-1]
     return np.tile(ids, inputs // max(ids.size, 1))

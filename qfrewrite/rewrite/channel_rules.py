@@ -45,7 +45,7 @@ def _nothing(relayout: Relayout, op: Op) -> None:
 
 def _fixed_weights(op: Op) -> str | None:
     """Why the weights cannot get another layout; None where they can."""
-    if why := float_weights(op):
+    if (why := float_weights(op)) is not None:
         return str(why)
     said = op.operand(weight_slot(op)).meta.get(KEY)
     if said is not None and said.get("axis") is not None:

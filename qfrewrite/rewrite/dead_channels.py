@@ -94,7 +94,7 @@ def absorb(rw: Rewriter, op: Op, channels: DeadChannels) -> int | NoMatch:
     """
     if not channels.dead.any():
         return 0
-    if why := float_weights(op):
+    if (why := float_weights(op)) is not None:
         return why
     target = next_linear(rw.graph, op)
     if isinstance(target, NoMatch):
@@ -134,7 +134,7 @@ def next_linear(graph: Graph, op: Op) -> tuple[Op, list[Op]] | NoMatch:
             continue
         if reader.kind not in ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED"):
             return NoMatch(f"is read by {reader.kind}", at=tensor.name)
-        if why := float_weights(reader):
+        if (why := float_weights(reader)) is not None:
             return why
         inputs = weights_of(reader).shape[-1]
         if reader.kind != "DEPTHWISE_CONV_2D" and inputs != tensor.shape[-1]:

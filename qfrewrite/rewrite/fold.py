@@ -160,7 +160,7 @@ def _unpadded_linear_after(graph: Graph, op: Op) -> Op | NoMatch:
         return reader
     if reader.kind not in LINEAR[:3] or reader.input(0) is not op.output:
         return NoMatch(f"is read by {reader.kind}", at=op.output.name)
-    if why := float_weights(reader):
+    if (why := float_weights(reader)) is not None:
         return why
     if reader.kind == "FULLY_CONNECTED":
         fits = op.output.shape[-1] == weights_of(reader).shape[1]

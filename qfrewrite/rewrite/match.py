@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NoReturn
 
 import numpy as np
 
@@ -14,13 +15,17 @@ LINEAR = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV")
 
 @dataclass(frozen=True)
 class NoMatch:
-    """Why a pattern is not there; falsy, so that `if not found` reads well."""
+    """Why a pattern is not there: the op or tensor `at`, and the reason.
+
+    It has no truth value. A look-up gives a result or a NoMatch, a check gives a NoMatch or None,
+    and `if found` would mean the opposite in the two. Use `isinstance` and `is not None`.
+    """
 
     reason: str
     at: str | None = None
 
-    def __bool__(self) -> bool:
-        return False
+    def __bool__(self) -> NoReturn:
+        raise TypeError(f"NoMatch has no truth value ({self}): use isinstance or `is not None`")
 
     def __str__(self) -> str:
         return f"'{self.at}' {self.reason}" if self.at else self.reason
@@ -46,7 +51,8 @@ def linear_before(graph: Graph, tensor: Tensor) -> Op | NoMatch:
     only = sole_reader(graph, tensor)
     if isinstance(only, NoMatch):
         return only
-    return op if not (why := float_weights(op)) else why
+    why = float_weights(op)
+    return op if why is None else why
 
 
 def float_weights(op: Op) -> NoMatch | None:

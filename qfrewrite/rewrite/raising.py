@@ -11,13 +11,13 @@ from __future__ import annotations
 import numpy as np
 
 from qfrewrite.ir import Array, Graph, Op, Tensor, constant
-from qfrewrite.ir.quant import dequantize
+from qfrewrite.ir.quant import Quant, dequantize
 from qfrewrite.ops import spec_of
 from qfrewrite.ops.build import append_op
 from qfrewrite.rewrite.dilation import raise_dilation
 from qfrewrite.rewrite.fold import fold_constants
 from qfrewrite.rewrite.match import (
-    LINEAR,
+    NoMatch,
     bias_of,
     bias_slot,
     linear_before,
@@ -25,6 +25,9 @@ from qfrewrite.rewrite.match import (
 )
 from qfrewrite.rewrite.rewriter import Rewriter
 from qfrewrite.rewrite.weight_ranges import note_weight_ranges
+
+# Types of the quantized constants that kernels of float ops take as weights.
+_HYBRID = ("int8", "uint8")
 
 
 def raise_graph(graph: Graph) -> Rewriter:
@@ -52,12 +55,22 @@ def _dequantize_weights(rw: Rewriter) -> None:
             port = spec.input_port(slot)
             if port is None or port.role not in ("weight", "bias") or tensor is None:
                 continue
-            if tensor.data is not None and tensor.quant is not None and tensor.dtype == "int8":
-                real = dequantize(tensor.data, tensor.quant)
-                twin = constant(tensor.name, real)
+            if tensor.data is not None and tensor.quant is not None and tensor.dtype in _HYBRID:
+                twin = constant(tensor.name, _hybrid_values(tensor.data, tensor.quant))
                 inputs = [twin if i == slot else t for i, t in enumerate(op.inputs)]
                 rw.graph.update_op(op, inputs=inputs, meta={})
-                rw.edit("dequantized", op, f"int8 '{tensor.name}' to float32")
+                rw.edit("dequantized", op, f"{tensor.dtype} '{tensor.name}' to float32")
+
+
+def _hybrid_values(codes: Array, quant: Quant) -> Array:
+    """The real weights of a float op with quantized ones, float32.
+
+    The converters of 2018 wrote signed codes with zero point 0 and called them uint8: kernels of
+    float ops read the bytes as int8.
+    """
+    if codes.dtype == np.uint8 and not quant.zero_point.any():
+        codes = codes.view(np.int8)
+    return dequantize(codes, quant)
 
 
 def _raise_decomposed(rw: Rewriter) -> None:
@@ -195,7 +208,11 @@ def _raise_scale_offset(rw: Rewriter) -> None:
         if factor is None or x is None or not x.shape:
             continue
         linear = linear_before(graph, x)
-        if not linear or mul.output.shape != x.shape or per_channel(factor, x.shape[-1]) is None:
+        if (
+            isinstance(linear, NoMatch)
+            or mul.output.shape != x.shape
+            or per_channel(factor, x.shape[-1]) is None
+        ):
             continue
         readers = graph.readers(mul.output)
         add = readers[0].op if len(readers) == 1 and not graph.is_output(mul.output) else None
@@ -214,7 +231,7 @@ def _merge_bias(rw: Rewriter) -> None:
             continue
         linear = linear_before(rw.graph, x)
         values = per_channel(shift, x.shape[-1])
-        if not isinstance(linear, Op) or linear.kind not in LINEAR or values is None:
+        if isinstance(linear, NoMatch) or values is None:
             continue
         if add.kind == "SUB" and x is not add.operand(0):
             continue
