@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from qfrewrite.ir import NUMPY_DTYPES, Array, Op
-from qfrewrite.ops.elementwise import broadcast_shape
+from qfrewrite.ops.elementwise import broadcast_shape, same_shape
 from qfrewrite.ops.features import rank_above, reads
 from qfrewrite.ops.spec import (
     FLOAT_ONLY,
@@ -117,7 +117,12 @@ def _range(op: Op, x: list[Array | None]) -> list[Array]:
     return [(start + np.arange(_range_shape(op)[0][0]) * delta).astype(operand_value(x, 0).dtype)]
 
 
+def _logical(f: Callable[..., Any]) -> Reference:
+    return lambda op, x: [np.asarray(f(*(operand_value(x, i) for i in range(len(x)))), np.bool_)]
+
+
 _Y = (act("y"),)
+_TRUTH = (param("y", dtype="bool"),)
 _COMPARISONS: dict[str, tuple[Callable[[Array, Array], Any], str, str, dict[str, int]]] = {
     "EQUAL": (np.equal, "EqualOptions", "Equal", {"int8": 2, "int16": 5}),
     "NOT_EQUAL": (np.not_equal, "NotEqualOptions", "NotEqual", {"int8": 2, "int16": 4}),
@@ -132,10 +137,22 @@ _COMPARISONS: dict[str, tuple[Callable[[Array, Array], Any], str, str, dict[str,
 rows(
     *(
         OpSpec(
-            kind, (act("a"), act("b")), (param("y", dtype="bool"),), broadcast_shape, _compare(f),
+            kind, (act("a"), act("b")), _TRUTH, broadcast_shape, _compare(f),
             options, graphdef=graphdef, versions=versions, kernels=INT8_UINT8,
         )
         for kind, (f, options, graphdef, versions) in _COMPARISONS.items()
+    ),
+    OpSpec(
+        "LOGICAL_AND", (param("a"), param("b")), _TRUTH, broadcast_shape, _logical(np.logical_and),
+        "LogicalAndOptions", graphdef="LogicalAnd", kernels=FLOAT_ONLY,
+    ),
+    OpSpec(
+        "LOGICAL_OR", (param("a"), param("b")), _TRUTH, broadcast_shape, _logical(np.logical_or),
+        "LogicalOrOptions", graphdef="LogicalOr", kernels=FLOAT_ONLY,
+    ),
+    OpSpec(
+        "LOGICAL_NOT", (param("x"),), _TRUTH, same_shape, _logical(np.logical_not),
+        "LogicalNotOptions", graphdef="LogicalNot", kernels=FLOAT_ONLY,
     ),
     OpSpec(
         "SELECT", (param("condition"), act("a"), act("b")), _Y, _select_shape, _select,

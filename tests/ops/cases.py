@@ -54,6 +54,9 @@ CASES: dict[str, list[tuple[list[Any], dict[str, Any]]]] = {
     "EMBEDDING_LOOKUP": [([i(2, 0, 2), f(5, 4)], {})],
     **{k: [([X, X], {}), ([X, f(4)], {})]
        for k in ("EQUAL", "NOT_EQUAL", "GREATER", "GREATER_EQUAL", "LESS", "LESS_EQUAL")},
+    **{k: [([np.array([[True], [False]]), np.array([True, False])], {})]
+       for k in ("LOGICAL_AND", "LOGICAL_OR")},
+    "LOGICAL_NOT": [([np.array([True, False])], {})],
     "SELECT": [([np.array([[True, False, True]]), (1, 3), (1, 3)], {}),
                ([np.array([True, False]), (2, 3), (2, 3)], {})],
     "SELECT_V2": [([np.array([[True], [False]]), (2, 3), (1, 3)], {}),
