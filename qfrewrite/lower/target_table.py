@@ -14,6 +14,7 @@ import numpy as np
 
 from qfrewrite.ir import Op
 from qfrewrite.lower.targets import Limit, Target
+from qfrewrite.ops.features import activates
 from qfrewrite.ops.spec import attr
 
 # -- conditions ----------------------------------------------------------------------------
@@ -98,11 +99,21 @@ def _hexagon_depthwise(op: Op) -> bool:
 
 
 def _unfused(op: Op) -> bool:
-    fused = attr(op, "fused_activation_function") != "NONE"
-    return not fused and not op.output.meta.get("virtual")
+    return not activates(op)
+
+
+def _clipped_by_codes(op: Op) -> bool:
+    """No activation is fused, or the ends of the 8-bit codes clip as it does."""
+    return not activates(op) or op.output.dtype == "int8"
 
 
 _NO_ACTIVATION = Limit(_unfused, "has a fused activation", "keep the activation an op of its own")
+# Their kernels of TRANSPOSE_CONV read no activation (tensorflow/lite/micro/kernels).
+_MICRO_UPSAMPLING = Limit(
+    _clipped_by_codes,
+    "leaves out the fused activation",
+    "use scheme int8",
+)
 _VELA_STRIDE = Limit(_vela_stride, "has a stride above 3 with padding or dilation", "change it")
 _VELA_SUMS = Limit(_weight_sums, "has weights whose magnitudes sum above 8323072", "split it")
 _VELA_RESIZE = Limit(_resized_evenly, "does not grow both sides by 2, 4 or 8", "change the size")
@@ -165,11 +176,12 @@ TARGETS: Mapping[str, Target] = MappingProxyType(
             Target("litert", "LiteRT"),
             Target(
                 "tflm", "TensorFlow Lite Micro", _MICRO, ("int8", "int16"), hybrid=False,
-                fixed_shapes=True,
+                fixed_shapes=True, limits={"TRANSPOSE_CONV": (_MICRO_UPSAMPLING,)},
             ),
             Target(
                 "cmsis-nn", "CMSIS-NN", _CMSIS | _FREE, ("int8", "int16"), hybrid=False,
                 fallback="TensorFlow Lite Micro's reference kernel", fixed_shapes=True,
+                limits={"TRANSPOSE_CONV": (_MICRO_UPSAMPLING,)},
             ),
             Target(
                 "vela", "the Ethos-U NPU", _VELA, floats=False, fallback="the CPU",

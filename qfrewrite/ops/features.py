@@ -87,6 +87,12 @@ def grouped(op: Op) -> bool:
     return len(x.shape) == len(w.shape) == 4 and 0 < w.shape[3] < x.shape[3]
 
 
+def activates(op: Op) -> bool:
+    """Whether the op applies an activation to its result (a fused one)."""
+    fused = attr(op, "fused_activation_function") != "NONE"
+    return fused or bool(op.output.meta.get("virtual"))
+
+
 def dilated(op: Op) -> bool:
     """Whether the taps of a convolution lie apart."""
     return (attr(op, "dilation_h_factor"), attr(op, "dilation_w_factor")) != (1, 1)

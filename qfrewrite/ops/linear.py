@@ -9,6 +9,7 @@ import numpy as np
 
 from qfrewrite.ir import Array, Op
 from qfrewrite.ops.features import (
+    activates,
     dilated,
     grouped,
     has,
@@ -223,7 +224,8 @@ rows(
         "TRANSPOSE_CONV", (param("output_shape"), weight("w", 0), act("x"), bias()),
         (act("y"),), _transpose_conv_shape, _transpose_conv, "TransposeConvOptions",
         {"padding": "SAME", "stride_h": 1, "stride_w": 1, "fused_activation_function": "NONE"},
-        versions={"int8": 2}, since=((has(3), 3),), least_step=step_of_product,
+        fuses=True, versions={"int8": 2}, since=((has(3), 3), (activates, 4)),
+        least_step=step_of_product,
     ),
     OpSpec(
         "FULLY_CONNECTED", (act("x"), weight("w", 0), bias()), (act("y"),),
