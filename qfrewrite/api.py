@@ -14,12 +14,20 @@ from qfrewrite.passes import Pass, PassContext, Progress, RunReport, make_passes
 from qfrewrite.passes import run_passes as _run_passes
 from qfrewrite.passes._sensitivity import Sensitivity
 from qfrewrite.runtime.metrics import Fidelity
-from qfrewrite.saving import SaveReport, check, default_output, is_tflite, quant_options, save
+from qfrewrite.saving import (
+    DEFAULT_SCHEME,
+    SaveReport,
+    check,
+    default_output,
+    is_tflite,
+    quant_options,
+    save,
+)
 
 __all__ = [
-    "QuantizeReport", "SaveReport", "calibrate", "check", "compare_saved", "default_output",
-    "dequantize", "judged_on", "load", "open_context", "quant_options", "quantize",
-    "run_passes", "save", "sensitivity",
+    "QuantizeReport", "SaveReport", "asked_scheme", "calibrate", "check", "compare_saved",
+    "default_output", "dequantize", "judged_on", "load", "open_context", "quant_options",
+    "quantize", "run_passes", "save", "sensitivity",
 ]  # fmt: skip
 
 DEFAULT_PASSES = "remove_dw_bn,relu6_to_relu,calibrate"
@@ -210,6 +218,13 @@ def judged_on(passes: str | Sequence[Pass]) -> int:
     return max((one.judges_on for one in passes), default=HELD_BACK)
 
 
+def asked_scheme(scheme: str | None, passes: str | Sequence[Pass]) -> str | None:
+    """The scheme that is asked for: by name, or by passes that are run to write integers."""
+    if isinstance(passes, str):
+        passes = make_passes(passes) if passes else []
+    return scheme or (DEFAULT_SCHEME if any(one.gives_ranges for one in passes) else None)
+
+
 def open_context(
     model: Model,
     data: Any,
@@ -270,6 +285,7 @@ def quantize(
     output: `<model>_<scheme>.tflite` in the current directory where it is not given. The rest as
     in `load`, `run_passes` and `save` (to which all further arguments go).
     """
+    saving["scheme"] = asked_scheme(saving.get("scheme"), passes)
     quant_options(**saving)  # a wrong name fails before the work
     model = load(path, inputs=inputs, outputs=outputs)
     dequantize(model)
@@ -280,7 +296,7 @@ def quantize(
     )  # fmt: skip
     context.quant = quant_options(**saving)
     report = run_passes(model, passes, data=context, verify=verify)
-    saved = save(model, output or default_output(model, saving.get("scheme", "int8")), **saving)
+    saved = save(model, output or default_output(model, saving["scheme"]), **saving)
     fidelity, measured_on = compare_saved(reference, saved, context, state)
     return QuantizeReport(report, saved, fidelity, measured_on, list(model.notices))
 

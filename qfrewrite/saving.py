@@ -14,6 +14,7 @@ from qfrewrite.lower.spec_check import Violation
 from qfrewrite.lower.targets import Unmapped
 
 WEIGHTS = ("per-channel", "per-tensor")
+DEFAULT_SCHEME = "int8"
 
 
 @dataclass
@@ -31,7 +32,7 @@ def save(
     model: Model,
     path: str | Path,
     *,
-    scheme: str = "int8",
+    scheme: str | None = None,
     weights: str = "per-channel",
     fc_weights: str | None = None,
     io: str | None = None,
@@ -42,11 +43,13 @@ def save(
     """Write `model`; the path's suffix decides the format.
 
     `.tflite`: quantized by `scheme` (int8, uint8, int16x8, dynamic, weight-only, float16, float32)
-    wherever FAKE_QUANT gives ranges; `.pb`: the rewritten GraphDef with its FakeQuant nodes.
-    weights, fc_weights: `per-channel` or `per-tensor`, for all and for FULLY_CONNECTED; io:
-    `int8`, `uint8`, `int16` or `float32` (default: as activations are); keep_float, keep_int16:
-    names of ops that stay float or compute in 16 bits, with `*` and `?`; target: whose demands
-    the report checks. What is written obeys the specification, else nothing is. Nothing is left
+    wherever FAKE_QUANT gives ranges; `.pb`: the rewritten GraphDef with its FakeQuant nodes. If a
+    scheme is named, the result has it, or this is an error; without one the result is int8 where
+    there are ranges, and as the model is where there are none. weights, fc_weights:
+    `per-channel` or `per-tensor`, for all and for FULLY_CONNECTED; io: `int8`, `uint8`, `int16`
+    or `float32` (default: as activations are); keep_float, keep_int16: names of ops that stay
+    float or compute in 16 bits, with `*` and `?`; target: whose demands the report checks. What
+    is written obeys the specification, else nothing is. Nothing is left
     behind on failure. Raises OutputError, UnsupportedError, UsageError, VerifyError.
     """
     path = Path(path)
@@ -56,30 +59,51 @@ def save(
         from qfrewrite.formats.graphdef_write import graphdef_bytes
         from qfrewrite.lower.model import lower_graphdef
 
+        if scheme is not None:
+            _check_graphdef_scheme(model, options)
         return SaveReport(path, write_atomic(path, graphdef_bytes(lower_graphdef(model))))
     if path.suffix == ".tflite":
-        return _save_tflite(model, path, options, target)
+        return _save_tflite(model, path, options, target, asked=scheme is not None)
     raise UsageError(
         f"the suffix '{path.suffix}' names no format", where=str(path),
         remedy="end the output in .tflite or .pb",
     )  # fmt: skip
 
 
-def _save_tflite(model: Model, path: Path, options: QuantOptions, target: str | None) -> SaveReport:
+def _save_tflite(
+    model: Model, path: Path, options: QuantOptions, target: str | None, *, asked: bool
+) -> SaveReport:
     from qfrewrite.formats.tflite_write import write_tflite
     from qfrewrite.lower.model import lower_model
+    from qfrewrite.lower.scheme_check import check_scheme
     from qfrewrite.lower.target_table import TARGETS
     from qfrewrite.lower.targets import unmapped
 
     lowered, lowering = lower_model(model, options)
+    if asked:
+        check_scheme(lowered, options, lowering)
     if lowering.counts:
         _check(lowered)
     missing = unmapped(lowered, TARGETS[target]) if target else []
     return SaveReport(path, write_tflite(lowered, path), lowering, target, missing)
 
 
+def _check_graphdef_scheme(model: Model, options: QuantOptions) -> None:
+    """A GraphDef holds ranges as FakeQuant nodes, and weights in float32."""
+    if options.kind.activations is None and options.kind.weights is not None:
+        raise UsageError(
+            f"a .pb has no weights of scheme {options.scheme}", where="scheme",
+            remedy="end the output in .tflite",
+        )  # fmt: skip
+    if options.kind.activations is not None and not any(has_ranges(g) for g in model.graphs):
+        raise VerifyError(
+            "the model has no ranges: it would be written without FakeQuant nodes",
+            where=f"scheme {options.scheme}", remedy="add calibrate to the passes",
+        )  # fmt: skip
+
+
 def quant_options(
-    scheme: str = "int8",
+    scheme: str | None = None,
     weights: str = "per-channel",
     fc_weights: str | None = None,
     io: str | None = None,
@@ -89,7 +113,8 @@ def quant_options(
 ) -> QuantOptions:
     """How to quantize, from names; raises UsageError where one is not known.
 
-    A target whose FULLY_CONNECTED takes one scale gets one, unless `fc_weights` says otherwise.
+    Without a scheme it is int8. A target whose FULLY_CONNECTED takes one scale gets one, unless
+    `fc_weights` says otherwise.
     """
     from qfrewrite.lower.target_table import TARGETS
 
@@ -99,8 +124,9 @@ def quant_options(
     by_target = None if target is None or TARGETS[target].per_axis_fc else False
     per_channel_fc = by_target if fc_weights is None else fc_weights == "per-channel"
     return QuantOptions(
-        scheme, weights == "per-channel", per_channel_fc, io, tuple(keep_float), tuple(keep_int16)
-    )
+        scheme or DEFAULT_SCHEME, weights == "per-channel", per_channel_fc, io, tuple(keep_float),
+        tuple(keep_int16),
+    )  # fmt: skip
 
 
 def check(path: str | Path, *, target: str | None = None) -> list[Violation | Unmapped]:
@@ -132,9 +158,10 @@ def _check(lowered: Model) -> None:
         )  # fmt: skip
 
 
-def default_output(model: Model, scheme: str = "int8") -> Path:
+def default_output(model: Model, scheme: str | None = None) -> Path:
     """`<model>_<scheme>.tflite` in the current directory; `_float` where nothing is quantized."""
-    kind = SCHEMES.get(scheme, SCHEMES["int8"])
+    scheme = scheme or DEFAULT_SCHEME
+    kind = SCHEMES.get(scheme, SCHEMES[DEFAULT_SCHEME])
     coded = any(t.dtype == "int8" for g in model.graphs for t in (*g.inputs, *g.outputs))
     ranged = kind.activations is not None and any(has_ranges(g) for g in model.graphs)
     if ranged or (kind.activations is None and kind.weights is not None):

@@ -15,6 +15,7 @@ from qfrewrite.cli.options import (
     WEIGHTS,
     data_options,
     model_options,
+    pass_option,
     preprocessing,
 )
 
@@ -25,13 +26,13 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 
 _OPTIONS = (
-    click.option("-p", "--passes", "pass_list", metavar="PASSES", help="Passes in order, e.g. "
-                 "remove_dw_bn,relu6_to_relu,calibrate; with parameters: name(key=value)."),
+    pass_option(help="Passes in order, e.g. remove_dw_bn,relu6_to_relu,calibrate; with "
+                "parameters: name(key=value); may be given again."),
     click.option("-o", "--out", metavar="OUT", type=click.Path(path_type=Path),
                  help="Result: .tflite or .pb  [default: <model>_<scheme>.tflite here]"),
-    click.option("--scheme", default="int8", show_default=True,
-                 type=click.Choice(SCHEMES),
-                 help="How to quantize; the first three where ranges are known."),
+    click.option("--scheme", type=click.Choice(SCHEMES),
+                 help="How to quantize; the first three need ranges  [default: int8 where ranges "
+                 "are known]"),
     click.option("--weights", type=click.Choice(WEIGHTS),
                  default="per-channel", show_default=True, help="Scales of 8-bit weights."),
     click.option("--fc-weights", type=click.Choice(WEIGHTS),
@@ -81,7 +82,7 @@ class _Job:
     samples: int
     preprocess: str
     crop: float
-    scheme: str
+    scheme: str | None
     weights: str
     fc_weights: str | None
     io: str | None
@@ -123,6 +124,7 @@ def _convert(job: _Job, reporter: Reporter) -> None:
     if job.max_drop is not None and job.pass_list:
         job = replace(job, pass_list=_with_max_drop(job.pass_list, job.max_drop))
     saving = {name: getattr(job, name) for name in _SAVING}
+    saving["scheme"] = api.asked_scheme(job.scheme, job.pass_list or "")
     api.quant_options(**saving)
     model = api.load(job.model, inputs=job.inputs, outputs=job.outputs)
     if job.dequantize or job.pass_list:
@@ -142,7 +144,7 @@ def _convert(job: _Job, reporter: Reporter) -> None:
         model, job.pass_list or "", data=context, verify=job.verify, progress=reporter.progress,
         after=lambda one, state: _dump(job, one.name, state),
     ) if job.pass_list else None  # fmt: skip
-    out = job.out or api.default_output(model, job.scheme)
+    out = job.out or api.default_output(model, saving["scheme"])
     if job.save_ranges is not None:
         _save_ranges(job.save_ranges, model.name, context.ranges)
     with reporter.status("writing"):

@@ -60,6 +60,17 @@ _NODES = (
 )  # fmt: skip
 
 
+def pass_option(*, help: str, default: str | None = None) -> Callable[[F], F]:
+    """-p, as often as it is given: one list in this order."""
+
+    def joined(_: click.Context, __: click.Parameter, given: tuple[str, ...]) -> str | None:
+        return ",".join(given) if given else default
+
+    return click.option(
+        "-p", "--passes", "pass_list", metavar="PASSES", multiple=True, callback=joined, help=help,
+    )  # fmt: skip
+
+
 def data_options(function: F) -> F:
     """--data and how it is read."""
     return _all(_DATA, function)

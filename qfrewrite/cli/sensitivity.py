@@ -8,13 +8,13 @@ from typing import Any
 
 import click
 
-from qfrewrite.cli.options import WEIGHTS, data_options, model_options, preprocessing
+from qfrewrite.cli.options import WEIGHTS, data_options, model_options, pass_option, preprocessing
 
 
 @click.command()
 @click.argument("model", type=click.Path(path_type=Path))
-@click.option("-p", "--passes", "pass_list", default="calibrate", show_default=True,
-              metavar="PASSES", help="Passes to run first.")  # fmt: skip
+@pass_option(default="calibrate", help="Passes to run first; may be given again  "
+             "[default: calibrate]")  # fmt: skip
 @click.option("--weights", type=click.Choice(WEIGHTS), show_default=True,
               default="per-channel", help="Scales of 8-bit weights.")  # fmt: skip
 @click.option("--scheme", type=click.Choice(["int8", "uint8", "int16x8"]), default="int8",

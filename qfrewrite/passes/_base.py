@@ -27,13 +27,15 @@ class Pass(ABC):
     name: how the pass is called in lists. exact: whether it keeps what the graph computes (the
     runner can prove it) or changes it (the report says by how much). measured: whether the
     runner compares outputs before and after an inexact pass. judges_on: how many samples it wants
-    to be held back from calibration for that, and for its own judgement.
+    to be held back from calibration for that, and for its own judgement. gives_ranges: whether
+    the graph can be written in integers afterwards; who runs it asks for that.
     """
 
     name: ClassVar[str]
     exact: ClassVar[bool]
     measured: ClassVar[bool] = True
     judges_on: ClassVar[int] = 50
+    gives_ranges: ClassVar[bool] = False
 
     @abstractmethod
     def run(self, graph: Graph, rw: PassRewriter) -> None:

@@ -62,6 +62,7 @@ def measure(
         _interrupted(table, context, total, seen.interrupted)
     if not table.samples:
         raise DataError("the data holds no samples", where="calibrate")
+    _check_inputs(graph, table)
     if begun is not None and context.checkpoint is not None:
         context.checkpoint.unlink(missing_ok=True)
     table.warnings = _warnings(table, seen.widening)
@@ -134,6 +135,18 @@ def _interrupted(
     raise Interrupted(
         f"{text}; their statistics are in {path}: --resume goes on from there"
     ) from cause
+
+
+def _check_inputs(graph: Graph, table: RangeTable) -> None:
+    """Raise DataError where an input never held a finite value: nothing can be known of it."""
+    for tensor in graph.inputs:
+        row = table.rows.get(tensor.name)
+        stats = row.stats if row is not None else None
+        if stats is not None and stats.range is None and stats.not_finite:
+            raise DataError(
+                f"all {stats.not_finite} values of input '{tensor.name}' are NaN or infinite",
+                where=table.data, remedy="check how the data were made",
+            )  # fmt: skip
 
 
 def _warnings(table: RangeTable, widening: int) -> list[str]:

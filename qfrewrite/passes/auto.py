@@ -43,6 +43,7 @@ class Auto(Pass):
     name: ClassVar[str] = "auto"
     exact: ClassVar[bool] = False
     measured: ClassVar[bool] = False
+    gives_ranges: ClassVar[bool] = True
     # A point of top-1 is a small thing to see.
     judges_on: ClassVar[int] = 200
 

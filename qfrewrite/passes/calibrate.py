@@ -45,6 +45,7 @@ class Calibrate(Pass):
     exact: ClassVar[bool] = False
     # What quantization costs is measured on the int8 model itself.
     measured: ClassVar[bool] = False
+    gives_ranges: ClassVar[bool] = True
 
     method: str | None = None
     samples: int | None = None

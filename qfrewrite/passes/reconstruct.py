@@ -58,6 +58,7 @@ class Reconstruct(Pass):
     name: ClassVar[str] = "reconstruct"
     exact: ClassVar[bool] = False
     measured: ClassVar[bool] = False
+    gives_ranges: ClassVar[bool] = True
 
     refit: str = "auto"
     rounding: str = "gptq"

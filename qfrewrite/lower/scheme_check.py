@@ -1,0 +1,63 @@
+"""Whether a lowered model computes in the element types that its scheme names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from qfrewrite.errors import VerifyError
+from qfrewrite.ir import Model, Op, Tensor
+from qfrewrite.lower.scheme import QuantOptions, QuantReport
+from qfrewrite.ops import spec_of
+from qfrewrite.ops.spec import QUANTIZED
+
+_CONVERSIONS = ("QUANTIZE", "DEQUANTIZE", "FAKE_QUANT")
+_NO_RANGES = "add calibrate to the passes (-p calibrate), or leave out the scheme"
+
+
+def check_scheme(lowered: Model, options: QuantOptions, report: QuantReport) -> None:
+    """Raise VerifyError where no op computes as the scheme says.
+
+    report: what lowering said of ops that stayed float. Ops that only move values (a RESHAPE
+    behind a SOFTMAX) do not count, unless there are no others.
+    """
+    ops = list(_computing(lowered))
+    wanted = options.kind.activations
+    allowed = {wanted, "int16"} if options.keep_int16 else {wanted}
+    held = [dtype for op in ops if (dtype := _activation(op)) is not None]
+    others = sorted({dtype for dtype in held if dtype in QUANTIZED and dtype not in allowed})
+    if others and (wanted is None or not any(dtype in allowed for dtype in held)):
+        raise VerifyError(
+            f"computes in {' and '.join(others)} already", where=f"scheme {options.scheme}",
+            remedy="make it float first (--dequantize, or qf.dequantize)",
+        )  # fmt: skip
+    if wanted is None or not held or any(dtype in allowed for dtype in held):
+        return
+    if not report.float_ops:
+        raise VerifyError(
+            "the model has no ranges: it would be written float",
+            where=f"scheme {options.scheme}", remedy=_NO_RANGES,
+        )  # fmt: skip
+    name, kind, why = report.float_ops[0]
+    raise VerifyError(
+        f"no op computes in {wanted}: {kind} '{name}' stays float ({why})",
+        where=f"scheme {options.scheme}",
+        remedy="see why with qfrewrite inspect, or ask for --scheme dynamic or float32",
+    )  # fmt: skip
+
+
+def _computing(model: Model) -> Iterator[Op]:
+    ops = [op for graph in model.graphs for op in graph.ops if op.kind not in _CONVERSIONS]
+    specs = {op: spec_of(op) for op in ops}
+    computing = [op for op in ops if (spec := specs[op]) is None or not spec.same_scale]
+    return iter(computing if any(_activation(op) for op in computing) else ops)
+
+
+def _activation(op: Op) -> str | None:
+    """The type an op computes in: that of quantized values it takes or gives, else float32."""
+    values = [t for t in (*op.outputs, *op.inputs) if t is not None and not t.is_const]
+    coded = next((t.dtype for t in values if _coded(t)), None)
+    return coded or ("float32" if any(t.dtype == "float32" for t in values) else None)
+
+
+def _coded(tensor: Tensor) -> bool:
+    return tensor.quant is not None and tensor.dtype in QUANTIZED
