@@ -192,18 +192,23 @@ class Graph:
         """Let every reader of `old` read `new`; where `old` is a graph output, `new` becomes it.
 
         Ops in `skip` keep reading `old`. The name of a graph output stays: `new` takes it over
-        and `old` gets another.
+        and `old` gets another. So an output that is an input too stays what it is, and a `new`
+        that is an input or an output itself is refused.
         """
+        output = self.is_output(old) and not self.is_input(old) and new is not old
+        if output and (self.is_output(new) or self.is_input(new)):
+            raise VerifyError(
+                f"has a name of its own in the interface: it cannot become output '{old.name}'",
+                where=_place(new), remedy="put an op between the two",
+            )  # fmt: skip
         skipped = set(skip)
         edits = {r.op for r in self.readers(old)} - skipped
         self.add_tensor(new)
         for op in sorted(edits, key=lambda o: o.rank):
             self.update_op(op, inputs=tuple(new if t is old else t for t in op.inputs))
-        if self.is_output(old):
-            outputs = tuple(new if t is old else t for t in self._outputs)
-            if not self.is_input(old) and not self.is_output(new) and not self.is_input(new):
-                self._swap_names(old, new)
-            self.set_io(outputs=outputs)
+        if output:
+            self._swap_names(old, new)
+            self.set_io(outputs=tuple(new if t is old else t for t in self._outputs))
 
     def remove_op(self, op: Op) -> None:
         """Take out an op whose outputs nobody reads; its outputs go with it."""

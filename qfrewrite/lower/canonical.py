@@ -15,7 +15,7 @@ from qfrewrite.ops.spec import attr
 from qfrewrite.rewrite.fold import bn_scale_offset, fold_batch_norm, fold_constants
 from qfrewrite.rewrite.match import NoMatch, bias_slot, sole_reader
 from qfrewrite.rewrite.raising import raise_graph
-from qfrewrite.rewrite.rewriter import Rewriter
+from qfrewrite.rewrite.rewriter import Rewriter, may_bypass
 
 _RESHAPES = ("RESHAPE", "SQUEEZE", "EXPAND_DIMS")
 # Ops with effects beyond their outputs: never dropped as dead.
@@ -31,7 +31,7 @@ def canonicalise(graph: Graph) -> None:
         _lower_batch_norm(rw, op)
     fold_constants(rw)
     _multiply_by_computed_weights(rw)
-    _drop_identities(rw)
+    drop_identities(rw)
     _drop_reshapes(rw)
     graph.prune(keep=lambda op: op.kind in _EFFECTS or not op.outputs)
     _add_missing_bias(rw)
@@ -77,19 +77,13 @@ def replace_op(graph: Graph, old: Op, new: Op) -> None:
     graph.update_op(new, name=old.name)
 
 
-def _drop_identities(rw: Rewriter) -> None:
+def drop_identities(rw: Rewriter) -> None:
+    """IDENTITY goes; one that an output needs for its name is written as RESHAPE."""
     for op in rw.graph.ops_of("IDENTITY"):
-        if _may_bypass(rw.graph, op):
+        if may_bypass(rw.graph, op):
             rw.bypass(op)
         else:
             _as_reshape(rw.graph, op)
-
-
-def _may_bypass(graph: Graph, op: Op) -> bool:
-    """Whether dropping `op` keeps every graph output a tensor of its own."""
-    source = op.operand(0)
-    taken = graph.is_output(source) or graph.is_input(source) or source.is_const
-    return not (graph.is_output(op.output) and taken)
 
 
 def _drop_reshapes(rw: Rewriter) -> None:
@@ -102,7 +96,7 @@ def _drop_reshapes(rw: Rewriter) -> None:
             graph.update_op(op, inputs=inputs)
             if not graph.readers(before.output) and not graph.is_output(before.output):
                 rw.remove(before, detail="merged with the next")
-        if op.operand(0).shape == op.output.shape and _may_bypass(graph, op):
+        if op.operand(0).shape == op.output.shape and may_bypass(graph, op):
             rw.bypass(op)
         elif _flattened_by_reader(graph, op):
             rw.bypass(op, detail="its reader flattens by itself")

@@ -87,11 +87,9 @@ class Conversions:
         inner = self._beside(tensor, tensor.dtype, tensor.quant)
         readers = self.graph.readers(tensor)
         anchor = readers[0].op if readers else None
-        outputs = self.graph.outputs
+        # What goes straight from input to output stays what it is.
         first = self._quantize(tensor, inner, io, anchor)
         self.graph.replace_uses(tensor, inner, skip=(first,))
-        # What goes straight from input to output stays what it is.
-        self.graph.set_io(outputs=outputs)
         self.graph.update_tensor(tensor, dtype=io, quant=quant)
 
     def output(self, tensor: Tensor, io: str, quant: Quant | None) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 
 from qfrewrite.errors import VerifyError
 from qfrewrite.ir import Array, Graph, Op, Tensor
+from qfrewrite.lower.canonical import drop_identities
 from qfrewrite.ops.spec import attr
 from qfrewrite.rewrite.rewriter import Rewriter
 from qfrewrite.rewrite.weight_ranges import KEY
@@ -49,6 +50,7 @@ def take_ranges(graph: Graph) -> Ranges:
         else:
             found.activations[source] = _full_grid(op, float(low.min()), float(high.max()))
         rw.bypass(op)
+    drop_identities(rw)
     for tensor in graph.tensors:
         said = tensor.meta.get(KEY)
         if said is not None:

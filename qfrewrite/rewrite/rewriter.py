@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from qfrewrite.errors import VerifyError
 from qfrewrite.ir import Array, Graph, Op, Tensor, constant
 from qfrewrite.ops.build import append_op
 from qfrewrite.rewrite.match import NoMatch
@@ -36,6 +37,13 @@ class Log:
     warnings: list[str] = field(default_factory=list)
     # One row of figures per layer, for the report: {"layer": name, ...}.
     layers: list[dict[str, Any]] = field(default_factory=list)
+
+
+def may_bypass(graph: Graph, op: Op, slot: int = 0) -> bool:
+    """Whether `op` can go and every graph output stays a computed tensor of its own name."""
+    source = op.operand(slot)
+    taken = graph.is_output(source) or graph.is_input(source) or source.is_const
+    return not (graph.is_output(op.output) and taken)
 
 
 class Rewriter:
@@ -76,11 +84,26 @@ class Rewriter:
         self.edit("replaced", op, detail or f"{was} -> {kind}")
 
     def bypass(self, op: Op, slot: int = 0, *, action: str = "removed", detail: str = "") -> None:
-        """Take `op` out; whoever read its output reads its input `slot`."""
-        source = op.operand(slot)
-        self.graph.replace_uses(op.output, source)
-        self.graph.remove_op(op)
-        self.edit(action, op, detail or op.kind)
+        """Take `op` out; whoever read its output reads its input `slot`.
+
+        Where its output is a graph output and the input is a constant or has a name of its own in
+        the interface, an IDENTITY is left. Raises VerifyError where even that does not fit.
+        """
+        source, out, detail = op.operand(slot), op.output, detail or op.kind
+        if may_bypass(self.graph, op, slot):
+            self.graph.replace_uses(out, source)
+            self.graph.remove_op(op)
+        elif (source.shape, source.dtype) != (out.shape, out.dtype):
+            raise VerifyError(
+                f"cannot go: output '{out.name}' is {out.dtype}{list(out.shape)}, "
+                f"'{source.name}' is {source.dtype}{list(source.shape)}",
+                where=f"op '{op.name}' ({op.kind})",
+            )  # fmt: skip
+        elif op.kind == "IDENTITY":
+            return
+        else:
+            self.graph.update_op(op, kind="IDENTITY", inputs=[source], attrs={}, meta={})
+        self.edit(action, op, detail)
 
     def remove(self, op: Op, *, detail: str = "") -> None:
         """Take out an op nobody reads."""
