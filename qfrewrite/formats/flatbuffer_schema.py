@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib
 import re
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from types import MappingProxyType
@@ -105,6 +105,11 @@ class Schema:
     bulk: frozenset[tuple[str, str]] = frozenset()
     _tables: dict[str, TableSpec] = field(default_factory=dict, repr=False)
     _enums: dict[str, Mapping[int, str]] = field(default_factory=dict, repr=False)
+
+    @classmethod
+    def of(cls, tables: Iterable[TableSpec]) -> Schema:
+        """A schema of these tables, for which there are no generated classes."""
+        return cls("", {}, _tables={table.name: table for table in tables})
 
     def table(self, name: str) -> TableSpec:
         """The layout of table `name`; raises KeyError where the package has none."""
