@@ -11,8 +11,9 @@ from qfrewrite.calibration.ranges import BATCH_NORM, RangeRow, RangeTable
 from qfrewrite.calibration.search import MethodChoice
 from qfrewrite.calibration.statistics import propagate
 from qfrewrite.ir import Tensor
+from qfrewrite.ir.fingerprint import graph_fingerprint
 from qfrewrite.passes._context import PassContext, PassRewriter
-from qfrewrite.passes._measure import graph_fingerprint, measure, row_names
+from qfrewrite.passes._measure import measure, row_names
 
 _SYNTHETIC = 16
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from itertools import islice
 from pathlib import Path
@@ -12,7 +11,7 @@ from qfrewrite.calibration.ranges import RangeRow, RangeTable
 from qfrewrite.calibration.search import MethodChoice
 from qfrewrite.errors import DataError, Interrupted, UsageError
 from qfrewrite.ir import Graph, Tensor
-from qfrewrite.ir.text import graph_text
+from qfrewrite.ir.fingerprint import graph_fingerprint
 from qfrewrite.passes._context import PassContext, sample_count
 
 _MANY = 0.1
@@ -77,11 +76,6 @@ def row_names(tensors: Mapping[Tensor, Detail] | Sequence[Tensor]) -> list[str]:
         count = taken[tensor.name] = taken.get(tensor.name, 0) + 1
         names.append(tensor.name if count == 1 else f"{tensor.name}#{count}")
     return names
-
-
-def graph_fingerprint(graph: Graph) -> str:
-    """A digest of structure and weights."""
-    return hashlib.blake2b(graph_text(graph).encode(), digest_size=16).hexdigest()
 
 
 def _keeps_all(graph: Graph, tensor: Tensor) -> bool:

@@ -15,8 +15,9 @@ from qfrewrite.calibration.observers import Detail
 from qfrewrite.calibration.ranges import RangeTable
 from qfrewrite.calibration.search import MethodChoice
 from qfrewrite.errors import DataError, Interrupted, UsageError
-from qfrewrite.ir import Array
+from qfrewrite.ir import Array, Graph
 from qfrewrite.lower.canonical import canonicalise
+from qfrewrite.ops.build import GraphBuilder
 from qfrewrite.passes import PassContext, measure
 from qfrewrite.passes.calibrate import observable
 from qfrewrite.runtime.observe import observe
@@ -106,6 +107,26 @@ def test_statistics_of_other_data_are_not_resumed(tmp_path: Path) -> None:
     context = PassContext(Listed(SAMPLES), checkpoint=tmp_path / "p.json", resume=True)
     with pytest.raises(DataError, match="the data changed"):
         ranges(context)
+
+
+def test_statistics_of_other_weights_are_neither_resumed_nor_merged(tmp_path: Path) -> None:
+    """One weight far behind the first differs in its seventh digit."""
+
+    def dense(factor: float) -> Graph:
+        b, w = GraphBuilder(), normal(80, 80)
+        w[79, 79] *= np.float32(factor)
+        return b.finish(b.op("FULLY_CONNECTED", b.input("x", (1, 80)), b.const("w", w)))
+
+    samples = Listed([{"x": normal(1, 80, seed=k)} for k in range(3)])
+    context = PassContext(samples, checkpoint=tmp_path / "p.json", resume=True)
+    one, other = dense(1.0), dense(1.0 + 2e-7)
+    table = measure(one, dict.fromkeys(observable(one), FULL), context)
+    table.save(tmp_path / "p.json")
+    with pytest.raises(DataError, match="the model or the passes changed"):
+        measure(other, dict.fromkeys(observable(other), FULL), context)
+    (tmp_path / "p.json").unlink()
+    with pytest.raises(DataError, match="different models"):
+        table + measure(other, dict.fromkeys(observable(other), FULL), context)
 
 
 def test_ranges_that_still_grow_are_said() -> None:
