@@ -109,7 +109,7 @@ class _Job:
         self.stream: Iterator[tuple[int, Sample]] = iter(())
         self.turn = threading.Semaphore()
         self.lock = threading.Lock()
-        self.stop = threading.Event()
+        self.begin, self.stop = threading.Event(), threading.Event()
         self.done = 0
         self.parts: list[_Part] = []
         self.errors: list[BaseException] = []
@@ -120,6 +120,7 @@ class _Job:
         with ThreadPoolExecutor(len(sessions), thread_name_prefix="qfrewrite-observe") as pool:
             try:
                 pending = [pool.submit(self._work, session) for session in sessions]
+                self.begin.set()
                 # In short waits: a signal may reach another thread than this one.
                 while wait(pending, _PATIENCE, FIRST_EXCEPTION).not_done and not self.errors:
                     pass
@@ -127,6 +128,7 @@ class _Job:
                 interrupted = error
             finally:
                 self.stop.set()
+                self.begin.set()
         if self.errors:
             raise self.errors[0]
         return self._result(interrupted)
@@ -134,6 +136,8 @@ class _Job:
     def _work(self, session: Session) -> None:
         """Take samples; what was seen goes to `parts`, also when the run is ended early."""
         part, scratch = self._new_part(), Scratch()
+        # Ctrl-C while the pool starts a thread leaves one that it does not wait for.
+        self.begin.wait()
         try:
             while (taken := self._next()) is not None:
                 self._observe(part, session, *taken, scratch)
