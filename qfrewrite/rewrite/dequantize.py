@@ -39,7 +39,7 @@ def dequantize_graph(rw: Rewriter) -> int:
     for tensor in tensors:
         data = None
         if tensor.data is not None and tensor.quant is not None:
-            data = np.ascontiguousarray(dequantize(tensor.value(), tensor.quant))
+            data = np.asarray(dequantize(tensor.value(), tensor.quant), order="C")
         graph.update_tensor(tensor, dtype="float32", quant=None, data=data)
     for op in graph.ops_of("QUANTIZE", "DEQUANTIZE"):
         # As IDENTITY it goes where nothing outside sees it.

@@ -192,7 +192,7 @@ def fold_constants(rw: Rewriter, max_elements: int = 1 << 26) -> None:
             continue
         results = spec.reference(op, [None if t is None else t.data for t in op.inputs])
         for out, data in zip(op.outputs, results, strict=True):
-            twin = Tensor(out.name, data.shape, out.dtype, np.ascontiguousarray(data))
+            twin = Tensor(out.name, data.shape, out.dtype, np.asarray(data, order="C"))
             rw.graph.replace_uses(out, twin)
         rw.graph.remove_op(op)
         rw.edit("computed", op, f"{op.kind} of constants")

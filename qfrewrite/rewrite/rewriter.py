@@ -113,7 +113,9 @@ class Rewriter:
     def set_constant(self, op: Op, slot: int, data: Array, name: str | None = None) -> Tensor:
         """Put a constant in `slot` of `op` only: other readers of the old one keep it."""
         old = op.input(slot)
-        data = np.ascontiguousarray(data, np.float32 if data.dtype.kind == "f" else data.dtype)
+        dtype = np.float32 if data.dtype.kind == "f" else data.dtype
+        # Unlike ascontiguousarray this leaves a scalar a scalar.
+        data = np.asarray(data, dtype, order="C")
         if old is not None and old.is_const and len(self.graph.readers(old)) == 1:
             # A range that training chose belongs to the old values.
             meta = {k: v for k, v in old.meta.items() if k != "fake_quant"}
