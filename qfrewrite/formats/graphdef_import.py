@@ -151,7 +151,8 @@ class Importer:
 
     def ints(self, values: npt.ArrayLike, name: str) -> Tensor:
         """A constant int32 operand; values beyond int32 are taken as its bounds."""
-        data = np.clip(np.asarray(values, np.int64), _INT32.min, _INT32.max).astype(np.int32)
+        # numpy makes a scalar of a clipped array of rank 0.
+        data = np.asarray(np.clip(np.asarray(values, np.int64), _INT32.min, _INT32.max), np.int32)
         return Tensor(self.graph.unique_name(name), data.shape, "int32", data)
 
 
