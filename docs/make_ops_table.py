@@ -56,7 +56,7 @@ def _int8(spec: OpSpec) -> str:
         return f"as {SUBSTITUTES[spec.kind].kind}"
     if "int8" not in spec.kernels:
         return "float"
-    fixed = spec.outputs[0].fixed
+    fixed = spec.outputs[0].fixed if spec.outputs else None
     if fixed is not None:
         return f"output scale 1/{round(1 / fixed[0])}, zero point {fixed[1]}"
     axis = next((p.axis for p in spec.inputs if p.role == "weight"), None)

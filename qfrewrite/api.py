@@ -9,6 +9,7 @@ from typing import Any
 
 from qfrewrite.calibration.ranges import RangeTable
 from qfrewrite.errors import UsageError
+from qfrewrite.formats.atomic import staged
 from qfrewrite.ir import Graph, Model
 from qfrewrite.passes import Pass, PassContext, Progress, RunReport, make_passes
 from qfrewrite.passes import run_passes as _run_passes
@@ -87,11 +88,10 @@ def dequantize(model: Model) -> None:
 
     A float model stays as it is. Raises UnsupportedError for ops that only exist quantized.
     """
-    from qfrewrite.rewrite.dequantize import dequantize_graph, is_quantized
+    from qfrewrite.rewrite.dequantize import dequantize_graph, quantized_graphs
     from qfrewrite.rewrite.rewriter import Rewriter
 
-    quantized = [graph for graph in model.graphs if is_quantized(graph)]
-    if quantized:
+    if quantized := quantized_graphs(model.graphs):
         count = sum(dequantize_graph(Rewriter(graph)) for graph in quantized)
         model.notices.append(
             f"the model is quantized already: {count} tensors were made float; what it lost by "
@@ -249,13 +249,16 @@ def open_context(
         return PassContext(threads=threads, seed=seed)
     from qfrewrite.calibration.cache import CachedSamples, FirstSamples, one_pass
     from qfrewrite.calibration.data import open_data
+    from qfrewrite.ops.subgraphs import keeps_state
     from qfrewrite.runtime.session import input_specs
 
     def opened(graph: Graph) -> PassContext:
         source = open_data(data, input_specs(graph), preprocess=preprocess, seed=seed)
+        in_order = keeps_state(graph)
         if once:
-            return PassContext(one_pass(source, samples), threads=threads, seed=seed)
-        calibration, aside = source.split(samples, held_back)
+            kept_none = one_pass(source, samples, in_order=in_order)
+            return PassContext(kept_none, threads=threads, seed=seed)
+        calibration, aside = source.split(samples, held_back, in_order=in_order)
         kept, others = CachedSamples(calibration), len(aside) > 0
         measuring = CachedSamples(aside) if others else FirstSamples(kept, held_back)
         return PassContext(kept, measuring, others, threads=threads, seed=seed)
@@ -282,7 +285,8 @@ def quantize(
 ) -> QuantizeReport:
     """Load, run passes, write, and compare the result with the float model.
 
-    output: `<model>_<scheme>.tflite` in the current directory where it is not given. The rest as
+    output: `<model>_<scheme>.tflite` in the current directory where it is not given. A result that
+    the runtime fails on is not left behind. The rest as
     in `load`, `run_passes` and `save` (to which all further arguments go).
     """
     saving["scheme"] = asked_scheme(saving.get("scheme"), passes)
@@ -296,8 +300,11 @@ def quantize(
     )  # fmt: skip
     context.quant = quant_options(**saving)
     report = run_passes(model, passes, data=context, verify=verify)
-    saved = save(model, output or default_output(model, saving["scheme"]), **saving)
-    fidelity, measured_on = compare_saved(reference, saved, context, state)
+    output = Path(output or default_output(model, saving["scheme"]))
+    with staged(output) as temporary:
+        saved = save(model, temporary, **saving)
+        fidelity, measured_on = compare_saved(reference, saved, context, state)
+    saved.path = output
     return QuantizeReport(report, saved, fidelity, measured_on, list(model.notices))
 
 

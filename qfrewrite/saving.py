@@ -78,12 +78,15 @@ def _save_tflite(
     from qfrewrite.lower.scheme_check import check_scheme
     from qfrewrite.lower.target_table import TARGETS
     from qfrewrite.lower.targets import unmapped
+    from qfrewrite.ops.subgraphs import verify_subgraphs
 
     lowered, lowering = lower_model(model, options)
     if asked:
         check_scheme(lowered, options, lowering)
     if lowering.counts:
         _check(lowered)
+    if model.edited:
+        verify_subgraphs(lowered.graphs)
     missing = unmapped(lowered, TARGETS[target]) if target else []
     return SaveReport(path, write_tflite(lowered, path), lowering, target, missing)
 

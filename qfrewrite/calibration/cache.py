@@ -116,9 +116,14 @@ class PassingSamples:
         self.warnings += [w for w in said if w and w not in self.warnings]
 
 
-def one_pass(source: DataSource, samples: int) -> Samples | PassingSamples:
-    """Up to `samples` of `source`, to be read once: what comes from an iterable is not kept."""
+def one_pass(
+    source: DataSource, samples: int, *, in_order: bool = False
+) -> Samples | PassingSamples:
+    """Up to `samples` of `source`, to be read once: what comes from an iterable is not kept.
+
+    in_order: as in `DataSource.split`.
+    """
     passing = source.passing
     if passing is None:
-        return source.split(samples)[0]
+        return source.split(samples, in_order=in_order)[0]
     return PassingSamples(source.inputs, passing, source.name, samples)

@@ -132,13 +132,16 @@ class DataSource:
         """The rest of a once-only iterable, raw; None for data that can be read again."""
         return self._items.rest if isinstance(self._items, StreamItems) else None
 
-    def split(self, samples: int, held_back: int = 0) -> tuple[Samples, Samples]:
+    def split(
+        self, samples: int, held_back: int = 0, *, in_order: bool = False
+    ) -> tuple[Samples, Samples]:
         """Up to `samples` for calibration, and up to `held_back` others for measuring.
 
         Files, arrays and lists are shuffled first, the same way for the same seed; an iterable is
         taken in its order, and what is drawn of it (at most samples + held_back) stays in memory,
         so that a second split sees the same. The second part is empty where there are no more
-        than `samples`. Raises DataError where there is none at all.
+        than `samples`. in_order: do not shuffle: a model that keeps a state needs the order of the
+        samples. Raises DataError where there is none at all.
         """
         if samples < 1 or held_back < 0:
             what = f"cannot take {samples} samples and hold back {held_back}"
@@ -146,7 +149,7 @@ class DataSource:
         count = self._items.draw(samples + held_back)
         if not count:
             raise _no_samples(self.name)
-        if self._items.shuffled:
+        if self._items.shuffled and not in_order:
             order = np.random.default_rng(self._seed).permutation(count).tolist()
         else:
             order = list(range(count))

@@ -119,6 +119,7 @@ def convert(**options: Any) -> None:
 
 def _convert(job: _Job, reporter: Reporter) -> None:
     from qfrewrite import api
+    from qfrewrite.formats.atomic import staged
 
     _check_names(job)
     if job.max_drop is not None and job.pass_list:
@@ -145,12 +146,14 @@ def _convert(job: _Job, reporter: Reporter) -> None:
         after=lambda one, state: _dump(job, one.name, state),
     ) if job.pass_list else None  # fmt: skip
     out = job.out or api.default_output(model, saving["scheme"])
-    if job.save_ranges is not None:
-        _save_ranges(job.save_ranges, model.name, context.ranges)
-    with reporter.status("writing"):
-        saved = api.save(model, out, **saving)
-    with reporter.status("comparing the result with the float model"):
-        fidelity, measured_on = api.compare_saved(reference, saved, context, state)
+    with staged(out) as temporary:
+        with reporter.status("writing"):
+            saved = api.save(model, temporary, **saving)
+        with reporter.status("comparing the result with the float model"):
+            fidelity, measured_on = api.compare_saved(reference, saved, context, state)
+        if job.save_ranges is not None:
+            _save_ranges(job.save_ranges, model.name, context.ranges)
+    saved.path = out
     reporter.data_warnings(context)
     reporter.passes(report)
     reporter.result(job.model, saved, fidelity, measured_on)

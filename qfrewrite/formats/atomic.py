@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import secrets
 import stat
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from qfrewrite.errors import OutputError
+from qfrewrite.errors import OutputError, QfError
 
 
 def write_atomic(path: str | Path, data: bytes | Iterable[Any]) -> int:
@@ -32,6 +33,37 @@ def write_atomic(path: str | Path, data: bytes | Iterable[Any]) -> int:
     except OSError as error:
         what = f"cannot be written ({error.strerror or error})"
         raise OutputError(what, where=where) from None
+
+
+@contextmanager
+def staged(path: str | Path) -> Iterator[Path]:
+    """A path beside `path`, with its suffix: what is written there becomes `path` at the end.
+
+    If the block fails, `path` stays as it was and nothing is left. What is no regular file is
+    given as it is. Errors name `path`. Raises OutputError.
+    """
+    path = Path(path)
+    target = os.path.realpath(path)
+    mode = _mode(target)
+    _check(target, mode, str(path))
+    if mode is not None and not stat.S_ISREG(mode):
+        yield path
+        return
+    name = f".qfrewrite-{secrets.token_hex(8)}{path.suffix}"
+    temporary = Path(os.path.dirname(target), name)
+    try:
+        yield temporary
+        if mode is not None:
+            os.chmod(temporary, stat.S_IMODE(mode))
+        os.replace(temporary, target)
+    except QfError as error:
+        where = error.where.replace(str(temporary), str(path)) if error.where else None
+        raise type(error)(error.what, where=where, remedy=error.remedy) from None
+    except OSError as error:
+        what = f"cannot be written ({error.strerror or error})"
+        raise OutputError(what, where=str(path)) from None
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _mode(target: str) -> int | None:

@@ -18,6 +18,7 @@ from qfrewrite.lower.canonical import written_as
 from qfrewrite.lower.ranges import Range
 from qfrewrite.ops import OpSpec, Port, spec_of
 from qfrewrite.ops.spec import fixed_quant
+from qfrewrite.ops.subgraphs import Variable, variables
 
 # Joining an operand whose range is narrower than the whole by more than this would leave its
 # other readers fewer than 5 of 8 bits.
@@ -65,10 +66,14 @@ class Group:
 
 @dataclass
 class Groups:
-    """Every tensor's group, and the operands that go through a QUANTIZE of their own."""
+    """Every tensor's group, and the operands that go through a QUANTIZE of their own.
+
+    variables: those whose values share one group, each with a computed tensor of that group.
+    """
 
     of: dict[Tensor, Group] = field(default_factory=dict)
     requantized: list[tuple[Op, int]] = field(default_factory=list)
+    variables: list[tuple[Variable, Tensor]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
     def merge(self, a: Group, b: Group) -> Group:
@@ -155,7 +160,30 @@ def find_groups(graph: Graph, ranges: dict[Tensor, Range]) -> Groups:
         joint.symmetric = joint.symmetric or spec.symmetric
         _include_constants(op, joint)
         _join(graph, groups, op, slots, symmetric=spec.symmetric)
+    for variable in variables((graph, *graph.bodies)):
+        _join_variable(groups, graph, variable)
     return groups
+
+
+def _join_variable(groups: Groups, graph: Graph, variable: Variable) -> None:
+    """One scale for all that is read from and written to a variable, in every subgraph.
+
+    Other subgraphs can take part where they only assign constants: those are known here.
+    """
+    others = [use.value for use in variable.uses if use.graph is not graph]
+    computed = [t for t in variable.tensors(graph) if t in groups.of]
+    own = [groups.of[t] for t in computed]
+    fixed = {group.prescribed for group in own} - {None}
+    held = [use.value for use in variable.uses if use.value.data is not None]
+    finite = all(t.dtype == "float32" and np.isfinite(t.value()).all() for t in held)
+    if not own or len(fixed) > 1 or not finite or any(t.data is None for t in others):
+        return
+    for group in own[1:]:
+        groups.merge(groups.of[computed[0]], group)
+    joint = groups.of[computed[0]]
+    for value in (t.value() for t in held if t.size):
+        joint.range = hull(joint.range, (float(value.min()), float(value.max())))
+    groups.variables.append((variable, computed[0]))
 
 
 def _join(graph: Graph, groups: Groups, op: Op, slots: list[int], *, symmetric: bool) -> None:

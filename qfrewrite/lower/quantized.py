@@ -27,6 +27,7 @@ from qfrewrite.lower.scheme import (
 from qfrewrite.lower.substitute import substitute
 from qfrewrite.lower.weights import given_bounds, mean_response, quantize_linear, weight_bounds
 from qfrewrite.ops import OpSpec, spec_of
+from qfrewrite.ops.subgraphs import Use
 from qfrewrite.rewrite.match import LINEAR, act_slot, bias_slot, channel_axis, weight_slot
 
 
@@ -36,7 +37,10 @@ def has_ranges(graph: Graph) -> bool:
 
 
 def lower_quantized(graph: Graph, options: QuantOptions | None = None) -> QuantReport:
-    """Turn `graph` into its quantized form, in place; the scheme must have such activations."""
+    """Turn `graph` into its quantized form, in place; the scheme must have such activations.
+
+    Constants that the subgraphs it runs assign to its variables are quantized too.
+    """
     return _Lowering(graph, options or QuantOptions()).run()
 
 
@@ -51,6 +55,10 @@ class _Lowering:
         self.chosen: dict[Op, str] = {}
         self.held: dict[Tensor, str] = {}
         self.raised: dict[Op, int] = {}
+        # What reads and writes quantized variables -> a tensor whose scale they have.
+        self.variables: dict[Op, Tensor] = {}
+        # What other subgraphs assign to them, each with that tensor and the element type.
+        self.outside: list[tuple[Use, Tensor, str]] = []
         self.convert = Conversions(graph, self.held)
 
     def run(self) -> QuantReport:
@@ -67,6 +75,7 @@ class _Lowering:
         for tensor, dtype in self.held.items():
             quant = self._quant(written_as(self.graph, tensor), dtype)
             self.graph.update_tensor(tensor, dtype=dtype, quant=quant)
+        self._convert_other_subgraphs()
         self._convert_interface()
         self.graph.prune(keep=lambda op: not op.outputs)
         self._note()
@@ -80,19 +89,37 @@ class _Lowering:
 
     def _choose_ops(self) -> None:
         hosts = {op: self._fused_into(op) for op in self.graph.ops}
-        for op, host in hosts.items():
-            if host is not None:
-                continue
-            dtype = self._wanted(op)
-            why = self._why_float(op, dtype)
-            if why is None:
-                self.chosen[op] = dtype
-                self.report.count(dtype)
-            elif any(t.dtype == "float32" for t in op.outputs):
+        whys = {op: self._why_float(op, self._wanted(op)) for op, h in hosts.items() if h is None}
+        self.chosen |= {op: self._wanted(op) for op, why in whys.items() if why is None}
+        whys |= self._leave_variables_float()
+        for op, why in whys.items():
+            if op in self.chosen:
+                self.report.count(self.chosen[op])
+            elif why is not None and any(t.dtype == "float32" for t in op.outputs):
                 self.report.float_ops.append((op.name, op.kind, why))
         for op, host in hosts.items():
             if host is not None and host in self.chosen:
                 self.chosen[op] = self.chosen[host]
+
+    def _leave_variables_float(self) -> dict[Op, str]:
+        """A variable has one type in all that reads and writes it: else all of these stay float.
+
+        Returns why, for each op that was to be quantized and is not.
+        """
+        for variable, value in self.groups.variables:
+            ops = [use.op for use in variable.uses if use.graph is self.graph]
+            dtypes = {self.chosen.get(op) for op in ops}
+            dtype = dtypes.pop()
+            if not dtypes and dtype is not None:
+                self.variables |= dict.fromkeys(ops, value)
+                self.outside += [
+                    (u, value, dtype) for u in variable.uses if u.graph is not self.graph
+                ]
+        uses = self.graph.ops_of("READ_VARIABLE", "ASSIGN_VARIABLE")
+        left = [op for op in uses if op in self.chosen and op not in self.variables]
+        for op in left:
+            del self.chosen[op]
+        return dict.fromkeys(left, "its variable must stay float elsewhere")
 
     def _wanted(self, op: Op) -> str:
         names = (op, *(r.op for r in self.graph.readers(op.outputs[0]))) if _fuses(op) else (op,)
@@ -206,7 +233,8 @@ class _Lowering:
                 self.convert.through_quantize(op, slot, quant, dtype)
 
     def _constant_quant(self, op: Op, spec: OpSpec, tensor: Tensor, dtype: str) -> Quant:
-        shared = self._quant(op.output, dtype) if spec.same_scale else None
+        joint = op.output if spec.same_scale else self.variables.get(op)
+        shared = self._quant(joint, dtype) if joint is not None else None
         if shared is not None:
             return shared
         data = tensor.value()
@@ -249,6 +277,11 @@ class _Lowering:
         per_channel = self.options.per_channel_for(op)
         bounds = given_bounds(given, per_channel=per_channel)
         return weight_bounds(w.value(), axis, per_channel=per_channel) if bounds is None else bounds
+
+    def _convert_other_subgraphs(self) -> None:
+        """Quantize the constants that subgraphs run by this one assign to its variables."""
+        for use, value, dtype in self.outside:
+            Conversions(use.graph, {}).constant(use.op, 1, self._known(value, dtype), dtype)
 
     def _convert_interface(self) -> None:
         io = self.options.io or self.options.kind.activations

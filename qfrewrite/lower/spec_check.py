@@ -12,12 +12,14 @@ from math import isclose
 
 import numpy as np
 
+from qfrewrite.errors import VerifyError
 from qfrewrite.ir import Graph, Model, Op, Quant, Tensor
 from qfrewrite.ir.quant import ACTIVATION_CODES
 from qfrewrite.lower.canonical import is_fused
 from qfrewrite.lower.targets import name_in_file
 from qfrewrite.ops import OpSpec, spec_of
 from qfrewrite.ops.spec import Port, fixed_quant, least_version
+from qfrewrite.ops.subgraphs import verify_subgraphs
 
 _CODED = ("int8", "uint8", "int16")
 _BIAS_TYPES = {"int8": ("int32",), "uint8": ("int32",), "int16": ("int64", "int32")}
@@ -46,6 +48,10 @@ def check_model(model: Model, *, mapped: bool = False) -> list[Violation]:
     op versions are to be checked too.
     """
     found = [v for graph in model.graphs for v in check_graph(graph, versions=mapped)]
+    try:
+        verify_subgraphs(model.graphs)
+    except VerifyError as error:
+        found.append(Violation("subgraphs", error.where or "model", error.what))
     return found + (_alignment(model) if mapped else [])
 
 

@@ -10,6 +10,7 @@ from qfrewrite.ops import (
     pooling,
     quantization,
     shaping,
+    state,
 )
 from qfrewrite.ops.spec import OPS, OpSpec, Port, require_spec, spec_of
 
@@ -17,4 +18,5 @@ __all__ = ["OPS", "OpSpec", "Port", "require_spec", "spec_of"]
 
 _FAMILIES = (
     carried, elementwise, indexing, linear, logic, normalization, pooling, quantization, shaping,
+    state,
 )  # fmt: skip

@@ -6,6 +6,7 @@ from qfrewrite.errors import UnsupportedError, VerifyError
 from qfrewrite.ir import Graph, Model, Op
 from qfrewrite.ir.verify import verify_signatures, verify_structure
 from qfrewrite.ops.spec import spec_of
+from qfrewrite.ops.subgraphs import verify_subgraphs
 
 
 def verify_graph(graph: Graph) -> None:
@@ -16,9 +17,10 @@ def verify_graph(graph: Graph) -> None:
 
 
 def verify_model(model: Model) -> None:
-    """`verify_graph` for every subgraph, and the signatures."""
+    """`verify_graph` for every subgraph, what they share, and the signatures."""
     for graph in model.graphs:
         verify_graph(graph)
+    verify_subgraphs(model.graphs)
     verify_signatures(model)
 
 

@@ -64,6 +64,8 @@ class Calibrate(Pass):
     def run(self, graph: Graph, rw: PassRewriter) -> None:
         """Housekeeping first: ranges belong to the tensors that will be written."""
         if not rw.main:
+            if not observable(graph):
+                return
             rw.note(f"subgraph '{graph.name}' stays float: only the main graph is calibrated")
             return
         canonicalise(graph)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from qfrewrite.errors import UnsupportedError
 from qfrewrite.ir import Graph, Op, Tensor
 from qfrewrite.ir.quant import ACTIVATION_CODES, dequantize
+from qfrewrite.ops.subgraphs import variables
 from qfrewrite.rewrite.rewriter import Rewriter
 
 _CODES = ("int8", "uint8", "int16", "int32", "int64")
@@ -16,9 +19,38 @@ _MAY_CLIP = (
 )  # fmt: skip
 
 
-def is_quantized(graph: Graph) -> bool:
-    """Whether a computed tensor of `graph` holds quantized codes."""
-    return any(_coded(t) and not t.is_const for t in graph.tensors)
+def quantized_graphs(graphs: Sequence[Graph]) -> list[Graph]:
+    """The subgraphs of a model that compute with quantized values, or pass them on.
+
+    A subgraph that only assigns constants to quantized variables is one of them: its variables
+    must have one type everywhere. Raises UnsupportedError where one has several scales.
+    """
+    passing: set[Graph] = set()
+    for variable in variables(graphs):
+        coded = [use for use in variable.uses if _coded(use.value)]
+        passing.update(use.graph for use in coded)
+        if any(not _same_codes(use.value, coded[0].value) for use in coded):
+            raise UnsupportedError(
+                "is read and written at different scales", where=f"variable '{variable.name}'",
+                remedy="start from the float model",
+            )  # fmt: skip
+    return [
+        graph
+        for graph in graphs
+        if graph in passing
+        or any(_coded(t) and not t.is_const for t in graph.tensors)
+        or any(_coded(t) for t in graph.outputs)
+    ]
+
+
+def _same_codes(a: Tensor, b: Tensor) -> bool:
+    """Whether a quantized value means the same in both tensors."""
+    assert a.quant is not None
+    assert b.quant is not None
+    same_zero = np.array_equal(a.quant.zero_point, b.quant.zero_point)
+    scales = a.quant.scale, b.quant.scale
+    # Scales in files went through float32 arithmetic in another order.
+    return a.dtype == b.dtype and same_zero and np.allclose(*scales, rtol=1e-5, atol=0)
 
 
 def dequantize_graph(rw: Rewriter) -> int:

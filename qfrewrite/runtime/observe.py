@@ -22,6 +22,7 @@ from qfrewrite.calibration.data import Sample
 from qfrewrite.calibration.observers import Detail, TensorStats
 from qfrewrite.ir import Array, Graph, Tensor
 from qfrewrite.lower.ranges import ACTIVATION_BOUNDS, Range
+from qfrewrite.ops.subgraphs import keeps_state
 from qfrewrite.rewrite.relayout import LIVE
 from qfrewrite.runtime.session import Session, default_threads
 
@@ -86,6 +87,8 @@ def observe(
 
 
 def _worker_count(graph: Graph, tensors: Sequence[Tensor], threads: int) -> int:
+    if keeps_state(graph):
+        return 1  # what a sample gives depends on all those before it
     held = sum(4 * t.size for t in (*tensors, *(t for t in graph.tensors if t.is_const)))
     return max(min(threads, _MOST_WORKERS, _WORKER_BYTES // max(held, 1)), 1)
 

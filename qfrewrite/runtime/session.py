@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 
 from qfrewrite.calibration.data import InputSpec
-from qfrewrite.errors import RunError
+from qfrewrite.errors import QfError, RunError
 from qfrewrite.ir import Array, Graph, Model, Quant, Tensor
 from qfrewrite.ir.quant import dequantize, quantize
 from qfrewrite.lower.model import lower_float, lower_model
 from qfrewrite.lower.scheme import QuantOptions
+from qfrewrite.ops.subgraphs import RUNS, verify_subgraphs
 
 
 def input_specs(graph: Graph) -> list[InputSpec]:
@@ -30,10 +31,6 @@ def default_threads() -> int:
         return len(os.sched_getaffinity(0))
     except AttributeError:  # not on this system
         return os.cpu_count() or 1
-
-
-# Ops that run another subgraph of the model.
-_CALLS = ("WHILE", "IF", "CALL_ONCE", "STABLEHLO_COMPOSITE")
 
 
 class Session:
@@ -94,12 +91,14 @@ class Session:
 
 
 class Runner:
-    """A `.tflite` model, bytes or a file, on the LiteRT interpreter, fed by name or position.
+    """A `.tflite` model, in memory or a file, on the LiteRT interpreter, fed by name or position.
 
-    Quantized inputs and outputs are converted: samples and results are real values.
+    Quantized inputs and outputs are converted: samples and results are real values. Raises
+    RunError for a model that the runtime refuses, or that is not safe to run.
     """
 
     def __init__(self, content: bytes | Path, *, threads: int | None = None) -> None:
+        _check_safe(content)
         try:
             with _chatter_hidden():
                 self._interpreter = _interpreter(content, threads or default_threads())
@@ -151,6 +150,21 @@ class Runner:
             self._interpreter.invoke()
         except (RuntimeError, ValueError) as error:
             raise RunError(f"the runtime failed: {error}") from None
+
+
+def _check_safe(content: bytes | Path) -> None:
+    """Raise RunError where subgraphs disagree: the runtime would write outside its memory."""
+    from qfrewrite.formats.tflite_read import parse_tflite, read_tflite
+
+    in_memory = isinstance(content, bytes)
+    model = parse_tflite(content) if isinstance(content, bytes) else read_tflite(content)
+    try:
+        verify_subgraphs(model.graphs)
+    except QfError as error:
+        raise RunError(
+            f"cannot be run safely: {error}", where=None if in_memory else str(content),
+            remedy="make the file anew: its subgraphs must agree",
+        ) from None  # fmt: skip
 
 
 def _interpreter(content: bytes | Path, threads: int) -> Any:
@@ -205,7 +219,7 @@ def _to_real(value: Array, detail: dict[str, Any]) -> Array:
 def _bytes(graph: Graph) -> bytes:
     from qfrewrite.formats.tflite_write import serialize
 
-    calls = any(op.kind in _CALLS for op in graph.ops)
+    calls = any(op.kind in RUNS for op in graph.ops)
     bodies = [body.clone()[0] for body in graph.bodies] if calls else []
     for body in bodies:
         lower_float(body)

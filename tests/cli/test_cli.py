@@ -15,6 +15,9 @@ from graphdefs import Nodes
 from qfrewrite.cli.main import run
 from qfrewrite.formats.graphdef_schema import GraphDef
 from qfrewrite.formats.tflite_read import read_tflite
+from qfrewrite.formats.tflite_write import write_tflite
+from qfrewrite.ir import Model
+from qfrewrite.ops.build import GraphBuilder
 
 DIGITS = ROOT / "examples" / "digits"
 MODEL = str(DIGITS / "digits_mobilenet.pb")
@@ -40,6 +43,21 @@ def test_the_main_job(tmp_path: Path, capsys: Output) -> None:
 def test_without_data_the_notice_is_on_stderr(tmp_path: Path, capsys: Output) -> None:
     assert run([MODEL, "-p", TITLE, "-o", str(tmp_path / "x.tflite")]) == 0
     assert "no data: ranges of" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", ["RSQRT", "SQRT"])
+def test_a_result_that_cannot_be_run_is_not_left(kind: str, tmp_path: Path, capsys: Output) -> None:
+    """The int8 kernels fail on negative inputs, where the float kernels give NaN."""
+    b = GraphBuilder("root")
+    graph = b.finish(b.op(kind, b.input("x", (1, 8)), name="y"))
+    write_tflite(Model([graph]), tmp_path / "m.tflite")
+    out, ranges = tmp_path / "out.tflite", tmp_path / "ranges.json"
+    args = ["-p", "calibrate", "-o", str(out), "--save-ranges", str(ranges), "-q"]
+    assert run([str(tmp_path / "m.tflite"), *args]) == 9
+    error = capsys.readouterr().err.splitlines()
+    assert [line for line in error if "error" in line] == error[-1:]
+    assert "is only defined for" in error[-1]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["m.tflite"]
 
 
 @pytest.mark.parametrize(("passes", "name"), [("calibrate", "int8"), ("fold_bn", "float")])

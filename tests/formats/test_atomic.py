@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from qfrewrite.errors import OutputError
-from qfrewrite.formats.atomic import write_atomic
+from qfrewrite.errors import OutputError, RunError
+from qfrewrite.formats.atomic import staged, write_atomic
 
 
 def test_bytes_and_chunks(tmp_path: Path) -> None:
@@ -101,3 +101,39 @@ def test_a_link_is_followed(tmp_path: Path) -> None:
 def test_a_device_is_written_to_not_replaced() -> None:
     write_atomic("/dev/null", b"gone")
     assert stat.S_ISCHR(os.stat("/dev/null").st_mode)
+
+
+def test_what_is_staged_appears_at_the_end(tmp_path: Path) -> None:
+    target = tmp_path / "model.tflite"
+    with staged(target) as path:
+        assert path.suffix == ".tflite"
+        write_atomic(path, b"new")
+        assert not target.exists()
+    assert target.read_bytes() == b"new"
+    assert os.listdir(tmp_path) == ["model.tflite"]
+
+
+def test_what_is_staged_goes_when_the_rest_fails(tmp_path: Path) -> None:
+    """The error names the file that was asked for, and an older file stays as it was."""
+    target = tmp_path / "model.tflite"
+    target.write_bytes(b"old")
+
+    def write() -> None:
+        with staged(target) as path:
+            write_atomic(path, b"new")
+            raise RunError("cannot be run", where=str(path), remedy="do this")
+
+    with pytest.raises(RunError, match=r"^\S*/model\.tflite: cannot be run; do this$"):
+        write()
+    assert target.read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["model.tflite"]
+
+
+def test_nothing_is_staged_where_there_is_no_folder(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="there is no folder"), staged(tmp_path / "a" / "b"):
+        pytest.fail("the block ran")
+
+
+def test_what_is_no_file_is_written_to_directly() -> None:
+    with staged("/dev/null") as path:
+        assert path == Path("/dev/null")

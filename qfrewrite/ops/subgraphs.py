@@ -1,0 +1,228 @@
+"""What the subgraphs of a model share: operands of the ops that run them, and variables.
+
+Kernels that run a subgraph, and those of variables, copy bytes and do not compare element types.
+So types that disagree between subgraphs make the runtime write outside its memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+from qfrewrite.errors import VerifyError
+from qfrewrite.ir import Graph, Op, Tensor
+from qfrewrite.ops.spec import attr
+
+_Pairs = list[tuple[Tensor, Tensor]]
+
+
+@dataclass(frozen=True)
+class Run:
+    """How an op runs a subgraph.
+
+    index: the attribute that names the subgraph.
+    skip: how many operands come before those that the subgraph gets.
+    takes: whether the subgraph gets the operands of the op.
+    gives: whether its outputs are those of the op; else they are checked by the kernel.
+    repeats: whether it gets its own outputs the next time.
+    """
+
+    index: str
+    skip: int = 0
+    takes: bool = True
+    gives: bool = True
+    repeats: bool = False
+
+
+_LOOP = Run("cond_subgraph_index", gives=False), Run("body_subgraph_index", repeats=True)
+
+RUNS: Mapping[str, tuple[Run, ...]] = MappingProxyType(
+    {
+        "WHILE": _LOOP, "STABLEHLO_WHILE": _LOOP,
+        "IF": (Run("then_subgraph_index", skip=1), Run("else_subgraph_index", skip=1)),
+        "CALL_ONCE": (Run("init_subgraph_index", takes=False, gives=False),),
+        "STABLEHLO_COMPOSITE": (Run("decomposition_subgraph_index"),),
+        "STABLEHLO_SORT": (Run("comparator_subgraph_index", takes=False, gives=False),),
+        "STABLEHLO_REDUCE": (Run("body_subgraph_index", takes=False, gives=False),),
+        "STABLEHLO_REDUCE_WINDOW": (Run("body_subgraph_index", takes=False, gives=False),),
+        "STABLEHLO_SCATTER": (
+            Run("update_computation_subgraph_index", takes=False, gives=False),
+        ),
+    }
+)  # fmt: skip
+"""Op kind -> the subgraphs it runs."""
+
+
+@dataclass(frozen=True)
+class Use:
+    """A READ_VARIABLE or ASSIGN_VARIABLE: the subgraph, the op, and the tensor read or written."""
+
+    graph: Graph
+    op: Op
+    value: Tensor
+
+
+@dataclass
+class Variable:
+    """A resource variable and everything that reads or writes it, in all subgraphs."""
+
+    name: str
+    uses: list[Use] = field(default_factory=list)
+
+    def tensors(self, graph: Graph) -> list[Tensor]:
+        """The values that are read and written in `graph`."""
+        return [use.value for use in self.uses if use.graph is graph]
+
+
+def run_graphs(op: Op, graphs: Sequence[Graph]) -> Iterator[tuple[Run, Graph]]:
+    """The subgraphs that `op` runs; raises VerifyError where there is no such subgraph."""
+    for run in RUNS.get(op.kind, ()):
+        index = op.attrs.get(run.index, 0)
+        if not 0 <= index < len(graphs):
+            raise VerifyError(f"runs subgraph {index} of {len(graphs)}", where=_place(op))
+        yield run, graphs[index]
+
+
+def keeps_state(graph: Graph) -> bool:
+    """Whether an inference of `graph` depends on those before it."""
+    return any(
+        op.kind == "ASSIGN_VARIABLE" or any(t is not None and "is_variable" in t.meta
+                                            for t in op.inputs)
+        for one in (graph, *graph.bodies)
+        for op in one.ops
+    )  # fmt: skip
+
+
+def variables(graphs: Sequence[Graph]) -> list[Variable]:
+    """Every variable of a model, with its uses in all subgraphs.
+
+    Raises VerifyError where it cannot be told which variable an op reads or writes.
+    """
+    handles = _handles(graphs)
+    found: dict[tuple[str, str], Variable] = {}
+    for graph in graphs:
+        for op in graph.ops_of("READ_VARIABLE", "ASSIGN_VARIABLE"):
+            keys = handles.get(op.operand(0), set())
+            if not keys:
+                raise VerifyError("uses a variable that no VAR_HANDLE names", where=_place(op))
+            value = op.output if op.kind == "READ_VARIABLE" else op.operand(1)
+            first, *others = (found.setdefault(key, Variable(key[1])) for key in sorted(keys))
+            for other in others:  # one handle for several: they need one type
+                _join(found, first, other)
+            first.uses.append(Use(graph, op, value))
+    return list({id(v): v for v in found.values()}.values())
+
+
+def _join(found: dict[tuple[str, str], Variable], first: Variable, other: Variable) -> None:
+    if first is not other:
+        first.uses += other.uses
+        for key in [key for key, variable in found.items() if variable is other]:
+            found[key] = first
+
+
+def _handles(graphs: Sequence[Graph]) -> dict[Tensor, set[tuple[str, str]]]:
+    """Handle -> (container, name) of the variables it may stand for, also where it is passed on."""
+    handles: dict[Tensor, set[tuple[str, str]]] = {
+        op.output: {(str(attr(op, "container") or ""), str(attr(op, "shared_name") or ""))}
+        for graph in graphs
+        for op in graph.ops_of("VAR_HANDLE")
+    }
+    passed = [
+        (source, target)
+        for graph in graphs
+        for op in graph.ops
+        for source, target in _passed(op, graphs)
+        if source.dtype == "resource"
+    ]
+    grown = bool(handles)
+    while grown:
+        grown = False
+        for source, target in passed:
+            more = handles.get(source, set()) - handles.get(target, set())
+            if more:
+                handles.setdefault(target, set()).update(more)
+                grown = True
+    return handles
+
+
+def _passed(op: Op, graphs: Sequence[Graph]) -> _Pairs:
+    """(from, to) for every value that goes into or comes out of a subgraph that `op` runs."""
+    pairs: _Pairs = []
+    for run, body in run_graphs(op, graphs):
+        if run.takes:
+            operands = op.inputs[run.skip :]
+            _same_count(op, "operands", operands, body, "inputs", body.inputs)
+            pairs += [(a, b) for a, b in zip(operands, body.inputs, strict=True) if a is not None]
+        if run.gives:
+            _same_count(op, "outputs", op.outputs, body, "outputs", body.outputs)
+            pairs += zip(body.outputs, op.outputs, strict=True)
+        if run.repeats:
+            _same_count(op, "outputs", op.outputs, body, "inputs", body.inputs)
+            pairs += zip(body.outputs, body.inputs, strict=True)
+    return pairs
+
+
+def _same_count(
+    op: Op, ours: str, mine: Sequence[object], body: Graph, theirs: str, its: Sequence[object]
+) -> None:
+    if len(mine) != len(its):
+        raise VerifyError(
+            f"has {len(mine)} {ours}, its subgraph '{body.name}' has {len(its)} {theirs}",
+            where=_place(op),
+        )
+
+
+def verify_subgraphs(graphs: Sequence[Graph]) -> None:
+    """Raise VerifyError where two subgraphs disagree about the type of a value they share."""
+    _verify_order(graphs)
+    for graph in graphs:
+        for op in graph.ops:
+            for source, target in _passed(op, graphs):
+                if why := _differ(source, target):
+                    raise VerifyError(
+                        f"'{source.name}' {why[0]} and '{target.name}', which takes its value, "
+                        f"{why[1]}", where=_place(op),
+                    )  # fmt: skip
+    for variable in variables(graphs):
+        first = next((u for u in variable.uses if _known_size(u.value)), variable.uses[0])
+        for use in variable.uses:
+            if why := _differ(first.value, use.value, sizes=True):
+                raise VerifyError(
+                    f"{why[0]} in subgraph '{first.graph.name}' and {why[1]} in "
+                    f"'{use.graph.name}'", where=f"variable '{variable.name}'",
+                )  # fmt: skip
+
+
+def _differ(a: Tensor, b: Tensor, *, sizes: bool = False) -> tuple[str, str] | None:
+    """What each of two tensors is where they cannot hold one value. sizes: compare these too."""
+    if a.dtype != b.dtype:
+        return f"is {a.dtype}", f"is {b.dtype}"
+    if sizes and a.size != b.size and _known_size(a) and _known_size(b):
+        return f"has the shape {list(a.shape)}", f"has {list(b.shape)}"
+    return None
+
+
+def _known_size(tensor: Tensor) -> bool:
+    """Whether the file gives every dimension; a tensor of unknown rank reads as shape []."""
+    if tensor.is_const:
+        return True
+    ranked = bool(tensor.shape) or tensor.meta.get("has_rank") is True
+    return ranked and -1 not in (tensor.shape_signature or ())
+
+
+def _verify_order(graphs: Sequence[Graph]) -> None:
+    """No subgraph runs itself, by whatever way: the runtime would never return."""
+    runs = {
+        graph: {body for op in graph.ops for _, body in run_graphs(op, graphs)} for graph in graphs
+    }
+    left = set(graphs)
+    while ready := {graph for graph in left if not runs[graph] & left}:
+        left -= ready
+    if left:
+        names = ", ".join(f"'{graph.name}'" for graph in graphs if graph in left)
+        raise VerifyError("runs itself", where=f"subgraph {names}")
+
+
+def _place(op: Op) -> str:
+    return f"op '{op.name}' ({op.kind})"
