@@ -24,6 +24,7 @@ from qfrewrite.rewrite.match import (
     per_channel,
 )
 from qfrewrite.rewrite.rewriter import Rewriter
+from qfrewrite.rewrite.simplify import drop_neutral, merge_equal
 from qfrewrite.rewrite.weight_ranges import note_weight_ranges
 
 # Types of the quantized constants that kernels of float ops take as weights.
@@ -37,9 +38,11 @@ def raise_graph(graph: Graph) -> Rewriter:
     _dequantize_weights(rw)
     _raise_decomposed(rw)
     fold_constants(rw)
+    drop_neutral(rw)
     raise_dilation(rw)
     _raise_scale_offset(rw)
     _merge_bias(rw)
+    merge_equal(rw)
     return rw
 
 

@@ -1,0 +1,116 @@
+"""Ops that compute nothing new: arithmetic with a neutral constant, and equal subexpressions."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+
+from qfrewrite.ir import Graph, Op, Tensor
+from qfrewrite.ops import spec_of
+from qfrewrite.ops.spec import attr
+from qfrewrite.rewrite.match import LINEAR
+from qfrewrite.rewrite.rewriter import Rewriter
+
+# Kind -> the constant that leaves the other operand as it is, and the slots where it does.
+_NEUTRAL: Mapping[str, tuple[float, tuple[int, ...]]] = MappingProxyType(
+    {"MUL": (1.0, (0, 1)), "DIV": (1.0, (1,)), "ADD": (0.0, (0, 1)), "SUB": (0.0, (1,))}
+)
+
+
+def drop_neutral(rw: Rewriter) -> None:
+    """Given y = x * 1, x / 1, x + 0 or x - 0, the constant no larger than x;  Result y = x."""
+    for op in rw.graph.ops_of(*_NEUTRAL):
+        value, slots = _NEUTRAL[op.kind]
+        if attr(op, "fused_activation_function") != "NONE":
+            continue
+        for slot in slots:
+            x, c = op.input(1 - slot), op.input(slot)
+            if x is None or c is None or c.data is None or x.is_const:
+                continue
+            if c.quant is None and x.shape == op.output.shape and np.all(c.data == value):
+                rw.bypass(op, 1 - slot, detail=f"{op.kind} with {value:g}")
+                break
+
+
+def merge_equal(rw: Rewriter) -> None:
+    """Given y = f(x), z = f(x), f the same with equal constants;  Result y, read for z as well.
+
+    Only ops whose row has a reference: those are functions of their operands alone. Two graph
+    outputs stay two tensors, results with different ranges (FAKE_QUANT) stay apart, and so do
+    layers that a BATCH_NORM of their own will be folded into.
+    """
+    graph = rw.graph
+    first: dict[Hashable, list[Op]] = {}
+    for op in graph.ops:
+        spec = spec_of(op)
+        if spec is None or spec.reference is None or not any(_computed(t) for t in op.inputs):
+            continue
+        # Ops come in order, so operands of equal subexpressions are merged already.
+        alike = first.setdefault(_key(op), [])
+        for other in alike:
+            if _same_constants(op, other) and _may_merge(graph, op, other):
+                _merge(rw, op, other)
+                break
+        else:
+            alike.append(op)
+
+
+def _computed(tensor: Tensor | None) -> bool:
+    return tensor is not None and not tensor.is_const
+
+
+def _key(op: Op) -> Hashable:
+    """Equal for ops that may compute the same: all but the values of constants."""
+    operands = tuple(
+        t if t is None or not t.is_const else (t.dtype, t.shape, t.quant is None) for t in op.inputs
+    )
+    results = tuple((t.dtype, t.shape) for t in op.outputs)
+    return op.kind, _attributes(op), operands, results, op.meta.get("keep")
+
+
+def _attributes(op: Op) -> Hashable:
+    spec = spec_of(op)
+    names = {*op.attrs, *(spec.attrs if spec is not None else ())}
+    return tuple((name, _frozen(attr(op, name))) for name in sorted(names))
+
+
+def _frozen(value: Any) -> Hashable:
+    if isinstance(value, np.ndarray):
+        return value.dtype.str, value.shape, value.tobytes()
+    return tuple(map(_frozen, value)) if isinstance(value, (list, tuple)) else value
+
+
+def _same_constants(a: Op, b: Op) -> bool:
+    pairs = zip(a.inputs, b.inputs, strict=True)
+    return all(x is y or (x is not None and y is not None and _equal(x, y)) for x, y in pairs)
+
+
+def _equal(a: Tensor, b: Tensor) -> bool:
+    """Whether two constants hold the same bytes, with no range or scale of their own."""
+    if a.quant is not None or b.quant is not None or a.meta or b.meta:
+        return False
+    return a.value().tobytes() == b.value().tobytes()
+
+
+def _may_merge(graph: Graph, op: Op, other: Op) -> bool:
+    pairs = list(zip(op.outputs, other.outputs, strict=True))
+    if any(graph.is_output(mine) and graph.is_output(theirs) for mine, theirs in pairs):
+        return False
+    readers = (r.op for mine, theirs in pairs for t in (mine, theirs) for r in graph.readers(t))
+    if op.kind in LINEAR and any(reader.kind == "BATCH_NORM" for reader in readers):
+        return False
+    return all(_ranges(graph, mine) == _ranges(graph, theirs) for mine, theirs in pairs)
+
+
+def _ranges(graph: Graph, tensor: Tensor) -> set[Hashable]:
+    return {_attributes(r.op) for r in graph.readers(tensor) if r.op.kind == "FAKE_QUANT"}
+
+
+def _merge(rw: Rewriter, op: Op, other: Op) -> None:
+    for mine, theirs in zip(op.outputs, other.outputs, strict=True):
+        rw.graph.replace_uses(mine, theirs)
+    rw.graph.remove_op(op)
+    rw.edit("merged", op, f"equal to '{other.name}'")
