@@ -38,7 +38,11 @@ HELD_BACK = Pass.judges_on
 
 @dataclass
 class QuantizeReport:
-    """What `quantize` did: passes, file, and how close int8 is to float."""
+    """What `quantize` did: passes, file, and how close int8 is to float.
+
+    fidelity: None where it was not measured, as without data; measured_on says on which samples,
+    or why not.
+    """
 
     passes: RunReport
     saved: SaveReport
@@ -186,11 +190,12 @@ def sensitivity(
     threads: int | None = None,
     progress: Progress | None = None,
     **saving: Any,
-) -> tuple[Fidelity, list[Sensitivity]]:
+) -> tuple[Fidelity | None, list[Sensitivity]]:
     """What quantizing costs: the model as a whole, and each layer alone and left out.
 
     passes: run first, on a copy. SQNR of the outputs against float, in dB, on up to 32 samples
-    held back. The rest as in `run_passes` and `save`. Raises DataError, PassError, UsageError.
+    held back. Without data layers are ranked on synthetic inputs, and there is no figure of the
+    whole. The rest as in `run_passes` and `save`. Raises DataError, PassError, UsageError.
     """
     from qfrewrite.calibration.data import synthetic
     from qfrewrite.passes._sensitivity import sensitivities
@@ -208,7 +213,8 @@ def sensitivity(
         context.measuring = synthetic(input_specs(loaded.graph), 16, seed=seed + 1)
     reference = context.outputs(loaded.clone().graph)
     _run_passes(loaded, passes, context)
-    return sensitivities(loaded.graph, reference, context)
+    whole, rows = sensitivities(loaded.graph, reference, context)
+    return (whole if context.data is not None else None), rows
 
 
 def judged_on(passes: str | Sequence[Pass]) -> int:
@@ -313,9 +319,10 @@ def compare_saved(
 ) -> tuple[Fidelity | None, str]:
     """How close a written `.tflite` is to `reference` in float, and on which samples.
 
-    On samples held back from calibration; where there are none on the calibration samples, and
-    without data on synthetic inputs: the text says which. state: the graph and its version that
-    `reference` is a copy of.
+    On samples held back from calibration; where there are none on the calibration samples: the
+    text says which. Without data both run on synthetic inputs, so that a result that cannot run
+    is not left unnoticed; but there is no figure, since it would say nothing about real ones.
+    state: the graph and its version that `reference` is a copy of.
     """
     if saved.path.suffix != ".tflite" or not saved.path.is_file():
         return None, ""
@@ -330,11 +337,11 @@ def compare_saved(
         # The float network at the size that the result has.
         Resizing(graph, context.size).run()
         of = None
-    kind = "held back" if context.held_back else "used in calibration: no others are left"
+    runner = Runner(saved.path, threads=context.threads)
     if context.measuring is None and context.data is None:
-        made_up = synthetic(input_specs(graph), 16, seed=context.seed + 1)
-        context, kind = PassContext(data=made_up, threads=context.threads), "not real data"
-    samples = context.measuring if context.measuring is not None else context.data
-    assert samples is not None
-    result = collect(Runner(saved.path, threads=context.threads), samples)
+        collect(runner, synthetic(input_specs(graph), 2, seed=context.seed + 1))
+        return None, "not measured: no data"
+    samples = context.judged_on
+    kind = "held back" if context.held_back else "used in calibration: no others are left"
+    result = collect(runner, samples)
     return compare(context.outputs(graph, of=of), result), f"{samples.description} ({kind})"

@@ -32,7 +32,7 @@ def compare(reference: Path, quantized: Path, **given: Any) -> None:
     """Compare INT8 with FLOAT, layer by layer and at the output, worst first."""
     from qfrewrite import api
     from qfrewrite.analyze.compare import compare_models
-    from qfrewrite.cli.render import Reporter
+    from qfrewrite.cli.render import RANKED_ONLY, Reporter
 
     source = api.load(reference, inputs=given["inputs"], outputs=given["outputs"])
     other = api.load(quantized)
@@ -43,14 +43,16 @@ def compare(reference: Path, quantized: Path, **given: Any) -> None:
             from qfrewrite.runtime.session import input_specs
 
             samples: Any = synthetic(input_specs(source.graph), 16, seed=given["seed"])
-            reporter.notice("no data: compared on synthetic inputs; give --data for real ones")
+            reporter.notice(RANKED_ONLY)
         else:
             samples = context.data
         found = compare_models(source, other, samples, threads=given["threads"])
-    _print(found, given["how"], given["top"], samples.description)
+    described = samples.description if context is not None else None
+    _print(found, given["how"], given["top"], described)
 
 
-def _print(found: Comparison, how: str, top: int | None, described: str) -> None:
+def _print(found: Comparison, how: str, top: int | None, described: str | None) -> None:
+    """described: the samples; None where they were made up, which is no measure of the output."""
     from rich.markup import escape
 
     from qfrewrite.cli import tables as t
@@ -67,14 +69,16 @@ def _print(found: Comparison, how: str, top: int | None, described: str) -> None
         t.Column("max_error", "max error", t.figure),
     )  # fmt: skip
     head = {
-        "samples": found.samples, "output_sqnr_db": t.finite(found.output.sqnr_db),
-        "output_agreement": found.output.agreement,
+        "samples": found.samples,
+        "output_sqnr_db": None if described is None else t.finite(found.output.sqnr_db),
+        "output_agreement": None if described is None else found.output.agreement,
         "first_drop": found.dropped.name if found.dropped is not None else None,
     }  # fmt: skip
     t.print_rows(records, columns, how, head, console)
     if how != "table":
         return
-    console.print(f"output: {found.output}, {escape(described)}", soft_wrap=True)
+    if described is not None:
+        console.print(f"output: {found.output}, {escape(described)}", soft_wrap=True)
     if found.dropped is not None:
         console.print(
             f"quality first drops at [yellow]{escape(found.dropped.name)}[/yellow] "

@@ -22,6 +22,11 @@ from qfrewrite.passes import Pass, PassContext, PassReport, RunReport, parameter
 from qfrewrite.runtime.metrics import Fidelity
 
 _PIPE_WIDTH = 100
+RANKED_ONLY = (
+    "no data: synthetic inputs rank the layers, but say nothing of how close the result is on real "
+    "ones; give --data"
+)
+"""What commands say that compare layers without data."""
 
 
 def open_console(*, stderr: bool = False) -> Console:
@@ -171,8 +176,9 @@ class Reporter:
                     f"{kind} '{name}' ({why})" for name, kind, why in low.float_ops
                 )
             lines.append(("ops", escape(stayed)))
-        if fidelity is not None:
-            lines.append(("float vs result", f"{fidelity}, {escape(measured_on)}"))
+        if measured_on:
+            figures = f"{fidelity}, " if fidelity is not None else ""
+            lines.append(("float vs result", f"{figures}{escape(measured_on)}"))
         self._out.print()
         for label, text in lines:
             self._out.print(f"  {label:<16} {text}", soft_wrap=True)
@@ -215,7 +221,9 @@ def _default(value: Any) -> str:
 def _cost(p: PassReport) -> str:
     if p.fidelity is not None:
         return escape(str(p.fidelity))
-    return "exact" if p.exact else ("-" if p.edits else "nothing changed")
+    if p.exact or not p.edits:
+        return "exact" if p.exact else "nothing changed"
+    return "not measured"
 
 
 def _common(reasons: list[str]) -> str:

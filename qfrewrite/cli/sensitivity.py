@@ -28,7 +28,7 @@ def sensitivity(model: Path, pass_list: str, how: str, top: int | None, **given:
     """Quantize one layer of MODEL at a time, and all but one; the costliest layers first."""
     from qfrewrite import api
     from qfrewrite.cli import tables as t
-    from qfrewrite.cli.render import Reporter, open_console
+    from qfrewrite.cli.render import RANKED_ONLY, Reporter, open_console
 
     loaded = api.load(model, inputs=given["inputs"], outputs=given["outputs"])
     with Reporter(quiet=given["quiet"], verbose=False, explain=False) as reporter:
@@ -38,7 +38,7 @@ def sensitivity(model: Path, pass_list: str, how: str, top: int | None, **given:
             progress=reporter.progress, scheme=given["scheme"], weights=given["weights"],
         )  # fmt: skip
         if given["data"] is None:
-            reporter.notice("no data: judged on synthetic inputs; give --data for real ones")
+            reporter.notice(RANKED_ONLY)
     shown = sorted(rows, key=lambda row: row.alone_db)[:top]
     records = [asdict(row) for row in shown]
     t.shorten_names(records, how)
@@ -48,7 +48,10 @@ def sensitivity(model: Path, pass_list: str, how: str, top: int | None, **given:
         t.Column("without_db", "all but it, dB", t.decibel),
     )  # fmt: skip
     console = open_console()
-    head = {"samples": whole.samples, "whole_sqnr_db": t.finite(whole.sqnr_db)}
+    head = {
+        "samples": 0 if whole is None else whole.samples,
+        "whole_sqnr_db": None if whole is None else t.finite(whole.sqnr_db),
+    }
     t.print_rows(records, columns, how, head, console)
-    if how == "table":
+    if how == "table" and whole is not None:
         console.print(f"all layers: {whole}", soft_wrap=True)

@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 from graphs import separable
 
+from qfrewrite.calibration.data import open_data
 from qfrewrite.errors import UsageError, VerifyError
 from qfrewrite.ir import Graph, Model
-from qfrewrite.passes import Pass, PassRewriter, run_passes
+from qfrewrite.passes import Pass, PassContext, PassRewriter, run_passes
+from qfrewrite.runtime.session import input_specs
 
 
 @dataclass(frozen=True)
@@ -53,3 +55,19 @@ def test_structure_is_verified_after_every_pass_and_the_model_restored() -> None
 def test_an_unknown_level_is_refused() -> None:
     with pytest.raises(UsageError, match="verify"):
         run_passes(Model([separable()]), "fold_bn", verify="hard")
+
+
+def test_what_a_pass_costs_is_not_measured_on_synthetic_inputs() -> None:
+    for verify in ("structure", "numeric"):
+        (report,) = run_passes(
+            Model([separable()]), "relu6_to_relu(force=true)", verify=verify
+        ).passes
+        assert report.edits
+        assert (report.fidelity, report.measured_on) == (None, None)
+    samples = [{"x": np.full((1, 6, 6, 4), v, "f4")} for v in (1.0, 2.0)]
+    data = open_data(samples, input_specs(separable())).split(2)[0]
+    (report,) = run_passes(
+        Model([separable()]), "relu6_to_relu(force=true)", PassContext(data)
+    ).passes
+    assert report.fidelity is not None
+    assert report.fidelity.samples == 2
