@@ -27,7 +27,7 @@ from qfrewrite.formats.graphdef_values import (
 from qfrewrite.ir import NUMPY_DTYPES, Array, Graph, Op, Tensor
 from qfrewrite.ir.tensor import dtype_name
 from qfrewrite.ops import require_spec
-from qfrewrite.ops.spec import output_types
+from qfrewrite.ops.spec import computed, inferred, output_types
 
 # Beyond this a shape in a file is a mistake or an attack, not a tensor.
 MAX_ELEMENTS = 1 << 40
@@ -64,7 +64,7 @@ class Importer:
         dtype = dtype or _result_type(kind, inputs)
         draft = Op(kind, tuple(inputs), (Tensor(name, (), dtype),), attrs, name=name)
         spec = require_spec(draft)
-        shapes = spec.infer(draft)
+        shapes = inferred(draft)
         if max((prod(s) for s in shapes), default=0) > MAX_ELEMENTS:
             raise ModelFileError(f"has an output of impossible shape {[list(s) for s in shapes]}")
         names = [name if i == 0 else f"{name}:{i}" for i in range(len(shapes))]
@@ -73,7 +73,7 @@ class Importer:
             # The reference asks its op for the output's shape, so it gets one of its own.
             outputs = tuple(map(Tensor, names, shapes, types))
             op = Op(kind, tuple(inputs), outputs, attrs, name=name)
-            results = spec.reference(op, [None if t is None else t.data for t in inputs])
+            results = computed(op, [None if t is None else t.data for t in inputs])
             return [
                 Tensor(n, r.shape, made, np.asarray(r))
                 for n, r, made in zip(names, results, types, strict=True)

@@ -92,6 +92,19 @@ class Tensor:
         """The number of elements."""
         return int(np.prod(self.shape, dtype=np.int64))
 
+    @property
+    def dims(self) -> tuple[int, ...]:
+        """The shape with -1 in the place of every dimension that the file leaves open."""
+        said = self.shape_signature
+        if said is None or len(said) != len(self.shape):
+            return self.shape
+        return tuple(-1 if s == -1 else d for s, d in zip(said, self.shape, strict=True))
+
+    @property
+    def has_open_dims(self) -> bool:
+        """Whether the file leaves a dimension (or the rank) open."""
+        return -1 in (self.shape_signature or ())
+
     def value(self) -> Array:
         """The constant's value; raises ValueError for a computed tensor."""
         if self.data is None:

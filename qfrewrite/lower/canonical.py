@@ -6,11 +6,14 @@ nothing and ops nobody needs are dropped. The function of the graph stays.
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import numpy as np
 
 from qfrewrite.ir import Graph, Op, Tensor, constant
 from qfrewrite.ops import spec_of
 from qfrewrite.ops.build import append_op
+from qfrewrite.ops.shapes import settle_shapes, unsettled
 from qfrewrite.ops.spec import attr
 from qfrewrite.rewrite.fold import bn_scale_offset, fold_batch_norm, fold_constants
 from qfrewrite.rewrite.match import NoMatch, bias_slot, sole_reader
@@ -24,6 +27,7 @@ _EFFECTS = ("CALL_ONCE", "ASSIGN_VARIABLE", "VAR_HANDLE", "WHILE", "IF", "CUSTOM
 
 def canonicalise(graph: Graph) -> None:
     """Bring `graph` into canonical form, in place; FAKE_QUANT stays where it is."""
+    settle_shapes(graph)
     rw = raise_graph(graph)
     for op in graph.ops_of("BATCH_NORM"):
         fold_batch_norm(rw, op)
@@ -54,10 +58,11 @@ def _multiply_by_computed_weights(rw: Rewriter) -> None:
 
     Kernels of FULLY_CONNECTED want constant weights in int8, those of BATCH_MATMUL do not.
     """
-    graph = rw.graph
+    graph, unknown = rw.graph, unsettled(rw.graph)
     for op in graph.ops_of("FULLY_CONNECTED"):
         x, w, b = op.operand(0), op.operand(1), op.input(2)
         fits = len(x.shape) == 2 and x.shape[1:] == w.shape[1:]
+        fits = fits and not {x, w, op.output} & unknown
         if w.data is not None or not fits or {x.dtype, w.dtype} != {"float32"}:
             continue
         new = append_op(graph, "BATCH_MATMUL", [x, w], attrs={"adj_y": True}, name=op.name,
@@ -79,29 +84,48 @@ def replace_op(graph: Graph, old: Op, new: Op) -> None:
 
 def drop_identities(rw: Rewriter) -> None:
     """IDENTITY goes; one that an output needs for its name is written as RESHAPE."""
+    unknown = unsettled(rw.graph)
     for op in rw.graph.ops_of("IDENTITY"):
         if may_bypass(rw.graph, op):
             rw.bypass(op)
+        elif _sized_by_operands(op, unknown):
+            shape = append_op(rw.graph, "SHAPE", [op.operand(0)], anchor=op)
+            rw.graph.update_op(op, kind="RESHAPE", inputs=[op.operand(0), shape.output], meta={})
         else:
             _as_reshape(rw.graph, op)
 
 
 def _drop_reshapes(rw: Rewriter) -> None:
     """One RESHAPE for a chain of them, none where the shape stays."""
-    graph = rw.graph
+    graph, unknown = rw.graph, unsettled(rw.graph)
     for op in graph.ops_of(*_RESHAPES):
+        if _sized_by_operands(op, unknown):
+            continue
         before = graph.producer(op.operand(0))
         if before is not None and before.kind in _RESHAPES:
             inputs = [before.operand(0), *op.inputs[1:]]
             graph.update_op(op, inputs=inputs)
             if not graph.readers(before.output) and not graph.is_output(before.output):
                 rw.remove(before, detail="merged with the next")
-        if op.operand(0).shape == op.output.shape and may_bypass(graph, op):
+        if _keeps_shape(op, unknown) and may_bypass(graph, op):
             rw.bypass(op)
         elif _flattened_by_reader(graph, op):
             rw.bypass(op, detail="its reader flattens by itself")
         else:
             _as_reshape(graph, op)
+
+
+def _sized_by_operands(op: Op, unknown: Collection[Tensor]) -> bool:
+    """Whether no constant shape says the result's sizes, not even one with a -1 in it."""
+    return op.output in unknown or op.output.dims.count(-1) > 1
+
+
+def _keeps_shape(op: Op, unknown: Collection[Tensor]) -> bool:
+    """Whether the operand and the result of a RESHAPE have the same shape, whatever the sizes."""
+    x, y = op.operand(0), op.output
+    if x in unknown or x.dims.count(-1) > 1 or x.shape != y.shape:
+        return False
+    return x.dims == y.dims or not (x.has_open_dims and y.has_open_dims)
 
 
 def _flattened_by_reader(graph: Graph, op: Op) -> bool:

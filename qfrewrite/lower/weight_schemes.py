@@ -40,7 +40,8 @@ def lower_weights(
         spec = spec_of(op)
         if spec is None:
             continue
-        for slot, tensor in enumerate(op.inputs):
+        for slot in range(len(op.inputs)):
+            tensor = op.input(slot)  # another slot of `op` may have replaced it
             why = _why_float(op, spec, slot, tensor, options)
             if why is None and tensor is not None:
                 _lower_one(graph, convert, op, slot, options, ranges.get(tensor))

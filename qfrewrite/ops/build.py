@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from qfrewrite.ir import Graph, Op, Tensor, constant
-from qfrewrite.ops.spec import output_types, require_spec
+from qfrewrite.ops.spec import inferred, output_types, require_spec
 
 
 class GraphBuilder:
@@ -78,10 +78,12 @@ def append_op(
         first = next((inputs[i] for i in slots if inputs[i] is not None), None)
         dtype = first.dtype if first is not None else "float32"
     attrs = {**spec.attrs, **(attrs or {})}
-    shapes = spec.infer(draft)
+    shapes = inferred(draft)
     draft = Op(kind, tuple(inputs), (), attrs, name=name)
+    # A result of an operand's shape is as open as that operand.
+    said = {t.shape: t.shape_signature for t in inputs if t is not None and t.has_open_dims}
     outputs = [
-        Tensor(name if i == 0 else f"{name}:{i}", shape, made)
+        Tensor(name if i == 0 else f"{name}:{i}", shape, made, shape_signature=said.get(shape))
         for i, (shape, made) in enumerate(
             zip(shapes, output_types(draft, dtype, len(shapes)), strict=True)
         )

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from qfrewrite.errors import UnsupportedError, VerifyError
-from qfrewrite.ir import Graph, Model, Op
+from qfrewrite.ir import Graph, Model, Op, Tensor
 from qfrewrite.ir.verify import verify_signatures, verify_structure
-from qfrewrite.ops.spec import spec_of
+from qfrewrite.ops.shapes import unsettled
+from qfrewrite.ops.spec import inferred, spec_of
 from qfrewrite.ops.subgraphs import verify_subgraphs
 
 
 def verify_graph(graph: Graph) -> None:
     """Raise VerifyError where `graph` is not well formed or an op contradicts its row."""
     verify_structure(graph)
+    unknown = unsettled(graph)
     for op in graph.ops:
-        verify_op(op)
+        verify_op(op, unknown)
 
 
 def verify_model(model: Model) -> None:
@@ -24,8 +28,11 @@ def verify_model(model: Model) -> None:
     verify_signatures(model)
 
 
-def verify_op(op: Op) -> None:
-    """Raise VerifyError where `op` contradicts its row; ops without a row are taken as they are."""
+def verify_op(op: Op, unknown: Collection[Tensor] = ()) -> None:
+    """Raise VerifyError where `op` contradicts its row; ops without a row are taken as they are.
+
+    unknown: tensors whose shape depends on the data, so that it says nothing.
+    """
     spec = spec_of(op)
     if spec is None:
         return
@@ -37,22 +44,19 @@ def verify_op(op: Op) -> None:
         raise VerifyError(
             f"has {len(op.inputs)} inputs, takes at most {len(spec.inputs)}", where=place
         )
-    _check_shapes(op, place)
+    if not any(t in unknown for t in (*op.inputs, *op.outputs) if t is not None):
+        _check_shapes(op, place)
 
 
 def _check_shapes(op: Op, place: str) -> None:
-    spec = spec_of(op)
-    assert spec is not None
     try:
-        shapes = spec.infer(op)
+        shapes = inferred(op)
     except UnsupportedError:
         return  # The shape depends on data: nothing to hold it against.
     if len(shapes) != len(op.outputs):
         raise VerifyError(f"has {len(op.outputs)} outputs, makes {len(shapes)}", where=place)
     for out, shape in zip(op.outputs, shapes, strict=True):
-        # A tensor of unknown rank in a file reads as shape [].
-        unknown = out.meta.get("has_rank") is False or -1 in (out.shape_signature or ())
-        if out.shape != shape and not unknown:
+        if out.shape != shape and not out.has_open_dims:
             raise VerifyError(
                 f"output '{out.name}' says {list(out.shape)}, is {list(shape)}", where=place
             )

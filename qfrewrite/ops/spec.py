@@ -12,6 +12,8 @@ from math import prod
 from types import MappingProxyType
 from typing import Any
 
+import numpy as np
+
 from qfrewrite.errors import UnsupportedError, VerifyError
 from qfrewrite.ir import Array, Op
 
@@ -248,6 +250,40 @@ def const_ints(op: Op, slot: int) -> tuple[int, ...]:
             remedy="shapes that depend on the data are not supported",
         )
     return tuple(int(v) for v in tensor.data.reshape(-1))
+
+
+# What a rule raises on operands that no valid model has: a rank too low, an empty table.
+_MALFORMED = (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError)
+
+
+def inferred(op: Op) -> list[Shape]:
+    """The shapes of the outputs of `op`, by its shape rule.
+
+    Raises VerifyError where the operands do not fit the op, UnsupportedError where the shapes
+    depend on data.
+    """
+    try:
+        return require_spec(op).infer(op)
+    except _MALFORMED as error:
+        raise shape_error(op, f"has operands that do not fit: {_said(error)}") from None
+
+
+def computed(op: Op, values: list[Array | None]) -> list[Array]:
+    """What `op`, whose row has a reference, makes of these operands.
+
+    Raises VerifyError where they do not fit the op.
+    """
+    reference = require_spec(op).reference
+    assert reference is not None
+    try:
+        with np.errstate(all="ignore"):
+            return reference(op, values)
+    except _MALFORMED as error:
+        raise shape_error(op, f"has operands that do not fit: {_said(error)}") from None
+
+
+def _said(error: BaseException) -> str:
+    return str(error) or type(error).__name__
 
 
 def unknown_shape(op: Op) -> list[Shape]:

@@ -10,6 +10,7 @@ from typing import Any
 from qfrewrite.errors import UsageError, VerifyError
 from qfrewrite.ir import Graph, Model
 from qfrewrite.ops.check import verify_model
+from qfrewrite.ops.shapes import settle_shapes
 from qfrewrite.passes._base import Pass, make_passes
 from qfrewrite.passes._context import PassContext, PassRewriter, Samples
 from qfrewrite.rewrite.raising import raise_graph
@@ -76,6 +77,8 @@ def run_passes(
         raise UsageError(f"no such verify level: '{verify}'", remedy=f"one of {VERIFY_LEVELS}")
     todo = make_passes(passes) if isinstance(passes, str) else list(passes)
     context = context or PassContext()
+    for graph in model.graphs:
+        settle_shapes(graph)
     if verify != "off":
         verify_model(model)
     for graph in model.graphs:

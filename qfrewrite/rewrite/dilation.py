@@ -6,9 +6,8 @@ import numpy as np
 
 from qfrewrite.errors import QfError
 from qfrewrite.ir import Graph, Op, constant
-from qfrewrite.ops import require_spec
 from qfrewrite.ops.build import append_op
-from qfrewrite.ops.spec import attr, const_ints
+from qfrewrite.ops.spec import attr, const_ints, inferred
 from qfrewrite.ops.windows import same_padding
 from qfrewrite.rewrite.match import NoMatch, sole_reader, weights_of
 from qfrewrite.rewrite.rewriter import Rewriter
@@ -87,4 +86,4 @@ def _undisguise(rw: Rewriter, spread: Op, chain: list[Op]) -> None:
 
 
 def _reshape_output(graph: Graph, op: Op) -> None:
-    graph.update_tensor(op.output, shape=require_spec(op).infer(op)[0])
+    graph.update_tensor(op.output, shape=inferred(op)[0])

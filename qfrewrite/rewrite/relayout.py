@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from qfrewrite.ir import Array, Graph, Op, Tensor, constant
-from qfrewrite.ops import require_spec
+from qfrewrite.ops.spec import inferred
 from qfrewrite.rewrite.channels import Channels, Ids
 
 LIVE = "live"
@@ -83,7 +83,7 @@ class Relayout:
                 relays[op.kind](self, op)
                 changed.append(op)
         for op in changed:
-            for tensor, shape in zip(op.outputs, require_spec(op).infer(op), strict=True):
+            for tensor, shape in zip(op.outputs, inferred(op), strict=True):
                 self._reshape(tensor, shape)
         return changed
 

@@ -10,7 +10,7 @@ import numpy as np
 from qfrewrite.errors import QfError, UsageError, VerifyError
 from qfrewrite.ir import Array, Graph, Op, Tensor, constant
 from qfrewrite.ops import spec_of
-from qfrewrite.ops.spec import attr, const_ints
+from qfrewrite.ops.spec import attr, const_ints, inferred
 
 Shape = tuple[int, ...]
 Size = tuple[int, int]
@@ -93,7 +93,7 @@ class Resizing:
         fix = _FIXES.get(op.kind)
         if fix is not None:
             fix(self, op)
-        for tensor, shape in zip(op.outputs, spec.infer(op), strict=True):
+        for tensor, shape in zip(op.outputs, inferred(op), strict=True):
             if min(shape, default=1) < 1:
                 raise VerifyError(f"nothing is left of '{tensor.name}': {list(shape)}")
             self._set_shape(tensor, shape)

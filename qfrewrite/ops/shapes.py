@@ -1,0 +1,115 @@
+"""Shapes of graphs in which a file leaves dimensions open.
+
+A `.tflite` marks an unknown dimension by -1 in `shape_signature` and puts 1 in its place in
+`shape`. For the dimensions of graph inputs that 1 is a size like any other. Behind them it is not:
+the sizes there follow from those of the inputs, by the shape rules and by values that are
+themselves computed from shapes, or from the data alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from qfrewrite.errors import QfError
+from qfrewrite.ir import NUMPY_DTYPES, Array, Graph, Op, Tensor
+from qfrewrite.ops.spec import Shape, computed, inferred, spec_of
+
+# Shapes are computed from small tensors of integers.
+_MOST_ELEMENTS = 1024
+_EXACT = "iub"
+
+
+def settle_shapes(graph: Graph) -> None:
+    """Set `shape` of every tensor whose open dimensions follow from the sizes of the inputs."""
+    for tensor, shape in _follow(graph):
+        if shape is not None and shape != tensor.shape:
+            graph.update_tensor(tensor, shape=shape)
+
+
+def unsettled(graph: Graph) -> frozenset[Tensor]:
+    """Computed tensors whose shape is not known: it depends on the data, or on a loop."""
+    return frozenset(tensor for tensor, shape in _follow(graph) if shape is None)
+
+
+def _follow(graph: Graph) -> Iterator[tuple[Tensor, Shape | None]]:
+    """Each computed tensor that is open in the file, with the shape that follows, if one does."""
+    unranked = _unranked(graph)
+    marked = {t for t in graph.tensors if not t.is_const and (t.has_open_dims or t in unranked)}
+    if not marked:
+        return
+    walk = _Walk(graph)
+    for op in graph.ops:
+        shapes = walk.through(op)
+        for out, shape in zip(op.outputs, shapes or [None] * len(op.outputs), strict=True):
+            if out in marked:
+                yield out, shape
+            walk.settle(out, shape if out in marked else out.shape)
+
+
+def _unranked(graph: Graph) -> frozenset[Tensor]:
+    """Tensors of unknown rank: they read as scalars in a file that marks real scalars."""
+    if not any(t.meta.get("has_rank") for t in graph.tensors):
+        return frozenset()
+    return frozenset(
+        out for op in graph.ops for out in op.outputs
+        if not out.shape and not out.meta.get("has_rank")
+    )  # fmt: skip
+
+
+class _Walk:
+    """Shapes and small values of a graph, op by op."""
+
+    def __init__(self, graph: Graph) -> None:
+        self._known: dict[Tensor, Tensor] = {
+            t: t for t in graph.tensors if graph.producer(t) is None
+        }
+
+    def settle(self, tensor: Tensor, shape: Shape | None) -> None:
+        """Note the shape of an op's output, unless its value is noted already."""
+        if shape is not None and tensor not in self._known:
+            self._known[tensor] = Tensor(tensor.name, shape, tensor.dtype)
+
+    def through(self, op: Op) -> list[Shape] | None:
+        """The shapes of the outputs of `op`, or None where they do not follow."""
+        inputs = [None if t is None else self._known.get(t) for t in op.inputs]
+        if any(t is not None and t not in self._known for t in op.inputs):
+            return None
+        twin = Op(op.kind, inputs, op.outputs, op.attrs, name=op.name)
+        try:
+            shapes = inferred(twin)
+        except QfError:
+            return None
+        if len(shapes) != len(op.outputs):
+            return None
+        self._compute(twin, shapes)
+        return shapes
+
+    def _compute(self, op: Op, shapes: list[Shape]) -> None:
+        """Note the values of `op` where they are few, exact, and follow from what is known."""
+        spec = spec_of(op)
+        if spec is None or spec.reference is None or not op.inputs:
+            return
+        if any(np.prod(s, dtype=np.float64) > _MOST_ELEMENTS for s in shapes):
+            return
+        if any(getattr(NUMPY_DTYPES.get(o.dtype), "kind", "") not in _EXACT for o in op.outputs):
+            return
+        wanted = [spec.input_port(i) for i in range(len(op.inputs))]
+        values: list[Array | None] = [None if t is None else t.data for t in op.inputs]
+        if any(
+            t is not None and t.data is None and (port is None or port.role != "any")
+            for t, port in zip(op.inputs, wanted, strict=True)
+        ):
+            return
+        outputs = [
+            Tensor(out.name, shape, out.dtype) for out, shape in zip(op.outputs, shapes, strict=True)
+        ]
+        twin = Op(op.kind, op.inputs, outputs, op.attrs, name=op.name)
+        try:
+            results = computed(twin, values)
+        except QfError:
+            return
+        for out, shape, data in zip(op.outputs, shapes, results, strict=True):
+            if data.shape == shape:
+                self._known[out] = Tensor(out.name, shape, out.dtype, data)
