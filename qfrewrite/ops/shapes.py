@@ -8,7 +8,7 @@ themselves computed from shapes, or from the data alone.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -41,7 +41,7 @@ def _follow(graph: Graph) -> Iterator[tuple[Tensor, Shape | None]]:
         return
     walk = _Walk(graph)
     for op in graph.ops:
-        shapes = walk.through(op)
+        shapes: Sequence[Shape | None] | None = walk.through(op)
         for out, shape in zip(op.outputs, shapes or [None] * len(op.outputs), strict=True):
             if out in marked:
                 yield out, shape
@@ -103,7 +103,8 @@ class _Walk:
         ):
             return
         outputs = [
-            Tensor(out.name, shape, out.dtype) for out, shape in zip(op.outputs, shapes, strict=True)
+            Tensor(out.name, shape, out.dtype)
+            for out, shape in zip(op.outputs, shapes, strict=True)
         ]
         twin = Op(op.kind, op.inputs, outputs, op.attrs, name=op.name)
         try:

@@ -168,3 +168,19 @@ def test_biases_take_up_the_mean_error_of_rounding(scheme: str) -> None:
         for bias in ("false", "true")
     )
     assert corrected > plain + 1.5
+
+
+@pytest.mark.parametrize("scheme", ["float16", "weight-only"])
+def test_a_constant_that_one_op_reads_twice(scheme: str) -> None:
+    """Both slots read the same DEQUANTIZE; the second was looked for where it no longer was."""
+    b = GraphBuilder()
+    x = b.input("x", (1, 40))
+    w = b.const("w", normal(40, 40))
+    y = b.op("FULLY_CONNECTED", x, w)
+    graph, _, fidelity = quantized(
+        b.finish(b.op("CONCATENATION", y, w, w, attrs={"axis": 0})), passes="", scheme=scheme
+    )
+    joined = graph.ops_of("CONCATENATION")[0]
+    assert joined.operand(1) is joined.operand(2)
+    assert graph.producer(joined.operand(1)) is not None
+    assert fidelity.sqnr_db > 30
