@@ -61,7 +61,9 @@ def save(
 
         if scheme is not None:
             _check_graphdef_scheme(model, options)
-        return SaveReport(path, write_atomic(path, graphdef_bytes(lower_graphdef(model))))
+        report = QuantReport()
+        content = graphdef_bytes(lower_graphdef(model), report.notes)
+        return SaveReport(path, write_atomic(path, content), report)
     if path.suffix == ".tflite":
         return _save_tflite(model, path, options, target, asked=scheme is not None)
     raise UsageError(

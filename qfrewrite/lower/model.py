@@ -14,6 +14,7 @@ from qfrewrite.lower.weights import mean_response, on_grid, weight_bounds
 from qfrewrite.ops.spec import attr, spec_of
 from qfrewrite.rewrite.fold import set_weights
 from qfrewrite.rewrite.match import bias_of, channel_axis, float_weights, weights_of
+from qfrewrite.rewrite.raising import raise_graph
 from qfrewrite.rewrite.rewriter import Rewriter
 from qfrewrite.rewrite.weight_ranges import KEY, restore_weight_ranges
 
@@ -49,11 +50,16 @@ def lower_graphdef(model: Model) -> Model:
     Where calibration noted the mean inputs of a linear layer its weights are put on the int8 grid
     (per channel, largest magnitude at 127, as TensorFlow's converter will find it) and its bias
     is corrected for that, so that what a converter makes of the graph is what `.tflite` holds.
+    Weights that a `.tflite` stores in another form (float16, sparse, 8 bits beside float values)
+    become float constants.
     """
     copy = model.clone()
     if model.edited:
         for graph in copy.graphs:
             _bake_weights(graph)
+    if model.source == "tflite":
+        for graph in copy.graphs:
+            raise_graph(graph)
     for graph in copy.graphs:
         restore_weight_ranges(graph)
     return copy

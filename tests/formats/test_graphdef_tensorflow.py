@@ -118,8 +118,6 @@ CASES: dict[str, Case] = {
     "dequantized min first": lambda tf, x: quantized_weights(tf, x, "MIN_FIRST", "quint8"),
     "dequantized min combined": lambda tf, x: quantized_weights(tf, x, "MIN_COMBINED", "quint8"),
 }  # fmt: skip
-# TensorFlow's CPU kernel runs no dilated depthwise convolution; its converter reads it.
-NOT_RUN_THERE = {"depthwise dilated", "depthwise dilated by batches"}
 
 
 def frozen(case: Case) -> bytes:
@@ -175,11 +173,10 @@ def test_reads_and_writes_what_tensorflow_computes(name: str) -> None:
     (got,) = Session(model.graph, model.graph.outputs, threads=1).run({"x": x})
     assert [t.name for t in model.graph.outputs] == ["y"]
     np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-4)
-    if name not in NOT_RUN_THERE:
-        model.loaded = None
-        np.testing.assert_allclose(
-            run_tensorflow(graphdef_bytes(lower_graphdef(model)), x), want, rtol=1e-4, atol=1e-4
-        )
+    model.loaded = None
+    np.testing.assert_allclose(
+        run_tensorflow(graphdef_bytes(lower_graphdef(model)), x), want, rtol=1e-4, atol=1e-4
+    )
 
 
 DTYPES = st.sampled_from(["f4", "f8", "f2", "i1", "u1", "i2", "u2", "i4", "i8", "?", "c8"])
