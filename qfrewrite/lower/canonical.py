@@ -18,7 +18,7 @@ from qfrewrite.ops.spec import attr
 from qfrewrite.rewrite.fold import bn_scale_offset, fold_batch_norm, fold_constants
 from qfrewrite.rewrite.match import NoMatch, bias_slot, sole_reader
 from qfrewrite.rewrite.raising import raise_graph
-from qfrewrite.rewrite.rewriter import Rewriter, may_bypass
+from qfrewrite.rewrite.rewriter import Rewriter, may_bypass, replace_op
 
 _RESHAPES = ("RESHAPE", "SQUEEZE", "EXPAND_DIMS")
 # Ops with effects beyond their outputs: never dropped as dead.
@@ -70,16 +70,6 @@ def _multiply_by_computed_weights(rw: Rewriter) -> None:
         if b is not None:
             new = append_op(graph, "ADD", [new.output, b], name=op.name, anchor=op)
         replace_op(graph, op, new)
-
-
-def replace_op(graph: Graph, old: Op, new: Op) -> None:
-    """Let `new`, which computes the same value, take the readers and the name of `old`."""
-    name, is_output = old.output.name, graph.is_output(old.output)
-    graph.replace_uses(old.output, new.output)
-    graph.remove_op(old)
-    if not is_output:
-        graph.update_tensor(new.output, name=name)
-    graph.update_op(new, name=old.name)
 
 
 def drop_identities(rw: Rewriter) -> None:

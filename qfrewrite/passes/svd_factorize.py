@@ -12,12 +12,13 @@ from qfrewrite.calibration.fit import Factors, Float64, Moments, factorize, refi
 from qfrewrite.calibration.statistics import propagate
 from qfrewrite.errors import UsageError
 from qfrewrite.ir import Graph, Op, Tensor, constant
-from qfrewrite.lower.canonical import canonicalise, replace_op
+from qfrewrite.lower.canonical import canonicalise
 from qfrewrite.lower.cost import macs, total_macs
 from qfrewrite.ops.build import append_op
 from qfrewrite.passes._base import Pass, register
 from qfrewrite.passes._context import PassRewriter
 from qfrewrite.rewrite.match import bias_of, float_weights, weights_of
+from qfrewrite.rewrite.rewriter import replace_op
 from qfrewrite.runtime.metrics import sqnr_db
 from qfrewrite.runtime.session import Session
 

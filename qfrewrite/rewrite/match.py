@@ -68,6 +68,12 @@ def float_weights(op: Op) -> NoMatch | None:
     return None
 
 
+def operand_orders(op: Op) -> list[tuple[Tensor, Tensor]]:
+    """The operands of a binary op in both orders."""
+    a, b = op.operand(0), op.operand(1)
+    return [(a, b), (b, a)]
+
+
 def act_slot(op: Op) -> int:
     """The slot of a linear op's input."""
     return _slot(op, "act")

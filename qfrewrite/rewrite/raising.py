@@ -16,13 +16,16 @@ from qfrewrite.ops import spec_of
 from qfrewrite.ops.build import append_op
 from qfrewrite.rewrite.dilation import raise_dilation
 from qfrewrite.rewrite.fold import fold_constants
+from qfrewrite.rewrite.leaky import raise_leaky
 from qfrewrite.rewrite.match import (
     NoMatch,
     bias_of,
     bias_slot,
     linear_before,
+    operand_orders,
     per_channel,
 )
+from qfrewrite.rewrite.padding import raise_same_padding
 from qfrewrite.rewrite.rewriter import Rewriter
 from qfrewrite.rewrite.simplify import drop_neutral, merge_equal
 from qfrewrite.rewrite.weight_ranges import note_weight_ranges
@@ -40,6 +43,8 @@ def raise_graph(graph: Graph) -> Rewriter:
     fold_constants(rw)
     drop_neutral(rw)
     raise_dilation(rw)
+    raise_same_padding(rw)
+    raise_leaky(rw)
     _raise_scale_offset(rw)
     _merge_bias(rw)
     merge_equal(rw)
@@ -80,14 +85,14 @@ def _raise_decomposed(rw: Rewriter) -> None:
     """Given  y = x * (rsqrt(var + eps) * gamma) + (beta - mean * (rsqrt(var + eps) * gamma))
     Result y = BATCH_NORM(x, gamma, beta, mean, var)."""
     for add in rw.graph.ops_of("ADD", "SUB"):
-        for mul, shift in _operand_orders(rw.graph, add):
+        for mul, shift in _producer_orders(rw.graph, add):
             found = _decomposed(rw.graph, add, mul, shift)
             if found is not None:
                 _replace_by_batch_norm(rw, add, mul, *found)
                 break
 
 
-def _operand_orders(graph: Graph, op: Op) -> list[tuple[Op, Op]]:
+def _producer_orders(graph: Graph, op: Op) -> list[tuple[Op, Op]]:
     a, b = (graph.producer(op.operand(i)) for i in (0, 1))
     if a is None or b is None:
         return []
@@ -100,7 +105,7 @@ def _decomposed(
     """x, [gamma, beta, mean, variance] and epsilon of a decomposed BatchNorm ending at `add`."""
     if mul.kind != "MUL":
         return None
-    for x, factor in _both(mul):
+    for x, factor in operand_orders(mul):
         gain = _gain(graph, factor)
         if gain is None or x.is_const:
             continue
@@ -124,12 +129,12 @@ def _gain(graph: Graph, factor: Tensor) -> tuple[Tensor | None, Tensor, float] |
         inner = graph.producer(op.operand(0))
         if inner is None or inner.kind != "ADD":
             return None
-        for variance, epsilon in _both(inner):
+        for variance, epsilon in operand_orders(inner):
             if variance.is_const and epsilon.is_const and epsilon.size == 1:
                 return None, variance, float(epsilon.value().reshape(-1)[0])
         return None
     if op.kind == "MUL":
-        for rsqrt, gamma in _both(op):
+        for rsqrt, gamma in operand_orders(op):
             found = _gain(graph, rsqrt) if gamma.is_const else None
             if found is not None and found[0] is None:
                 return gamma, found[1], found[2]
@@ -154,12 +159,7 @@ def _times(op: Op, factor: Tensor) -> Tensor | None:
     """The constant that a MUL multiplies `factor` by."""
     if op.kind != "MUL":
         return None
-    return next((a for a, b in _both(op) if b is factor and a.is_const), None)
-
-
-def _both(op: Op) -> list[tuple[Tensor, Tensor]]:
-    a, b = op.operand(0), op.operand(1)
-    return [(a, b), (b, a)]
+    return next((a for a, b in operand_orders(op) if b is factor and a.is_const), None)
 
 
 def _replace_by_batch_norm(
@@ -171,14 +171,7 @@ def _replace_by_batch_norm(
     bn = append_op(
         graph, "BATCH_NORM", [x, *flat], name=last.name, attrs={"epsilon": epsilon}, anchor=last
     )
-    graph.replace_uses(last.output, bn.output)
-    name = last.output.name
-    _remove_unread(graph, last)
-    # Inside the graph nothing else holds the name: the new op answers to it from now on.
-    if not graph.is_output(bn.output):
-        graph.update_tensor(bn.output, name=name)
-    graph.update_op(bn, name=last.name)
-    rw.edit("raised", bn, f"{first.kind} and {last.kind} -> BATCH_NORM")
+    rw.replace(last, bn, action="raised", detail=f"{first.kind} and {last.kind} -> BATCH_NORM")
 
 
 def _vector(graph: Graph, tensor: Tensor, channels: int) -> Tensor:
@@ -186,18 +179,6 @@ def _vector(graph: Graph, tensor: Tensor, channels: int) -> Tensor:
         return tensor
     data = np.ascontiguousarray(np.broadcast_to(tensor.value().reshape(-1), (channels,)))
     return constant(graph.unique_name(f"{tensor.name}/per_channel"), data)
-
-
-def _remove_unread(graph: Graph, op: Op) -> None:
-    """Remove `op`, then whatever of its operands nobody reads any more."""
-    stack = [op]
-    while stack:
-        dead = stack.pop()
-        if dead not in graph or any(graph.readers(o) or graph.is_output(o) for o in dead.outputs):
-            continue
-        makers = [graph.producer(t) for t in dead.inputs if t is not None]
-        graph.remove_op(dead)
-        stack += [m for m in makers if m is not None]
 
 
 def _raise_scale_offset(rw: Rewriter) -> None:
@@ -259,7 +240,7 @@ def _merge_one_bias(rw: Rewriter, add: Op, linear: Op, shift: Tensor, values: Ar
 
 def _const_operand(op: Op) -> tuple[Tensor | None, Tensor | None]:
     """The computed and the constant operand of a binary op; None, None where both are alike."""
-    for x, c in _both(op):
+    for x, c in operand_orders(op):
         if c.is_const and not x.is_const:
             return x, c
     return None, None

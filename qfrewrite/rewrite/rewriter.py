@@ -46,6 +46,16 @@ def may_bypass(graph: Graph, op: Op, slot: int = 0) -> bool:
     return not (graph.is_output(op.output) and taken)
 
 
+def replace_op(graph: Graph, old: Op, new: Op) -> None:
+    """Let `new`, which computes the same value, take the readers and the name of `old`."""
+    name, is_output = old.output.name, graph.is_output(old.output)
+    graph.replace_uses(old.output, new.output)
+    graph.remove_op(old)
+    if not is_output:
+        graph.update_tensor(new.output, name=name)
+    graph.update_op(new, name=old.name)
+
+
 class Rewriter:
     """The edits passes make, on one graph, each entered in `log`."""
 
@@ -104,6 +114,22 @@ class Rewriter:
         else:
             self.graph.update_op(op, kind="IDENTITY", inputs=[source], attrs={}, meta={})
         self.edit(action, op, detail)
+
+    def replace(self, old: Op, new: Op, *, action: str, detail: str) -> None:
+        """Let `new` take the place of `old` and of all ops that only `old` needed."""
+        sources = [self.graph.producer(t) for t in old.inputs if t is not None]
+        replace_op(self.graph, old, new)
+        stack = [op for op in sources if op is not None]
+        while stack:
+            op = stack.pop()
+            outputs = op.outputs if op in self.graph else ()
+            if not outputs or any(
+                self.graph.readers(o) or self.graph.is_output(o) for o in outputs
+            ):
+                continue
+            stack += [s for t in op.inputs if t is not None and (s := self.graph.producer(t))]
+            self.graph.remove_op(op)
+        self.edit(action, new, detail)
 
     def remove(self, op: Op, *, detail: str = "") -> None:
         """Take out an op nobody reads."""
