@@ -30,7 +30,12 @@ OWN = {
 }  # fmt: skip
 
 # Ops that no written int8 model holds: what becomes of them.
-GONE = {"BATCH_NORM": "folded", "FAKE_QUANT": "gives ranges", "IDENTITY": "dropped"}
+GONE = {
+    "BATCH_NORM": "folded",
+    "DENSIFY": "made dense",
+    "FAKE_QUANT": "gives ranges",
+    "IDENTITY": "dropped",
+}
 
 
 def table() -> str:

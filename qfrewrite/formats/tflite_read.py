@@ -17,6 +17,7 @@ from qfrewrite.errors import ModelFileError, QfError, VerifyError
 from qfrewrite.formats import tflite_schema as names
 from qfrewrite.formats.flatbuffer import UNKNOWN, Decoder, Values
 from qfrewrite.ir import NUMPY_DTYPES, Array, Graph, Model, Op, Quant, Signature, Tensor
+from qfrewrite.ops.sparsity import checked_places, is_sparse
 
 _REMEDY = "the file is damaged or cut short"
 _MOST_DIMENSIONS = 32  # of a numpy array
@@ -217,7 +218,7 @@ class _GraphReader:
             quant = _quantization(values["quantization"], shape, meta)
         except QfError as error:
             raise error.at(where) from None
-        return Tensor(
+        tensor = Tensor(
             name,
             shape,
             dtype,
@@ -226,6 +227,9 @@ class _GraphReader:
             shape_signature=None if signature is None else _ints(signature),
             meta=meta,
         )
+        if is_sparse(tensor) and dtype in NUMPY_DTYPES:
+            checked_places(tensor)
+        return tensor
 
     def _pick(self, index: int, what: str) -> Tensor:
         if not 0 <= index < len(self.tensors):

@@ -12,6 +12,7 @@ from qfrewrite.lower.scheme import QuantOptions, QuantReport
 from qfrewrite.lower.weight_schemes import lower_weights
 from qfrewrite.lower.weights import mean_response, on_grid, weight_bounds
 from qfrewrite.ops.spec import attr, spec_of
+from qfrewrite.rewrite.densify import densify
 from qfrewrite.rewrite.fold import set_weights
 from qfrewrite.rewrite.match import bias_of, channel_axis, float_weights, weights_of
 from qfrewrite.rewrite.raising import raise_graph
@@ -61,6 +62,7 @@ def lower_graphdef(model: Model) -> Model:
         for graph in copy.graphs:
             raise_graph(graph)
     for graph in copy.graphs:
+        densify(Rewriter(graph))
         restore_weight_ranges(graph)
     return copy
 

@@ -10,6 +10,7 @@ from qfrewrite.ops import (
     pooling,
     quantization,
     shaping,
+    sparsity,
     state,
 )
 from qfrewrite.ops.spec import OPS, OpSpec, Port, require_spec, spec_of
@@ -18,5 +19,5 @@ __all__ = ["OPS", "OpSpec", "Port", "require_spec", "spec_of"]
 
 _FAMILIES = (
     carried, elementwise, indexing, linear, logic, normalization, pooling, quantization, shaping,
-    state,
+    sparsity, state,
 )  # fmt: skip

@@ -10,6 +10,7 @@ from qfrewrite.errors import UnsupportedError
 from qfrewrite.ir import Graph, Op, Tensor
 from qfrewrite.ir.quant import ACTIVATION_CODES, dequantize
 from qfrewrite.ops.subgraphs import variables
+from qfrewrite.rewrite.densify import densify
 from qfrewrite.rewrite.rewriter import Rewriter
 
 _CODES = ("int8", "uint8", "int16", "int32", "int64")
@@ -61,6 +62,7 @@ def dequantize_graph(rw: Rewriter) -> int:
     exist quantized.
     """
     graph = rw.graph
+    densify(rw)
     clipped = [op for op in graph.ops_of(*_MAY_CLIP) if _clips_at_zero(graph, op)]
     tensors = [t for t in graph.tensors if _coded(t)]
     for op in graph.ops:

@@ -14,6 +14,7 @@ from qfrewrite.ir import Array, Graph, Op, Tensor, constant
 from qfrewrite.ir.quant import Quant, dequantize
 from qfrewrite.ops import spec_of
 from qfrewrite.ops.build import append_op
+from qfrewrite.rewrite.densify import densify
 from qfrewrite.rewrite.dilation import raise_dilation
 from qfrewrite.rewrite.fold import fold_constants
 from qfrewrite.rewrite.leaky import raise_leaky
@@ -37,6 +38,7 @@ _HYBRID = ("int8", "uint8")
 def raise_graph(graph: Graph) -> Rewriter:
     """Bring `graph` into the form that passes expect; returns the rewriter with its log."""
     rw = Rewriter(graph)
+    densify(rw)
     note_weight_ranges(rw)
     _dequantize_weights(rw)
     _raise_decomposed(rw)

@@ -9,8 +9,9 @@ from cases import CASES, built, f
 from qfrewrite.ops import OPS
 from qfrewrite.runtime.session import Session
 
-# Rows that need another element type, tested elsewhere: casts, shapes, quantization itself.
-ELSEWHERE = {"CAST", "SHAPE", "QUANTIZE", "DEQUANTIZE"}
+# Rows that need another element type or form, tested elsewhere: casts, shapes, sparse constants,
+# quantization itself.
+ELSEWHERE = {"CAST", "DENSIFY", "SHAPE", "QUANTIZE", "DEQUANTIZE"}
 # Kinds without a numpy reference.
 NO_REFERENCE = {k for k, spec in OPS.items() if spec.reference is None}
 
