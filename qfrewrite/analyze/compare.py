@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from math import inf, sqrt
 
@@ -13,9 +13,10 @@ from qfrewrite.calibration.data import Sample
 from qfrewrite.errors import UsageError
 from qfrewrite.ir import Array, Graph, Model, Tensor
 from qfrewrite.lower.canonical import canonicalise
+from qfrewrite.ops.shapes import take_sizes
 from qfrewrite.rewrite.raising import raise_graph
 from qfrewrite.runtime.metrics import Fidelity, FidelityMeter, sqnr_db
-from qfrewrite.runtime.session import Session
+from qfrewrite.runtime.session import Session, input_specs
 
 # Quality drops where a layer falls below the first figure, and by the second below all before it.
 _POOR_DB, _DROP_DB = 30.0, 5.0
@@ -74,8 +75,10 @@ def compare_models(
 
     Raises UsageError where the models take different inputs.
     """
-    first, second = (_prepared(m.graph) for m in (reference, quantized))
-    _check_inputs(first, second)
+    _check_inputs(reference.graph, quantized.graph)
+    # Sizes that both leave open are the same in both.
+    sizes = [t.shape for t in reference.graph.inputs]
+    first, second = (_prepared(m.graph, sizes) for m in (reference, quantized))
     pairs, missing = _pairs(first, second)
     outputs = list(zip(first.graph.outputs, second.graph.outputs, strict=False))
     probes = [[p.real[t] for t in side] for p, side in (
@@ -108,8 +111,9 @@ class _Prepared:
     real: dict[Tensor, Tensor]
 
 
-def _prepared(source: Graph) -> _Prepared:
+def _prepared(source: Graph, sizes: Sequence[tuple[int, ...]]) -> _Prepared:
     graph, _ = source.clone()
+    take_sizes(graph, dict(zip((t.name for t in graph.inputs), sizes, strict=True)))
     if not any(t.quant is not None and not t.is_const for t in graph.tensors):
         raise_graph(graph)
         canonicalise(graph)
@@ -117,8 +121,8 @@ def _prepared(source: Graph) -> _Prepared:
     return _Prepared(graph, copy, real)
 
 
-def _check_inputs(first: _Prepared, second: _Prepared) -> None:
-    shapes = [[t.shape for t in p.graph.inputs] for p in (first, second)]
+def _check_inputs(first: Graph, second: Graph) -> None:
+    shapes = [[spec.forms[0] for spec in input_specs(graph)] for graph in (first, second)]
     if shapes[0] != shapes[1]:
         raise UsageError(
             f"the models take different inputs: {shapes[0]} and {shapes[1]}", where="compare",

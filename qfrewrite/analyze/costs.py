@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from qfrewrite.ir import Graph, Model, Tensor
 from qfrewrite.lower.canonical import canonicalise
 from qfrewrite.lower.cost import macs, parameters, tensor_bytes, weight_bytes
 from qfrewrite.rewrite.raising import raise_graph
+from qfrewrite.runtime.session import take_usual_sizes
 from qfrewrite.runtime.units import Unit, units
 
 
@@ -41,10 +42,11 @@ class ModelCost:
     """All ops in execution order.
 
     Peak memory is that of activations alone: what an arena cannot go below. Runtimes add scratch
-    buffers, and what alignment and their planner waste.
+    buffers, and what alignment and their planner waste. notices: what was assumed.
     """
 
     ops: list[OpCost]
+    notices: list[str] = field(default_factory=list)
 
     def total(self, figure: str) -> int:
         """The sum of a figure over all ops."""
@@ -58,6 +60,7 @@ class ModelCost:
 def model_cost(model: Model) -> ModelCost:
     """The costs of the main graph of `model`, which stays as it is."""
     graph, _ = model.graph.clone()
+    notices = take_usual_sizes(graph)
     if not any(t.quant is not None and not t.is_const for t in graph.tensors):
         raise_graph(graph)
         canonicalise(graph)
@@ -71,7 +74,7 @@ def model_cost(model: Model) -> ModelCost:
             sum(tensor_bytes(t, eight=True) for t in held),
         )
         for u, held in zip(steps, live, strict=True)
-    ])  # fmt: skip
+    ], notices)  # fmt: skip
 
 
 def _live(graph: Graph, steps: list[Unit]) -> list[set[Tensor]]:

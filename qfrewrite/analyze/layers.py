@@ -17,6 +17,7 @@ from qfrewrite.lower.canonical import canonicalise, fuses_into
 from qfrewrite.lower.cost import macs, parameters
 from qfrewrite.lower.ranges import Range
 from qfrewrite.ops import spec_of
+from qfrewrite.ops.shapes import unsettled
 from qfrewrite.ops.spec import attr
 from qfrewrite.passes import PassContext, measure, row_names
 from qfrewrite.rewrite.dead_channels import dead_by_batch_norm
@@ -30,6 +31,7 @@ from qfrewrite.rewrite.match import (
     weights_of,
 )
 from qfrewrite.rewrite.raising import raise_graph
+from qfrewrite.runtime.session import take_usual_sizes
 
 # Weights this small beside the largest change nothing: the channel is its bias.
 _NOTHING = 1e-6
@@ -39,7 +41,8 @@ _NOTHING = 1e-6
 class Layer:
     """One layer: an op with the BatchNorm folded into it and the activation fused into it.
 
-    output: the name of the tensor it writes. shape: of that tensor. observed: min and max over
+    output: the name of the tensor it writes. shape: of that tensor, with -1 where it depends on
+    the data (then no macs are counted). observed: min and max over
     the data. range, scale, zero_point: chosen (or stored) for 8 bits. clipped, sparsity: fractions
     of values outside the range, and exactly zero. sqnr_db: int8 values against float ones, from
     the histogram. weights: min and max after folding. channel_ratio: the largest per-channel
@@ -80,11 +83,15 @@ class Layer:
 
 @dataclass
 class Inspection:
-    """All layers of a model's main graph in execution order, and what they rest on."""
+    """All layers of a model's main graph in execution order, and what they rest on.
+
+    notices: what was assumed.
+    """
 
     model: str
     layers: list[Layer]
     ranges: RangeTable | None = None
+    notices: list[str] = field(default_factory=list)
 
     def layer(self, name: str) -> Layer:
         """The layer called `name`, by its op or its output; raises KeyError."""
@@ -112,6 +119,7 @@ def inspect_model(
     ranges: a table for it; or context: with data to observe it on, ranges then by `method`.
     """
     graph, _ = model.graph.clone()
+    notices = take_usual_sizes(graph)
     raise_graph(graph)
     before = {op.name: _before_folding(graph, op) for op in graph.ops_of(*LINEAR)}
     quantized = any(t.quant is not None and not t.is_const for t in graph.tensors)
@@ -121,7 +129,7 @@ def inspect_model(
         ranges = _observe(graph, context, method)
     stored = _stored_ranges(graph)
     known = ranges.rows if ranges is not None else {}
-    layers = []
+    layers, unknown = [], unsettled(graph)
     for op in graph.ops:
         if op.kind == "FAKE_QUANT" or fuses_into(graph, op) is not None or not op.outputs:
             continue
@@ -129,13 +137,14 @@ def inspect_model(
         output = fused.output if fused is not None else op.output
         layer = Layer(
             op.name, f"{op.kind}+{fused.kind}" if fused is not None else op.kind, output.name,
-            output.shape, parameters(op), macs(op),
+            output.dims if output in unknown else output.shape, parameters(op),
+            macs(op) if unknown.isdisjoint(op.outputs) else 0,
         )  # fmt: skip
         _describe_weights(layer, op, before.get(op.name), known.get(output.name))
         _describe_values(layer, output, known.get(output.name), stored.get(output))
         layer.flags = find_flags(layer, stays_float=_stays_float(op, quantized))
         layers.append(layer)
-    return Inspection(model.name, layers, ranges)
+    return Inspection(model.name, layers, ranges, notices)
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,9 @@ class CachedSamples:
         sample_bytes = sum(
             prod(spec.shape) * NUMPY_DTYPES[spec.dtype].itemsize for spec in samples.inputs
         )
-        self._keeps = sample_bytes * len(samples) <= most_bytes
+        # Of an open size it is not known how much they take.
+        fixed = not any(spec.open_axes for spec in samples.inputs)
+        self._keeps = fixed and sample_bytes * len(samples) <= most_bytes
         self._kept: list[Sample] = []
         self._rest: Iterator[Sample] | None = None
 

@@ -12,7 +12,7 @@ import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,25 +38,53 @@ from qfrewrite.errors import DataError, UsageError
 from qfrewrite.ir import NUMPY_DTYPES, Array
 
 Sample = dict[str, Array]
+# What stands for a size that a model leaves open, by the input's rank: samples of a signal, or
+# steps in time and pixels.
+_USUAL_SIZES = {1: 1024, 2: 1024}
+_USUAL_SIZE = 64
 _SOURCES = "a folder of images, an image, a .txt list of images, an .npy or an .npz file"
 
 
 @dataclass(frozen=True)
 class InputSpec:
-    """An input of a model: its name, its shape with the batch axis, its element type."""
+    """An input of a model: its name, its shape with the batch axis, its element type.
+
+    open_axes: where a sample may have any size; `shape` says one of them.
+    """
 
     name: str
     shape: tuple[int, ...]
     dtype: str = "float32"
+    open_axes: tuple[int, ...] = ()
+
+    def fit(self, shape: tuple[int, ...]) -> tuple[int, ...] | None:
+        """The input's shape for a sample of `shape`, which may lack a batch axis of 1; or None."""
+        wholes = [shape, (1, *shape)] if self.shape[:1] == (1,) else [shape]
+        for whole in wholes:
+            if len(whole) == len(self.shape) and all(
+                n == m or (axis in self.open_axes and n > 0)
+                for axis, (n, m) in enumerate(zip(whole, self.shape, strict=True))
+            ):
+                return whole
+        return None
 
     @property
-    def sample_shapes(self) -> tuple[tuple[int, ...], ...]:
-        """The shapes a sample may have: the whole shape, or without a batch axis of 1."""
-        whole = tuple(self.shape)
-        return (whole, whole[1:]) if whole[:1] == (1,) else (whole,)
+    def forms(self) -> tuple[str, ...]:
+        """The shapes that `fit` takes, as text: the dimensions, `?` for any size."""
+        sizes = ["?" if i in self.open_axes else str(n) for i, n in enumerate(self.shape)]
+        texts = [", ".join(sizes)]
+        return (*texts, ", ".join(sizes[1:])) if self.shape[:1] == (1,) else tuple(texts)
+
+    @property
+    def assumed(self) -> tuple[int, ...]:
+        """The shape, with a usual size where the file leaves one open and names none."""
+        size = _USUAL_SIZES.get(len(self.shape), _USUAL_SIZE)
+        return tuple(
+            size if i in self.open_axes and n == 1 else n for i, n in enumerate(self.shape)
+        )
 
     def __str__(self) -> str:
-        return f"input '{self.name}' {self.dtype}{list(self.shape)}"
+        return f"input '{self.name}' {self.dtype}[{self.forms[0]}]"
 
 
 class Samples:
@@ -217,7 +245,7 @@ def synthetic(
         what = f"cannot make {samples} samples in [{low:g}, {high:g}]"
         raise UsageError(what, where="synthetic inputs", remedy="low must be below high")
     _check_seed(seed)
-    inputs = _checked_inputs(inputs)
+    inputs = [replace(i, shape=i.assumed, open_axes=()) for i in _checked_inputs(inputs)]
     items = SyntheticItems(inputs, samples, seed=seed, low=low, high=high)
     return Samples(inputs, items, range(samples), _counted(samples, items.unit))
 

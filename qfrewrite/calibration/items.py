@@ -68,6 +68,9 @@ class ImageItems:
         """Floats are preprocessed; integers are pixel codes, 0..255 or for int8 -128..127."""
         spec, file = self._spec, self._files[index]
         _, height, width, channels = spec.shape
+        if any(axis in spec.open_axes and spec.shape[axis] == 1 for axis in (1, 2)):
+            remedy = "resize it first (-p 'resize_input(size=...),...'), or give arrays"
+            raise DataError(f"{spec} leaves its size open", where=str(file), remedy=remedy)
         dtype = NUMPY_DTYPES[spec.dtype]
         if dtype.kind == "f":
             x = image_array(file, height, width, channels, self._preprocess)
@@ -273,21 +276,22 @@ def _in_input_order(item: Sequence[Any], inputs: Sequence[InputSpec], label: str
     """Whether a sequence holds a value per input, rather than being the only input's value."""
     if len(item) != len(inputs):
         return False
-    return len(inputs) > 1 or _as_array(item[0], label).shape in inputs[0].sample_shapes
+    return len(inputs) > 1 or inputs[0].fit(_as_array(item[0], label).shape) is not None
 
 
 def conform(value: Any, spec: InputSpec, label: str) -> Array:
     """A value as a new array of the input's shape and element type.
 
-    The batch axis may be missing where it is 1. Raises DataError for another shape, or where
-    the element type does not hold the values.
+    The batch axis may be missing where it is 1; open axes take any size. Raises DataError for
+    another shape, or where the element type does not hold the values.
     """
     array = _as_array(value, label)
-    if array.shape not in spec.sample_shapes:
-        expected = " or ".join(str(list(shape)) for shape in spec.sample_shapes)
+    shape = spec.fit(array.shape)
+    if shape is None:
+        expected = " or ".join(f"[{form}]" for form in spec.forms)
         what = f"has shape {list(array.shape)}, input '{spec.name}' takes {expected}"
         raise DataError(what, where=label, remedy=_ITEM_FORMS)
-    return _cast(array, spec, label).reshape(spec.shape)
+    return _cast(array, spec, label).reshape(shape)
 
 
 def _as_array(value: Any, label: str) -> Array:
@@ -324,8 +328,8 @@ def _cast(array: Array, spec: InputSpec, label: str) -> Array:
 
 
 def _check_stack(array: Array, spec: InputSpec, where: str) -> None:
-    if array.ndim == 0 or array.shape[1:] not in spec.sample_shapes:
-        expected = " or ".join(str(["N", *shape]).replace("'", "") for shape in spec.sample_shapes)
+    if array.ndim == 0 or spec.fit(array.shape[1:]) is None:
+        expected = " or ".join(f"[{', '.join(filter(None, ('N', f)))}]" for f in spec.forms)
         what = f"has shape {list(array.shape)}, expected {expected} for input '{spec.name}'"
         raise DataError(what, where=where, remedy="put the samples on the first axis")
 

@@ -16,6 +16,8 @@ def print_costs(model: Model, how: str, top: int | None) -> None:
     from qfrewrite.cli.render import open_console
 
     found = model_cost(model)
+    for text in found.notices:
+        click.echo(f"notice: {text}", err=True)
     records = [op.record() for op in found.ops]
     t.shorten_names(records, how)
     columns = (

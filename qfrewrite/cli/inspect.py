@@ -83,6 +83,8 @@ def inspect(model: Path, **given: Any) -> None:
         )  # fmt: skip
         if context is not None:
             reporter.data_warnings(context)
+        for text in found.notices:
+            reporter.notice(text)
         for text in found.ranges.warnings if found.ranges is not None else ():
             reporter.notice(text, kind="warning")
     if given["plot"] is not None:

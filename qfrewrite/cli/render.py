@@ -16,8 +16,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from qfrewrite.api import SaveReport
-from qfrewrite.ir import Model
+from qfrewrite.ir import Model, Tensor
 from qfrewrite.lower.targets import grouped
+from qfrewrite.ops.shapes import open_axes
 from qfrewrite.passes import Pass, PassContext, PassReport, RunReport, parameters
 from qfrewrite.runtime.metrics import Fidelity
 
@@ -96,7 +97,7 @@ class Reporter:
             return
         graph = model.graph
         sides = (
-            ", ".join(f"{t.name} {t.dtype}[{','.join(map(str, t.shape))}]" for t in side)
+            ", ".join(f"{t.name} {t.dtype}[{','.join(_sizes(t))}]" for t in side)
             for side in (graph.inputs, graph.outputs)
         )
         ops = sum(len(g.ops) for g in model.graphs)
@@ -241,3 +242,9 @@ def _figure(key: str, value: Any) -> str:
 
 def _size(count: int) -> str:
     return f"{count / 1e6:.2f} MB" if count >= 1e6 else f"{count / 1e3:.1f} kB"
+
+
+def _sizes(tensor: Tensor) -> list[str]:
+    """The dimensions of a model's input or output; `?` where samples may have any size."""
+    free = open_axes(tensor.dims)
+    return ["?" if axis in free else str(n) for axis, n in enumerate(tensor.shape)]

@@ -55,8 +55,8 @@ def count(value: int) -> str:
 
 
 def shape(value: Sequence[int]) -> str:
-    """`1x224x224x3`."""
-    return "x".join(map(str, value)) or "scalar"
+    """`1x224x224x3`; `?` for what depends on the data."""
+    return "x".join("?" if n < 0 else str(n) for n in value) or "scalar"
 
 
 def sizes(value: Sequence[Any]) -> str:

@@ -8,7 +8,7 @@ themselves computed from shapes, or from the data alone.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -19,6 +19,27 @@ from qfrewrite.ops.spec import Shape, computed, inferred, spec_of
 # Shapes are computed from small tensors of integers.
 _MOST_ELEMENTS = 1024
 _EXACT = "iub"
+
+
+def open_axes(dims: Sequence[int]) -> tuple[int, ...]:
+    """The axes of an input that samples may size as they like.
+
+    dims: with -1 where the file leaves a size open; the first of several axes is the batch.
+    """
+    return tuple(i for i, d in enumerate(dims) if d == -1 and (i > 0 or len(dims) == 1))
+
+
+def has_open_sizes(graph: Graph) -> bool:
+    """Whether an input of `graph` may have several sizes, apart from its batch."""
+    return any(open_axes(t.dims) for t in graph.inputs)
+
+
+def take_sizes(graph: Graph, shapes: Mapping[str, Shape]) -> None:
+    """Give inputs with open sizes these shapes, and the rest of `graph` what follows from them."""
+    for tensor in graph.inputs:
+        if open_axes(tensor.dims) and shapes.get(tensor.name, tensor.shape) != tensor.shape:
+            graph.update_tensor(tensor, shape=shapes[tensor.name])
+    settle_shapes(graph)
 
 
 def settle_shapes(graph: Graph) -> None:

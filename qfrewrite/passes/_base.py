@@ -28,7 +28,8 @@ class Pass(ABC):
     runner can prove it) or changes it (the report says by how much). measured: whether the
     runner compares outputs before and after an inexact pass. judges_on: how many samples it wants
     to be held back from calibration for that, and for its own judgement. gives_ranges: whether
-    the graph can be written in integers afterwards; who runs it asks for that.
+    the graph can be written in integers afterwards; who runs it asks for that. sets_size: whether
+    it gives the inputs another size.
     """
 
     name: ClassVar[str]
@@ -36,6 +37,7 @@ class Pass(ABC):
     measured: ClassVar[bool] = True
     judges_on: ClassVar[int] = 50
     gives_ranges: ClassVar[bool] = False
+    sets_size: ClassVar[bool] = False
 
     @abstractmethod
     def run(self, graph: Graph, rw: PassRewriter) -> None:

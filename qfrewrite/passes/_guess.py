@@ -12,6 +12,7 @@ from qfrewrite.calibration.search import MethodChoice
 from qfrewrite.calibration.statistics import propagate
 from qfrewrite.ir import Tensor
 from qfrewrite.ir.fingerprint import graph_fingerprint
+from qfrewrite.ops.shapes import has_open_sizes
 from qfrewrite.passes._context import PassContext, PassRewriter
 from qfrewrite.passes._measure import measure, row_names
 
@@ -25,6 +26,8 @@ def guess_ranges(
     details: dict[Tensor, Detail],
 ) -> RangeTable:
     """A table of `tensors` that needs no data; a note says what it rests on."""
+    from qfrewrite.runtime.session import input_specs
+
     graph, names = rw.graph, dict(zip(tensors, row_names(tensors), strict=True))
     gaussians = {t: g for t, g in propagate(graph).items() if t in names}
     known = {
@@ -39,6 +42,9 @@ def guess_ranges(
     if rest:
         known |= _synthetic_rows(rw, rest, choice, details)
         text += f", of {len(rest)} from synthetic inputs in [-1, 1]"
+        if has_open_sizes(graph):
+            taken = ", ".join(f"{spec} as {list(spec.assumed)}" for spec in input_specs(graph))
+            text += f" ({taken})"
     rw.note(f"{text}; give --data for ranges that fit your inputs")
     rows = {name: known[name] for name in names.values()}
     return RangeTable(rows, graph.name, "no data", 0, graph_fingerprint(graph))

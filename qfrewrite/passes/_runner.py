@@ -10,9 +10,9 @@ from typing import Any
 from qfrewrite.errors import UsageError, VerifyError
 from qfrewrite.ir import Graph, Model
 from qfrewrite.ops.check import verify_model
-from qfrewrite.ops.shapes import settle_shapes
+from qfrewrite.ops.shapes import has_open_sizes, settle_shapes, take_sizes
 from qfrewrite.passes._base import Pass, make_passes
-from qfrewrite.passes._context import PassContext, PassRewriter, Samples
+from qfrewrite.passes._context import PassContext, PassRewriter, Samples, sample_count
 from qfrewrite.rewrite.raising import raise_graph
 from qfrewrite.rewrite.rewriter import Log
 from qfrewrite.runtime.metrics import Fidelity, compare
@@ -77,8 +77,7 @@ def run_passes(
         raise UsageError(f"no such verify level: '{verify}'", remedy=f"one of {VERIFY_LEVELS}")
     todo = make_passes(passes) if isinstance(passes, str) else list(passes)
     context = context or PassContext()
-    for graph in model.graphs:
-        settle_shapes(graph)
+    _settle_shapes(model, context, todo)
     if verify != "off":
         verify_model(model)
     for graph in model.graphs:
@@ -89,6 +88,18 @@ def run_passes(
         if after is not None:
             after(one, model)
     return report
+
+
+def _settle_shapes(model: Model, context: PassContext, todo: Sequence[Pass]) -> None:
+    """Fill in the sizes that follow from those of the inputs: of the data, where they are open."""
+    resized = bool(todo) and todo[0].sets_size
+    # Of data that can be read once only, nothing is taken ahead.
+    known = context.data is not None and sample_count(context.data) is not None
+    if context.data is not None and known and has_open_sizes(model.graph) and not resized:
+        first = next(iter(context.data), {})
+        take_sizes(model.graph, {name: value.shape for name, value in first.items()})
+    for graph in model.graphs:
+        settle_shapes(graph)
 
 
 def _run_one(model: Model, one: Pass, context: PassContext, verify: str) -> PassReport:

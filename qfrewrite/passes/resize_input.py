@@ -30,6 +30,7 @@ class ResizeInput(Pass):
 
     name: ClassVar[str] = "resize_input"
     exact: ClassVar[bool] = False
+    sets_size: ClassVar[bool] = True
 
     size: str
 

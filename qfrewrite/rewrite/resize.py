@@ -10,6 +10,7 @@ import numpy as np
 from qfrewrite.errors import QfError, UsageError, VerifyError
 from qfrewrite.ir import Array, Graph, Op, Tensor, constant
 from qfrewrite.ops import spec_of
+from qfrewrite.ops.shapes import settle_shapes
 from qfrewrite.ops.spec import attr, const_ints, inferred
 
 Shape = tuple[int, ...]
@@ -44,7 +45,11 @@ class Resizing:
         n, height, width, channels = self._input.shape
         if (height, width) == self.size:
             return
+        open_size = self._input.dims[1:3] == (-1, -1)
         self._set_shape(self._input, (n, *self.size, channels))
+        if open_size:
+            settle_shapes(self.graph)  # nothing in it was made for one size
+            return
         for op in self.graph.ops:
             if not any(self.changed(t) for t in op.inputs if t is not None):
                 continue

@@ -22,6 +22,7 @@ from qfrewrite.calibration.data import Sample
 from qfrewrite.calibration.observers import Detail, TensorStats
 from qfrewrite.ir import Array, Graph, Tensor
 from qfrewrite.lower.ranges import ACTIVATION_BOUNDS, Range
+from qfrewrite.ops.shapes import has_open_sizes, unsettled
 from qfrewrite.ops.subgraphs import keeps_state
 from qfrewrite.rewrite.relayout import LIVE
 from qfrewrite.runtime.session import Session, default_threads
@@ -106,6 +107,10 @@ class _Job:
     ) -> None:  # fmt: skip
         self.details = details
         self.bounds = [_bounds(graph, t) for t in details]
+        # Their number of channels is not known, or not the same in all samples.
+        varies = has_open_sizes(graph)
+        self.shapeless = {t for t in unsettled(graph) if t.dims[-1:] in ((), (-1,))}
+        self.shapeless |= {t for t in details if varies and t.dims[-1:] == (-1,)}
         self.settled = inf if total is None else _SETTLED_AFTER * total
         self.start, self.step = start, step
         self.moving = None if decay is None else _MovingAverage(decay, start)
@@ -165,7 +170,7 @@ class _Job:
         live = [t.meta.get(LIVE) for t in self.details]
         stats = []
         for (t, detail), bounds, mask in zip(self.details.items(), self.bounds, live, strict=True):
-            channels = t.shape[-1] if t.size and t.shape else 1
+            channels = t.shape[-1] if t.size and t.shape and t not in self.shapeless else 1
             count = channels if mask is None else int(mask.sum())
             stats.append(TensorStats(count, bounds, detail))
         return _Part(stats, live)

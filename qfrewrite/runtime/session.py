@@ -17,12 +17,20 @@ from qfrewrite.ir import Array, Graph, Model, Quant, Tensor
 from qfrewrite.ir.quant import dequantize, quantize
 from qfrewrite.lower.model import lower_float, lower_model
 from qfrewrite.lower.scheme import QuantOptions
+from qfrewrite.ops.shapes import open_axes, take_sizes
 from qfrewrite.ops.subgraphs import RUNS, verify_subgraphs
 
 
 def input_specs(graph: Graph) -> list[InputSpec]:
     """Names, shapes and element types of the graph's inputs."""
-    return [InputSpec(t.name, t.shape, t.dtype) for t in graph.inputs]
+    return [InputSpec(t.name, t.shape, t.dtype, open_axes(t.dims)) for t in graph.inputs]
+
+
+def take_usual_sizes(graph: Graph) -> list[str]:
+    """Give inputs whose size the file leaves open a usual one; what was assumed, as text."""
+    specs = [spec for spec in input_specs(graph) if spec.open_axes]
+    take_sizes(graph, {spec.name: spec.assumed for spec in specs})
+    return [f"{spec} leaves its size open: taken as {list(spec.assumed)}" for spec in specs]
 
 
 def default_threads() -> int:
@@ -102,11 +110,14 @@ class Runner:
         try:
             with _chatter_hidden():
                 self._interpreter = _interpreter(content, threads or default_threads())
-                self._interpreter.allocate_tensors()
+            self._in = self._interpreter.get_input_details()
+            self._out = self._interpreter.get_output_details()
+            self._shapes: list[tuple[int, ...]] = []
+            # What a file says of an open size need not run.
+            if not any(-1 in d["shape_signature"] for d in self._in):
+                self._allocate([tuple(d["shape"]) for d in self._in])
         except (RuntimeError, ValueError) as error:
             raise RunError(f"the runtime does not take this model: {error}") from None
-        self._in = self._interpreter.get_input_details()
-        self._out = self._interpreter.get_output_details()
 
     @staticmethod
     def of(
@@ -123,7 +134,8 @@ class Runner:
         """What to feed: real values where an input is quantized."""
         return [
             InputSpec(d["name"], tuple(int(n) for n in d["shape"]),
-                      "float32" if _detail_quant(d) is not None else np.dtype(d["dtype"]).name)
+                      "float32" if _detail_quant(d) is not None else np.dtype(d["dtype"]).name,
+                      open_axes(d["shape_signature"]))
             for d in self._in
         ]  # fmt: skip
 
@@ -140,9 +152,27 @@ class Runner:
     def invoke(self, sample: dict[str, Array] | Sequence[Array]) -> None:
         """Feed one sample and compute."""
         values = list(sample.values()) if isinstance(sample, dict) else list(sample)
-        for detail, value in zip(self._in, values, strict=True):
-            self._interpreter.set_tensor(detail["index"], _to_codes(value, detail))
+        shapes = [np.shape(value) for value in values]
+        try:
+            if shapes != self._shapes:
+                self._allocate(shapes)
+            for detail, value in zip(self._in, values, strict=True):
+                self._interpreter.set_tensor(detail["index"], _to_codes(value, detail))
+        except (RuntimeError, ValueError) as error:
+            raise RunError(
+                f"the runtime does not take inputs of {_sizes(shapes)}: {error}"
+            ) from None
         self.again()
+
+    def _allocate(self, shapes: list[tuple[int, ...]]) -> None:
+        """Make room for inputs of these shapes, where the model leaves their sizes open."""
+        with _chatter_hidden():
+            for detail, shape in zip(self._in, shapes, strict=True):
+                if -1 in detail["shape_signature"] and tuple(detail["shape"]) != shape:
+                    self._interpreter.resize_tensor_input(detail["index"], shape)
+            self._interpreter.allocate_tensors()
+        self._in = self._interpreter.get_input_details()
+        self._shapes = shapes
 
     def again(self) -> None:
         """Compute once more, on the inputs that are there."""
@@ -150,6 +180,10 @@ class Runner:
             self._interpreter.invoke()
         except (RuntimeError, ValueError) as error:
             raise RunError(f"the runtime failed: {error}") from None
+
+
+def _sizes(shapes: list[tuple[int, ...]]) -> str:
+    return ", ".join(str(list(shape)) for shape in shapes)
 
 
 def _check_safe(content: bytes | Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import weakref
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -26,6 +27,8 @@ class Shelf:
         self._shape, self._dtype = shape, dtype
         self._size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
         self._file = tempfile.TemporaryFile(prefix="qfrewrite-")  # noqa: SIM115
+        # Also where an error ends the work.
+        weakref.finalize(self, self._file.close)
 
     @staticmethod
     def of(tensor: Tensor, samples: int) -> Shelf:
@@ -37,6 +40,12 @@ class Shelf:
 
     def put(self, value: Array) -> None:
         """Add the next sample's value."""
+        if value.shape != self._shape:
+            raise RunError(
+                f"holds {list(value.shape)}, the first sample had {list(self._shape)}",
+                where="values between layers",
+                remedy="give samples of one size, or calibrate without reconstruct",
+            )  # fmt: skip
         if self._dtype == np.dtype("<f2"):
             value = np.clip(value, -65504, 65504)
         try:
