@@ -27,6 +27,7 @@ from qfrewrite.rewrite.match import (
     per_channel,
 )
 from qfrewrite.rewrite.padding import raise_same_padding
+from qfrewrite.rewrite.reshapes import sink_reshapes
 from qfrewrite.rewrite.rewriter import Rewriter
 from qfrewrite.rewrite.simplify import drop_neutral, merge_equal
 from qfrewrite.rewrite.weight_ranges import note_weight_ranges
@@ -43,12 +44,13 @@ def raise_graph(graph: Graph) -> Rewriter:
     _dequantize_weights(rw)
     _raise_decomposed(rw)
     fold_constants(rw)
-    drop_neutral(rw)
     raise_dilation(rw)
+    sink_reshapes(rw)
     raise_same_padding(rw)
     raise_leaky(rw)
     _raise_scale_offset(rw)
     _merge_bias(rw)
+    drop_neutral(rw)
     merge_equal(rw)
     return rw
 

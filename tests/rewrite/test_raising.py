@@ -89,3 +89,45 @@ def test_space_to_batch_is_a_dilation(pads: object, crops: object, kinds: list[s
     graph = b.finish(b.op("RELU", y, name="y"))
     check_raising(graph, kinds)
     assert graph.ops_of("CONV_2D")[0].attrs["dilation_h_factor"] == 2
+
+
+@pytest.mark.parametrize("axis", [1, 2, -2])
+@pytest.mark.parametrize(
+    ("pads", "crops", "kinds"),
+    [
+        ([[4, 4]], [[0, 0]], ["CONV_2D"]),  # SAME for 3 taps at rate 4
+        ([[4, 6]], [[0, 2]], ["CONV_2D"]),  # SAME again, up to a multiple of 4
+        ([[8, 0]], [[0, 0]], ["PAD", "CONV_2D"]),  # causal
+    ],
+)
+def test_space_to_batch_of_one_dimension_is_a_dilation(
+    axis: int, pads: list[list[int]], crops: list[list[int]], kinds: list[str]
+) -> None:
+    """As TensorFlow writes Conv1D with a dilation, bias and activation inside or behind."""
+    b = GraphBuilder()
+    x = b.input("x", (1, 16 - crops[0][1], 2))
+    block = b.const("block", np.array([4], "i4"))
+    y = b.op("SPACE_TO_BATCH_ND", x, block, b.const("pads", np.array(pads, "i4")))
+    y = b.op("EXPAND_DIMS", y, b.const("axis", np.array(axis, "i4")))
+    w = normal(3, *((1, 3) if axis == 1 else (3, 1)), 2)
+    y = b.op("CONV_2D", y, b.const("w", w), attrs={"padding": "VALID"})
+    y = b.op("SQUEEZE", y, attrs={"squeeze_dims": (axis,)})
+    y = b.op("ADD", y, b.const("bias", normal(3)))
+    y = b.op("BATCH_TO_SPACE_ND", y, block, b.const("crops", np.array(crops, "i4")))
+    graph = b.finish(b.op("RELU", y, name="y"))
+    check_raising(graph, ["EXPAND_DIMS", *kinds, "RELU", "SQUEEZE"])
+    conv = graph.ops_of("CONV_2D")[0]
+    rates = conv.attrs["dilation_h_factor"], conv.attrs["dilation_w_factor"]
+    assert rates == ((1, 4) if axis == 1 else (4, 1))
+    assert conv.input(2) is not None
+
+
+def test_a_sum_inside_the_batches_is_no_dilation() -> None:
+    b = GraphBuilder()
+    block = b.const("block", np.array([2, 2], "i4"))
+    none = b.const("none", np.zeros((2, 2), "i4"))
+    y = b.op("SPACE_TO_BATCH_ND", b.input("x", (1, 8, 8, 2)), block, none)
+    y = b.op("CONV_2D", y, b.const("w", normal(3, 3, 3, 2)), attrs={"padding": "VALID"})
+    y = b.op("ADD", y, b.const("map", normal(4, 2, 2, 3)))
+    graph = b.finish(b.op("BATCH_TO_SPACE_ND", y, block, none))
+    check_raising(graph, [op.kind for op in graph.ops])
