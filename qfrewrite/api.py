@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from qfrewrite.analyze.judge import judge
 from qfrewrite.calibration.ranges import RangeTable
 from qfrewrite.errors import UsageError
 from qfrewrite.formats.atomic import staged
@@ -26,8 +27,8 @@ from qfrewrite.saving import (
 )
 
 __all__ = [
-    "QuantizeReport", "SaveReport", "asked_scheme", "calibrate", "check", "compare_saved",
-    "default_output", "dequantize", "judged_on", "load", "open_context", "quant_options",
+    "QuantizeReport", "SaveReport", "asked_scheme", "calibrate", "check",
+    "default_output", "dequantize", "judge", "judged_on", "load", "open_context", "quant_options",
     "quantize", "run_passes", "save", "sensitivity",
 ]  # fmt: skip
 
@@ -41,7 +42,7 @@ class QuantizeReport:
     """What `quantize` did: passes, file, and how close int8 is to float.
 
     fidelity: None where it was not measured, as without data; measured_on says on which samples,
-    or why not.
+    or why not. notices: what was odd about the model; warnings: what speaks against the result.
     """
 
     passes: RunReport
@@ -49,6 +50,7 @@ class QuantizeReport:
     fidelity: Fidelity | None
     measured_on: str
     notices: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
 
     @property
     def path(self) -> Path:
@@ -309,39 +311,8 @@ def quantize(
     output = Path(output or default_output(model, saving["scheme"]))
     with staged(output) as temporary:
         saved = save(model, temporary, **saving)
-        fidelity, measured_on = compare_saved(reference, saved, context, state)
+        found = judge(reference, temporary, context, state, report.names)
     saved.path = output
-    return QuantizeReport(report, saved, fidelity, measured_on, list(model.notices))
-
-
-def compare_saved(
-    reference: Model, saved: SaveReport, context: PassContext, state: tuple[Graph, int]
-) -> tuple[Fidelity | None, str]:
-    """How close a written `.tflite` is to `reference` in float, and on which samples.
-
-    On samples held back from calibration; where there are none on the calibration samples: the
-    text says which. Without data both run on synthetic inputs, so that a result that cannot run
-    is not left unnoticed; but there is no figure, since it would say nothing about real ones.
-    state: the graph and its version that `reference` is a copy of.
-    """
-    if saved.path.suffix != ".tflite" or not saved.path.is_file():
-        return None, ""
-    from qfrewrite.calibration.data import synthetic
-    from qfrewrite.rewrite.resize import Resizing
-    from qfrewrite.runtime.metrics import collect, compare
-    from qfrewrite.runtime.session import Runner, input_specs
-
-    graph = reference.graph
-    of: tuple[Graph, int] | None = state
-    if context.size is not None:
-        # The float network at the size that the result has.
-        Resizing(graph, context.size).run()
-        of = None
-    runner = Runner(saved.path, threads=context.threads)
-    if context.measuring is None and context.data is None:
-        collect(runner, synthetic(input_specs(graph), 2, seed=context.seed + 1))
-        return None, "not measured: no data"
-    samples = context.judged_on
-    kind = "held back" if context.held_back else "used in calibration: no others are left"
-    result = collect(runner, samples)
-    return compare(context.outputs(graph, of=of), result), f"{samples.description} ({kind})"
+    return QuantizeReport(
+        report, saved, found.fidelity, found.measured_on, list(model.notices), found.warnings
+    )

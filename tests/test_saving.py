@@ -129,3 +129,16 @@ def test_ops_kept_float_by_name_are_asked_for_too(tmp_path: Path) -> None:
         qf.save(model, tmp_path / "x.tflite", scheme="int8", keep_float=["*"])
     saved = qf.save(model, tmp_path / "x.tflite", scheme="int8", keep_float=["conv*"])
     assert saved.lowering.counts["int8"] > 0
+
+
+@pytest.mark.parametrize("scheme", ["int8", "uint8", "int16x8"])
+def test_ranges_that_a_tflite_brings_are_used(scheme: str, tmp_path: Path) -> None:
+    """Without a pass the file is unedited: it was copied, float as it is."""
+    model = qf.load(DIGITS)
+    qf.run_passes(model, "calibrate", data=CALIB, samples=4)
+    ranged = qf.save(model, tmp_path / "ranged.tflite", scheme="float32").path
+    out = tmp_path / "x.tflite"
+    assert run([str(ranged), "--scheme", scheme, "-q", "-o", str(out)]) == 0
+    assert types(out) == {scheme.replace("x8", "")}
+    assert run([str(ranged), "--scheme", "float32", "-q", "-o", str(out)]) == 0
+    assert out.read_bytes() == ranged.read_bytes()

@@ -26,14 +26,17 @@ _POOR_DB, _DROP_DB = 30.0, 5.0
 class LayerFidelity:
     """One tensor in both models, over all samples.
 
-    sqnr_db: 10 log10(sum x^2 / sum (x - q)^2). cosine: of both as vectors. max_error: the largest
-    |x - q|, real units. order: its place in execution order.
+    sqnr_db: 10 log10(sum x^2 / sum (x - q)^2). lost_db: by how much that lies below the worst of
+    the values it is computed from, of which what lies above 30 dB does not count: what the layer
+    itself loses. cosine: of both as vectors. max_error: the largest |x - q|, real units. order:
+    its place in execution order.
     """
 
     name: str
     op: str
     order: int
     sqnr_db: float = inf
+    lost_db: float = 0.0
     cosine: float = 1.0
     max_error: float = 0.0
     _sums: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0, 0.0], repr=False)
@@ -98,6 +101,7 @@ def compare_models(
         meter.add(x[len(rows) :], q[len(rows) :])
     for row in rows:
         row.finish()
+    _set_losses(first.graph, dict(zip((a for a, _ in pairs), rows, strict=True)))
     worst = sorted(rows, key=lambda r: (r.sqnr_db, r.order))
     return Comparison(worst, meter.result(), _first_drop(rows), meter.samples, missing)
 
@@ -147,6 +151,24 @@ def _pairs(first: _Prepared, second: _Prepared) -> tuple[list[tuple[Tensor, Tens
         else:
             missing.append(tensor.name)
     return pairs, missing
+
+
+def _set_losses(graph: Graph, rows: dict[Tensor, LayerFidelity]) -> None:
+    """What each layer loses, from the closest tensors before it that both models have."""
+    entering: dict[Tensor, float] = {}
+
+    def reached(tensor: Tensor | None) -> float:
+        if tensor is None:
+            return _POOR_DB
+        row = rows.get(tensor)
+        return min(row.sqnr_db, _POOR_DB) if row is not None else entering.get(tensor, _POOR_DB)
+
+    for op in graph.ops:
+        before = min(map(reached, op.inputs), default=_POOR_DB)
+        for tensor in op.outputs:
+            entering[tensor] = before
+            if tensor in rows:
+                rows[tensor].lost_db = max(before - rows[tensor].sqnr_db, 0.0)
 
 
 def _row(graph: Graph, tensor: Tensor, order: int) -> LayerFidelity:

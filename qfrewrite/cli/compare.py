@@ -65,6 +65,7 @@ def _print(found: Comparison, how: str, top: int | None, described: str | None) 
     columns = (
         t.Column("name", "layer", right=False), t.Column("op", "op", right=False),
         t.Column("order", "order"), t.Column("sqnr_db", "SQNR dB", t.decibel),
+        t.Column("lost_db", "lost dB", t.decibel),
         t.Column("cosine", "cosine", lambda v: f"{v:.5f}"),
         t.Column("max_error", "max error", t.figure),
     )  # fmt: skip

@@ -150,13 +150,14 @@ def _convert(job: _Job, reporter: Reporter) -> None:
         with reporter.status("writing"):
             saved = api.save(model, temporary, **saving)
         with reporter.status("comparing the result with the float model"):
-            fidelity, measured_on = api.compare_saved(reference, saved, context, state)
+            names = report.names if report is not None else []
+            found = api.judge(reference, temporary, context, state, names)
         if job.save_ranges is not None:
             _save_ranges(job.save_ranges, model.name, context.ranges)
     saved.path = out
     reporter.data_warnings(context)
     reporter.passes(report)
-    reporter.result(job.model, saved, fidelity, measured_on)
+    reporter.result(job.model, saved, found)
 
 
 def _with_max_drop(pass_list: str, max_drop: float) -> str:

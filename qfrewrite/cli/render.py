@@ -15,12 +15,12 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from qfrewrite.analyze.judge import Judgement
 from qfrewrite.api import SaveReport
 from qfrewrite.ir import Model, Tensor
 from qfrewrite.lower.targets import grouped
 from qfrewrite.ops.shapes import open_axes
 from qfrewrite.passes import Pass, PassContext, PassReport, RunReport, parameters
-from qfrewrite.runtime.metrics import Fidelity
 
 _PIPE_WIDTH = 100
 RANKED_ONLY = (
@@ -160,10 +160,10 @@ class Reporter:
             table.add_row(*(_figure(k, row.get(k)) for k in columns))
         self._out.print(table)
 
-    def result(
-        self, source: Path, saved: SaveReport, fidelity: Fidelity | None, measured_on: str
-    ) -> None:
+    def result(self, source: Path, saved: SaveReport, found: Judgement) -> None:
         """Where the result is, how large, how close to float, and what stayed float."""
+        for text in found.warnings:
+            self.notice(text, kind="warning")
         if self._quiet:
             return
         before, low = source.stat().st_size, saved.lowering
@@ -177,9 +177,9 @@ class Reporter:
                     f"{kind} '{name}' ({why})" for name, kind, why in low.float_ops
                 )
             lines.append(("ops", escape(stayed)))
-        if measured_on:
-            figures = f"{fidelity}, " if fidelity is not None else ""
-            lines.append(("float vs result", f"{figures}{escape(measured_on)}"))
+        if found.measured_on:
+            figures = f"{found.fidelity}, " if found.fidelity is not None else ""
+            lines.append(("float vs result", f"{figures}{escape(found.measured_on)}"))
         self._out.print()
         for label, text in lines:
             self._out.print(f"  {label:<16} {text}", soft_wrap=True)

@@ -25,12 +25,13 @@ def lower_model(model: Model, options: QuantOptions | None = None) -> tuple[Mode
 
     Activations are quantized wherever FAKE_QUANT gives ranges, if the scheme quantizes them; with
     scheme float32 (or no options) FAKE_QUANT ops are left in. An unedited `.tflite` is copied as
-    it is, unless the scheme asks for other weights.
+    it is, unless the scheme asks for other weights or it brings ranges that the scheme uses.
     """
     copy, report = model.clone(), QuantReport()
     options = options or QuantOptions("float32")
     weights_only = options.kind.activations is None and options.kind.weights is not None
-    if model.source == "tflite" and not model.edited and not weights_only:
+    ranged = options.kind.activations is not None and any(has_ranges(g) for g in copy.graphs)
+    if model.source == "tflite" and not (model.edited or weights_only or ranged):
         return copy, report
     for graph in copy.graphs:
         if options.kind.activations is not None and has_ranges(graph):

@@ -58,6 +58,11 @@ class RunReport:
         """The last report of the pass called `name`."""
         return next(r for r in reversed(self.passes) if r.name.partition("(")[0] == name)
 
+    @property
+    def names(self) -> list[str]:
+        """What was run, without parameters."""
+        return [r.name.partition("(")[0] for r in self.passes]
+
 
 def run_passes(
     model: Model,

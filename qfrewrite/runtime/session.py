@@ -139,6 +139,12 @@ class Runner:
             for d in self._in
         ]  # fmt: skip
 
+    @property
+    def output_steps(self) -> list[float]:
+        """The scale of each output; 0 where it is not quantized."""
+        quants = map(_detail_quant, self._out)
+        return [0.0 if quant is None else float(quant.scale[0]) for quant in quants]
+
     def run(self, sample: dict[str, Array] | Sequence[Array]) -> list[Array]:
         """Outputs for one sample, real values; arrays are valid until the next run."""
         self.invoke(sample)

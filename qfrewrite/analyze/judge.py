@@ -1,0 +1,173 @@
+"""How close a written model is to its float source, and what is said where that is not close."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+
+from qfrewrite.analyze.compare import LayerFidelity, compare_models
+from qfrewrite.calibration.data import synthetic
+from qfrewrite.errors import UsageError, VerifyError
+from qfrewrite.formats.tflite_read import read_tflite
+from qfrewrite.ir import Array, Graph, Model
+from qfrewrite.lower.scheme import QuantOptions
+from qfrewrite.passes import PassContext
+from qfrewrite.rewrite.resize import Resizing
+from qfrewrite.runtime.metrics import Fidelity, Outputs, collect, compare
+from qfrewrite.runtime.session import Runner, input_specs
+
+# Below these a result is of little use, whatever it is used for.
+_POOR_DB, _POOR_AGREEMENT = 10.0, 0.5
+# Layers are ranked on so many samples.
+_RANKED_ON = 16
+# Without data: enough to see that the result runs, and that its outputs depend on its inputs.
+_MADE_UP = 4
+# An output that varies by less than this share of its largest value may become one value, and so
+# may one that varies by fewer than so many of its steps.
+_VARIES, _STEPS = 0.05, 8
+
+
+@dataclass
+class Judgement:
+    """What is known of a result beside its float source.
+
+    fidelity: None where it was not measured. measured_on: on which samples, or why not.
+    warnings: what the user should know before the result is used.
+    """
+
+    fidelity: Fidelity | None = None
+    measured_on: str = ""
+    warnings: list[str] = field(default_factory=list)
+
+
+def judge(
+    reference: Model,
+    path: Path,
+    context: PassContext,
+    state: tuple[Graph, int],
+    passes: Sequence[str] = (),
+) -> Judgement:
+    """How close the `.tflite` at `path` is to `reference` in float, and on which samples.
+
+    On samples held back from calibration; where there are none on the calibration samples: the
+    text says which. Without data both run on a few synthetic inputs, so that a result that is
+    broken is not left unnoticed; but there is no figure, since it would say nothing about real
+    ones. state: the graph and its version that `reference` is a copy of. passes: the names of
+    those that were run. Raises VerifyError where an output became constant, NaN or infinite.
+    """
+    if path.suffix != ".tflite" or not path.is_file():
+        return Judgement()
+    graph = reference.graph
+    of: tuple[Graph, int] | None = state
+    if context.size is not None:
+        # The float network at the size that the result has.
+        Resizing(graph, context.size).run()
+        of = None
+    runner = Runner(path, threads=context.threads)
+    real = context.measuring is not None or context.data is not None
+    if not real:
+        made_up = synthetic(input_specs(graph), _MADE_UP, seed=context.seed + 1)
+        context, of = PassContext(data=made_up, threads=context.threads), None
+    floats, result = context.outputs(graph, of=of), collect(runner, context.judged_on)
+    _check_outputs(graph, floats, result, runner.output_steps)
+    if not real:
+        return Judgement(measured_on="not measured: no data")
+    kind = "held back" if context.held_back else "used in calibration: no others are left"
+    found = Judgement(compare(floats, result), f"{context.judged_on.description} ({kind})")
+    assert found.fidelity is not None
+    if is_poor(found.fidelity):
+        found.warnings.append(_poor_warning(reference, path, context, found.fidelity, passes))
+    return found
+
+
+def is_poor(fidelity: Fidelity) -> bool:
+    """Whether a result is so far from float that it cannot be used as it is."""
+    agreement = fidelity.agreement
+    return fidelity.sqnr_db < _POOR_DB or (agreement is not None and agreement < _POOR_AGREEMENT)
+
+
+def _check_outputs(graph: Graph, floats: Outputs, result: Outputs, steps: Sequence[float]) -> None:
+    """Raise VerifyError where the result says nothing, and the float model does."""
+    for k, tensor in enumerate(graph.outputs):
+        x, y = ([sample[k] for sample in outputs] for outputs in (floats, result))
+        why = _degenerate(x, y, steps[k])
+        if why is not None:
+            raise VerifyError(
+                f"{why} in the result, and not in the float model", where=f"output '{tensor.name}'",
+                remedy="calibrate on real data, or see where it is lost with qfrewrite compare",
+            )  # fmt: skip
+
+
+def _degenerate(floats: Sequence[Array], result: Sequence[Array], step: float) -> str | None:
+    """Why `result` says nothing although `floats` do; step: of its grid, 0 for floats."""
+    if any(x.dtype.kind != "f" or not x.size or not np.isfinite(x).all() for x in floats):
+        return None
+    if not all(np.isfinite(y).all() for y in result):
+        return "is NaN or infinite"
+    if len(result) < 2 or any(not np.array_equal(result[0], y) for y in result[1:]):
+        return None
+    stacked = np.stack([np.broadcast_to(x, floats[0].shape).astype(np.float64) for x in floats])
+    varies, largest = float(np.ptp(stacked, axis=0).max()), float(np.abs(stacked).max())
+    # A step wider than the values themselves is no excuse.
+    step = min(step, max(1 / 128, largest / 64))
+    if varies <= max(_VARIES * largest, _STEPS * step):
+        return None
+    return f"is the same for all {len(result)} samples"
+
+
+def _poor_warning(
+    reference: Model, path: Path, context: PassContext, fidelity: Fidelity, passes: Sequence[str]
+) -> str:
+    text = f"the result is far from the float model: {fidelity}"
+    worst = _worst_layers(reference, path, context)
+    if worst:
+        named = ", ".join(f"'{row.name}' ({row.lost_db:.1f} dB)" for row in worst)
+        text += f"; most is lost in {named}"
+    helps = [remedy(worst) for applies, remedy in _REMEDIES if applies(context.quant, passes)]
+    tries = [one for one in helps if one]
+    return f"{text}; try {', or '.join(tries)}" if tries else text
+
+
+def _worst_layers(reference: Model, path: Path, context: PassContext) -> list[LayerFidelity]:
+    """The three layers that lose most of what enters them."""
+    samples = islice(context.judged_on, _RANKED_ON)
+    try:
+        found = compare_models(reference, read_tflite(path), samples, threads=context.threads)
+    except UsageError:  # the result takes other inputs
+        return []
+    ranked = sorted(found.layers, key=lambda row: (-row.lost_db, row.order))
+    return [row for row in ranked[:3] if row.lost_db > 0]
+
+
+def _kept(option: str) -> Callable[[Sequence[LayerFidelity]], str]:
+    return lambda worst: " ".join(f"{option} '{row.name}'" for row in worst)
+
+
+def _solved(passes: Sequence[str]) -> bool:
+    return any(name in ("reconstruct", "auto") for name in passes)
+
+
+# When a remedy is worth a try, by the options and the passes that were run -> what it is called,
+# by the worst layers.
+_REMEDIES: tuple[
+    tuple[
+        Callable[[QuantOptions, Sequence[str]], bool], Callable[[Sequence[LayerFidelity]], str]
+    ],
+    ...,
+] = (
+    (lambda o, p: o.kind.per_channel and not o.per_channel, lambda w: "--weights per-channel"),
+    (lambda o, p: o.scheme == "uint8", lambda w: "--scheme int8"),
+    (lambda o, p: o.kind.activations is not None and not _solved(p) and o.per_channel
+     and o.kind.per_channel, lambda w: "-p @per-channel"),
+    (lambda o, p: o.kind.activations is not None and not _solved(p)
+     and not (o.per_channel and o.kind.per_channel), lambda w: "-p @per-tensor"),
+    # With one scale for all weights it is these that cost, and 16 bits do not help them.
+    (lambda o, p: o.scheme == "int8" and o.per_channel, _kept("--keep-int16")),
+    (lambda o, p: o.kind.activations is not None and not (o.scheme == "int8" and o.per_channel),
+     _kept("--keep-float")),
+    (lambda o, p: o.kind.activations is None, lambda w: "--scheme float16"),
+)  # fmt: skip
