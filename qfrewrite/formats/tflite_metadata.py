@@ -14,10 +14,11 @@ from types import MappingProxyType
 
 import numpy as np
 
-from qfrewrite.errors import ModelFileError
-from qfrewrite.formats.flatbuffer import Decoder, Encoder, Values
+from qfrewrite.errors import ModelFileError, UnsupportedError
+from qfrewrite.formats.flatbuffer import UNKNOWN, Decoder, Encoder, Values
 from qfrewrite.formats.flatbuffer_schema import FieldSpec, Schema, TableSpec
-from qfrewrite.ir import Model
+from qfrewrite.ir import Graph, Model, Quant
+from qfrewrite.ir.quant import ACTIVATION_CODES, quantize
 
 ENTRY = "TFLITE_METADATA"
 """The name of the metadata entry."""
@@ -151,6 +152,78 @@ def normalizations(model: Model) -> Mapping[str, Normalization]:
         for tensor, unit in zip(model.graph.inputs, units, strict=True)
         if unit is not None
     }
+
+
+@dataclass(frozen=True)
+class Held:
+    """What an input or output holds: its element type, and how that stands for real values."""
+
+    dtype: str
+    quant: Quant | None
+
+    def real(self, value: float) -> float:
+        """What a value of this element type stands for."""
+        if self.quant is None or self.dtype not in ACTIVATION_CODES:
+            return value
+        return (value - float(self.quant.zero_point[0])) * float(self.quant.scale[0])
+
+    def held(self, value: float) -> float:
+        """The value of this element type that stands for `value`."""
+        if self.quant is None or self.dtype not in ACTIVATION_CODES:
+            return value
+        return float(quantize(np.array(value), self.quant, self.dtype))
+
+
+Interface = Mapping[str, tuple[Held, ...]]
+
+
+def interface(graph: Graph) -> Interface:
+    """What the inputs and outputs of a graph hold."""
+    sides = {"input": graph.inputs, "output": graph.outputs}
+    return {side: tuple(Held(t.dtype, t.quant) for t in ts) for side, ts in sides.items()}
+
+
+def restated(content: bytes, before: Interface, after: Interface) -> bytes:
+    """Metadata of a model whose inputs and outputs were `before`, for what they are now.
+
+    `stats` give the least and largest values of a tensor in its own element type: 0 and 255 of a
+    uint8 image that was -1 and 1 in float. Normalization is by definition that of the real values
+    and stays. Tensors that are not there any more are not described either. What is damaged or
+    newer than the schema stays as it is.
+    """
+    try:
+        values = parse_metadata(content)
+        graphs = values["subgraph_metadata"] or []
+        changed = [_restate(graphs[0], side, before[side], after[side])
+                   for side in before] if graphs else []  # fmt: skip
+        return metadata_bytes(values) if any(changed) and not _has_unknown(values) else content
+    except (ModelFileError, UnsupportedError):
+        return content
+
+
+def _restate(graph: Values, side: str, before: tuple[Held, ...], after: tuple[Held, ...]) -> bool:
+    """Restate one side of `graph`, in place; returns whether anything changed."""
+    described = graph[f"{side}_tensor_metadata"]
+    if not described or len(described) != len(before):
+        return False
+    if len(before) != len(after):
+        graph[f"{side}_tensor_metadata"] = graph[f"{side}_tensor_groups"] = None
+        return True
+    changed = False
+    for one, old, new in zip(described, before, after, strict=True):
+        stats = one["stats"]
+        for key in ("max", "min") if stats is not None else ():
+            if stats[key] is not None:
+                ends = [new.held(old.real(float(v))) for v in stats[key]]
+                changed = changed or not np.array_equal(ends, stats[key])
+                stats[key] = np.array(ends, np.float32)
+    return changed
+
+
+def _has_unknown(values: object) -> bool:
+    if isinstance(values, dict):
+        return UNKNOWN in values or any(map(_has_unknown, values.values()))
+    return isinstance(values, list) and any(map(_has_unknown, values))
 
 
 def _normalization(units: list[Values]) -> Normalization | None:

@@ -15,7 +15,9 @@ import numpy as np
 
 from qfrewrite.errors import ModelFileError, QfError, VerifyError
 from qfrewrite.formats import tflite_schema as names
+from qfrewrite.formats.appended_zip import find_zip
 from qfrewrite.formats.flatbuffer import UNKNOWN, Decoder, Values
+from qfrewrite.formats.tflite_metadata import interface
 from qfrewrite.ir import NUMPY_DTYPES, Array, Graph, Model, Op, Quant, Signature, Tensor
 from qfrewrite.ops.sparsity import checked_places, is_sparse
 
@@ -83,6 +85,10 @@ class _ModelReader:
         for entry in file["metadata"] or []:
             model.metadata.append((entry["name"] or "", self._bytes(entry["buffer"], "metadata")))
         model.meta["schema_version"] = file["version"]
+        if (files := find_zip(self.decoder.buf)) is not None:
+            model.meta["associated_files"] = files
+        # Metadata describe inputs and outputs in these types.
+        model.meta["described_io"] = interface(model.graph)
         if file["metadata_buffer"] is not None:
             ids = file["metadata_buffer"].tolist()
             model.meta["metadata_buffer"] = tuple(self._bytes(i, "metadata_buffer") for i in ids)

@@ -13,7 +13,9 @@ from typing import Any
 import numpy as np
 
 from qfrewrite.errors import QfError, UnsupportedError
+from qfrewrite.formats import tflite_metadata
 from qfrewrite.formats import tflite_schema as names
+from qfrewrite.formats.appended_zip import AppendedZip
 from qfrewrite.formats.atomic import write_atomic
 from qfrewrite.formats.flatbuffer import Encoder, Values, as_bytes
 from qfrewrite.formats.tflite_runtimes import min_runtime_version
@@ -65,7 +67,7 @@ def chunks(model: Model, *, most_inline: int = _MOST_INLINE) -> Iterator[Any]:
     encoder = writer.encode(places)
     if encoder.size >= 2**31:
         raise UnsupportedError("takes more than 2 GB", where=f"model '{model.name}'")
-    return _pieces(encoder, writer.data, places)
+    return _pieces(encoder, writer.data, places, model.meta.get("associated_files"))
 
 
 def op_version(op: Op) -> int:
@@ -76,13 +78,19 @@ def op_version(op: Op) -> int:
     return max(version, least_version(op))
 
 
-def _pieces(encoder: Encoder, data: list[Array], places: Mapping[int, int]) -> Iterator[Any]:
+def _pieces(
+    encoder: Encoder, data: list[Array], places: Mapping[int, int], files: AppendedZip | None
+) -> Iterator[Any]:
     yield from encoder.chunks()
     at = encoder.size
     for i, place in places.items():
         yield bytes(place - at)
         yield as_bytes(data[i])
         at = place + data[i].nbytes
+    if files is not None:
+        padding, content = files.moved(at)
+        yield bytes(padding)
+        yield content
 
 
 class _ModelWriter:
@@ -166,6 +174,11 @@ class _ModelWriter:
         codes = [(kinds.get(number, ""), version) for number, _, version in self._codes]
         said = entries[place][1] if place in entries else None
         entries[place] = _RUNTIME, min_runtime_version(codes, said)
+        if (before := self.model.meta.get("described_io")) is not None:
+            for i, (name, value) in entries.items():
+                if name == tflite_metadata.ENTRY:
+                    after = tflite_metadata.interface(self.model.graph)
+                    entries[i] = name, tflite_metadata.restated(value, before, after)
         return list(entries.values())
 
     def _signatures(self) -> list[Signature]:
