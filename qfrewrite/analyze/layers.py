@@ -17,6 +17,7 @@ from qfrewrite.lower.canonical import canonicalise, fuses_into
 from qfrewrite.lower.cost import macs, parameters
 from qfrewrite.lower.ranges import Range
 from qfrewrite.ops import spec_of
+from qfrewrite.ops.quantization import holding_zero
 from qfrewrite.ops.shapes import unsettled
 from qfrewrite.ops.spec import attr
 from qfrewrite.passes import PassContext, measure, row_names
@@ -243,8 +244,8 @@ def _stored_ranges(graph: Graph) -> dict[Tensor, Range]:
             found[tensor] = (first - zero) * scale, (last - zero) * scale
     for op in graph.ops_of("FAKE_QUANT"):
         if not op.operand(0).is_const:
-            low, high = (float(np.asarray(attr(op, k)).reshape(-1)[0]) for k in ("min", "max"))
-            found[op.operand(0)] = found[op.output] = (low, high)
+            ends = holding_zero(*(np.asarray(attr(op, k)).reshape(-1)[0] for k in ("min", "max")))
+            found[op.operand(0)] = found[op.output] = (float(ends[0]), float(ends[1]))
     return found
 
 

@@ -6,12 +6,12 @@ import numpy as np
 
 from qfrewrite.ir import Graph, Model
 from qfrewrite.lower.canonical import canonicalise, fuse_activations
+from qfrewrite.lower.fake_quant import lower_fake_quant
 from qfrewrite.lower.quantized import has_ranges, lower_quantized
 from qfrewrite.lower.ranges import take_ranges
 from qfrewrite.lower.scheme import QuantOptions, QuantReport
 from qfrewrite.lower.weight_schemes import lower_weights
 from qfrewrite.lower.weights import mean_response, on_grid, weight_bounds
-from qfrewrite.ops.spec import attr, spec_of
 from qfrewrite.rewrite.densify import densify
 from qfrewrite.rewrite.fold import set_weights
 from qfrewrite.rewrite.match import bias_of, channel_axis, float_weights, weights_of
@@ -87,23 +87,5 @@ def lower_float(graph: Graph) -> None:
     """Bring `graph` into the form of a float `.tflite`, in place."""
     canonicalise(graph)
     restore_weight_ranges(graph)
-    _apply_weight_ranges(graph)
+    lower_fake_quant(graph)
     fuse_activations(graph)
-
-
-def _apply_weight_ranges(graph: Graph) -> None:
-    """TFLite's FAKE_QUANT has one range, and no runtime takes a narrow one: on weights they are
-    applied."""
-    rw = Rewriter(graph)
-    for op in graph.ops_of("FAKE_QUANT"):
-        source = op.operand(0)
-        plain = attr(op, "axis") is None and not attr(op, "narrow_range")
-        if plain or source.data is None:
-            continue
-        spec = spec_of(op)
-        assert spec is not None
-        assert spec.reference is not None
-        values = spec.reference(op, [source.data])[0]
-        for reader in graph.readers(op.output):
-            rw.set_constant(reader.op, reader.slot, values, name=f"{source.name}/quantized")
-        graph.remove_op(op)

@@ -237,6 +237,9 @@ class _Lowering:
         shared = self._quant(joint, dtype) if joint is not None else None
         if shared is not None:
             return shared
+        given = self.ranges.weights.get(tensor)
+        if given is not None:
+            return activation_quant(float(given[0].min()), float(given[1].max()), dtype)
         data = tensor.value()
         return activation_quant(float(data.min(initial=0)), float(data.max(initial=0)), dtype)
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import inf
+from typing import Any
 
 import numpy as np
 
 from qfrewrite.errors import VerifyError
 from qfrewrite.ir import Array, Graph, Op, Tensor
 from qfrewrite.lower.canonical import drop_identities
+from qfrewrite.ops.quantization import fake_quant_grid, holding_zero, nudged
 from qfrewrite.ops.spec import attr
 from qfrewrite.rewrite.rewriter import Rewriter
 from qfrewrite.rewrite.weight_ranges import KEY
@@ -46,17 +48,34 @@ def take_ranges(graph: Graph) -> Ranges:
                 remedy="min and max must be finite numbers, min below max",
             )
         if source.is_const:
-            found.weights[source] = (low, high)
+            clipped = rw.set_constant(op, 0, _clipped(source.value(), op.attrs))
+            found.weights[clipped] = holding_zero(low, high)
         else:
-            found.activations[source] = _full_grid(op, float(low.min()), float(high.max()))
+            ends = nudged(low, high, attr(op, "num_bits"), attr(op, "narrow_range"))
+            found.activations[source] = _full_grid(op, float(ends[0].min()), float(ends[1].max()))
         rw.bypass(op)
     drop_identities(rw)
     for tensor in graph.tensors:
         said = tensor.meta.get(KEY)
         if said is not None:
-            found.weights[tensor] = np.asarray(said["min"]), np.asarray(said["max"])
+            found.weights[tensor] = holding_zero(np.asarray(said["min"]), np.asarray(said["max"]))
+            graph.update_tensor(tensor, data=_clipped(tensor.value(), said))
     _fill_activations(graph, found.activations)
     return found
+
+
+def _clipped(data: Array, said: Mapping[str, Any]) -> Array:
+    """Constants as fake quantization bounds them; codes for weights may reach beyond the range,
+    as they lie symmetrically about 0."""
+    low, high, _ = fake_quant_grid(
+        said["min"], said["max"], said.get("num_bits", 8), said.get("narrow_range", False)
+    )
+    if said.get("axis") is not None:
+        shape = [1] * data.ndim
+        shape[said["axis"]] = -1
+        low, high = low.reshape(shape), high.reshape(shape)
+    clipped: Array = np.clip(data, low, high).astype(data.dtype)
+    return clipped
 
 
 def _full_grid(op: Op, low: float, high: float) -> Range:

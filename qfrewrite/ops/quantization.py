@@ -17,14 +17,45 @@ def fake_quant_grid(
     """Nudged low, nudged high and scale of TensorFlow's fake quantization.
 
     The range is shifted so that 0 lies on the grid (tensorflow/core/kernels/fake_quant_ops_
-    functor.h). low, high: scalars or [C], real units.
+    functor.h): one that does not hold 0 begins or ends there, so [-3, -0.5] stands for [-2.5, 0].
+    A range without width holds 0 alone. low, high: scalars or [C], real units.
     """
-    codes_low, codes_high = float(narrow_range), float(2**num_bits - 1)
     low, high = np.asarray(low, np.float32), np.asarray(high, np.float32)
-    scale = (high - low) / np.float32(codes_high - codes_low)
+    first, last, zero = _codes(low, high, num_bits, narrow_range)
+    scale = (high - low) / np.float32(last - first)
+    return (first - zero) * scale, (last - zero) * scale, np.where(scale > 0, scale, np.float32(1))
+
+
+def nudged(low: Array, high: Array, num_bits: int, narrow_range: bool) -> tuple[Array, Array]:
+    """The ends of `fake_quant_grid` in float64, so that the scale they give is exact.
+
+    The code that 0 falls on is TensorFlow's, in whose float32 arithmetic it is decided.
+    """
+    first, last, zero = _codes(
+        np.asarray(low, np.float32), np.asarray(high, np.float32), num_bits, narrow_range
+    )
+    scale = (np.asarray(high, np.float64) - low) / (last - first)
+    return (first - zero) * scale, (last - zero) * scale
+
+
+def _codes(low: Array, high: Array, num_bits: int, narrow: bool) -> tuple[float, float, Array]:
+    """The first code, the last one, and the one that stands for 0."""
+    first, last = float(narrow), float(2**num_bits - 1)
+    scale = (high - low) / np.float32(last - first)
     safe = np.where(scale > 0, scale, np.float32(1))
-    zero = np.clip(np.floor(codes_low - low / safe + 0.5), codes_low, codes_high)
-    return (codes_low - zero) * safe, (codes_high - zero) * safe, safe
+    zero = np.clip(np.floor(np.float32(first) - low / safe + np.float32(0.5)), first, last)
+    return first, last, zero
+
+
+def holding_zero(low: Array, high: Array) -> tuple[Array, Array]:
+    """The range [low, high], shifted where it does not hold 0 until it begins or ends there.
+
+    As `nudged`, but exact where the range holds 0. A range of no width is widened, as it would
+    stand for nothing. Scalars or [C].
+    """
+    outside = np.minimum(high, 0) + np.maximum(low, 0)
+    shift = np.where(low < high, outside, 0)
+    return np.minimum(low - shift, 0), np.maximum(high - shift, 0)
 
 
 def _fake_quant(op: Op, x: list[Array | None]) -> list[Array]:

@@ -1,0 +1,68 @@
+"""Fake quantization in the form of TFLite's kernel.
+
+TFLite's FAKE_QUANT has one range and no runtime takes a narrow one; a range without width gives
+NaN there, and 0 in TensorFlow.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from qfrewrite.errors import UnsupportedError
+from qfrewrite.ir import Graph, Op, constant
+from qfrewrite.ops import spec_of
+from qfrewrite.ops.build import append_op
+from qfrewrite.ops.quantization import fake_quant_grid
+from qfrewrite.ops.spec import attr
+from qfrewrite.rewrite.rewriter import Rewriter
+
+# Stands for a range without width: every result is 0 as far as float32 shows.
+_NO_WIDTH = 1e-30
+
+
+def lower_fake_quant(graph: Graph) -> None:
+    """Bring every FAKE_QUANT of `graph` into a form that TFLite computes, in place.
+
+    On constants it is computed, where the kernel cannot. Raises UnsupportedError for a range per
+    channel of computed values.
+    """
+    rw = Rewriter(graph)
+    for op in graph.ops_of("FAKE_QUANT"):
+        per_channel, narrow = attr(op, "axis") is not None, bool(attr(op, "narrow_range"))
+        if op.operand(0).is_const and (per_channel or narrow):
+            _apply(rw, op)
+        elif per_channel:
+            raise UnsupportedError(
+                "has a range per channel of computed values", where=f"op '{op.name}' (FAKE_QUANT)",
+                remedy="write a .pb, or give it one range",
+            )  # fmt: skip
+        elif narrow:
+            _widen(graph, op)
+        elif attr(op, "min") == attr(op, "max"):
+            graph.update_op(op, attrs={**op.attrs, "min": 0.0, "max": _NO_WIDTH})
+
+
+def _apply(rw: Rewriter, op: Op) -> None:
+    source, spec = op.operand(0), spec_of(op)
+    assert spec is not None
+    assert spec.reference is not None
+    values = spec.reference(op, [source.data])[0]
+    for reader in rw.graph.readers(op.output):
+        rw.set_constant(reader.op, reader.slot, values, name=f"{source.name}/quantized")
+    rw.graph.remove_op(op)
+
+
+def _widen(graph: Graph, op: Op) -> None:
+    """Given  y = FAKE_QUANT(x), codes 1..n;  Result  y = FAKE_QUANT(MAXIMUM(x, low)), codes 0..n.
+
+    The steps stay where they are; `low` is what code 1 stands for.
+    """
+    bits = attr(op, "num_bits")
+    low, high, step = (
+        float(v) for v in fake_quant_grid(attr(op, "min"), attr(op, "max"), bits, True)
+    )
+    name = graph.unique_name(f"{op.name}/low")
+    bound = append_op(graph, "MAXIMUM", [op.operand(0), constant(name, np.float32(low))],
+                      name=f"{op.name}/bounded", anchor=op)  # fmt: skip
+    attrs = {**op.attrs, "min": low - step, "max": high, "narrow_range": False}
+    graph.update_op(op, inputs=[bound.output], attrs=attrs)
