@@ -18,17 +18,20 @@ from qfrewrite.ops.spec import attr
 from qfrewrite.rewrite.fold import bn_scale_offset, fold_batch_norm, fold_constants
 from qfrewrite.rewrite.match import NoMatch, bias_slot, sole_reader
 from qfrewrite.rewrite.raising import raise_graph
-from qfrewrite.rewrite.rewriter import Rewriter, may_bypass, replace_op
+from qfrewrite.rewrite.rewriter import Log, Rewriter, may_bypass, replace_op
 
 _RESHAPES = ("RESHAPE", "SQUEEZE", "EXPAND_DIMS")
 # Ops with effects beyond their outputs: never dropped as dead.
 _EFFECTS = ("CALL_ONCE", "ASSIGN_VARIABLE", "VAR_HANDLE", "WHILE", "IF", "CUSTOM")
 
 
-def canonicalise(graph: Graph) -> None:
-    """Bring `graph` into canonical form, in place; FAKE_QUANT stays where it is."""
+def canonicalise(graph: Graph, log: Log | None = None) -> None:
+    """Bring `graph` into canonical form, in place; FAKE_QUANT stays where it is.
+
+    log: where every edit is entered. A graph that is in canonical form is not edited.
+    """
     settle_shapes(graph)
-    rw = raise_graph(graph)
+    rw = raise_graph(graph, log)
     for op in graph.ops_of("BATCH_NORM"):
         fold_batch_norm(rw, op)
     for op in graph.ops_of("BATCH_NORM"):
@@ -37,7 +40,20 @@ def canonicalise(graph: Graph) -> None:
     _multiply_by_computed_weights(rw)
     drop_identities(rw)
     _drop_reshapes(rw)
-    graph.prune(keep=lambda op: op.kind in _EFFECTS or not op.outputs)
+    for op in graph.prune(keep=lambda op: op.kind in _EFFECTS or not op.outputs):
+        rw.edit("removed", op, f"{op.kind} that no output needs")
+    _add_missing_bias(rw)
+
+
+def spell_out(graph: Graph) -> None:
+    """Put in what kernels ask for, in place, and no more: BATCH_NORM becomes MUL and ADD, IDENTITY
+    becomes RESHAPE, a convolution has a bias."""
+    settle_shapes(graph)
+    rw, unknown = Rewriter(graph), unsettled(graph)
+    for op in graph.ops_of("BATCH_NORM"):
+        _lower_batch_norm(rw, op)
+    for op in graph.ops_of("IDENTITY"):
+        _spell_identity(rw, op, unknown)
     _add_missing_bias(rw)
 
 
@@ -51,6 +67,7 @@ def _lower_batch_norm(rw: Rewriter, op: Op) -> None:
     mul = append_op(graph, "MUL", [op.operand(0), scale], name=f"{op.name}/scaled", anchor=op)
     add = append_op(graph, "ADD", [mul.output, offset], name=op.name, anchor=op)
     replace_op(graph, op, add)
+    rw.edit("lowered", add, "BATCH_NORM -> MUL, ADD")
 
 
 def _multiply_by_computed_weights(rw: Rewriter) -> None:
@@ -70,6 +87,7 @@ def _multiply_by_computed_weights(rw: Rewriter) -> None:
         if b is not None:
             new = append_op(graph, "ADD", [new.output, b], name=op.name, anchor=op)
         replace_op(graph, op, new)
+        rw.edit("replaced", new, "FULLY_CONNECTED of computed weights -> BATCH_MATMUL")
 
 
 def drop_identities(rw: Rewriter) -> None:
@@ -78,11 +96,17 @@ def drop_identities(rw: Rewriter) -> None:
     for op in rw.graph.ops_of("IDENTITY"):
         if may_bypass(rw.graph, op):
             rw.bypass(op)
-        elif _sized_by_operands(op, unknown):
-            shape = append_op(rw.graph, "SHAPE", [op.operand(0)], anchor=op)
-            rw.graph.update_op(op, kind="RESHAPE", inputs=[op.operand(0), shape.output], meta={})
         else:
-            _as_reshape(rw.graph, op)
+            _spell_identity(rw, op, unknown)
+
+
+def _spell_identity(rw: Rewriter, op: Op, unknown: Collection[Tensor]) -> None:
+    if _sized_by_operands(op, unknown):
+        shape = append_op(rw.graph, "SHAPE", [op.operand(0)], anchor=op)
+        rw.graph.update_op(op, kind="RESHAPE", inputs=[op.operand(0), shape.output], meta={})
+        rw.edit("replaced", op, "IDENTITY -> RESHAPE to what it reads")
+    else:
+        _as_reshape(rw, op)
 
 
 def _drop_reshapes(rw: Rewriter) -> None:
@@ -95,6 +119,7 @@ def _drop_reshapes(rw: Rewriter) -> None:
         if before is not None and before.kind in _RESHAPES:
             inputs = [before.operand(0), *op.inputs[1:]]
             graph.update_op(op, inputs=inputs)
+            rw.edit("merged", op, f"with {before.kind} '{before.name}' before it")
             if not graph.readers(before.output) and not graph.is_output(before.output):
                 rw.remove(before, detail="merged with the next")
         if _keeps_shape(op, unknown) and may_bypass(graph, op):
@@ -102,7 +127,7 @@ def _drop_reshapes(rw: Rewriter) -> None:
         elif _flattened_by_reader(graph, op):
             rw.bypass(op, detail="its reader flattens by itself")
         else:
-            _as_reshape(graph, op)
+            _as_reshape(rw, op)
 
 
 def _sized_by_operands(op: Op, unknown: Collection[Tensor]) -> bool:
@@ -128,9 +153,9 @@ def _flattened_by_reader(graph: Graph, op: Op) -> bool:
     return takes and op.operand(0).shape[-1:] == weights.shape[-1:]
 
 
-def _as_reshape(graph: Graph, op: Op) -> None:
+def _as_reshape(rw: Rewriter, op: Op) -> None:
     """Every op that only changes the shape is written as RESHAPE: all targets take it."""
-    shape = op.output.shape
+    graph, was, shape = rw.graph, op.kind, op.output.shape
     signature = op.output.shape_signature or ()
     if signature.count(-1) == 1:
         shape = signature  # one dimension may vary: RESHAPE finds it
@@ -146,6 +171,7 @@ def _as_reshape(graph: Graph, op: Op) -> None:
     graph.update_op(
         op, kind="RESHAPE", inputs=[op.operand(0), table], attrs={"new_shape": shape}, meta={}
     )
+    rw.edit("replaced", op, f"{was} -> RESHAPE to {list(shape)}")
 
 
 def _add_missing_bias(rw: Rewriter) -> None:
@@ -155,6 +181,7 @@ def _add_missing_bias(rw: Rewriter) -> None:
         if op.input(slot) is None and op.output.dtype == "float32":
             zeros = np.zeros(op.output.shape[-1], np.float32)
             rw.set_constant(op, slot, zeros, name=f"{op.name}/bias")
+            rw.edit("added", op, "a bias of zeros")
 
 
 def fuse_activations(graph: Graph) -> None:

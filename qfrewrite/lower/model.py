@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from qfrewrite.ir import Graph, Model
-from qfrewrite.lower.canonical import canonicalise, fuse_activations
+from qfrewrite.lower.canonical import canonicalise, fuse_activations, spell_out
 from qfrewrite.lower.fake_quant import lower_fake_quant
 from qfrewrite.lower.quantized import has_ranges, lower_quantized
 from qfrewrite.lower.ranges import take_ranges
@@ -89,3 +89,13 @@ def lower_float(graph: Graph) -> None:
     restore_weight_ranges(graph)
     lower_fake_quant(graph)
     fuse_activations(graph)
+
+
+def lower_as_it_is(graph: Graph) -> None:
+    """Change no more of `graph`, in place, than the kernels of a float `.tflite` ask for.
+
+    What rewriting is measured by: nothing is raised, folded, merged or dropped.
+    """
+    spell_out(graph)
+    restore_weight_ranges(graph)
+    lower_fake_quant(graph)

@@ -8,16 +8,18 @@ import pkgutil
 import types
 import typing
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import MISSING, Field, dataclass, fields
 from functools import cache
 from typing import Any, ClassVar, TypeVar
 
 from qfrewrite.errors import PassError, UsageError
 from qfrewrite.ir import Graph
+from qfrewrite.lower.canonical import canonicalise
 from qfrewrite.passes._context import PassRewriter
 from qfrewrite.passes._pipelines import PIPELINES
 from qfrewrite.passes._spec_text import PassText, parse_list, quote, unquoted
+from qfrewrite.rewrite.rewriter import Log
 
 
 @dataclass(frozen=True)
@@ -25,15 +27,17 @@ class Pass(ABC):
     """One named rewrite. Subclasses are frozen dataclasses whose fields are the parameters.
 
     name: how the pass is called in lists. exact: whether it keeps what the graph computes (the
-    runner can prove it) or changes it (the report says by how much). measured: whether the
-    runner compares outputs before and after an inexact pass. judges_on: how many samples it wants
-    to be held back from calibration for that, and for its own judgement. gives_ranges: whether
-    the graph can be written in integers afterwards; who runs it asks for that. sets_size: whether
-    it gives the inputs another size.
+    runner can prove it) or changes it (the report says by how much). requires: the form of `FORMS`
+    that the graph must have: the runner brings it there first, as a step of its own. measured:
+    whether the runner compares outputs before and after an inexact pass. judges_on: how many
+    samples it wants to be held back from calibration for that, and for its own judgement.
+    gives_ranges: whether the graph can be written in integers afterwards; who runs it asks for
+    that. sets_size: whether it gives the inputs another size.
     """
 
     name: ClassVar[str]
     exact: ClassVar[bool]
+    requires: ClassVar[str | None] = None
     measured: ClassVar[bool] = True
     judges_on: ClassVar[int] = 50
     gives_ranges: ClassVar[bool] = False
@@ -42,6 +46,12 @@ class Pass(ABC):
     @abstractmethod
     def run(self, graph: Graph, rw: PassRewriter) -> None:
         """Edit `graph` through `rw`; say through `rw.skip` what was left, and why."""
+
+    def apply(self, graph: Graph, rw: PassRewriter) -> None:
+        """`run` on a graph of any form, outside the runner; all edits go to the log of `rw`."""
+        if self.requires is not None:
+            FORMS[self.requires](graph, rw.log)
+        self.run(graph, rw)
 
     @property
     def keeps_function(self) -> bool:
@@ -56,6 +66,11 @@ class Pass(ABC):
         ]
         return self.name + (f"({', '.join(given)})" if given else "")
 
+
+FORMS: Mapping[str, Callable[[Graph, Log], None]] = types.MappingProxyType(
+    {"canonical": canonicalise}
+)
+"""What a pass may require of the graph, by name, and what brings a graph there."""
 
 P = TypeVar("P", bound=type[Pass])
 _REGISTRY: dict[str, type[Pass]] = {}

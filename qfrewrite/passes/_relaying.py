@@ -83,6 +83,6 @@ def _latency(before: Graph, after: Graph, seed: int) -> str:
 def plain_int8(graph: Graph, *, threads: int, seed: int = 0) -> Runner:
     """A plain int8 model to be timed: its ranges need not be good to take the time they take."""
     copy = graph.clone()[0]
-    Calibrate(bias=False).run(copy, PassRewriter(copy, PassContext(seed=seed)))
+    Calibrate(bias=False).apply(copy, PassRewriter(copy, PassContext(seed=seed)))
     model = Model([copy, *copy.bodies], source="graphdef")
     return fed(Runner.of(model, QuantOptions(), threads=threads), seed)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -11,11 +12,11 @@ from qfrewrite.errors import UsageError, VerifyError
 from qfrewrite.ir import Graph, Model
 from qfrewrite.ops.check import verify_model
 from qfrewrite.ops.shapes import has_open_sizes, settle_shapes, take_sizes
-from qfrewrite.passes._base import Pass, make_passes
+from qfrewrite.passes._base import FORMS, Pass, make_passes
 from qfrewrite.passes._context import PassContext, PassRewriter, Samples, sample_count
 from qfrewrite.rewrite.raising import raise_graph
 from qfrewrite.rewrite.rewriter import Log
-from qfrewrite.runtime.metrics import Fidelity, compare
+from qfrewrite.runtime.metrics import Fidelity, compare, graph_outputs
 
 VERIFY_LEVELS = ("off", "structure", "numeric")
 # An exact rewrite differs from its source by float32 rounding only.
@@ -74,25 +75,29 @@ def run_passes(
 ) -> RunReport:
     """Run `passes` on every subgraph of `model`, in place.
 
-    verify: `off`, `structure` (before the first and after every pass) or `numeric` (also proves
-    exact passes on the runtime). `after` is called after each pass. A pass that fails leaves the
-    model as it was before that pass.
+    What prepares the graphs for passes is reported as steps of its own (`raise`, `canonical`),
+    where it takes edits. verify: `off`, `structure` (before the first and after every step) or
+    `numeric` (also proves exact steps on the runtime). `after` is called after each pass. A pass
+    that fails leaves the model and its graphs as they were before that pass.
     """
     if verify not in VERIFY_LEVELS:
         raise UsageError(f"no such verify level: '{verify}'", remedy=f"one of {VERIFY_LEVELS}")
     todo = make_passes(passes) if isinstance(passes, str) else list(passes)
     context = context or PassContext()
+    run = _Run(model, context, verify)
     _settle_shapes(model, context, todo)
     if verify != "off":
         verify_model(model)
-    for graph in model.graphs:
-        raise_graph(graph)
-    report = RunReport()
+    with run.kept_whole():
+        run.reach("raise", raise_graph)
     for one in todo:
-        report.passes.append(_run_one(model, one, context, verify))
+        with _named(f"pass {one.name}"), run.kept_whole():
+            if one.requires is not None:
+                run.reach(one.requires, FORMS[one.requires])
+            run.do(one)
         if after is not None:
             after(one, model)
-    return report
+    return run.report
 
 
 def _settle_shapes(model: Model, context: PassContext, todo: Sequence[Pass]) -> None:
@@ -107,73 +112,124 @@ def _settle_shapes(model: Model, context: PassContext, todo: Sequence[Pass]) -> 
         settle_shapes(graph)
 
 
-def _run_one(model: Model, one: Pass, context: PassContext, verify: str) -> PassReport:
-    start = time.perf_counter()
-    before = [g.clone()[0] for g in model.graphs]
-    state = (model.graph, model.graph.version)
-    report = PassReport(str(one), one.keeps_function, Log())
-    try:
-        for graph in model.graphs:
-            main = graph is model.graph
-            # Samples are inputs of the main graph: subgraphs see none.
-            own = context if main else replace(context, data=None, measuring=None)
-            one.run(graph, PassRewriter(graph, own, report.log, main=main))
-        _drop_stale_signatures(model, before)
-        if verify != "off":
-            verify_model(model)
+class _Run:
+    """One run over a model: what is done to its graphs, step by step, and the report of it."""
+
+    def __init__(self, model: Model, context: PassContext, verify: str) -> None:
+        self.model, self.context, self.verify = model, context, verify
+        self.report = RunReport()
+
+    @contextmanager
+    def kept_whole(self) -> Iterator[None]:
+        """Where what is done inside fails, leave model and context as they were before it."""
+        model, context = self.model, self.context
+        copies = [g.clone()[0] for g in model.graphs]
+        signatures, edited, settings = list(model.signatures), model.edited, vars(context).copy()
+        try:
+            yield
+        except BaseException:
+            # The graphs stay the objects that others hold, also as bodies of the main graph.
+            for graph, copy in zip(model.graphs, copies, strict=True):
+                graph.become(copy)
+            model.signatures = signatures
+            vars(context).update(settings)
+            if not edited:
+                model.mark_loaded()
+            raise
+
+    def reach(self, form: str, reached_by: Callable[[Graph, Log], Any]) -> None:
+        """Bring every graph into a form; a step of its own in the report where that takes edits."""
+        with _named(f"step {form}"), self._step(form) as report:
+            for graph in self.model.graphs:
+                reached_by(graph, report.log)
+            # Kernels with quantized weights round what they multiply by them.
+            report.exact = all(e.action != "dequantized" for e in report.log.edits)
         if report.edits:
-            _measure(report, one, (before[0], state), model.graph, context, verify)
-    except BaseException as error:
-        model.graphs[:] = before
-        if isinstance(error, VerifyError):
-            raise error.at(f"pass {one.name}") from error
-        raise
-    report.seconds = time.perf_counter() - start
-    return report
+            self.report.passes.append(report)
+
+    def do(self, one: Pass) -> None:
+        """Run a pass on every graph."""
+        context, model = self.context, self.model
+        with self._step(str(one), one.keeps_function, measured=one.measured) as report:
+            outputs = [len(g.outputs) for g in model.graphs]
+            for graph in model.graphs:
+                main = graph is model.graph
+                # Samples are inputs of the main graph: subgraphs see none.
+                own = context if main else replace(context, data=None, measuring=None)
+                one.run(graph, PassRewriter(graph, own, report.log, main=main))
+            _drop_stale_signatures(model, outputs)
+        self.report.passes.append(report)
+
+    @contextmanager
+    def _step(
+        self, name: str, exact: bool = True, *, measured: bool = True
+    ) -> Iterator[PassReport]:  # fmt: skip
+        """Time, verify and measure what is done to the graphs inside."""
+        start, graph = time.perf_counter(), self.model.graph
+        before, state = graph.clone()[0], (graph, graph.version)
+        before.bodies = tuple(body.clone()[0] for body in graph.bodies)
+        report = PassReport(name, exact, Log())
+        yield report
+        if self.verify != "off":
+            verify_model(self.model)
+            proven = self.verify == "numeric" and report.exact
+            wanted = proven or (not report.exact and (measured or self.verify == "numeric"))
+            if report.edits and wanted and _interface(before) == _interface(graph):
+                self._measure(report, before, state)
+        report.seconds = time.perf_counter() - start
+
+    def _measure(self, report: PassReport, before: Graph, state: tuple[Graph, int]) -> None:
+        """Compare the outputs of `before`, a copy of the graph in that `state`, with those now.
+
+        Without data an exact step can be proven on synthetic inputs, but what an inexact one costs
+        on those says nothing about real ones: it is not measured.
+        """
+        context, after = self.context, self.model.graph
+        made_up = context.measuring is None and context.data is None
+        if made_up and not report.exact:
+            return
+        if not report.exact:
+            fidelity = compare(context.outputs(before, of=state), context.outputs(after))
+        else:
+            # Not as they would be written: that folds and merges what is to be proven.
+            samples = _synthetic(before, context.seed) if made_up else context.judged_on
+            old, new = (
+                graph_outputs(graph, samples, threads=context.threads, as_it_is=True)
+                for graph in (before, after)
+            )
+            fidelity = compare(old, new)
+        if not made_up:
+            report.fidelity, report.measured_on = fidelity, context.judged_on.description
+        if report.exact and fidelity.sqnr_db < _EXACT_DB:
+            raise VerifyError(
+                f"is declared exact and changed the outputs: SQNR {fidelity.sqnr_db:.1f} dB, "
+                f"needs {_EXACT_DB:.0f}",
+                remedy="this is a defect of the pass; please report it",
+            )
 
 
-def _drop_stale_signatures(model: Model, before: Sequence[Graph]) -> None:
-    """Names of outputs that are no more; the writer makes a signature of those there are."""
-    changed = {i for i, (old, new) in enumerate(zip(before, model.graphs, strict=True))
-               if len(old.outputs) != len(new.outputs)}  # fmt: skip
-    model.signatures = [s for s in model.signatures if s.subgraph not in changed]
+@contextmanager
+def _named(what: str) -> Iterator[None]:
+    """A VerifyError says what broke the graph."""
+    try:
+        yield
+    except VerifyError as error:
+        raise error.at(what) from error
 
 
-def _measure(
-    report: PassReport,
-    one: Pass,
-    before: tuple[Graph, tuple[Graph, int]],
-    after: Graph,
-    context: PassContext,
-    verify: str,
-) -> None:
-    """Compare outputs before and after, where the pass or the user asks for it.
+def _interface(graph: Graph) -> list[list[tuple[int, ...]]]:
+    """Shapes of the inputs and of the outputs."""
+    return [[t.shape for t in tensors] for tensors in (graph.inputs, graph.outputs)]
 
-    Without data an exact pass can be proven on synthetic inputs, but what an inexact one costs on
-    those says nothing about real ones: it is not measured.
 
-    before: a copy of the graph, and the graph and version it is a copy of.
+def _drop_stale_signatures(model: Model, outputs: Sequence[int]) -> None:
+    """Names of outputs that are no more; the writer makes a signature of those there are.
+
+    outputs: how many each graph had before.
     """
-    proof = verify == "numeric" and one.keeps_function
-    made_up = context.measuring is None and context.data is None
-    wanted = verify == "numeric" or (not one.keeps_function and one.measured)
-    same = all(
-        [t.shape for t in old] == [t.shape for t in new]
-        for old, new in ((before[0].inputs, after.inputs), (before[0].outputs, after.outputs))
-    )
-    if not wanted or verify == "off" or not same or (made_up and not proof):
-        return
-    if made_up:
-        context = replace(context, data=_synthetic(before[0], context.seed))
-    fidelity = compare(context.outputs(before[0], of=before[1]), context.outputs(after))
-    if not made_up:
-        report.fidelity, report.measured_on = fidelity, context.judged_on.description
-    if one.keeps_function and fidelity.sqnr_db < _EXACT_DB:
-        raise VerifyError(
-            f"is declared exact and changed the outputs: SQNR {fidelity.sqnr_db:.1f} dB, "
-            f"needs {_EXACT_DB:.0f}",
-            remedy="this is a defect of the pass; please report it",
-        )
+    changed = {i for i, (old, graph) in enumerate(zip(outputs, model.graphs, strict=True))
+               if old != len(graph.outputs)}  # fmt: skip
+    model.signatures = [s for s in model.signatures if s.subgraph not in changed]
 
 
 def _synthetic(graph: Graph, seed: int) -> Samples:

@@ -41,7 +41,7 @@ class Trials:
     def quantized_sqnr(self) -> float:
         """After plain calibration, as it will be written."""
         copy, context = self._copy()[0], self._rw.context
-        Calibrate(samples=_CALIBRATED_ON).run(copy, PassRewriter(copy, context.aside()))
+        Calibrate(samples=_CALIBRATED_ON).apply(copy, PassRewriter(copy, context.aside()))
         options = replace(context.quant, io="float32")
         return fidelity_of(
             copy, self._reference, context.judged_on, options, context.threads

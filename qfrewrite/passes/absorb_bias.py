@@ -9,7 +9,6 @@ import numpy as np
 
 from qfrewrite.calibration.statistics import propagate
 from qfrewrite.ir import Graph, Op
-from qfrewrite.lower.canonical import canonicalise
 from qfrewrite.passes._base import Pass, register
 from qfrewrite.passes._context import PassRewriter
 from qfrewrite.passes._scaling import NEAR, REACH
@@ -38,10 +37,10 @@ class AbsorbBias(Pass):
 
     name: ClassVar[str] = "absorb_bias"
     exact: ClassVar[bool] = False
+    requires: ClassVar[str | None] = "canonical"
 
     def run(self, graph: Graph, rw: PassRewriter) -> None:
         """Only where one activation that keeps positive values lies between."""
-        canonicalise(graph)
         sites = [s for op in graph.ops_of(*LINEAR) if (s := _site(rw, op)) is not None]
         if not sites:
             return

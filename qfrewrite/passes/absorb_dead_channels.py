@@ -47,7 +47,7 @@ class AbsorbDeadChannels(Pass):
         """By BatchNorm and weights first; what data show comes last, on folded layers."""
         for op in graph.ops_of(*LINEAR):
             _row(rw, op, fold_and_absorb(rw, op, self.tol), "BatchNorm")
-        canonicalise(graph)
+        canonicalise(graph, rw.log)
         for op in graph.ops_of(*LINEAR):
             if float_weights(op) is None:
                 _row(rw, op, absorb_reported(rw, op, dead_by_weights(op), "without weights"),

@@ -143,7 +143,7 @@ def _tried(graph: Graph, judge: _Judge, name: str) -> tuple[Graph, Fidelity]:
     edits = []
     for one in make_passes(PIPELINES[name].passes):
         inner = PassRewriter(copy, context)
-        one.run(copy, inner)
+        one.apply(copy, inner)
         edits += inner.log.edits
     copy.meta["edits"] = edits
     return copy, judge.fidelity(copy)

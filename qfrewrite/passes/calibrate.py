@@ -12,7 +12,7 @@ from qfrewrite.calibration.search import MethodChoice
 from qfrewrite.errors import DataError, UsageError
 from qfrewrite.ir import Graph, Op, Quant, Tensor
 from qfrewrite.ir.quant import ACTIVATION_CODES
-from qfrewrite.lower.canonical import canonicalise, fuses_into
+from qfrewrite.lower.canonical import fuses_into
 from qfrewrite.lower.groups import find_groups
 from qfrewrite.lower.ranges import Range
 from qfrewrite.passes._base import Pass, register
@@ -43,6 +43,7 @@ class Calibrate(Pass):
 
     name: ClassVar[str] = "calibrate"
     exact: ClassVar[bool] = False
+    requires: ClassVar[str | None] = "canonical"
     # What quantization costs is measured on the int8 model itself.
     measured: ClassVar[bool] = False
     gives_ranges: ClassVar[bool] = True
@@ -68,7 +69,6 @@ class Calibrate(Pass):
                 return
             rw.note(f"subgraph '{graph.name}' stays float: only the main graph is calibrated")
             return
-        canonicalise(graph)
         tensors = observable(graph)
         if not tensors:
             rw.note("no float activations to calibrate")

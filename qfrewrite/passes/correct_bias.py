@@ -9,7 +9,6 @@ import numpy as np
 
 from qfrewrite.calibration.statistics import propagate
 from qfrewrite.ir import Graph, Tensor
-from qfrewrite.lower.canonical import canonicalise
 from qfrewrite.passes._base import Pass, register
 from qfrewrite.passes._context import PassRewriter
 from qfrewrite.passes._moments import channel_moments
@@ -32,21 +31,22 @@ class CorrectBias(Pass):
 
     name: ClassVar[str] = "correct_bias"
     exact: ClassVar[bool] = True
+    requires: ClassVar[str | None] = "canonical"
 
     def run(self, graph: Graph, rw: PassRewriter) -> None:
         """The means stay with the tensors; the writer knows what it rounds."""
-        canonicalise(graph)
         inputs = list(dict.fromkeys(
             t for op in graph.ops_of(*LINEAR) for t in (op.input(0),)
             if t is not None and t.dtype == "float32" and not t.is_const and t.shape
         ))  # fmt: skip
         means = _measured(rw, inputs) if rw.main and rw.context.data is not None else _known(rw)
-        for tensor in inputs:
-            mean = means.get(tensor)
-            if mean is not None and mean.size == tensor.shape[-1]:
+        found = {t: m for t in inputs
+                 if (m := means.get(t)) is not None and m.size == t.shape[-1]}  # fmt: skip
+        for tensor, mean in found.items():
+            if not np.array_equal(mean, tensor.meta.get("channel_mean", ())):
                 graph.update_tensor(tensor, meta={**tensor.meta, "channel_mean": mean})
-        noted = sum(t in means for t in inputs)
-        rw.note(f"mean inputs of {noted} of {len(inputs)} tensors noted")
+                rw.edit("noted", graph.readers(tensor)[0].op, f"the mean of '{tensor.name}'")
+        rw.note(f"mean inputs of {len(found)} of {len(inputs)} tensors noted")
 
 
 def _measured(rw: PassRewriter, tensors: list[Tensor]) -> dict[Tensor, Float64]:

@@ -9,7 +9,6 @@ import numpy as np
 
 from qfrewrite.errors import UsageError
 from qfrewrite.ir import Graph
-from qfrewrite.lower.canonical import canonicalise
 from qfrewrite.passes._base import Pass, register
 from qfrewrite.passes._context import PassRewriter
 from qfrewrite.passes._scaling import (
@@ -50,6 +49,7 @@ class Equalize(Pass):
 
     name: ClassVar[str] = "equalize"
     exact: ClassVar[bool] = True
+    requires: ClassVar[str | None] = "canonical"
 
     mode: str = "exact"
     power: float = 0.5
@@ -63,7 +63,6 @@ class Equalize(Pass):
 
     def run(self, graph: Graph, rw: PassRewriter) -> None:
         """Look at activations once, then balance the weights in memory."""
-        canonicalise(graph)
         channels = trace_scales(graph)
         groups = find_groups(rw, channels)
         if not groups:

@@ -11,7 +11,6 @@ from qfrewrite.calibration.observers import Detail
 from qfrewrite.calibration.search import MethodChoice
 from qfrewrite.errors import UsageError
 from qfrewrite.ir import Graph, Op, Tensor
-from qfrewrite.lower.canonical import canonicalise
 from qfrewrite.lower.groups import Groups, find_groups
 from qfrewrite.lower.ranges import Range
 from qfrewrite.passes._base import Pass, register
@@ -57,6 +56,7 @@ class Reconstruct(Pass):
 
     name: ClassVar[str] = "reconstruct"
     exact: ClassVar[bool] = False
+    requires: ClassVar[str | None] = "canonical"
     measured: ClassVar[bool] = False
     gives_ranges: ClassVar[bool] = True
 
@@ -89,7 +89,6 @@ class Reconstruct(Pass):
         if not rw.main:
             rw.note(f"subgraph '{graph.name}' stays as it is: only the main graph is fitted")
             return
-        canonicalise(graph)
         if rw.context.data is None:
             rw.warn("no data: nothing can be fitted; ranges come from calibrate")
             Calibrate().run(graph, rw)

@@ -7,7 +7,6 @@ from typing import ClassVar
 
 from qfrewrite.errors import UsageError
 from qfrewrite.ir import Graph
-from qfrewrite.lower.canonical import canonicalise
 from qfrewrite.passes._base import Pass, register
 from qfrewrite.passes._context import PassRewriter
 from qfrewrite.passes._geometry import Plan, rounded_down, rounded_up
@@ -41,6 +40,7 @@ class RoundGeometry(Pass):
 
     name: ClassVar[str] = "round_geometry"
     exact: ClassVar[bool] = True
+    requires: ClassVar[str | None] = "canonical"
 
     multiple: int = 8
     force: bool = False
@@ -63,7 +63,6 @@ class RoundGeometry(Pass):
 
     def run(self, graph: Graph, rw: PassRewriter) -> None:
         """All layers are solved together."""
-        canonicalise(graph)
         if self.what != "channels" and rw.main:
             self._spatial(rw)
         if self.what != "spatial":

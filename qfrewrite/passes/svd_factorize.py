@@ -12,7 +12,6 @@ from qfrewrite.calibration.fit import Factors, Float64, Moments, factorize, refi
 from qfrewrite.calibration.statistics import propagate
 from qfrewrite.errors import UsageError
 from qfrewrite.ir import Graph, Op, Tensor, constant
-from qfrewrite.lower.canonical import canonicalise
 from qfrewrite.lower.cost import macs, total_macs
 from qfrewrite.ops.build import append_op
 from qfrewrite.passes._base import Pass, register
@@ -48,6 +47,7 @@ class SvdFactorize(Pass):
 
     name: ClassVar[str] = "svd_factorize"
     exact: ClassVar[bool] = False
+    requires: ClassVar[str | None] = "canonical"
 
     energy: float | None = None
     rank: int | None = None
@@ -74,7 +74,6 @@ class SvdFactorize(Pass):
 
     def run(self, graph: Graph, rw: PassRewriter) -> None:
         """Look at what the layers read, decide on ranks together, then rewrite."""
-        canonicalise(graph)
         layers = [op for op in graph.ops_of("CONV_2D", "FULLY_CONNECTED")
                   if fnmatchcase(op.name, self.layers) and _is_matrix(op)]  # fmt: skip
         if not layers:

@@ -28,7 +28,7 @@ from qfrewrite.rewrite.match import (
 )
 from qfrewrite.rewrite.padding import raise_same_padding
 from qfrewrite.rewrite.reshapes import sink_reshapes
-from qfrewrite.rewrite.rewriter import Rewriter
+from qfrewrite.rewrite.rewriter import Log, Rewriter
 from qfrewrite.rewrite.simplify import drop_neutral, merge_equal
 from qfrewrite.rewrite.weight_ranges import note_weight_ranges
 
@@ -36,9 +36,9 @@ from qfrewrite.rewrite.weight_ranges import note_weight_ranges
 _HYBRID = ("int8", "uint8")
 
 
-def raise_graph(graph: Graph) -> Rewriter:
+def raise_graph(graph: Graph, log: Log | None = None) -> Rewriter:
     """Bring `graph` into the form that passes expect; returns the rewriter with its log."""
-    rw = Rewriter(graph)
+    rw = Rewriter(graph, log)
     densify(rw)
     note_weight_ranges(rw)
     _dequantize_weights(rw)

@@ -36,6 +36,7 @@ def note_weight_ranges(rw: Rewriter) -> None:
             graph.update_tensor(noted, meta={KEY: said})
         graph.replace_uses(op.output, noted)
         graph.remove_op(op)
+        rw.edit("noted", op, f"the range of '{noted.name}'")
 
 
 def restore_weight_ranges(graph: Graph) -> None:

@@ -101,12 +101,14 @@ def collect(runner: Any, samples: Iterable[dict[str, Array]]) -> Outputs:
 
 
 def graph_outputs(
-    graph: Graph, samples: Iterable[dict[str, Array]], *, threads: int | None
-) -> Outputs:
-    """What LiteRT computes of `graph` in float for each sample."""
+    graph: Graph, samples: Iterable[dict[str, Array]], *, threads: int | None,
+    as_it_is: bool = False,
+) -> Outputs:  # fmt: skip
+    """What LiteRT computes of `graph` in float for each sample; as_it_is: as for `Session`."""
     from qfrewrite.runtime.session import Session
 
-    return collect(Session(graph, graph.outputs, threads=threads), samples)
+    session = Session(graph, graph.outputs, threads=threads, as_it_is=as_it_is)
+    return collect(session, samples)
 
 
 def compare(reference: Outputs, other: Outputs, labels: Sequence[int] | None = None) -> Fidelity:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from copy import copy
 from pathlib import Path
@@ -15,7 +15,7 @@ from qfrewrite.calibration.data import InputSpec
 from qfrewrite.errors import QfError, RunError
 from qfrewrite.ir import Array, Graph, Model, Quant, Tensor
 from qfrewrite.ir.quant import dequantize, quantize
-from qfrewrite.lower.model import lower_float, lower_model
+from qfrewrite.lower.model import lower_as_it_is, lower_float, lower_model
 from qfrewrite.lower.scheme import QuantOptions
 from qfrewrite.ops.shapes import open_axes, take_sizes
 from qfrewrite.ops.subgraphs import RUNS, verify_subgraphs
@@ -46,24 +46,27 @@ class Session:
 
     The copy is written as a `.tflite` whose graph outputs are the probed tensors: only those are
     kept in memory, everything else stays fused. Probes that are graph inputs or constants are
-    answered without the runtime.
+    answered without the runtime. as_it_is: compute what `graph` says op by op, without the
+    rewriting that a written model gets: for what rewriting itself is measured by.
     """
 
     def __init__(
-        self, graph: Graph, probes: Sequence[Tensor], *, threads: int | None = None
-    ) -> None:
+        self, graph: Graph, probes: Sequence[Tensor], *, threads: int | None = None,
+        as_it_is: bool = False,
+    ) -> None:  # fmt: skip
         probed, twins = graph.clone()
         wanted = [twins[t] for t in probes]
         computed = [t for t in dict.fromkeys(wanted) if probed.producer(t) is not None]
         probed.set_io(outputs=computed)
-        lower_float(probed)
+        lower = lower_as_it_is if as_it_is else lower_float
+        lower(probed)
         self._inputs = tuple(t.name for t in graph.inputs)
         places: list[int | str | Array] = []
         for t in wanted:
             known = t.data if t.data is not None else t.name
             places.append(computed.index(t) if t in computed else known)
         self._places = places
-        self._content = _bytes(probed) if computed else b""
+        self._content = _bytes(probed, lower) if computed else b""
         self._runner = self._start(threads)
 
     def _start(self, threads: int | None) -> Runner | None:
@@ -256,11 +259,11 @@ def _to_real(value: Array, detail: dict[str, Any]) -> Array:
     return value if quant is None or value.dtype.kind == "f" else dequantize(value, quant)
 
 
-def _bytes(graph: Graph) -> bytes:
+def _bytes(graph: Graph, lower: Callable[[Graph], None]) -> bytes:
     from qfrewrite.formats.tflite_write import serialize
 
     calls = any(op.kind in RUNS for op in graph.ops)
     bodies = [body.clone()[0] for body in graph.bodies] if calls else []
     for body in bodies:
-        lower_float(body)
+        lower(body)
     return serialize(Model([graph, *bodies]))
