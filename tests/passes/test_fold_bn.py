@@ -60,7 +60,8 @@ def test_says_why_it_skips() -> None:
 def test_shared_weights_are_folded_for_each_reader_alone() -> None:
     b = GraphBuilder()
     x, w = b.input("x", (1, 4, 4, 2)), b.const("w", normal(2, 3, 3, 2))
-    first, second = (batch_norm(b, b.op("CONV_2D", x, w), f"bn{i}") for i in (1, 2))
+    # Apart in beta: two equal layers would be one.
+    first, second = (batch_norm(b, b.op("CONV_2D", x, w), f"bn{i}", beta=i) for i in (1, 2))
     report = check_pass(b.finish(b.op("ADD", first, second)), "fold_bn", tolerance=1e-5)
     assert report.edits == 2
 
