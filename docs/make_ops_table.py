@@ -33,6 +33,7 @@ OWN = {
 GONE = {
     "BATCH_NORM": "folded",
     "DENSIFY": "made dense",
+    "ERF": "float, by GELU",
     "FAKE_QUANT": "gives ranges",
     "IDENTITY": "dropped",
 }

@@ -22,6 +22,7 @@ _OUTPUT = -1
 # Node ops, and attribute -> the input slot whose element type it states, _OUTPUT for the first
 # output's, None to leave it to its default. Other nodes state T, the type of the first activation.
 _TYPED: tuple[tuple[str, Mapping[str, int | None]], ...] = (
+    ("All Any", {"Tidx": 1}),
     ("ArgMax ArgMin", {"T": 0, "Tidx": 1, "output_type": _OUTPUT}),
     ("BatchToSpaceND", {"T": 0, "Tblock_shape": 1, "Tcrops": 2}),
     ("BroadcastTo Cumsum ReverseV2", {"T": 0, "Tidx": 1}),

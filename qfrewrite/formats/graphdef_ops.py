@@ -11,6 +11,9 @@ from typing import Any
 
 from qfrewrite.formats.graphdef_import import NodeContext
 from qfrewrite.formats.graphdef_ops_arith import ARITHMETIC
+from qfrewrite.formats.graphdef_ops_einsum import EINSUM
+from qfrewrite.formats.graphdef_ops_formula import FORMULAS
+from qfrewrite.formats.graphdef_ops_index import INDEX
 from qfrewrite.formats.graphdef_ops_linear import LINEAR
 from qfrewrite.formats.graphdef_ops_quant import QUANT
 from qfrewrite.formats.graphdef_ops_shape import ON_SHAPES, SHAPE
@@ -64,11 +67,12 @@ def _either(on_shapes: Converter, row: Converter | None) -> Converter:
 
 
 def _arithmetic() -> Mapping[str, Converter]:
-    rows = _rows()
-    return {name: _either(convert, rows.get(name)) for name, convert in ON_SHAPES.items()}
+    others = {**_rows(), **FORMULAS}
+    return {name: _either(convert, others.get(name)) for name, convert in ON_SHAPES.items()}
 
 
 CONVERTERS: Mapping[str, Converter] = {
-    **_rows(), **ARITHMETIC, **_arithmetic(), **SHAPE, **WINDOW, **LINEAR, **QUANT,
+    **_rows(), **ARITHMETIC, **FORMULAS, **_arithmetic(), **SHAPE, **INDEX, **WINDOW, **LINEAR,
+    **EINSUM, **QUANT,
 }  # fmt: skip
 """Converters by node op."""

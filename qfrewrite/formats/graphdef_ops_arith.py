@@ -151,6 +151,21 @@ def _softmax(kind: str) -> Callable[[NodeContext], list[Value]]:
     return convert
 
 
+def _local_response(c: NodeContext) -> list[Value]:
+    """LRN: over neighbouring channels of the last axis, so channels must lie last."""
+    perm = c.perm(0)
+    if perm[-1:] != (len(perm) - 1,):
+        perm = identity_perm(len(perm))
+    attrs = {
+        "radius": int(c.attr("depth_radius", 5)),
+        **{name: float(c.attr(name, default)) for name, default in _RESPONSE.items()},
+    }
+    return c.emit("LOCAL_RESPONSE_NORMALIZATION", [c.stored(0, perm)], attrs, perm=perm)
+
+
+_RESPONSE = {"bias": 1.0, "alpha": 1.0, "beta": 0.5}
+
+
 def _reduce(kind: str) -> Callable[[NodeContext], list[Value]]:
     def convert(c: NodeContext) -> list[Value]:
         perm, rank = c.perm(0), len(c.shape(0))
@@ -180,12 +195,14 @@ ARITHMETIC: Table = {
     "Div": _as("DIV"),
     "AddN": _add_n,
     "BiasAdd": _bias_add,
+    "BiasAddV1": _bias_add,
     "FusedBatchNorm": _fused_batch_norm,
     "FusedBatchNormV2": _fused_batch_norm,
     "FusedBatchNormV3": _fused_batch_norm,
     "BatchNormWithGlobalNormalization": _old_batch_norm,
     "Softmax": _softmax("SOFTMAX"),
     "LogSoftmax": _softmax("LOG_SOFTMAX"),
+    "LRN": _local_response,
     "Mean": _reduce("MEAN"),
     "Sum": _reduce("SUM"),
     "Max": _reduce("REDUCE_MAX"),

@@ -6,7 +6,10 @@ has OHWI, [1, H, W, C*M] and [out, in]. Constants are moved as views.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
+
+import numpy as np
 
 from qfrewrite.errors import ModelFileError, UnsupportedError
 from qfrewrite.formats.graphdef_import import NodeContext
@@ -27,9 +30,16 @@ _HWIO_IN_OHWI: Perm = (1, 2, 3, 0)
 _HWOI_IN_OHWI: Perm = (1, 2, 0, 3)
 
 
-def spatial(c: NodeContext, name: str, default: int = 1) -> tuple[int, int]:
-    """The height and width entries of a list attribute; raises where the others are not 1."""
-    values = int_list(c.node, name, (default,) * 4)
+def spatial(
+    c: NodeContext, name: str, values: Sequence[int] | None = None, default: int = 1
+) -> tuple[int, int]:
+    """The height and width entries of a list with one entry per axis.
+
+    values: the list, if it is not the attribute `name`. Raises where the other entries are not 1.
+    """
+    values = int_list(c.node, name, (default,) * 4) if values is None else values
+    if len(values) != 4:
+        raise ModelFileError(f"{name} {list(values)} must have 4 entries")
     order = (0, 2, 3, 1) if c.attr("data_format", "NHWC") == "NCHW" else (0, 1, 2, 3)
     batch, height, width, depth = (values[i] for i in order)
     if batch != 1 or depth != 1:
@@ -94,6 +104,53 @@ def _depthwise(c: NodeContext) -> list[Value]:
     return c.emit("DEPTHWISE_CONV_2D", [x, w], attrs, perm=perm)
 
 
+def _conv_3d(c: NodeContext) -> list[Value]:
+    """Conv3D(x [N, D, H, W, C], kernel [D, H, W, I, O])."""
+    if c.attr("data_format", "NDHWC") != "NDHWC":
+        raise UnsupportedError(f"data format {c.attr('data_format')} is not supported")
+    ones = (1, 1, 1, 1, 1)
+    lists = {name: int_list(c.node, name, ones, 5) for name in ("strides", "dilations")}
+    if any(v[0] != 1 or v[4] != 1 or min(v) < 1 for v in lists.values()):
+        raise UnsupportedError(f"{lists} go over the batch or the channels")
+    steps = {f"stride_{d}": lists["strides"][i] for i, d in enumerate("dhw", 1)}
+    taps = {f"dilation_{d}_factor": lists["dilations"][i] for i, d in enumerate("dhw", 1)}
+    plain = identity_perm(5)
+    return c.emit(
+        "CONV_3D", [c.stored(0, plain), c.stored(1, plain)],
+        {"padding": c.attr("padding"), "fused_activation_function": "NONE", **steps, **taps},
+    )  # fmt: skip
+
+
+def _patches(c: NodeContext) -> list[Value]:
+    """ExtractImagePatches(x): every output channel is one value of the window.
+
+    Windows that tile the image are SPACE_TO_DEPTH, others a convolution whose kernel picks them.
+    """
+    perm = identity_perm(4)
+    x = c.stored(0, perm)
+    (height, width), stride, rate = (spatial(c, n) for n in ("ksizes", "strides", "rates"))
+    padding, count = c.attr("padding"), height * width * x.shape[3]
+    if padding not in ("SAME", "VALID"):
+        raise ModelFileError(f"padding is {padding!r}")
+    tiles = stride == (height, width) and height == width and rate == (1, 1)
+    if tiles and x.shape[1] % height == 0 and x.shape[2] % width == 0:
+        return c.emit("SPACE_TO_DEPTH", [x], {"block_size": height})
+    if count * count > _MOST_WEIGHTS:
+        raise UnsupportedError(f"patches of {height} x {width} x {x.shape[3]} are too large")
+    w = np.eye(count, dtype=np.float32).reshape(count, height, width, x.shape[3])
+    kernel = Tensor(c.importer.graph.unique_name(f"{c.name}/kernel"), w.shape, "float32", w)
+    attrs = {
+        "padding": padding, "stride_h": stride[0], "stride_w": stride[1],
+        "dilation_h_factor": rate[0], "dilation_w_factor": rate[1],
+        "fused_activation_function": "NONE",
+    }  # fmt: skip
+    return c.emit("CONV_2D", [x, kernel], attrs)
+
+
+# What a kernel that only picks values may hold.
+_MOST_WEIGHTS = 1 << 24
+
+
 def _transpose_conv(c: NodeContext) -> list[Value]:
     """Conv2DBackpropInput(sizes, kernel HWOI, y)."""
     perm = channels_last(c)
@@ -135,6 +192,8 @@ def _batch_matmul(c: NodeContext) -> list[Value]:
 
 LINEAR: Table = {
     "Conv2D": _conv,
+    "Conv3D": _conv_3d,
+    "ExtractImagePatches": _patches,
     "DepthwiseConv2dNative": _depthwise,
     "Conv2DBackpropInput": _transpose_conv,
     "MatMul": _matmul,

@@ -88,17 +88,6 @@ def _pack(c: NodeContext) -> list[Value]:
     return c.emit("PACK", [c.plain(i) for i in range(len(c.inputs))], attrs)
 
 
-def _gather(c: NodeContext) -> list[Value]:
-    """GatherV2(x, indices, axis), Gather(x, indices)."""
-    axis = c.axis(c.ints(2)[0] if len(c.inputs) > 2 else 0, len(c.shape(0)))
-    if c.attr("batch_dims", 0):
-        raise UnsupportedError("gathering with batch_dims is not supported")
-    operands = [c.plain(0), c.operand(c.array(1), 1, "indices")]
-    if c.array(1).size and not 0 <= c.array(1).min() <= c.array(1).max() < c.shape(0)[axis]:
-        raise ModelFileError(f"gathers indices outside axis {axis} of {list(c.shape(0))}")
-    return c.emit("GATHER", operands, {"axis": axis, "batch_dims": 0})
-
-
 def _strided_slice(c: NodeContext) -> list[Value]:
     begin, end, strides = (list(c.ints(i)) for i in (1, 2, 3))
     masks = {m: int(c.attr(m, 0)) for m in _MASKS}
@@ -259,8 +248,6 @@ SHAPE: Table = {
     "Squeeze": _squeeze,
     "ExpandDims": _expand_dims,
     "Pack": _pack,
-    "Gather": _gather,
-    "GatherV2": _gather,
     "StridedSlice": _strided_slice,
     "Shape": _shape,
     "ShapeN": _shape_n,

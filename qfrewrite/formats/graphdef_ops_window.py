@@ -9,8 +9,9 @@ import numpy as np
 
 from qfrewrite.errors import ModelFileError, UnsupportedError
 from qfrewrite.formats.graphdef_import import NodeContext
+from qfrewrite.formats.graphdef_nodes import int_list
 from qfrewrite.formats.graphdef_ops_arith import Table, channels_last
-from qfrewrite.formats.graphdef_ops_linear import spatial
+from qfrewrite.formats.graphdef_ops_linear import explicit_pads, spatial
 from qfrewrite.formats.graphdef_values import (
     Computed,
     Layout,
@@ -20,26 +21,56 @@ from qfrewrite.formats.graphdef_values import (
     identity_perm,
 )
 from qfrewrite.ir import Tensor
+from qfrewrite.ops.windows import same_padding
 
 
-def _pool(kind: str) -> Callable[[NodeContext], list[Value]]:
-    def convert(c: NodeContext) -> list[Value]:
-        perm = channels_last(c)
-        window, stride = spatial(c, "ksize"), spatial(c, "strides")
-        padding = c.attr("padding")
-        if padding not in ("SAME", "VALID"):
-            raise UnsupportedError(f"pooling with padding {padding} is not supported")
-        attrs = {
-            "padding": padding,
-            "stride_h": stride[0],
-            "stride_w": stride[1],
-            "filter_height": window[0],
-            "filter_width": window[1],
-            "fused_activation_function": "NONE",
-        }
-        return c.emit(kind, [c.stored(0, perm)], attrs, perm=perm)
+def _pool(c: NodeContext, kind: str, window: Sequence[int], stride: Sequence[int]) -> list[Value]:
+    """window, stride: one entry per axis."""
+    perm = channels_last(c)
+    (height, width), strides = spatial(c, "ksize", window), spatial(c, "strides", stride)
+    x, padding = c.stored(0, perm), c.attr("padding")
+    if padding == "EXPLICIT" and kind == "MAX_POOL_2D":
+        x, padding = _padded_for_maximum(c, x, (height, width), strides)
+    if padding not in ("SAME", "VALID"):
+        raise UnsupportedError(f"pooling with padding {padding} is not supported")
+    attrs = {
+        "padding": padding,
+        "stride_h": strides[0],
+        "stride_w": strides[1],
+        "filter_height": height,
+        "filter_width": width,
+        "fused_activation_function": "NONE",
+    }
+    return c.emit(kind, [x], attrs, perm=perm)
 
-    return convert
+
+def _padded_for_maximum(
+    c: NodeContext, x: Tensor, window: tuple[int, int], stride: tuple[int, int]
+) -> tuple[Tensor, str]:
+    """`x` (NHWC) behind the padding that the node states, and what is left for the pooling."""
+    pads = explicit_pads(c)
+    if not any(map(any, pads)):
+        return x, "VALID"
+    same = [same_padding(d, k, s) for d, k, s in zip(x.shape[1:3], window, stride, strict=True)]
+    if pads == [(0, 0), *same, (0, 0)]:
+        return x, "SAME"
+    operand = c.importer.ints(pads, f"{c.name}/paddings")
+    name = c.importer.graph.unique_name(f"{c.name}/lowest")
+    lowest = Tensor(name, (), "float32", np.array(-np.inf, np.float32))
+    return c.importer.add("PADV2", [x, operand, lowest], {}, name=f"{c.name}/pad")[0], "VALID"
+
+
+def _by_attributes(kind: str) -> Callable[[NodeContext], list[Value]]:
+    """AvgPool, MaxPool."""
+    ones = (1, 1, 1, 1)
+    return lambda c: _pool(
+        c, kind, int_list(c.node, "ksize", ones), int_list(c.node, "strides", ones)
+    )
+
+
+def _max_pool_v2(c: NodeContext) -> list[Value]:
+    """MaxPoolV2(x, ksize, strides)."""
+    return _pool(c, "MAX_POOL_2D", c.ints(1), c.ints(2))
 
 
 def _per_axis(c: NodeContext, slot: int, perm: Perm, suffix: str) -> Tensor:
@@ -170,19 +201,40 @@ def _identity_rank(c: NodeContext, slot: int) -> Tensor:
 
 
 def _space_batch(kind: str, last: str) -> Callable[[NodeContext], list[Value]]:
+    """SpaceToBatchND(x, block, paddings), BatchToSpaceND(x, block, crops)."""
+
     def convert(c: NodeContext) -> list[Value]:
-        block, table = c.array(1), c.array(2)
-        if block.ndim != 1 or table.shape != (block.size, 2) or block.size >= len(c.shape(0)):
+        block, table, rank = c.array(1), c.array(2), len(c.shape(0))
+        if block.ndim != 1 or table.shape != (block.size, 2) or block.size >= rank:
             raise ModelFileError(f"blocks {list(block.shape)} with {last} {list(table.shape)}")
+        # Kernels want all axes between batch and channels.
+        missing = rank - 2 - block.size
+        if missing > 0:
+            block = np.concatenate([block, np.ones(missing, block.dtype)])
+            table = np.concatenate([table, np.zeros((missing, 2), table.dtype)])
         operands = [_identity_rank(c, 0), c.operand(block, 1, "block"), c.operand(table, 2, last)]
         return c.emit(kind, operands)
 
     return convert
 
 
+def _space_batch_v1(kind: str, last: str) -> Callable[[NodeContext], list[Value]]:
+    """SpaceToBatch(x, paddings), BatchToSpace(x, crops): square blocks of height and width."""
+
+    def convert(c: NodeContext) -> list[Value]:
+        table, size = c.array(1), int(c.attr("block_size", 0))
+        if table.shape != (2, 2) or size < 1:
+            raise ModelFileError(f"blocks of {size} with {last} {list(table.shape)}")
+        operands = [c.stored(0, identity_perm(4)), c.operand([size, size], None, "block")]
+        return c.emit(kind, [*operands, c.operand(table, 1, last)])
+
+    return convert
+
+
 WINDOW: Table = {
-    "AvgPool": _pool("AVERAGE_POOL_2D"),
-    "MaxPool": _pool("MAX_POOL_2D"),
+    "AvgPool": _by_attributes("AVERAGE_POOL_2D"),
+    "MaxPool": _by_attributes("MAX_POOL_2D"),
+    "MaxPoolV2": _max_pool_v2,
     "Pad": _pad("PAD"),
     "PadV2": _pad("PADV2"),
     "MirrorPad": _pad("MIRROR_PAD"),
@@ -198,6 +250,8 @@ WINDOW: Table = {
     "SpaceToDepth": _blocks("SPACE_TO_DEPTH"),
     "DepthToSpace": _blocks("DEPTH_TO_SPACE"),
     "Transpose": _transpose,
+    "SpaceToBatch": _space_batch_v1("SPACE_TO_BATCH_ND", "paddings"),
+    "BatchToSpace": _space_batch_v1("BATCH_TO_SPACE_ND", "crops"),
     "SpaceToBatchND": _space_batch("SPACE_TO_BATCH_ND", "paddings"),
     "BatchToSpaceND": _space_batch("BATCH_TO_SPACE_ND", "crops"),
 }

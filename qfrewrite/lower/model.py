@@ -13,6 +13,7 @@ from qfrewrite.lower.scheme import QuantOptions, QuantReport
 from qfrewrite.lower.weight_schemes import lower_weights
 from qfrewrite.lower.weights import mean_response, on_grid, weight_bounds
 from qfrewrite.rewrite.densify import densify
+from qfrewrite.rewrite.error_function import lower_erf
 from qfrewrite.rewrite.fold import set_weights
 from qfrewrite.rewrite.match import bias_of, channel_axis, float_weights, weights_of
 from qfrewrite.rewrite.raising import raise_graph
@@ -40,6 +41,7 @@ def lower_model(model: Model, options: QuantOptions | None = None) -> tuple[Mode
             if weights_only:
                 canonicalise(graph)
                 lower_weights(graph, options, report, take_ranges(graph).weights)
+                lower_erf(Rewriter(graph))
                 fuse_activations(graph)
             else:
                 lower_float(graph)
@@ -86,6 +88,7 @@ def _bake_weights(graph: Graph) -> None:
 def lower_float(graph: Graph) -> None:
     """Bring `graph` into the form of a float `.tflite`, in place."""
     canonicalise(graph)
+    lower_erf(Rewriter(graph))
     restore_weight_ranges(graph)
     lower_fake_quant(graph)
     fuse_activations(graph)

@@ -28,7 +28,9 @@ from qfrewrite.lower.substitute import substitute
 from qfrewrite.lower.weights import given_bounds, mean_response, quantize_linear, weight_bounds
 from qfrewrite.ops import OpSpec, spec_of
 from qfrewrite.ops.subgraphs import Use
+from qfrewrite.rewrite.error_function import lower_erf
 from qfrewrite.rewrite.match import LINEAR, act_slot, bias_slot, channel_axis, weight_slot
+from qfrewrite.rewrite.rewriter import Rewriter
 
 
 def has_ranges(graph: Graph) -> bool:
@@ -77,6 +79,8 @@ class _Lowering:
             self.graph.update_tensor(tensor, dtype=dtype, quant=quant)
         self._convert_other_subgraphs()
         self._convert_interface()
+        # Late, so that it is computed in float as a whole.
+        lower_erf(Rewriter(self.graph))
         self.graph.prune(keep=lambda op: not op.outputs)
         self._note()
         return self.report

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from math import sqrt
+from math import erf, sqrt
 from typing import Any
 
 import numpy as np
@@ -51,7 +51,9 @@ def broadcast_shape(op: Op) -> list[Shape]:
 def _unary(f: Callable[[Array], Any]) -> Reference:
     def reference(op: Op, x: list[Array | None]) -> list[Array]:
         assert x[0] is not None
-        return [np.asarray(f(x[0]), x[0].dtype)]
+        # Kernels give NaN and infinity without a word.
+        with np.errstate(all="ignore"):
+            return [np.asarray(f(x[0]), x[0].dtype)]
 
     return reference
 
@@ -60,7 +62,8 @@ def _binary(f: Callable[[Array, Array], Any]) -> Reference:
     def reference(op: Op, x: list[Array | None]) -> list[Array]:
         assert x[0] is not None
         assert x[1] is not None
-        return [np.asarray(f(x[0], x[1]), x[0].dtype)]
+        with np.errstate(all="ignore"):
+            return [np.asarray(f(x[0], x[1]), x[0].dtype)]
 
     return reference
 
@@ -76,15 +79,17 @@ def _prelu(op: Op, x: list[Array | None]) -> list[Array]:
     return [np.where(x[0] >= 0, x[0], x[0] * x[1]).astype(x[0].dtype)]
 
 
+def _erf(x: Array) -> Array:
+    return np.asarray(np.vectorize(erf, otypes=[np.float64])(x))
+
+
 def _gelu(op: Op, x: list[Array | None]) -> list[Array]:
     assert x[0] is not None
     v = x[0].astype(np.float64)
     if attr(op, "approximate"):
         cdf = 0.5 * (1 + np.tanh(sqrt(2 / np.pi) * (v + 0.044715 * v**3)))
     else:
-        from math import erf
-
-        cdf = 0.5 * (1 + np.vectorize(erf, otypes=[np.float64])(v / sqrt(2)))
+        cdf = 0.5 * (1 + _erf(v / sqrt(2)))
     return [(v * cdf).astype(x[0].dtype)]
 
 
@@ -94,8 +99,19 @@ def _cast(op: Op, x: list[Array | None]) -> list[Array]:
 
 
 def _divide(a: Array, b: Array) -> Array:
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return a / b if a.dtype.kind == "f" else a // np.where(b == 0, 1, b)
+    if a.dtype.kind == "f":
+        return a / b
+    # Integers are divided as in C: towards zero.
+    whole = np.abs(a) // np.maximum(np.abs(b), 1)
+    return np.where((a < 0) == (b < 0), whole, -whole)
+
+
+def _modulo(a: Array, b: Array) -> Array:
+    return np.mod(a, b) if a.dtype.kind == "f" else np.mod(a, np.where(b == 0, 1, b))
+
+
+def _floor_divide(a: Array, b: Array) -> Array:
+    return np.floor(a / b) if a.dtype.kind == "f" else a // np.where(b == 0, 1, b)
 
 
 def sigmoid(x: Array) -> Array:
@@ -188,6 +204,31 @@ rows(
         lambda a, b: (a - b) * (a - b),
         kernels=INT8,
         least_step=lambda scales: max(scales) ** 2 * 2.0**-11,
+    ),
+)
+
+rows(
+    *(
+        _binary_row(kind, options, graphdef, f, kernels=FLOAT_ONLY, versions=versions)
+        for kind, options, graphdef, f, versions in (
+            ("POW", "PowOptions", "Pow", np.power, {}),
+            ("FLOOR_DIV", "FloorDivOptions", "FloorDiv", _floor_divide, {"float32": 2}),
+            ("FLOOR_MOD", "FloorModOptions", "FloorMod", _modulo, {}),
+            ("ATAN2", "ATan2Options", "Atan2", np.arctan2, {}),
+        )
+    ),
+    *(
+        _unary_row(kind, f, graphdef, options=options, kernels=FLOAT_ONLY, versions={})
+        for kind, options, graphdef, f in (
+            ("FLOOR", None, "Floor", np.floor),
+            ("CEIL", None, "Ceil", np.ceil),
+            ("ROUND", None, "Round", np.rint),
+            ("SIGN", "SignOptions", "Sign", np.sign),
+            ("SIN", None, "Sin", np.sin),
+            ("COS", "CosOptions", "Cos", np.cos),
+            # Ours: TFLite has no error function. Written as what `lower_erf` makes of it.
+            ("ERF", None, "Erf", _erf),
+        )
     ),
 )
 

@@ -42,6 +42,20 @@ def _l2_normalization(op: Op, x: list[Array | None]) -> list[Array]:
     return [(v / norm).astype(v.dtype)]
 
 
+def _local_response(op: Op, x: list[Array | None]) -> list[Array]:
+    v = x[0]
+    assert v is not None
+    radius, channels = attr(op, "radius"), v.shape[-1]
+    squares = v.astype(np.float64) ** 2
+    total = np.stack(
+        [squares[..., max(0, c - radius) : c + radius + 1].sum(-1) for c in range(channels)],
+        -1,
+    )
+    return [
+        (v * (attr(op, "bias") + attr(op, "alpha") * total) ** -attr(op, "beta")).astype(v.dtype)
+    ]
+
+
 def _statistic(name: str) -> Port:
     return Port(name, "statistic", optional=True)
 
@@ -65,5 +79,13 @@ rows(
         "L2_NORMALIZATION", (act("x"),), (act("y", fixed=(1 / 128, 0)),), same_shape,
         _l2_normalization, "L2NormOptions", {"fused_activation_function": "NONE"},
         versions={"int8": 2}, kernels=INT8_UINT8,
+    ),
+    OpSpec(
+        "LOCAL_RESPONSE_NORMALIZATION", (act("x"),), (act("y"),), same_shape, _local_response,
+        "LocalResponseNormalizationOptions", {"radius": 5, "bias": 1.0, "alpha": 1.0, "beta": 0.5},
+        graphdef="LRN", graphdef_attrs={
+            "radius": "depth_radius", "bias": "bias", "alpha": "alpha", "beta": "beta",
+        },
+        kernels=FLOAT_ONLY,
     ),
 )  # fmt: skip

@@ -9,6 +9,7 @@ import numpy as np
 
 from qfrewrite.ir import Array, Op
 from qfrewrite.ops.spec import (
+    FLOAT_ONLY,
     INT8_INT16,
     OpSpec,
     Reference,
@@ -94,10 +95,15 @@ def _reduce(f: Callable[..., Any]) -> Reference:
 
 
 def _reduction(kind: str, graphdef: str, f: Callable[..., Any], **kw: Any) -> OpSpec:
+    ports = {"x": act("x"), "y": act("y"), **kw.pop("ports", {})}
     return OpSpec(
-        kind, (act("x"), param("axes")), (act("y"),), _reduce_shape, _reduce(f), "ReducerOptions",
-        {"keep_dims": False}, graphdef=graphdef, graphdef_attrs={"keep_dims": "keep_dims"}, **kw,
+        kind, (ports["x"], param("axes")), (ports["y"],), _reduce_shape, _reduce(f),
+        "ReducerOptions", {"keep_dims": False}, graphdef=graphdef,
+        graphdef_attrs={"keep_dims": "keep_dims"}, **kw,
     )  # fmt: skip
+
+
+_TRUTH = {"x": param("x"), "y": param("y", dtype="bool")}
 
 
 rows(
@@ -116,4 +122,6 @@ rows(
     _reduction(
         "REDUCE_PROD", "Prod", np.prod, versions={"int8": 2, "int16": 2}, kernels=INT8_INT16
     ),
+    _reduction("REDUCE_ANY", "Any", np.any, ports=_TRUTH, kernels=FLOAT_ONLY),
+    _reduction("REDUCE_ALL", "All", np.all, ports=_TRUTH, kernels=FLOAT_ONLY),
 )  # fmt: skip

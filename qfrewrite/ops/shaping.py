@@ -17,6 +17,7 @@ from qfrewrite.ops.spec import (
     attr,
     const_ints,
     normal_axis,
+    operand_value,
     param,
     rows,
     shape_error,
@@ -169,8 +170,19 @@ def _tile_shape(op: Op) -> list[Shape]:
 
 def _gather_shape(op: Op) -> list[Shape]:
     x, indices = shape_of(op, 0), shape_of(op, 1)
-    axis = normal_axis(op, attr(op, "axis"), len(x))
-    return [(*x[:axis], *indices, *x[axis + 1 :])]
+    axis, batch = normal_axis(op, attr(op, "axis"), len(x)), attr(op, "batch_dims")
+    if not 0 <= batch <= min(axis, len(indices)) or x[:batch] != indices[:batch]:
+        raise shape_error(
+            op, f"indices {list(indices)} do not fit {list(x)} with {batch} batch axes"
+        )
+    return [(*x[:axis], *indices[batch:], *x[axis + 1 :])]
+
+
+def _gather(op: Op, x: list[Array | None]) -> list[Array]:
+    v, indices = _first(x), operand_value(x, 1)
+    axis, batch = normal_axis(op, attr(op, "axis"), v.ndim), attr(op, "batch_dims")
+    parts = [np.take(v[at], indices[at], axis - batch) for at in np.ndindex(*indices.shape[:batch])]
+    return [np.reshape(np.asarray(parts, v.dtype), _gather_shape(op)[0])]
 
 
 def _resize_shape(op: Op) -> list[Shape]:
@@ -342,10 +354,8 @@ rows(
         same_scale=True, versions={"int8": 3},
     ),
     OpSpec(
-        "GATHER", (_X, param("indices")), _Y, _gather_shape,
-        lambda op, x: [np.take(_first(x), const_ints(op, 1), attr(op, "axis")).reshape(
-            op.output.shape)],
-        "GatherOptions", {"axis": 0, "batch_dims": 0}, same_scale=True, versions=_MOVES_LATE,
+        "GATHER", (_X, param("indices")), _Y, _gather_shape, _gather, "GatherOptions",
+        {"axis": 0, "batch_dims": 0}, same_scale=True, versions=_MOVES_LATE,
         since=((says("batch_dims"), 5), (reads(1, "int16"), 6)),
     ),
     OpSpec(

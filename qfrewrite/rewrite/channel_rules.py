@@ -322,7 +322,7 @@ def tiled(layout: Ids, channels: int, count: int) -> Ids:
 _SAME = (
     "RELU", "RELU6", "RELU_N1_TO_1", "RELU_0_TO_1", "LEAKY_RELU", "ELU", "GELU", "HARD_SWISH",
     "LOGISTIC", "TANH", "ABS", "NEG", "SQUARE", "SQRT", "EXP", "SIN", "COS", "FLOOR", "CEIL",
-    "ROUND", "IDENTITY", "CAST", "AVERAGE_POOL_2D", "MAX_POOL_2D", "RESIZE_BILINEAR",
+    "ROUND", "SIGN", "ERF", "IDENTITY", "CAST", "AVERAGE_POOL_2D", "MAX_POOL_2D", "RESIZE_BILINEAR",
     "RESIZE_NEAREST_NEIGHBOR", "SPACE_TO_BATCH_ND", "BATCH_TO_SPACE_ND",
 )  # fmt: skip
 _BINARY = ("ADD", "SUB", "MUL", "DIV", "POW", "MAXIMUM", "MINIMUM", "SQUARED_DIFFERENCE")

@@ -16,6 +16,7 @@ from qfrewrite.ops import spec_of
 from qfrewrite.ops.build import append_op
 from qfrewrite.rewrite.densify import densify
 from qfrewrite.rewrite.dilation import raise_dilation
+from qfrewrite.rewrite.error_function import raise_gelu
 from qfrewrite.rewrite.fold import fold_constants
 from qfrewrite.rewrite.leaky import raise_leaky
 from qfrewrite.rewrite.match import (
@@ -44,6 +45,7 @@ def raise_graph(graph: Graph, log: Log | None = None) -> Rewriter:
     _dequantize_weights(rw)
     _raise_decomposed(rw)
     fold_constants(rw)
+    raise_gelu(rw)
     raise_dilation(rw)
     sink_reshapes(rw)
     raise_same_padding(rw)

@@ -109,7 +109,7 @@ UNARY: Mapping[str, Case] = {
     "pow of two": case(lambda tf, x, y: tf.pow(x, y), positive(*X), X),
     "pow of a constant": case(lambda tf, x: tf.pow(2.0, x)),
     "pow per channel": case(lambda tf, x: tf.pow(x, np.array([0, 1, 2, 2.5], "f4")), positive(*X)),
-    "floor division": case(lambda tf, x: tf.math.floordiv(x, 0.7), HALVES, int8=1.0),
+    "floor division": case(lambda tf, x: tf.math.floordiv(x, 0.75), HALVES, int8=1.0),
     "floor division of two": case(
         lambda tf, x, y: tf.math.floordiv(x, y), HALVES, positive(1, 3, 4, 4), int8=1.0),
     "floor modulo": case(lambda tf, x: tf.math.floormod(x, 0.7), HALVES + 0.1, int8=1.0),

@@ -94,7 +94,8 @@ GATHERING: Mapping[str, Case] = {
     "gather by an input": case(lambda tf, x, i: tf.gather(x, i, axis=1), (3, 4, 5), INDICES),
     "gather by int64": case(
         lambda tf, x, i: tf.gather(x, i), (4, 5), INDICES.astype(np.int64)),
-    "gather by what was found": case(lambda tf, x: tf.gather(x, tf.argmax(x[0], 0)), (4, 5)),
+    "gather by what was found": case(lambda tf, x: tf.gather(x, tf.argmax(x, 0)), (4, 5),
+                                    int8=1.0),
     "gather per batch": case(
         lambda tf, x, i: tf.gather(x, i, batch_dims=1), (2, 4, 5), INDICES),
     "gather per batch on an axis": case(

@@ -181,11 +181,7 @@ FAKE_QUANT: Mapping[str, Case] = {
     "fake quant by constants": case(lambda tf, x: fake_quant(tf, x, -1.0, 1.5), int8=1.0),
     "fake quant on 4 bits": case(lambda tf, x: fake_quant(tf, x, -1.0, 1.5, num_bits=4),
                                      int8=1.0),
-    "fake quant, narrow": case(lambda tf, x: fake_quant(tf, x, -1.0, 1.0, narrow_range=True)),
     "fake quant after relu6": case(lambda tf, x: fake_quant(tf, tf.nn.relu6(x), 0.0, 6.0)),
-    "fake quant per channel": case(
-        lambda tf, x: tf.quantization.fake_quant_with_min_max_vars_per_channel(
-            x, -np.arange(1, 5, dtype="f4"), np.arange(2, 6, dtype="f4"))),
     "fake quant on weights": case(lambda tf, x: tf.nn.conv2d(
         x, fake_quant(tf, W, -2.0, 2.0, narrow_range=True), 1, "SAME")),
     "fake quant on weights per channel": case(lambda tf, x: tf.nn.conv2d(

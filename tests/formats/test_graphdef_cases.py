@@ -14,7 +14,6 @@ import pytest
 from graphdef_cases import Case
 from graphdef_cases_arithmetic import ARITHMETIC
 from graphdef_cases_layouts import LAYOUTS
-from graphdef_cases_refused import REFUSED
 from graphdef_cases_shapes import SHAPES
 from graphdef_cases_windows import WINDOWS
 
@@ -90,7 +89,7 @@ def run(model: Model, case: Case, options: QuantOptions | None = None) -> list[A
     return [v.copy() for v in runner.run(case.sample())]
 
 
-@pytest.mark.parametrize("name", sorted(set(CASES) - REFUSED))
+@pytest.mark.parametrize("name", sorted(CASES))
 def test_float_equals_tensorflow(name: str) -> None:
     case = CASES[name]
     model, names = read(case)
@@ -99,9 +98,7 @@ def test_float_equals_tensorflow(name: str) -> None:
         assert difference(got, want) <= case.tolerance
 
 
-FLOATS = [
-    n for n, c in CASES.items() if n not in REFUSED and any(f.dtype == np.float32 for f in c.feeds)
-]
+FLOATS = [n for n, c in CASES.items() if any(f.dtype == np.float32 for f in c.feeds)]
 
 
 @pytest.mark.parametrize("name", FLOATS)

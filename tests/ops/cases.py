@@ -88,7 +88,9 @@ CASES: dict[str, list[tuple[list[Any], dict[str, Any]]]] = {
         ([X, i(0, 2, 0, 0), i(1, 3, 6, 4), i(1, 1, 1, 1)], {"shrink_axis_mask": 2}),
     ],
     "TILE": [([(2, 3), i(2, 1)], {})],
-    "GATHER": [([(4, 3), i(2, 0, 2)], {"axis": 0}), ([(4, 3), i(1, 0)], {"axis": 1})],
+    "GATHER": [([(4, 3), i(2, 0, 2)], {"axis": 0}), ([(4, 3), i(1, 0)], {"axis": 1}),
+               ([(2, 4, 3), i([2, 0], [1, 1])], {"axis": 1, "batch_dims": 1}),
+               ([(2, 3, 4), i([2, 0], [1, 1])], {"axis": 2, "batch_dims": 1})],
     "SPACE_TO_DEPTH": [([X], {"block_size": 2})],
     "DEPTH_TO_SPACE": [([X], {"block_size": 2})],
     "AVERAGE_POOL_2D": [([X], {**POOL, "padding": p}) for p in ("SAME", "VALID")],
@@ -99,6 +101,8 @@ CASES: dict[str, list[tuple[list[Any], dict[str, Any]]]] = {
     "FAKE_QUANT": [([X], {"min": -1.0, "max": 1.5})],
     **{k: [([X, i(1, 2)], {"keep_dims": d}) for d in (False, True)]
        for k in ("MEAN", "SUM", "REDUCE_MAX", "REDUCE_MIN")},
+    **{k: [([np.array([[True, False], [True, True]]), i(1)], {"keep_dims": d})
+           for d in (False, True)] for k in ("REDUCE_ANY", "REDUCE_ALL")},
     "REDUCE_PROD": [([(1, 2, 2, 4), i(1, 2)], {"keep_dims": d}) for d in (False, True)],
     **{k: [([X, X], {}), ([X, f(4)], {}), ([X, (1, 6, 1, 1)], {})]
        for k in ("ADD", "SUB", "MUL", "DIV", "MAXIMUM", "MINIMUM", "SQUARED_DIFFERENCE")},
@@ -107,6 +111,14 @@ CASES: dict[str, list[tuple[list[Any], dict[str, Any]]]] = {
         "ABS", "NEG",
         "EXP", "SQUARE", "LOG_SOFTMAX", "L2_NORMALIZATION", "IDENTITY")},
     **{k: [([X], {"positive": True})] for k in ("LOG", "SQRT", "RSQRT")},
+    **{k: [([X], {})] for k in ("SIN", "COS", "FLOOR", "CEIL", "ROUND", "SIGN", "ERF")},
+    "POW": [([X, f(4)], {"positive": True})],
+    "FLOOR_DIV": [([X, np.float32(0.75)], {}), ([i(-7, 7, 8), i(2, -2, 3)], {})],
+    "FLOOR_MOD": [([X, np.float32(0.75)], {}), ([i(-7, 7, 8), i(2, -2, 3)], {})],
+    "ATAN2": [([X, X], {})],
+    "LOCAL_RESPONSE_NORMALIZATION": [
+        ([X], {}), ([X], {"radius": 1, "bias": 1.5, "alpha": 0.3, "beta": 0.6})
+    ],
 }  # fmt: skip
 # Moves without a numpy reference: LiteRT in float is what int8 is held against.
 MOVES: dict[str, list[tuple[list[Any], dict[str, Any]]]] = {

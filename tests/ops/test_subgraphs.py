@@ -37,7 +37,9 @@ def loop(body_type: str = "float32", *, handed: bool = False) -> Model:
         inputs = [Tensor("i", (1, 8), body_type)]
         one.set_io([*inputs, *[Tensor("h", (), "resource")] * handed])
     end = Tensor("end", (1,), "bool")
-    cond.add_op(Op("REDUCE_ANY", [Tensor("b", (8,), "bool", np.zeros(8, bool))], [end]))
+    axes = Tensor("axes", (1,), "int32", np.zeros(1, np.int32))
+    bits = Tensor("b", (8,), "bool", np.zeros(8, bool))
+    cond.add_op(Op("REDUCE_ANY", [bits, axes], [end], {"keep_dims": True}))
     cond.set_io(outputs=[end])
     next_one = append_op(body, "ABS", [body.inputs[0]], name="next").output
     if handed:

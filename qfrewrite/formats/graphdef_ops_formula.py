@@ -1,0 +1,135 @@
+"""Reading nodes that the IR has no op for, as the ops that compute the same element by element."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from qfrewrite.formats.graphdef_import import NodeContext
+from qfrewrite.formats.graphdef_ops_arith import Table
+from qfrewrite.formats.graphdef_values import Constant, Value, common_perm
+from qfrewrite.ir import NUMPY_DTYPES, Tensor
+
+# tensorflow/core/kernels/relu_op_functor.h
+_SELU_ALPHA, _SELU_SCALE = 1.6732632423543772, 1.0507009873554805
+
+
+class Formula:
+    """Arithmetic with broadcasting: each call is an op of one node, `finish` its last one.
+
+    The node's operands are unpacked from it, all in one layout; numbers become scalar constants
+    of the first operand's element type.
+    """
+
+    def __init__(self, c: NodeContext) -> None:
+        values = list(c.inputs)
+        self.c = c
+        self.perm = common_perm(values, max((len(v.shape) for v in values), default=0))
+        self.operands = [c.broadcast(v, self.perm) for v in values]
+
+    def __call__(self, kind: str, *operands: Tensor | float, **attrs: Any) -> Tensor:
+        """The result of an op inside the formula."""
+        name = f"{self.c.name}/{kind.lower()}"
+        inputs = [self._tensor(o) for o in operands]
+        return self.c.importer.add(kind, inputs, attrs, name=name, fold=self.c.fold)[0]
+
+    def finish(self, kind: str, *operands: Tensor | float, **attrs: Any) -> list[Value]:
+        """The result of the node."""
+        return self.c.emit(kind, [self._tensor(o) for o in operands], attrs, perm=self.perm)
+
+    def _tensor(self, operand: Tensor | float) -> Tensor:
+        if isinstance(operand, Tensor):
+            return operand
+        dtype = self.operands[0].dtype
+        data = np.array(operand, NUMPY_DTYPES[dtype])
+        name = self.c.importer.graph.unique_name(f"{self.c.name}/value")
+        return Tensor(name, (), dtype, data)
+
+
+def _formula(
+    inputs: int, write: Callable[..., list[Value]]
+) -> Callable[[NodeContext], list[Value]]:
+    """The converter of a node of so many operands."""
+
+    def convert(c: NodeContext) -> list[Value]:
+        c.require(inputs)
+        f = Formula(c)
+        return write(f, *f.operands[:inputs])
+
+    return convert
+
+
+def _softplus(f: Formula, x: Tensor) -> list[Value]:
+    """log(1 + exp(x)) as max(x, 0) + log(1 + exp(-|x|)): no exponential overflows."""
+    decay = f("EXP", f("NEG", f("ABS", x)))
+    return f.finish("ADD", f("RELU", x), f("LOG", f("ADD", decay, 1)))
+
+
+def _selu(f: Formula, x: Tensor) -> list[Value]:
+    """scale * x above zero, scale * alpha * (exp(x) - 1) below, of ELU and RELU."""
+    curved = f("MUL", f("ELU", x), _SELU_SCALE * _SELU_ALPHA)
+    return f.finish("ADD", curved, f("MUL", f("RELU", x), _SELU_SCALE * (1 - _SELU_ALPHA)))
+
+
+def _divide_no_nan(f: Formula, x: Tensor, y: Tensor) -> list[Value]:
+    """x / y, and 0 where y is 0; the divisor is replaced so that no infinity is ever there."""
+    zero = f("EQUAL", y, 0)
+    quotient = f("DIV", x, f("SELECT_V2", zero, 1, y))
+    return f.finish("SELECT_V2", zero, 0, quotient)
+
+
+def _pow(c: NodeContext) -> list[Value]:
+    """Pow(x, y): by an op that int8 has where y is one of a few numbers."""
+    c.require(2)
+    f, exponent = Formula(c), c.value(1)
+    x, y = f.operands
+    known = isinstance(exponent, Constant) and exponent.fake_quant is None
+    if known and y.size == 1 and len(y.shape) <= len(x.shape) and x.dtype == "float32":
+        power = float(c.array(1).reshape(()))
+        if power == 1:
+            return [c.value(0)]
+        if power in _POWERS:
+            return _POWERS[power](f, x)
+    return f.finish("POW", x, y)
+
+
+_POWERS: dict[float, Callable[[Formula, Tensor], list[Value]]] = {
+    2.0: lambda f, x: f.finish("SQUARE", x),
+    3.0: lambda f, x: f.finish("MUL", f("SQUARE", x), x),
+    0.5: lambda f, x: f.finish("SQRT", x),
+    -0.5: lambda f, x: f.finish("RSQRT", x),
+    -1.0: lambda f, x: f.finish("DIV", 1, x),
+}
+
+
+def _hyperbolic(kind: str) -> Callable[[Formula, Tensor], list[Value]]:
+    """(exp(x) - exp(-x)) / 2, or the sum."""
+    return lambda f, x: f.finish("MUL", f(kind, f("EXP", x), f("EXP", f("NEG", x))), 0.5)
+
+
+FORMULAS: Table = {
+    "ClipByValue": _formula(
+        3, lambda f, x, low, high: f.finish("MINIMUM", f("MAXIMUM", x, low), high)
+    ),
+    "Cosh": _formula(1, _hyperbolic("ADD")),
+    "DivNoNan": _formula(2, _divide_no_nan),
+    "Erfc": _formula(1, lambda f, x: f.finish("SUB", 1, f("ERF", x))),
+    "Expm1": _formula(1, lambda f, x: f.finish("SUB", f("EXP", x), 1)),
+    "Inv": _formula(1, lambda f, x: f.finish("DIV", 1, x)),
+    "IsFinite": _formula(1, lambda f, x: f.finish("LESS", f("ABS", x), np.inf)),
+    "IsInf": _formula(1, lambda f, x: f.finish("EQUAL", f("ABS", x), np.inf)),
+    "IsNan": _formula(1, lambda f, x: f.finish("NOT_EQUAL", x, x)),
+    "Log1p": _formula(1, lambda f, x: f.finish("LOG", f("ADD", x, 1))),
+    "Pow": _pow,
+    "Reciprocal": _formula(1, lambda f, x: f.finish("DIV", 1, x)),
+    "Rint": _formula(1, lambda f, x: f.finish("ROUND", x)),
+    "Selu": _formula(1, _selu),
+    "Sinh": _formula(1, _hyperbolic("SUB")),
+    "Softplus": _formula(1, _softplus),
+    "Softsign": _formula(1, lambda f, x: f.finish("DIV", x, f("ADD", f("ABS", x), 1))),
+    "Tan": _formula(1, lambda f, x: f.finish("DIV", f("SIN", x), f("COS", x))),
+    "TruncateDiv": _formula(2, lambda f, x, y: f.finish("DIV", x, y)),
+}
+"""Converters by node op."""

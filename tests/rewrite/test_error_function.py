@@ -1,0 +1,121 @@
+"""GELU recognised in its formulas, and the error function where it is no part of one."""
+
+from __future__ import annotations
+
+from math import erf, sqrt
+
+import numpy as np
+import pytest
+from graphs import normal
+from pass_checks import largest_difference, outputs_of
+
+from qfrewrite.ir import Graph, Tensor
+from qfrewrite.lower.model import lower_float
+from qfrewrite.ops.build import GraphBuilder
+from qfrewrite.ops.check import verify_graph
+from qfrewrite.rewrite.raising import raise_graph
+from qfrewrite.runtime.session import Session
+
+
+class Formula:
+    """y of x, written with scalars."""
+
+    def __init__(self) -> None:
+        self.b = GraphBuilder()
+        self.x = self.b.input("x", (2, 5, 8))
+
+    def __call__(self, kind: str, *operands: Tensor | float) -> Tensor:
+        tensors = [
+            o if isinstance(o, Tensor) else self.b.const("number", np.float32(o)) for o in operands
+        ]
+        return self.b.op(kind, *tensors)
+
+    def finish(self, kind: str, *operands: Tensor | float) -> Graph:
+        return self.b.finish(self(kind, *operands))
+
+
+def by_erf(factor: float = sqrt(0.5), half: float = 0.5, one: float = 1) -> Graph:
+    f = Formula()
+    return f.finish("MUL", f("MUL", f.x, half), f("ADD", f("ERF", f("MUL", f.x, factor)), one))
+
+
+def by_complement() -> Graph:
+    """As TensorFlow writes it: 0.5 * x * erfc(-x * sqrt(0.5))."""
+    f = Formula()
+    below = f("SUB", 1, f("ERF", f("MUL", f("NEG", f.x), sqrt(0.5))))
+    return f.finish("MUL", f("MUL", 0.5, f.x), below)
+
+
+def halved_last() -> Graph:
+    f = Formula()
+    return f.finish("MUL", f("MUL", f.x, f("ADD", 1, f("ERF", f("DIV", f.x, sqrt(2))))), 0.5)
+
+
+def halved_first() -> Graph:
+    f = Formula()
+    return f.finish("MUL", f("MUL", f("ADD", 1, f("ERF", f("DIV", f.x, sqrt(2)))), 0.5), f.x)
+
+
+def by_tanh(cube: str = "POW") -> Graph:
+    f = Formula()
+    third = f("POW", f.x, 3) if cube == "POW" else f("MUL", f("SQUARE", f.x), f.x)
+    inner = f("MUL", f("ADD", f.x, f("MUL", 0.044715, third)), 0.7978845608)
+    return f.finish("MUL", f.x, f("MUL", 0.5, f("ADD", 1, f("TANH", inner))))
+
+
+def by_tanh_factored() -> Graph:
+    """0.5 * x * (1 + tanh(0.79788 * x * (1 + 0.044715 * x * x)))."""
+    f = Formula()
+    factor = f("ADD", 1, f("MUL", f("MUL", 0.044715, f.x), f.x))
+    inner = f("TANH", f("MUL", f("MUL", f.x, 0.7978845608), factor))
+    return f.finish("MUL", f("MUL", 0.5, f.x), f("ADD", inner, 1))
+
+
+@pytest.mark.parametrize(
+    ("graph", "approximate"),
+    [(by_erf(), False), (by_complement(), False), (halved_last(), False), (halved_first(), False),
+     (by_tanh(), True), (by_tanh("MUL"), True), (by_tanh_factored(), True)],
+)  # fmt: skip
+def test_every_formula_of_gelu_is_recognised(graph: Graph, approximate: bool) -> None:
+    before, name = outputs_of(graph), graph.outputs[0].name
+    raise_graph(graph)
+    verify_graph(graph)
+    (op,) = graph.ops
+    assert (op.kind, op.attrs["approximate"]) == ("GELU", approximate)
+    assert graph.outputs[0].name == name
+    assert largest_difference(before, outputs_of(graph)) <= 1e-6
+
+
+@pytest.mark.parametrize(
+    "graph", [by_erf(0.7), by_erf(half=0.51), by_erf(one=1.001), by_erf(-sqrt(0.5))]
+)
+def test_what_only_looks_like_gelu_is_left(graph: Graph) -> None:
+    """Catches a match by shape of the formula alone, and a tolerance that is too wide."""
+    raise_graph(graph)
+    assert not graph.ops_of("GELU")
+
+
+def test_a_gelu_whose_parts_are_read_elsewhere_keeps_them() -> None:
+    f = Formula()
+    half = f("MUL", f.x, 0.5)
+    inner = f("ERF", f("MUL", f.x, sqrt(0.5)))
+    graph = f.b.finish(f("MUL", half, f("ADD", inner, 1)), half)
+    raise_graph(graph)
+    assert [op.kind for op in graph.ops] == ["MUL", "GELU"]
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        normal(2, 5, 8) * 3,
+        np.zeros((2, 5, 8), np.float32),
+        np.linspace(-50, 50, 80).reshape(2, 5, 8).astype(np.float32),
+    ],
+)
+def test_the_error_function_alone_is_exact_to_float32(values: np.ndarray) -> None:
+    """Catches 0 / 0 at zero, and an overflow far out."""
+    f = Formula()
+    graph = f.finish("ERF", f.x)
+    lower_float(graph)
+    (y,) = Session(graph, graph.outputs, threads=1).run({"x": values})
+    np.testing.assert_allclose(y, np.vectorize(erf)(values), atol=3e-7)
