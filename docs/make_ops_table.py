@@ -48,20 +48,25 @@ def _row(spec: OpSpec) -> str:
     graphdef = spec.graphdef or ("own" if spec.kind in OWN else "-")
     versions = f"{spec.versions.get('float32', 1)} / {spec.versions.get('int8', 1)}"
     fuses = "yes" if spec.fuses else "-"
-    others = " | ".join("yes" if t in spec.kernels else "-" for t in ("uint8", "int16"))
+    others = " | ".join(
+        "yes" if t in spec.kernels else _substituted(spec) or "-" for t in ("uint8", "int16")
+    )
     hybrid = "yes" if spec.hybrid else "-"
     return (
         f"| {spec.kind} | {graphdef} | {_int8(spec)} | {others} | {hybrid} | {fuses} | {versions} |"
     )
 
 
+def _substituted(spec: OpSpec) -> str:
+    """What takes the place of an op without a kernel."""
+    return f"as {SUBSTITUTES[spec.kind].kinds}" if spec.kind in SUBSTITUTES else ""
+
+
 def _int8(spec: OpSpec) -> str:
     if spec.kind in GONE:
         return GONE[spec.kind]
-    if spec.kind in SUBSTITUTES:
-        return f"as {SUBSTITUTES[spec.kind].kind}"
     if "int8" not in spec.kernels:
-        return "float"
+        return _substituted(spec) or "float"
     fixed = spec.outputs[0].fixed if spec.outputs else None
     if fixed is not None:
         return f"output scale 1/{round(1 / fixed[0])}, zero point {fixed[1]}"

@@ -48,9 +48,10 @@ def save(
     there are ranges, and as the model is where there are none. weights, fc_weights:
     `per-channel` or `per-tensor`, for all and for FULLY_CONNECTED; io: `int8`, `uint8`, `int16`
     or `float32` (default: as activations are); keep_float, keep_int16: names of ops that stay
-    float or compute in 16 bits, with `*` and `?`; target: whose demands the report checks. What
-    is written obeys the specification, else nothing is. Nothing is left
-    behind on failure. Raises OutputError, UnsupportedError, UsageError, VerifyError.
+    float or compute in 16 bits, with `*` and `?`; target: whose demands the report checks, and
+    whose slow ops are written as faster ones. What is written obeys the specification, else
+    nothing is. Nothing is left behind on failure. Raises OutputError, UnsupportedError,
+    UsageError, VerifyError.
     """
     path = Path(path)
     options = quant_options(scheme, weights, fc_weights, io, keep_float, keep_int16, target)
@@ -119,7 +120,7 @@ def quant_options(
     """How to quantize, from names; raises UsageError where one is not known.
 
     Without a scheme it is int8. A target whose FULLY_CONNECTED takes one scale gets one, unless
-    `fc_weights` says otherwise.
+    `fc_weights` says otherwise; ops that it computes slowly are written as faster ones.
     """
     from qfrewrite.lower.target_table import TARGETS
 
@@ -130,7 +131,7 @@ def quant_options(
     per_channel_fc = by_target if fc_weights is None else fc_weights == "per-channel"
     return QuantOptions(
         scheme or DEFAULT_SCHEME, weights == "per-channel", per_channel_fc, io, tuple(keep_float),
-        tuple(keep_int16),
+        tuple(keep_int16), TARGETS[target].slow if target is not None else frozenset(),
     )  # fmt: skip
 
 

@@ -43,7 +43,7 @@ _OPTIONS = (
                  help="Ops that stay float, by name with * and ?; may be given again."),
     click.option("--keep-int16", metavar="PATTERN", multiple=True,
                  help="Ops that compute with int16 activations; may be given again."),
-    click.option("--target", help="Report ops that this runtime or chip does not take.",
+    click.option("--target", help="Runtime or chip to write for; ops it lacks are reported.",
                  type=click.Choice(TARGETS)),
     click.option("--max-drop", type=click.FloatRange(0, 100, min_open=True),
                  help="Points of top-1 that @auto may cost  [default: 1.0]"),

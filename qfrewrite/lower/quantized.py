@@ -65,8 +65,8 @@ class _Lowering:
 
     def run(self) -> QuantReport:
         canonicalise(self.graph)
-        substitute(self.graph)
         self.ranges = take_ranges(self.graph)
+        substitute(Rewriter(self.graph), self.options, self._wanted, self.ranges.activations)
         fuse_activations(self.graph)
         check_patterns(self.graph.ops, self.options)
         self.groups = find_groups(self.graph, self._merged_ranges())

@@ -64,7 +64,8 @@ class QuantOptions:
     scheme: one of `SCHEMES`; per_channel: a scale per output channel for weights;
     fc_per_channel: likewise for FULLY_CONNECTED (None: as the others); io: element type of the
     model's inputs and outputs (None: that of the activations); keep_float, keep_int16: names of
-    ops (`*`, `?`) that stay float, or compute with int16 activations.
+    ops (`*`, `?`) that stay float, or compute with int16 activations; slow: kinds of ops whose
+    quantized kernel is slower than the ops that can take their place.
     """
 
     scheme: str = "int8"
@@ -73,6 +74,7 @@ class QuantOptions:
     io: str | None = None
     keep_float: tuple[str, ...] = ()
     keep_int16: tuple[str, ...] = ()
+    slow: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
         """Refuse what no scheme has."""

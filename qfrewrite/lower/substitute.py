@@ -1,59 +1,145 @@
-"""Ops without a quantized kernel that others with one compute just as well."""
+"""Ops without a quantized kernel, or with a slow one, as others that compute the same."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from math import inf
+from types import MappingProxyType
 
 import numpy as np
 
 from qfrewrite.ir import Array, Graph, Op, Tensor, constant
+from qfrewrite.lower.ranges import Range
+from qfrewrite.lower.scheme import QuantOptions, matches
+from qfrewrite.ops import spec_of
+from qfrewrite.ops.build import append_op
+from qfrewrite.rewrite.rewriter import Rewriter
+
+
+class _Draft:
+    """Puts ops at the place of one, and says what their results span where the operand's is known.
+
+    ranges: of activations, completed with those of intermediate results.
+    """
+
+    def __init__(self, graph: Graph, op: Op, ranges: dict[Tensor, Range]) -> None:
+        self.graph, self.op, self.ranges = graph, op, ranges
+
+    def put(self, kind: str, *operands: Tensor | Array, span: Range | None = None) -> Tensor:
+        """The result of an op of these operands; arrays become constants."""
+        graph = self.graph
+        tensors: list[Tensor | None] = [
+            o if isinstance(o, Tensor) else constant(graph.unique_name(f"{self.op.name}/factor"), o)
+            for o in operands
+        ]
+        name = f"{self.op.name}/{kind.lower()}"
+        out = append_op(graph, kind, tensors, name=name, anchor=self.op).output
+        if span is not None:
+            self.ranges[out] = min(span[0], 0.0), max(span[1], 0.0)
+        return out
+
+    @property
+    def operand(self) -> tuple[Tensor, Range | None]:
+        """The first operand and its range."""
+        x = self.op.operand(0)
+        return x, self.ranges.get(x)
 
 
 @dataclass(frozen=True)
 class Substitute:
-    """Another op for the same value: its kind, and its operands from those of the old one.
+    """Other ops for the same value."""
 
-    operands gives None where the substitute does not fit.
-    """
+    kinds: str
+    """The kinds of these ops, for people."""
+    build: Callable[[_Draft], Tensor | None]
+    """Puts them at the place of the op and gives the last result, or None where they do not fit."""
+    needs_ranges: bool = False
+    """Whether ranges of intermediate results must follow from that of the operand."""
 
-    kind: str
-    operands: Callable[[Op], list[Tensor | Array] | None]
+
+def _number(value: float) -> Array:
+    return np.full((), value, np.float32)
 
 
-def _reciprocal(op: Op) -> list[Tensor | Array] | None:
-    divisor = op.operand(1).data
+def _reciprocal(d: _Draft) -> Tensor | None:
+    divisor = d.op.operand(1).data
     if divisor is None or not (np.isfinite(divisor).all() and divisor.all()):
         return None
-    return [op.operand(0), (1.0 / divisor.astype(np.float64)).astype(np.float32)]
+    return d.put("MUL", d.op.operand(0), (1.0 / divisor.astype(np.float64)).astype(np.float32))
 
 
-def _pair(op: Op) -> list[Tensor | Array] | None:
-    operands: list[Tensor | Array] = [t for t in op.inputs if t is not None]
-    return operands if len(operands) == 2 else None
+def _pair(d: _Draft) -> Tensor | None:
+    operands = [t for t in d.op.inputs if t is not None]
+    return d.put("ADD", *operands) if len(operands) == 2 else None
 
 
-SUBSTITUTES: Mapping[str, Substitute] = {
-    "NEG": Substitute("MUL", lambda op: [op.operand(0), np.full((), -1, np.float32)]),
-    "SQUARE": Substitute("MUL", lambda op: [op.operand(0), op.operand(0)]),
-    "DIV": Substitute("MUL", _reciprocal),
-    "ADD_N": Substitute("ADD", _pair),
-}
-"""By the kind that has no quantized kernel."""
+def _hard_swish(d: _Draft) -> Tensor:
+    """x * RELU6(x + 3) / 6; the division is exact in codes, and so comes first."""
+    x, known = d.operand
+    low, high = (known[0] + 3, known[1] + 3) if known is not None else (0.0, 6.0)
+    most = min(max(high, 0.0), 6.0)
+    total = d.put("ADD", x, _number(3), span=known and (low, high))
+    gate = d.put("RELU6", total, span=known and (0.0, most))
+    return d.put("MUL", x, d.put("MUL", gate, _number(1 / 6), span=known and (0.0, most / 6)))
 
 
-def substitute(graph: Graph) -> None:
-    """Put substitutes in, in place; float32 ops only."""
+def _prelu(d: _Draft) -> Tensor | None:
+    """RELU(x) + slope * (x - RELU(x))."""
+    x, known = d.operand
+    slope = d.op.operand(1).data
+    if slope is None:
+        return None
+    low, high = known if known is not None else (-inf, inf)
+    positive = d.put("RELU", x, span=known and (0.0, high))
+    negative = d.put("SUB", x, positive, span=known and (low, 0.0))
+    ends = float(slope.min(initial=0)) * low, float(slope.max(initial=0)) * low
+    scaled = d.put("MUL", negative, slope, span=known and (min(ends), max(ends)))
+    return d.put("ADD", positive, scaled)
+
+
+SUBSTITUTES: Mapping[str, Substitute] = MappingProxyType(
+    {
+        "NEG": Substitute("MUL", lambda d: d.put("MUL", d.op.operand(0), _number(-1))),
+        "SQUARE": Substitute("MUL", lambda d: d.put("MUL", d.op.operand(0), d.op.operand(0))),
+        "DIV": Substitute("MUL", _reciprocal),
+        "ADD_N": Substitute("ADD", _pair),
+        "HARD_SWISH": Substitute("ADD, RELU6, MUL", _hard_swish, needs_ranges=True),
+        "PRELU": Substitute("RELU, SUB, MUL, ADD", _prelu, needs_ranges=True),
+    }
+)
+"""By kind: what takes its place where it has no kernel in the type wanted, or a slow one."""
+
+
+def substitute(
+    rw: Rewriter,
+    options: QuantOptions,
+    dtype_of: Callable[[Op], str],
+    ranges: dict[Tensor, Range] | None = None,
+) -> None:
+    """Put substitutes in, in place, where `options` want an op quantized; float32 ops only.
+
+    dtype_of: the element type an op shall compute in. ranges: of activations; the substitutes'
+    intermediate results are added.
+    """
+    graph, known = rw.graph, ranges if ranges is not None else {}
     for op in graph.ops_of(*SUBSTITUTES):
-        if op.output.dtype != "float32":
+        spec = spec_of(op)
+        kept = op.meta.get("keep") == "float" or matches(op, options.keep_float)
+        if spec is None or kept or op.output.dtype != "float32":
             continue
-        operands = SUBSTITUTES[op.kind].operands(op)
-        if operands is None:
+        if dtype_of(op) in spec.kernels and op.kind not in options.slow:
             continue
-        tensors = [
-            o if isinstance(o, Tensor) else constant(graph.unique_name(f"{op.name}/factor"), o)
-            for o in operands
-        ]
-        attrs = {k: v for k, v in op.attrs.items() if k == "fused_activation_function"}
-        kind = SUBSTITUTES[op.kind].kind
-        graph.update_op(op, kind=kind, inputs=tensors, attrs=attrs, meta={})
+        way = SUBSTITUTES[op.kind]
+        ranged = ranges is None or (op.operand(0) in known and op.output in known)
+        result = way.build(_Draft(graph, op, known)) if ranged or not way.needs_ranges else None
+        if result is None:
+            continue
+        new = graph.producer(result)
+        assert new is not None
+        if op.output in known:
+            known[result] = known.pop(op.output)
+        keep = {k: v for k, v in op.meta.items() if k == "keep"}
+        graph.update_op(new, meta=keep)
+        graph.update_tensor(result, meta=op.output.meta, shape_signature=op.output.shape_signature)
+        rw.replace(op, new, action="replaced", detail=f"{op.kind} -> {new.kind}")

@@ -173,7 +173,8 @@ TARGETS: Mapping[str, Target] = MappingProxyType(
     {
         t.name: t
         for t in (
-            Target("litert", "LiteRT"),
+            # XNNPACK has no HARD_SWISH in 8 bits; the kernel that computes it is not vectorized.
+            Target("litert", "LiteRT", slow=frozenset({"HARD_SWISH"})),
             Target(
                 "tflm", "TensorFlow Lite Micro", _MICRO, ("int8", "int16"), hybrid=False,
                 fixed_shapes=True, limits={"TRANSPOSE_CONV": (_MICRO_UPSAMPLING,)},

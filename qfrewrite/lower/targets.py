@@ -30,7 +30,8 @@ class Target:
     hybrid: with int8 weights; fallback: where ops go that do not map; per_axis_fc:
     whether FULLY_CONNECTED takes a scale per channel; rank: the most axes; batch: the most
     samples at once; fixed_shapes: whether shapes must be known, free_batch: but for the batch;
-    limits: by kind of op.
+    limits: by kind of op; slow: kinds whose int8 kernel is slower than the ops that can take
+    their place, measured by `benchmarks/latency.py`.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Target:
     fixed_shapes: bool = False
     free_batch: bool = True
     limits: Mapping[str, tuple[Limit, ...]] = field(default_factory=dict)
+    slow: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)

@@ -252,7 +252,7 @@ rows(
     ),
     _unary_row(
         "HARD_SWISH", lambda x: x * np.clip(x + 3, 0, 6) / 6, options="HardSwishOptions",
-        versions={}, kernels=INT8_UINT8,
+        versions={}, kernels=INT8_UINT8, least_step=lambda scales: scales[0] / 127,
     ),
     _unary_row("ABS", np.abs, "Abs", options="AbsOptions",
                versions=_INT8_INT16, kernels=INT8_INT16),

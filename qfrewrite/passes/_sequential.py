@@ -212,10 +212,9 @@ class Sequential:
                 if value.size and value.dtype.kind == "f":
                     end[0] = min(end[0], float(value.min()))
                     end[1] = max(end[1], float(value.max()))
-        spec = spec_of(unit.op)
-        kernels = spec.kernels if spec is not None else frozenset()
         for tensor, shelf, end in zip(unit.results, shelves, ends, strict=True):
-            if tensor.dtype == "float32" and self.settings.dtype in kernels:
+            # Also of an op that stays float: whoever reads it need not.
+            if tensor.dtype == "float32":
                 self._choose(tensor, (end[0], end[1]))
             self._code(tensor, shelf)
             if self._coded[tensor] is not shelf:

@@ -13,6 +13,7 @@ from qfrewrite.errors import UsageError
 from qfrewrite.ir import Graph, Op, Tensor
 from qfrewrite.lower.groups import Groups, find_groups
 from qfrewrite.lower.ranges import Range
+from qfrewrite.lower.substitute import substitute
 from qfrewrite.passes._base import Pass, register
 from qfrewrite.passes._context import PassContext, PassRewriter
 from qfrewrite.passes._measure import measure, row_names
@@ -93,6 +94,10 @@ class Reconstruct(Pass):
             rw.warn("no data: nothing can be fitted; ranges come from calibrate")
             Calibrate().run(graph, rw)
             return
+        inner = rw.context.quant.kind.activations
+        if inner is not None:
+            # Both lanes shall compute what will be written.
+            substitute(rw, rw.context.quant, lambda op: inner)
         tensors = observable(graph)
         if not tensors:
             rw.note("no float activations to fit")

@@ -242,6 +242,33 @@ def residual() -> Graph:
     )
 
 
+def layered_norm() -> Graph:
+    """Ops without a kernel in 8 bits between those that have one, as in a transformer."""
+    b = GraphBuilder()
+    x = b.op("CONV_2D", b.input("x", (1, 4, 4, 8)), b.const("w", normal(8, 1, 1, 8)))
+    axis = b.const("axis", np.array([3], "i4"))
+    mean = b.op("MEAN", x, axis, attrs={"keep_dims": True})
+    centred = b.op("ADD", x, b.op("NEG", mean))
+    variance = b.op("MEAN", b.op("SQUARE", centred), axis, attrs={"keep_dims": True})
+    y = b.op("MUL", centred, b.op("RSQRT", b.op("ADD", variance, b.const("eps", np.float32(0.1)))))
+    last = b.op("CUMSUM", y, b.const("along", np.array(1, "i4")), name="sum")
+    y = b.op("CONV_2D", b.op("RELU", last), b.const("v", normal(4, 1, 1, 8)))
+    return b.finish(y)
+
+
+def test_reconstruction_leaves_no_more_in_float_than_calibration() -> None:
+    """NEG and SQUARE have substitutes; what reads the float CUMSUM computes in 8 bits."""
+    left = {}
+    for passes in ("calibrate", "reconstruct(refit=false)"):
+        model = Model([layered_norm()], source="graphdef")
+        samples = synthetic(input_specs(model.graph), 16)
+        run_passes(model, passes, PassContext(samples, threads=1))
+        lowered, report = lower_model(model, QuantOptions())
+        left[passes] = [name for name, _, _ in report.float_ops]
+        assert check_model(lowered) == []
+    assert list(left.values()) == [["sum"], ["sum"]]
+
+
 def test_what_was_reconstructed_can_be_looked_at_again() -> None:
     """Its weights carry narrow ranges, which no runtime takes as an op."""
     graph = residual()
