@@ -52,7 +52,7 @@ def kind_of(tensor: Tensor) -> Kind:
         what = "is quantized" if tensor.quant is not None else f"is {tensor.dtype}"
         raise UnsupportedError(
             f"{what}, which has no form in a GraphDef", where=f"tensor '{tensor.name}'",
-            remedy="write a .tflite instead",
+            remedy="make the model float first (--dequantize), or write a .tflite",
         )  # fmt: skip
     return Kind(name)
 

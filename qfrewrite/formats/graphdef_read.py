@@ -119,6 +119,7 @@ class _Reader:
         self.inputs, self.outputs = inputs, outputs
         self.importer = Importer(graph)
         self.values: dict[Ref, Value] = {}
+        self.given: set[Tensor] = set()
 
     def read(self) -> Graph:
         """Convert what the outputs need, producers first."""
@@ -178,21 +179,32 @@ class _Reader:
         return found
 
     def _output(self, ref: Ref) -> Tensor:
-        """The output as a tensor that bears the node's name."""
+        """The output as a tensor of its own that bears the node's name."""
         value = self.values.get(ref)
         if value is None:
             raise UsageError("its node has no such output", where=f"output '{ref}'")
         tensor = self.importer.laid_out(value, identity_perm(len(value.shape)))
         graph, name = self.importer.graph, str(ref)
-        if tensor.name == name:
-            return tensor
-        made = graph.producer(tensor)
-        if made is None or (made.name in self.nodes and Ref(made.name, 0) in self.outputs):
-            twin = Tensor(graph.unique_name(name), tensor.shape, tensor.dtype)
-            graph.add_op(Op("IDENTITY", [tensor], [twin]))
-            return twin
-        graph.update_tensor(tensor, name=graph.unique_name(name))
+        if tensor.name != name:
+            self._free(name)
+            made = graph.producer(tensor)
+            other = made is not None and Ref(made.name, 0) in self.outputs
+            if made is None or other or tensor in self.given:
+                twin = Tensor(name, tensor.shape, tensor.dtype)
+                graph.add_op(Op("IDENTITY", [tensor], [twin]))
+                tensor = twin
+            else:
+                graph.update_tensor(tensor, name=name)
+        self.given.add(tensor)
         return tensor
+
+    def _free(self, name: str) -> None:
+        """Let no tensor inside the graph bear an output's name: a value that is stored in
+        another layout, or a constant."""
+        graph = self.importer.graph
+        for tensor in graph.tensors:
+            if tensor.name == name and not graph.is_input(tensor):
+                graph.update_tensor(tensor, name=graph.unique_name(f"{name}/inner"))
 
 
 def _loop(node: Any) -> Exception:

@@ -17,8 +17,24 @@ _DEBRIS = re.compile(
     r"NoOp|Assert|Const|Placeholder|Print|PrintV2|.*Summary(V2)?|Assign.*|Save(V2|Slices)?"
     r"|Restore(V2|Slice)?|ShardedFilename|MergeV2Checkpoints|MergeSummary|WriteFile"
 )
-_MANY_OUTPUTS = {"Split": "num_split", "SplitV": "num_split", "Unpack": "num"}
-_FOUR_OUTPUTS = "TFLite_Detection_PostProcess"
+# How many outputs a node has: a number, or the attribute that says it (a list: by its length).
+_MANY_OUTPUTS: Mapping[str, int | str] = {
+    "If": "Tout",
+    "NonMaxSuppressionV4": 2,
+    "NonMaxSuppressionV5": 3,
+    "PartitionedCall": "Tout",
+    "Split": "num_split",
+    "SplitV": "num_split",
+    "StatefulPartitionedCall": "Tout",
+    "StatelessIf": "Tout",
+    "StatelessWhile": "T",
+    "TFLite_Detection_PostProcess": 4,
+    "TopK": 2,
+    "TopKV2": 2,
+    "Unique": 2,
+    "Unpack": "num",
+    "While": "T",
+}
 # Up to this producer a shape without dimensions says "unknown", later "scalar".
 _LAST_WITHOUT_SCALARS = 21
 _MAX_DIM = 1 << 31
@@ -68,15 +84,22 @@ def find_ref(nodes: Mapping[str, Any], ref: Ref, role: str) -> Ref:
 
 
 def find_outputs(nodes: Mapping[str, Any]) -> list[Ref]:
-    """What nobody reads and an input reaches; raises ModelFileError where there is nothing."""
+    """What nobody reads and an input reaches; raises ModelFileError where there is nothing.
+
+    The end of an assertion, which tells only that it was run, is no output.
+    """
     read_by: dict[str, set[str]] = {name: set() for name in nodes}
     for node in nodes.values():
         for ref in data_refs(node):
             read_by[ref.node].add(node.op)
     alive = _reached(nodes)
-    candidates = [n for n in nodes if n in alive and not _DEBRIS.fullmatch(nodes[n].op)]
+    candidates = [
+        n for n in nodes
+        if n in alive and not _DEBRIS.fullmatch(nodes[n].op) and _output_count(nodes[n])
+    ]  # fmt: skip
     ends = [n for n in candidates if not read_by[n]]
     ends = ends or [n for n in candidates if all(_DEBRIS.fullmatch(op) for op in read_by[n])]
+    ends = [n for n in ends if not _guards(nodes, nodes[n])] or ends
     if not ends:
         raise ModelFileError(
             "has no node that is computed from an input and read by nobody",
@@ -101,13 +124,43 @@ def _reached(nodes: Mapping[str, Any]) -> set[str]:
     return seen
 
 
+def _guards(nodes: Mapping[str, Any], node: Any) -> bool:
+    """Whether `node` joins the branches of an assertion (tf.debugging, tf.Assert).
+
+    As a function it is an If that gives truth values; otherwise a Merge of the two sides of a
+    Switch whose value is its own condition.
+    """
+    node = _behind_identities(nodes, node)
+    if node.op in ("If", "StatelessIf"):
+        types = attribute(node, "Tout")
+        return isinstance(types, tuple) and set(types) == {"DT_BOOL"}
+    return node.op == "Merge" and all(_is_pivot(nodes, ref) for ref in data_refs(node))
+
+
+def _is_pivot(nodes: Mapping[str, Any], ref: Ref) -> bool:
+    """Whether `ref` is a condition, switched by itself."""
+    node = _behind_identities(nodes, nodes[ref.node])
+    refs = data_refs(node)
+    return node.op == "Switch" and len(refs) == 2 and refs[0] == refs[1]
+
+
+def _behind_identities(nodes: Mapping[str, Any], node: Any) -> Any:
+    """The node whose value a chain of Identity ends with; a file may hold a ring of them."""
+    seen: set[str] = set()
+    while node.op == "Identity" and data_refs(node) and node.name not in seen:
+        seen.add(node.name)
+        node = nodes[data_refs(node)[0].node]
+    return node
+
+
 def _output_count(node: Any) -> int:
-    if node.op == _FOUR_OUTPUTS:
-        return 4
     if node.op == "IdentityN":
         return max(len(data_refs(node)), 1)
-    count = attribute(node, _MANY_OUTPUTS.get(node.op, ""), 1)
-    return count if isinstance(count, int) and 1 <= count <= 1024 else 1
+    count = _MANY_OUTPUTS.get(node.op, 1)
+    if isinstance(count, str):
+        count = attribute(node, count, 1)
+    count = len(count) if isinstance(count, tuple) else count
+    return count if isinstance(count, int) and 0 <= count <= 1024 else 1
 
 
 def find_inputs(

@@ -221,6 +221,7 @@ def test_ranges_of_one_channel_are_written_as_tensorflow_takes_them(form: str) -
 # -- models --------------------------------------------------------------------------------
 
 PUBLISHED = (
+    "face_detection_sparse_fp16.tflite",
     "flowers_mobilenet_v1_0.25_128_retrained_graph.pb",
     "kws_ref_model_float32.tflite", "mobilenet_v1_0.25_128_2017_06_frozen_graph.pb",
     "mobilenet_v1_0.25_128_2017_06_quantized_graph.pb",
