@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from qfrewrite.errors import QfError
 from qfrewrite.ir import Graph, Op, Tensor, constant
-from qfrewrite.ops.spec import inferred, output_types, require_spec
+from qfrewrite.ops.spec import Shape, inferred, output_types, require_spec
 
 
 class GraphBuilder:
@@ -80,10 +81,9 @@ def append_op(
     attrs = {**spec.attrs, **(attrs or {})}
     shapes = inferred(draft)
     draft = Op(kind, tuple(inputs), (), attrs, name=name)
-    # A result of an operand's shape is as open as that operand.
-    said = {t.shape: t.shape_signature for t in inputs if t is not None and t.has_open_dims}
+    said = _signatures(draft, shapes)
     outputs = [
-        Tensor(name if i == 0 else f"{name}:{i}", shape, made, shape_signature=said.get(shape))
+        Tensor(name if i == 0 else f"{name}:{i}", shape, made, shape_signature=said[i])
         for i, (shape, made) in enumerate(
             zip(shapes, output_types(draft, dtype, len(shapes)), strict=True)
         )
@@ -91,3 +91,26 @@ def append_op(
     return graph.add_op(
         Op(kind, tuple(inputs), outputs, attrs, name=name, meta=meta), anchor=anchor
     )
+
+
+def _signatures(op: Op, shapes: list[Shape]) -> list[Shape | None]:
+    """Which dimensions of the results are open: those that change where open ones double."""
+    closed: list[Shape | None] = [None] * len(shapes)
+    if not any(t is not None and t.has_open_dims for t in op.inputs):
+        return closed
+    doubled = [
+        t if t is None or not t.has_open_dims
+        else Tensor(t.name, [2 * n if d == -1 else n for n, d in zip(t.shape, t.dims, strict=True)],
+                    t.dtype)
+        for t in op.inputs
+    ]  # fmt: skip
+    try:
+        others = inferred(Op(op.kind, doubled, op.outputs, op.attrs, name=op.name))
+    except QfError:
+        return closed
+    return [
+        tuple(-1 if n != m else n for n, m in zip(one, other, strict=True))
+        if one != other
+        else None
+        for one, other in zip(shapes, others, strict=True)
+    ]

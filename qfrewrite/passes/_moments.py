@@ -14,8 +14,11 @@ from qfrewrite.rewrite.fold import Float64
 def channel_moments(
     rw: PassRewriter, tensors: Sequence[Tensor], label: str
 ) -> dict[Tensor, tuple[Float64, Float64]]:
-    """Mean and variance [C] of the last axis of each tensor over all calibration samples."""
-    sums = {t: np.zeros((2, t.shape[-1])) for t in tensors}
+    """Mean and variance [C] of the last axis of each tensor over all calibration samples.
+
+    Tensors whose last axis is not the same in all samples are left out.
+    """
+    sums = {t: np.zeros((2, t.shape[-1])) for t in tensors if t.dims[-1:] != (-1,)}
     rows = dict.fromkeys(sums, 0)
     for values in rw.observe(list(sums), label) if sums else ():
         for tensor, value in zip(sums, values, strict=True):

@@ -155,7 +155,7 @@ class Sequential:
         if quant is None:
             self._coded[tensor] = values
             return
-        shelf = self._coded[tensor] = Shelf(tensor.shape, dtype)
+        shelf = self._coded[tensor] = Shelf(dtype)
         for i in range(self.count):
             shelf.put(quantize(values.get(i), quant, self.settings.dtype))
 

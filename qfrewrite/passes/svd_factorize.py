@@ -14,6 +14,7 @@ from qfrewrite.errors import UsageError
 from qfrewrite.ir import Graph, Op, Tensor, constant
 from qfrewrite.lower.cost import macs, total_macs
 from qfrewrite.ops.build import append_op
+from qfrewrite.ops.shapes import unsettled
 from qfrewrite.passes._base import Pass, register
 from qfrewrite.passes._context import PassRewriter
 from qfrewrite.rewrite.match import bias_of, float_weights, weights_of
@@ -74,8 +75,10 @@ class SvdFactorize(Pass):
 
     def run(self, graph: Graph, rw: PassRewriter) -> None:
         """Look at what the layers read, decide on ranks together, then rewrite."""
+        unknown = unsettled(graph)
         layers = [op for op in graph.ops_of("CONV_2D", "FULLY_CONNECTED")
-                  if fnmatchcase(op.name, self.layers) and _is_matrix(op)]  # fmt: skip
+                  if fnmatchcase(op.name, self.layers) and _is_matrix(op)
+                  and op.operand(0) not in unknown]  # fmt: skip
         if not layers:
             rw.note("no 1x1 convolution or dense layer matches")
             return

@@ -8,13 +8,15 @@ tensor knows which others change with it, through residual cycles and joins alik
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from qfrewrite.ir import Graph, Op, Tensor
+from qfrewrite.ops import spec_of
+from qfrewrite.ops.shapes import unsettled
 
 Ids = npt.NDArray[np.int64]
 
@@ -178,8 +180,9 @@ def trace(graph: Graph, rules: dict[str, Trace]) -> Channels:
     channels = Channels(graph)
     for tensor in graph.inputs:
         channels.freeze(channels.fresh(tensor), f"'{tensor.name}' is an input of the graph")
+    unknown = unsettled(graph)
     for op in graph.ops:
-        rule = rules.get(op.kind)
+        rule = rules.get(op.kind) if _is_understood(op, unknown) else None
         if rule is not None and len(op.outputs) and op.output.dtype == "float32":
             rule(channels, op)
         else:
@@ -188,6 +191,18 @@ def trace(graph: Graph, rules: dict[str, Trace]) -> Channels:
         channels.freeze(channels.ids(tensor), f"'{tensor.name}' is an output of the graph")
     channels.finish()
     return channels
+
+
+def _is_understood(op: Op, unknown: Collection[Tensor]) -> bool:
+    """Whether the shapes at `op` are known, and what steers it."""
+    if any(t in unknown for t in (*op.inputs, *op.outputs) if t is not None):
+        return False
+    spec = spec_of(op)
+    ports = [None if spec is None else spec.input_port(slot) for slot in range(len(op.inputs))]
+    return all(
+        t is None or t.is_const or port is None or port.role != "param"
+        for t, port in zip(op.inputs, ports, strict=True)
+    )
 
 
 def stay(channels: Channels, op: Op, why: str) -> None:

@@ -49,6 +49,8 @@ def may_bypass(graph: Graph, op: Op, slot: int = 0) -> bool:
 def replace_op(graph: Graph, old: Op, new: Op) -> None:
     """Let `new`, which computes the same value, take the readers and the name of `old`."""
     name, is_output = old.output.name, graph.is_output(old.output)
+    if old.output.has_open_dims:
+        graph.update_tensor(new.output, shape_signature=old.output.shape_signature)
     graph.replace_uses(old.output, new.output)
     graph.remove_op(old)
     if not is_output:

@@ -21,11 +21,11 @@ _MOST_BYTES = 256 << 20
 
 
 class Shelf:
-    """One value of each sample, in a file that goes when the shelf does."""
+    """One value of each sample, all of one shape, in a file that goes when the shelf does."""
 
-    def __init__(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
-        self._shape, self._dtype = shape, dtype
-        self._size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+    def __init__(self, dtype: np.dtype[Any]) -> None:
+        self._shape: tuple[int, ...] | None = None
+        self._dtype, self._size = dtype, 0
         self._file = tempfile.TemporaryFile(prefix="qfrewrite-")  # noqa: SIM115
         # Also where an error ends the work.
         weakref.finalize(self, self._file.close)
@@ -36,10 +36,12 @@ class Shelf:
         dtype = NUMPY_DTYPES[tensor.dtype]
         if tensor.dtype == "float32" and samples * tensor.size * 4 > _MOST_BYTES:
             dtype = np.dtype("<f2")
-        return Shelf(tensor.shape, dtype)
+        return Shelf(dtype)
 
     def put(self, value: Array) -> None:
         """Add the next sample's value."""
+        if self._shape is None:
+            self._shape, self._size = value.shape, value.size * self._dtype.itemsize
         if value.shape != self._shape:
             raise RunError(
                 f"holds {list(value.shape)}, the first sample had {list(self._shape)}",
@@ -58,6 +60,7 @@ class Shelf:
 
     def get(self, index: int) -> Array:
         """The value of one sample, floats as float32."""
+        assert self._shape is not None
         self._file.seek(index * self._size)
         value = np.frombuffer(self._file.read(self._size), self._dtype).reshape(self._shape)
         return value.astype(np.float32) if self._dtype == np.dtype("<f2") else value
@@ -95,7 +98,8 @@ class Unit:
         ops = (self.op,) if self.activation is None else (self.op, self.activation)
         twins: dict[Tensor, Tensor] = {}
         for tensor in (t for op in ops for t in (*op.inputs, *op.outputs) if t is not None):
-            twins.setdefault(tensor, Tensor(tensor.name, tensor.shape, tensor.dtype, tensor.data))
+            twins.setdefault(tensor, Tensor(tensor.name, tensor.shape, tensor.dtype, tensor.data,
+                                            shape_signature=tensor.shape_signature))  # fmt: skip
         small.set_io([twins[t] for t in self.operands])
         for op in ops:
             inputs = [None if t is None else twins[t] for t in op.inputs]

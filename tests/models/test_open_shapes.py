@@ -150,3 +150,23 @@ def test_open_shapes_in_every_scheme(
         assert written("weight-only") > _DYNAMIC_DB
     result = CliRunner().invoke(main, ["inspect", str(source)])
     assert result.exit_code == 0, result.output
+
+
+@pytest.mark.parametrize("name", ["lstm", "any_time", "upsampled"])
+@pytest.mark.parametrize(
+    "passes",
+    ["round_geometry,calibrate", "equalize,calibrate", "svd_factorize(energy=0.9),correct_bias",
+     "@per-channel", "@per-tensor"],
+)  # fmt: skip
+def test_other_passes_leave_what_they_do_not_know(
+    name: str, passes: str, files: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """Loops slice by computed bounds, and values of unknown shape come out of them."""
+    model = qf.load(files(name))
+    samples = [{k: v.copy() for k, v in s.items()} for s in synthetic(input_specs(model.graph), 4)]
+    wanted = collect(Runner(files(name), threads=1), samples)
+    qf.run_passes(model, passes, data=[dict(s) for s in samples])
+    scheme = "float32" if "svd" in passes else "int8"
+    qf.save(model, tmp_path / "out.tflite", scheme=scheme)
+    got = collect(Runner(tmp_path / "out.tflite", threads=1), samples)
+    assert compare(wanted, got).sqnr_db > (10 if "svd" in passes else 25)

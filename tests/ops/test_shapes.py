@@ -88,4 +88,5 @@ def test_results_of_new_ops_are_as_open_as_their_operands() -> None:
     x = b.input("x", (1, 4))
     b.graph.update_tensor(x, shape_signature=(-1, 4))
     assert b.op("RELU", x).shape_signature == (-1, 4)
-    assert b.op("MEAN", x, b.const("axes", np.array([1], "i4"))).shape_signature is None
+    assert b.op("MEAN", x, b.const("axes", np.array([1], "i4"))).shape_signature == (-1,)
+    assert b.op("MEAN", x, b.const("axes", np.array([0], "i4"))).shape_signature is None
