@@ -27,7 +27,7 @@ from qfrewrite.rewrite.match import (
     operand_orders,
     per_channel,
 )
-from qfrewrite.rewrite.padding import raise_same_padding
+from qfrewrite.rewrite.padding import raise_lowest_padding, raise_same_padding
 from qfrewrite.rewrite.reshapes import sink_reshapes
 from qfrewrite.rewrite.rewriter import Log, Rewriter
 from qfrewrite.rewrite.simplify import drop_neutral, merge_equal
@@ -49,6 +49,7 @@ def raise_graph(graph: Graph, log: Log | None = None) -> Rewriter:
     raise_dilation(rw)
     sink_reshapes(rw)
     raise_same_padding(rw)
+    raise_lowest_padding(rw)
     raise_leaky(rw)
     _raise_scale_offset(rw)
     _merge_bias(rw)

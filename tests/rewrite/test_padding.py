@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from graphs import normal
+from quantizing import quantized
 from test_raising import check_raising
 
 from qfrewrite.ops.build import GraphBuilder
@@ -71,3 +72,80 @@ def test_channels_are_not_padded_by_a_convolution() -> None:
     graph = b.finish(y)
     raise_graph(graph)
     assert [op.kind for op in graph.ops] == ["PAD", "CONV_2D"]
+
+
+def pooled(
+    value: float, window: int = 3, stride: int = 2, pads: tuple[int, int] = (1, 1)
+) -> GraphBuilder:
+    """A pooling of a convolution that is padded with `value`, and RELU behind it."""
+    b = GraphBuilder()
+    y = b.op("CONV_2D", b.input("x", (1, 6, 6, 3)), b.const("w", normal(4, 3, 3, 3)),
+             b.const("b", normal(4)), name="conv")  # fmt: skip
+    table = b.const("pads", [[0, 0], list(pads), list(pads), [0, 0]], "int32")
+    y = b.op("PADV2", y, table, b.const("v", np.float32(value)), name="pad")
+    attrs = {"filter_height": window, "filter_width": window, "stride_h": stride,
+             "stride_w": stride}  # fmt: skip
+    b.op("RELU", b.op("MAX_POOL_2D", y, attrs=attrs), name="y")
+    return b
+
+
+LOW = [-np.inf, -3.39e38, float(np.finfo(np.float32).min), -1e30, -1e9, -65504.0]
+
+
+@pytest.mark.parametrize("value", LOW)
+@pytest.mark.parametrize(
+    ("window", "stride", "pads", "kinds"),
+    [
+        (3, 2, (0, 1), ["MAX_POOL_2D"]),
+        (3, 2, (1, 1), ["PADV2", "MAX_POOL_2D"]),
+        (3, 1, (1, 1), ["MAX_POOL_2D"]),
+        (5, 1, (4, 4), ["PADV2", "MAX_POOL_2D"]),
+    ],
+)
+def test_a_padding_that_no_maximum_takes_is_minus_infinity(
+    value: float, window: int, stride: int, pads: tuple[int, int], kinds: list[str]
+) -> None:
+    b = pooled(value, window, stride, pads)
+    graph = b.finish(b.graph.tensor("y"))
+    check_raising(graph, ["CONV_2D", *kinds, "RELU"])
+    assert all(op.operand(2).value() == -np.inf for op in graph.ops_of("PADV2"))
+
+
+@pytest.mark.parametrize("value", LOW)
+def test_int8_spans_the_values_not_the_padding(value: float) -> None:
+    """A finite padding of -3.39e38 gave a scale of 1e36, and 0 everywhere."""
+    b = pooled(value)
+    graph, _, fidelity = quantized(b.finish(b.graph.tensor("y")))
+    pool = graph.ops_of("MAX_POOL_2D")[0].output.quant
+    assert pool is not None
+    assert pool.scale[0] < 0.1
+    assert fidelity.sqnr_db > 35
+
+
+@pytest.mark.parametrize(
+    ("window", "pads", "value"), [(2, (2, 2), -1e30), (3, (1, 1), -100.0), (3, (1, 1), 1e30)]
+)
+def test_a_padding_that_a_maximum_may_take_stays(
+    window: int, pads: tuple[int, int], value: float
+) -> None:
+    """Windows of padding alone give the padding, and -100 may be the greatest value."""
+    b = pooled(value, window, 1, pads)
+    graph = b.finish(b.graph.tensor("y"))
+    check_raising(graph, ["CONV_2D", "PADV2", "MAX_POOL_2D", "RELU"])
+    assert graph.ops_of("PADV2")[0].operand(2).value() == np.float32(value)
+
+
+def test_a_low_padding_that_others_read_stays() -> None:
+    b = pooled(-1e30)
+    pad = b.graph.tensor("pad")
+    graph = b.finish(b.graph.tensor("y"), b.op("MINIMUM", pad, b.const("c", np.float32(1))))
+    raise_graph(graph)
+    assert graph.ops_of("PADV2")[0].operand(2).value() == np.float32(-1e30)
+
+
+def test_a_low_padding_that_is_an_output_stays() -> None:
+    b = pooled(-1e30)
+    graph = b.finish(b.graph.tensor("y"), b.graph.tensor("pad"))
+    raise_graph(graph)
+    assert graph.outputs[1].name == "pad"
+    assert graph.ops_of("PADV2")[0].operand(2).value() == np.float32(-1e30)
