@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from math import sqrt
 
+import numpy as np
 from graphs import normal
 from hypothesis import strategies as st
 
-from qfrewrite.ir import Graph, Tensor
+from qfrewrite.ir import Graph, Op, Tensor
 from qfrewrite.ops.build import GraphBuilder
+from qfrewrite.ops.detection import CODE, encode_options
 
 V1_STAGES = ((64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2))
 
@@ -122,6 +124,28 @@ def ssd(size: int = 32) -> Graph:
     return b.finish(joined[0], b.op("LOGISTIC", joined[1], name="scores"))
 
 
+DETECTION_OPTIONS = {
+    "max_detections": 10, "max_classes_per_detection": 1, "num_classes": 6,
+    "nms_iou_threshold": 0.6, "nms_score_threshold": 0.0, "use_regular_nms": False,
+    "y_scale": 10.0, "x_scale": 10.0, "h_scale": 5.0, "w_scale": 5.0,
+}  # fmt: skip
+
+
+def detector(**options: float) -> Graph:
+    """`ssd` with TFLite_Detection_PostProcess behind it."""
+    graph, said = ssd(), {**DETECTION_OPTIONS, **options}
+    boxes, scores = graph.outputs
+    corners = np.abs(normal(boxes.shape[1], 4, scale=0.2)) + np.array([0.3, 0.3, 0.2, 0.2], "f4")
+    anchors = Tensor("anchors", corners.shape, data=corners.astype("f4"))
+    count = int(said["max_detections"])
+    shapes = ((1, count, 4), (1, count), (1, count), (1,))
+    outs = [Tensor(f"detection{i}", shape) for i, shape in enumerate(shapes)]
+    attrs = {"custom_code": CODE, "custom_options": encode_options(said)}
+    graph.add_op(Op("CUSTOM", [boxes, scores, anchors], outs, attrs, name="nms"))
+    graph.set_io(outputs=outs)
+    return graph
+
+
 def unet(size: int = 32) -> Graph:
     """Down twice and up again, by resizing and by a transposed convolution; cut, and pooled."""
     b = GraphBuilder("unet")
@@ -139,6 +163,24 @@ def unet(size: int = 32) -> Graph:
     pool = {"filter_height": size, "filter_width": size}
     y = b.op("AVERAGE_POOL_2D", y, attrs=pool)
     return b.finish(b.op("RESHAPE", y, b.const("flat", [1, 4], "int32")))
+
+
+def residual() -> Graph:
+    b = GraphBuilder("residual")
+    x = b.input("x", (1, 8, 8, 3))
+    y = b.op(
+        "RELU", b.op("CONV_2D", x, b.const("w0", normal(8, 3, 3, 3)), b.const("b0", normal(8)))
+    )
+    for i in range(2):
+        z = b.op("RELU", b.op("CONV_2D", y, b.const(f"u{i}", normal(8, 3, 3, 8, scale=0.2, seed=i)),
+                              b.const(f"c{i}", normal(8))))  # fmt: skip
+        z = b.op("CONV_2D", z, b.const(f"v{i}", normal(8, 3, 3, 8, scale=0.2, seed=9 + i)),
+                 b.const(f"d{i}", normal(8)))  # fmt: skip
+        y = b.op("RELU", b.op("ADD", y, z))
+    y = b.op("MEAN", y, b.const("axes", np.array([1, 2], "i4")))
+    return b.finish(
+        b.op("FULLY_CONNECTED", y, b.const("fc", normal(6, 8)), b.const("fb", normal(6)))
+    )
 
 
 def shuffled() -> Graph:

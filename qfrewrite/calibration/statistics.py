@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from qfrewrite.ir import Graph, Op, Tensor
 from qfrewrite.lower.ranges import ACTIVATION_BOUNDS, Range
-from qfrewrite.rewrite.match import bias_of, channel_axis, weights_of
+from qfrewrite.rewrite.match import bias_of, channel_axis, float_weights, weights_of
 
 Float64 = npt.NDArray[np.float64]
 
@@ -110,7 +110,7 @@ def _concat(op: Op, g: list[Gaussian]) -> Gaussian:
 
 def _linear(op: Op, g: list[Gaussian]) -> Gaussian | None:
     """Mean and variance of W x + b for channels taken as independent."""
-    if op.operand(1).data is None:
+    if float_weights(op) is not None:
         return None
     w = np.moveaxis(weights_of(op).astype(np.float64), channel_axis(op), 0)
     channels = g[0].mean.size

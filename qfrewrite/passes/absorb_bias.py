@@ -18,8 +18,11 @@ from qfrewrite.rewrite.match import LINEAR, NoMatch, bias_of, float_weights, wei
 
 # Without data a channel is taken to stay above its mean less so many deviations.
 _SIGMAS = 3.0
-# With data, of the least value that was seen: others may lie lower.
-_SHARE = 0.75
+# With data others may lie lower than the least that was seen, by this share of what lies between
+# the least and the most.
+_MARGIN = 0.25
+# What is less than this share of the spread is not worth an edit.
+_LEAST = 1e-3
 
 
 @register
@@ -30,9 +33,9 @@ class AbsorbBias(Pass):
     Given:  y = f(x; w, b), y[..., c] >= k[c] > 0;  z = g(relu(y); v, d)
     Result: y = f(x; w, b - k);  z = g(relu(y); v, d + what k adds)
     Activations lose an offset that only widens their range. k: with data the least value that any
-    sample shows, times 0.75; without, the mean less 3 deviations from BatchNorm statistics, as in
-    the paper. Where the next layer pads what it reads, or ReLU6 may clip, the channel stays.
-    (Nagel et al. 2019, arXiv:1906.04721, section 4.1.3.)
+    sample shows, less a quarter of what lies between that and the largest; without, the mean less 3
+    deviations from BatchNorm statistics, as in the paper. Where the next layer pads what it reads,
+    or ReLU6 may clip, the channel stays. (Nagel et al. 2019, arXiv:1906.04721, section 4.1.3.)
     """
 
     name: ClassVar[str] = "absorb_bias"
@@ -47,7 +50,7 @@ class AbsorbBias(Pass):
         for site, (least, most) in zip(sites, _extremes(rw, sites), strict=True):
             first, second = site.first, site.second
             clips = (most >= NEAR * 6.0) if site.activation.kind == "RELU6" else False
-            k = np.where(clips, 0.0, np.maximum(least, 0.0))
+            k = np.where(clips | (least < _LEAST * (most - least)), 0.0, np.maximum(least, 0.0))
             if not k.any():
                 continue
             set_weights(rw, first, weights_of(first), (bias_of(first) - k).astype(np.float32))
@@ -91,8 +94,11 @@ def _extremes(rw: PassRewriter, sites: list[_Site]) -> list[tuple[Float64, Float
                 flat = value.reshape(-1, value.shape[-1])
                 low[i] = np.minimum(low[i], flat.min(0))
                 high[i] = np.maximum(high[i], flat.max(0))
-        least = [_SHARE * np.where(np.isfinite(v), v, 0.0) for v in low]
-        return list(zip(least, high, strict=True))
+        seen = [np.isfinite(a) & np.isfinite(b) for a, b in zip(low, high, strict=True)]
+        return [
+            (np.where(ok, a - _MARGIN * (b - a), 0.0), np.where(ok, b, 0.0))
+            for ok, a, b in zip(seen, low, high, strict=True)
+        ]
     known = propagate(rw.graph)
     nothing = [(np.zeros(t.shape[-1]), np.zeros(t.shape[-1])) for t in outputs]
     return [

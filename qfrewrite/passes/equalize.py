@@ -8,7 +8,7 @@ from typing import ClassVar
 import numpy as np
 
 from qfrewrite.errors import UsageError
-from qfrewrite.ir import Graph
+from qfrewrite.ir import Graph, Op
 from qfrewrite.passes._base import Pass, register
 from qfrewrite.passes._context import PassRewriter
 from qfrewrite.passes._scaling import (
@@ -28,6 +28,8 @@ from qfrewrite.rewrite.match import bias_of, channel_axis, weights_of
 
 # How far channels may be scaled.
 _MOST = 64.0
+# Scales nearer to 1, as logarithms, gain nothing.
+_LEAST = 1e-3
 _MODES = ("exact", "fill")
 
 
@@ -93,7 +95,7 @@ class _State:
         self.scale = np.ones(channels.count)
         ends = [end for group in groups for end in (*group.writers, *group.readers)]
         self.weights = {end.op: weights_of(end.op).astype(np.float64) for end in ends}
-        self._original = dict(self.weights)
+        self._original, self._groups = dict(self.weights), groups
 
     def scale_by(self, group: Group, t: Float64) -> None:
         """Scale what a group's channels hold by t [C], and the weights with them."""
@@ -110,17 +112,36 @@ class _State:
         self.scale *= factor
 
     def write(self, rw: PassRewriter) -> None:
-        """Put weights, biases and what is noted of tensors into the graph."""
-        for op, w in self.weights.items():
-            ids = self.channels.of(op.output)
-            scale = 1.0 if ids is None else self.scale[ids]
-            if w is not self._original[op]:
-                set_weights(rw, op, w.astype(np.float32), (bias_of(op) * scale).astype(np.float32))
+        """Put weights, biases and what is noted of tensors into the graph.
+
+        Scales so near to 1 that nothing is gained are left out: a second run changes nothing.
+        """
+        self.scale = np.where(np.abs(np.log(self.scale)) > _LEAST, self.scale, 1.0)
+        for op, w in self._original.items():
+            rows, columns = self._scales(op)
+            if (rows != 1).any() or (columns != 1).any():
+                shape = [1] * w.ndim
+                shape[channel_axis(op)] = -1
+                w = w * rows.reshape(shape) / columns
+                set_weights(rw, op, w.astype(np.float32), (bias_of(op) * rows).astype(np.float32))
         for op in rw.graph.ops:
             for tensor in op.outputs:
                 ids = self.channels.of(tensor)
                 if ids is not None:
                     restate(rw.graph, tensor, scale=self.scale[ids])
+
+    def _scales(self, op: Op) -> tuple[Float64, Float64]:
+        """Of what a layer writes, [O], and of what each of its weights reads, [last axis]."""
+        written, read = np.ones(self._original[op].shape[channel_axis(op)]), np.ones(1)
+        for group in self._groups:
+            for end in group.writers:
+                if end.op is op:
+                    written = self.scale[end.ids]
+            for end in group.readers:
+                if end.op is op:
+                    wide = self._original[op].shape[-1] // end.ids.size
+                    read = np.repeat(self.scale[end.ids], wide)
+        return written, read
 
 
 def _balance(state: _State, group: Group) -> Float64:
@@ -142,7 +163,7 @@ def _balance(state: _State, group: Group) -> Float64:
 
 def _report(rw: PassRewriter, state: _State, group: Group) -> None:
     scale = state.scale[group.ids]
-    moved = int((np.abs(np.log(scale)) > 1e-3).sum())
+    moved = int((scale != 1).sum())
     readers = ", ".join(end.op.name for end in group.readers)
     if moved:
         others = len(group.writers) - 1

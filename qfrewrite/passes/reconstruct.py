@@ -215,4 +215,4 @@ def _put_layer(rw: PassRewriter, op: Op, layer: Layer) -> None:
         "name": f"{op.name}/weights_fake_quant", "node": None,
     }  # fmt: skip
     rw.graph.update_tensor(w, meta={**w.meta, KEY: said})
-    rw.edit("fitted", op)
+    rw.edit("fitted", op, f"weights on {layer.bounds.size} grids of their own, and the bias")

@@ -7,15 +7,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from graphs import normal, separable
+from graphs import batch_norm, normal, separable
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from networks import random_network
+from networks import random_network, residual
 
 from qfrewrite.calibration.data import synthetic
 from qfrewrite.errors import DataError, PassError
 from qfrewrite.formats.tflite_write import serialize
 from qfrewrite.ir import Graph, Model
+from qfrewrite.ir.quant import dequantize
 from qfrewrite.lower.model import lower_model
 from qfrewrite.lower.scheme import QuantOptions
 from qfrewrite.lower.spec_check import check_model
@@ -162,17 +163,43 @@ def test_a_sum_with_a_constant_or_an_output_holds_its_channels() -> None:
 
 
 def test_statistics_follow_what_is_scaled_and_absorbed() -> None:
-    """Without data ranges come from BatchNorm statistics, so these must stay true."""
+    """Without data ranges come from BatchNorm statistics, so these must stay true.
+
+    The scales are read off the weights, not off the statistics: fails where `restate` does
+    nothing, or forgets the mean, the deviation, or the mean input that calibration noted.
+    """
     graph = separable(dead=(1,))
-    after, _, _ = changed(graph, "absorb_dead_channels", data=False)
-    mean, std = after.ops_of("DEPTHWISE_CONV_2D")[0].output.meta["bn_stats"]
-    assert mean[1] == std[1] == 0
-    scaled, _, report = changed(after, "equalize", data=False)
-    (row,) = report["equalize"].log.layers
-    found, _ = scaled.ops_of("DEPTHWISE_CONV_2D")[0].output.meta["bn_stats"]
-    assert found[mean != 0] / mean[mean != 0] == pytest.approx(
-        np.clip(found[mean != 0] / mean[mean != 0], row["least"], row["most"]), rel=1e-6
-    )
+    folded, _, _ = changed(graph, "fold_bn", data=False)
+    after, _, _ = changed(graph, "absorb_dead_channels,correct_bias", data=False)
+    known = folded.op("dw").output.meta["bn_stats"]
+    mean, std = after.op("dw").output.meta["bn_stats"]
+    alive = np.array([True, False, True, True])
+    for found, before in zip((mean, std), known, strict=True):
+        assert found.tolist() == np.where(alive, before, 0).tolist()
+    scaled, _, _ = changed(after, "equalize", data=False)
+    new, old = (weights_of(g.op("dw"))[0, 0, 0, alive] for g in (scaled, after))
+    scale = new / old
+    assert np.abs(np.log(scale)).min() > 0.1
+    found = scaled.op("dw").output.meta["bn_stats"]
+    for now, before in zip(found, (mean, std), strict=True):
+        assert now[alive] == pytest.approx(before[alive] * scale, rel=1e-5)
+    inputs, now = (g.op("relu6").output.meta["channel_mean"][alive] for g in (after, scaled))
+    assert now == pytest.approx(inputs * scale, rel=1e-5)
+
+
+def test_statistics_follow_biases_that_move_on() -> None:
+    """Fails where `restate` forgets the shift."""
+    b = GraphBuilder()
+    y = b.op("CONV_2D", b.input("x", (1, 4, 4, 3)), b.const("w", normal(4, 1, 1, 3)), name="first")
+    y = b.op("RELU", batch_norm(b, y, "bn", beta=30.0), name="relu")
+    graph = b.finish(b.op("CONV_2D", y, b.const("v", normal(2, 1, 1, 4))))
+    folded, _, _ = changed(graph, "fold_bn", data=False)
+    after, _, _ = changed(folded, "absorb_bias", data=False)
+    shift = bias_of(after.op("first")) - bias_of(folded.op("first"))
+    assert shift.max() < -20
+    (mean, std), (before, spread) = (g.op("first").output.meta["bn_stats"] for g in (after, folded))
+    assert mean == pytest.approx(before + shift, abs=1e-4)
+    assert std.tolist() == spread.tolist()
 
 
 def test_channels_that_clip_stay() -> None:
@@ -213,33 +240,53 @@ def test_high_biases_move_on() -> None:
 
 @pytest.mark.parametrize("data", [True, False])
 def test_correct_bias_notes_mean_inputs(data: bool) -> None:
+    """Fails with all means zero, or with the mean of another tensor."""
     graph = separable()
     after, db, report = changed(graph, "correct_bias", data=data)
-    assert db > 90
-    noted = [t for t in after.tensors if "channel_mean" in t.meta]
-    assert len(noted) >= 1
-    assert "tensors noted" in report["correct_bias"].log.notes[0]
+    assert db > 120
+    noted = {t.name: t.meta["channel_mean"] for t in after.tensors if "channel_mean" in t.meta}
+    samples = synthetic(input_specs(graph), 24)
+    session = Session(graph, [graph.tensor("x"), graph.tensor("relu6")], threads=1)
+    values = [np.stack(v) for v in zip(*collect(session, samples), strict=True)]
+    if data:
+        wanted = {n: v.mean((0, 1, 2, 3)) for n, v in zip(("x", "relu6"), values, strict=True)}
+    else:
+        # N(0.5, gamma^2 * variance / (variance + epsilon)) through ReLU6, by drawing from it.
+        std = np.abs(normal(4)) / np.sqrt(1.001)
+        drawn = 0.5 + std * np.random.default_rng(0).normal(size=(1_000_000, 4))
+        wanted = {"relu6": np.clip(drawn, 0, 6).mean(0)}
+    assert noted.keys() == wanted.keys()
+    for name, mean in wanted.items():
+        assert noted[name] == pytest.approx(mean, abs=1e-6 if data else 2e-3)
+    edits = [str(e) for e in report["correct_bias"].log.edits]
+    assert edits == [f"noted {graph.readers(graph.tensor(n))[0].op.name}: the mean of '{n}'"
+                     for n in wanted]  # fmt: skip
+
+
+def test_biases_take_up_what_rounding_makes_of_the_mean() -> None:
+    """b + (w - w') E[x], and by much more than a step of the bias."""
+    graph = offset_network(1.0)
+    samples = synthetic(input_specs(graph), 24)
+    relu = next(op for op in graph.ops if op.kind == "RELU").output
+    values = collect(Session(graph, [relu], threads=1), samples)
+    mean = np.stack([v for (v,) in values]).astype("f8").mean((0, 1, 2, 3))
+    biases = {}
+    for passes in ("correct_bias,calibrate(bias=false)", "calibrate(bias=false)"):
+        model = Model([graph.clone()[0]], source="graphdef")
+        run_passes(model, passes, PassContext(samples, threads=1))
+        lowered, _ = lower_model(model, QuantOptions(per_channel=False))
+        w, b = (lowered.graph.ops_of("CONV_2D")[1].operand(slot) for slot in (1, 2))
+        assert w.quant is not None
+        assert b.quant is not None
+        lost = graph.tensor("v").value() - dequantize(w.value(), w.quant)
+        biases[passes] = dequantize(b.value(), b.quant), lost.reshape(2, 4).astype("f8") @ mean
+        step = float(b.quant.scale[0])
+    (corrected, response), (plain, _) = biases.values()
+    assert corrected - plain == pytest.approx(response, abs=1.01 * step)
+    assert np.abs(response).max() > 10 * step
 
 
 # -- reconstruction ------------------------------------------------------------------------
-
-
-def residual() -> Graph:
-    b = GraphBuilder()
-    x = b.input("x", (1, 8, 8, 3))
-    y = b.op(
-        "RELU", b.op("CONV_2D", x, b.const("w0", normal(8, 3, 3, 3)), b.const("b0", normal(8)))
-    )
-    for i in range(2):
-        z = b.op("RELU", b.op("CONV_2D", y, b.const(f"u{i}", normal(8, 3, 3, 8, scale=0.2, seed=i)),
-                              b.const(f"c{i}", normal(8))))  # fmt: skip
-        z = b.op("CONV_2D", z, b.const(f"v{i}", normal(8, 3, 3, 8, scale=0.2, seed=9 + i)),
-                 b.const(f"d{i}", normal(8)))  # fmt: skip
-        y = b.op("RELU", b.op("ADD", y, z))
-    y = b.op("MEAN", y, b.const("axes", np.array([1, 2], "i4")))
-    return b.finish(
-        b.op("FULLY_CONNECTED", y, b.const("fc", normal(6, 8)), b.const("fb", normal(6)))
-    )
 
 
 def layered_norm() -> Graph:

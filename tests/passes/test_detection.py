@@ -4,36 +4,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 from graphs import normal
-from networks import ssd
+from networks import DETECTION_OPTIONS as OPTIONS
+from networks import detector, ssd
 from pass_checks import outputs_of
 
 import qfrewrite as qf
 from qfrewrite.errors import ModelFileError, PassError
-from qfrewrite.ir import Graph, Model, Op, Tensor
-from qfrewrite.ops.detection import CODE, decode_options, encode_options
+from qfrewrite.ir import Graph, Model
+from qfrewrite.ops.detection import decode_options
 from qfrewrite.passes import PassContext, make_passes, run_passes
 from qfrewrite.runtime.session import Runner
-
-OPTIONS = {
-    "max_detections": 10, "max_classes_per_detection": 1, "num_classes": 6,
-    "nms_iou_threshold": 0.6, "nms_score_threshold": 0.0, "use_regular_nms": False,
-    "y_scale": 10.0, "x_scale": 10.0, "h_scale": 5.0, "w_scale": 5.0,
-}  # fmt: skip
-
-
-def detector() -> Graph:
-    graph = ssd()
-    boxes, scores = graph.outputs
-    corners = np.abs(normal(boxes.shape[1], 4, scale=0.2)) + np.array([0.3, 0.3, 0.2, 0.2], "f4")
-    anchors = Tensor("anchors", corners.shape, data=corners.astype("f4"))
-    outs = [Tensor(f"detection{i}", s) for i, s in enumerate(((1, 10, 4), (1, 10), (1, 10), (1,)))]
-    attrs = {"custom_code": CODE, "custom_options": encode_options(OPTIONS)}
-    graph.add_op(Op("CUSTOM", [boxes, scores, anchors], outs, attrs, name="nms"))
-    graph.set_io(outputs=outs)
-    return graph
 
 
 def changed(passes: str, graph: Graph | None = None) -> Model:

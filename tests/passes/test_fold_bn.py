@@ -23,7 +23,7 @@ def linear_then_bn(kind: str) -> Graph:
 
 @pytest.mark.parametrize("kind", ["CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED"])
 def test_folds_into_the_op_before(kind: str) -> None:
-    report = check_pass(linear_then_bn(kind), "fold_bn", tolerance=1e-5)
+    report = check_pass(linear_then_bn(kind), "fold_bn", tolerance=1e-6)
     assert report.edits == 1
 
 
@@ -43,7 +43,7 @@ def test_folds_into_the_op_after_only_where_nothing_pads(padding: str, folds: bo
     b = GraphBuilder()
     y = batch_norm(b, b.input("x", (1, 5, 5, 3)), "bn")
     y = b.op("CONV_2D", y, b.const("w", normal(4, 3, 3, 3)), attrs={"padding": padding})
-    report = check_pass(b.finish(y), "fold_bn", tolerance=1e-5)
+    report = check_pass(b.finish(y), "fold_bn", tolerance=1e-6)
     assert (report.edits, report.skips) == ((1, 0) if folds else (0, 1))
 
 
@@ -53,7 +53,7 @@ def test_says_why_it_skips() -> None:
         "CONV_2D", b.input("x", (1, 3, 3, 2)), b.const("w", normal(2, 1, 1, 2)), name="conv"
     )
     y = b.op("ADD", b.op("RELU", batch_norm(b, conv, "bn")), conv)
-    report = check_pass(b.finish(y), "fold_bn", tolerance=1e-5)
+    report = check_pass(b.finish(y), "fold_bn", tolerance=1e-6)
     assert str(report.log.skips[0]) == "skipped bn: 'conv' has 2 readers, needs 1"
 
 
@@ -62,14 +62,14 @@ def test_shared_weights_are_folded_for_each_reader_alone() -> None:
     x, w = b.input("x", (1, 4, 4, 2)), b.const("w", normal(2, 3, 3, 2))
     # Apart in beta: two equal layers would be one.
     first, second = (batch_norm(b, b.op("CONV_2D", x, w), f"bn{i}", beta=i) for i in (1, 2))
-    report = check_pass(b.finish(b.op("ADD", first, second)), "fold_bn", tolerance=1e-5)
+    report = check_pass(b.finish(b.op("ADD", first, second)), "fold_bn", tolerance=1e-6)
     assert report.edits == 2
 
 
 def test_a_wrong_fold_would_be_noticed() -> None:
     graph = separable()
     before = outputs_of(graph)
-    check_pass(graph, "fold_bn", tolerance=1e-5)
+    check_pass(graph, "fold_bn", tolerance=1e-6)
     w = graph.ops_of("DEPTHWISE_CONV_2D")[0].operand(1)
     graph.update_tensor(w, data=w.value() * np.float32(1.001))
     assert largest_difference(before, outputs_of(graph)) > 1e-5

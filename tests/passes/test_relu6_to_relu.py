@@ -5,8 +5,10 @@ import pytest
 from graphs import normal
 from pass_checks import check_pass
 
+from qfrewrite.calibration.data import synthetic
 from qfrewrite.ir import Graph
 from qfrewrite.ops.build import GraphBuilder
+from qfrewrite.runtime.session import input_specs
 
 
 def relu6_of(scale: float) -> Graph:
@@ -21,14 +23,21 @@ def test_swaps_only_where_the_clip_is_not_reached(scale: float, kind: str) -> No
     graph = relu6_of(scale)
     report = check_pass(graph, "relu6_to_relu", tolerance=1e-6, data=True)
     assert graph.ops[-1].kind == kind
-    assert report.log.layers[0]["clip_rate"] == (
-        0 if kind == "RELU" else pytest.approx(0.4, abs=0.4)
-    )
+    assert report.log.layers[0]["clip_rate"] == (0 if kind == "RELU" else clip_rate(scale))
+
+
+def clip_rate(scale: float) -> float:
+    """How often the scaled mean of three inputs is above 6, in the samples of `check_pass`."""
+    graph = relu6_of(scale)
+    means = [s["x"].mean(-1) for s in synthetic(input_specs(graph), 8)]
+    rate = float((scale * np.stack(means) > 6).mean())
+    assert 0.3 < rate < 0.5
+    return rate
 
 
 def test_force_swaps_and_says_what_it_costs() -> None:
     graph = relu6_of(60.0)
-    report = check_pass(graph, "relu6_to_relu(force=true)", tolerance=None, data=True)
+    report = check_pass(graph, "relu6_to_relu(force=true)", tolerance=7.5, data=True)
     assert graph.ops[-1].kind == "RELU"
     assert "trained again" in report.log.warnings[0]
     assert report.fidelity is not None
@@ -66,9 +75,9 @@ def test_scores_decide_where_the_clip_rate_would_allow_it() -> None:
         y = b.op("RELU6", y, name=f"relu{i}")
     graph = b.finish(y)
     limits = "max_clip=1,max_growth=100"
-    clips = check_pass(graph.clone()[0], f"relu6_to_relu({limits},min_sqnr=0)", tolerance=None,
+    clips = check_pass(graph.clone()[0], f"relu6_to_relu({limits},min_sqnr=0)", tolerance=0.16,
                        data=True).log.layers  # fmt: skip
-    report = check_pass(graph, f"relu6_to_relu({limits},min_sqnr=80)", tolerance=1e-3, data=True)
+    report = check_pass(graph, f"relu6_to_relu({limits},min_sqnr=80)", tolerance=1e-6, data=True)
     assert any(row["clip_rate"] > 0 for row in clips)
     assert any("keep less than 80 dB" in entry.detail for entry in report.log.skips)
     assert graph.ops_of("RELU6")

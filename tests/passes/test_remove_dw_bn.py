@@ -11,7 +11,7 @@ from qfrewrite.ops.build import GraphBuilder
 
 def test_batch_norm_goes_exactly_and_relu6_stays_where_it_matters() -> None:
     graph = separable()
-    report = check_pass(graph, "remove_dw_bn", tolerance=1e-5, data=True)
+    report = check_pass(graph, "remove_dw_bn", tolerance=1e-6, data=True)
     assert not graph.ops_of("BATCH_NORM")
     assert graph.ops_of("RELU6")
     assert "ReLU6 stays" in str(report.log.skips[0])
@@ -19,7 +19,7 @@ def test_batch_norm_goes_exactly_and_relu6_stays_where_it_matters() -> None:
 
 def test_dead_channels_move_into_the_next_bias() -> None:
     graph = separable(dead=(1, 3))
-    report = check_pass(graph, "remove_dw_bn", tolerance=1e-5, golden="remove_dw_bn_dead.txt")
+    report = check_pass(graph, "remove_dw_bn", tolerance=1e-6, golden="remove_dw_bn_dead.txt")
     assert "2 dead channels" in " ".join(map(str, report.log.edits))
     dw, pw = graph.ops_of("DEPTHWISE_CONV_2D")[0], graph.ops_of("CONV_2D")[0]
     assert not dw.operand(1).value()[..., [1, 3]].any()
@@ -28,13 +28,13 @@ def test_dead_channels_move_into_the_next_bias() -> None:
 
 def test_dead_channels_stay_where_the_next_layer_pads() -> None:
     graph = separable(dead=(1,), next_size=3)
-    report = check_pass(graph, "remove_dw_bn", tolerance=1e-5)
+    report = check_pass(graph, "remove_dw_bn", tolerance=1e-6)
     assert "pads what it reads" in " ".join(map(str, report.log.skips))
 
 
 def test_dead_channels_that_are_zero_go_even_so() -> None:
     graph = separable(dead=(1,), next_size=3, beta=-0.5)
-    report = check_pass(graph, "remove_dw_bn", tolerance=1e-5)
+    report = check_pass(graph, "remove_dw_bn", tolerance=1e-6)
     assert "1 dead channels" in " ".join(map(str, report.log.edits))
 
 
@@ -44,7 +44,7 @@ def test_relu6_goes_where_it_does_nothing() -> None:
     gamma = graph.tensor("bn/gamma")
     graph.update_tensor(gamma, data=np.full(4, 1e-3, "f4"))
     assert dw.value().any()
-    report = check_pass(graph, "remove_dw_bn", tolerance=1e-4, data=True)
+    report = check_pass(graph, "remove_dw_bn", tolerance=1e-6, data=True)
     assert not graph.ops_of("RELU6")
     assert report.log.layers[0]["decision"] == "removed"
 
@@ -62,21 +62,21 @@ def correlated() -> Graph:
     return b.finish(y)
 
 
-def sqnr_without_relu(passes: str) -> float:
-    report = check_pass(correlated(), passes, tolerance=None, data=True, settles=False)
+def sqnr_without_relu(passes: str, tolerance: float) -> float:
+    report = check_pass(correlated(), passes, tolerance=tolerance, data=True, settles=False)
     return float(report.log.layers[0]["sqnr_db"])
 
 
 def test_a_refit_of_the_pointwise_layer_makes_up_for_the_activation() -> None:
-    plain = sqnr_without_relu("remove_dw_bn(layers=all,refit=false)")
-    assert sqnr_without_relu("remove_dw_bn(layers=all)") > plain + 5
+    plain = sqnr_without_relu("remove_dw_bn(layers=all,refit=false)", 0.38)
+    assert sqnr_without_relu("remove_dw_bn(layers=all)", 0.13) > plain + 5
 
 
 @pytest.mark.parametrize(("most", "decision"), [(0, "kept"), (0.001, "kept"), (60, "removed")])
 def test_removal_goes_on_while_the_scores_lose_little(most: float, decision: str) -> None:
     graph = correlated()
-    report = check_pass(graph, f"remove_dw_bn(max_drop_db={most})", tolerance=None, data=True,
-                        settles=False)  # fmt: skip
+    report = check_pass(graph, f"remove_dw_bn(max_drop_db={most})", data=True,
+                        tolerance=0 if decision == "kept" else 0.13, settles=False)  # fmt: skip
     (row,) = report.log.layers
     assert row["decision"] == decision
     assert bool(graph.ops_of("RELU")) == (decision == "kept")
@@ -87,7 +87,7 @@ def test_removal_goes_on_while_the_scores_lose_little(most: float, decision: str
 
 def test_forced_removal_says_that_training_must_follow() -> None:
     graph = separable()
-    report = check_pass(graph, "remove_dw_bn(layers=all)", tolerance=None, data=True)
+    report = check_pass(graph, "remove_dw_bn(layers=all)", tolerance=0.6, data=True)
     assert not graph.ops_of("RELU6")
     assert "trained again" in report.log.warnings[0]
     assert report.fidelity is not None
@@ -96,12 +96,12 @@ def test_forced_removal_says_that_training_must_follow() -> None:
 
 def test_without_data_the_statistics_decide() -> None:
     graph = separable()
-    report = check_pass(graph, "remove_dw_bn", tolerance=1e-5)
+    report = check_pass(graph, "remove_dw_bn", tolerance=1e-6)
     assert any("BatchNorm statistics" in note for note in report.log.notes)
     assert report.log.layers[0]["sqnr_db"] < 40
 
 
 def test_a_pattern_chooses_layers() -> None:
     graph = separable()
-    check_pass(graph, 'remove_dw_bn(layers="other*")', tolerance=1e-5)
+    check_pass(graph, 'remove_dw_bn(layers="other*")', tolerance=1e-6)
     assert graph.ops_of("RELU6")
