@@ -14,6 +14,7 @@ from qfrewrite.ir import Array, Graph, Op, Tensor, constant
 from qfrewrite.ir.quant import Quant, dequantize
 from qfrewrite.ops import spec_of
 from qfrewrite.ops.build import append_op
+from qfrewrite.rewrite.dense import raise_dense
 from qfrewrite.rewrite.densify import densify
 from qfrewrite.rewrite.dilation import raise_dilation
 from qfrewrite.rewrite.error_function import raise_gelu
@@ -46,6 +47,7 @@ def raise_graph(graph: Graph, log: Log | None = None) -> Rewriter:
     _raise_decomposed(rw)
     fold_constants(rw)
     raise_gelu(rw)
+    raise_dense(rw)
     raise_dilation(rw)
     sink_reshapes(rw)
     raise_same_padding(rw)

@@ -6,12 +6,14 @@ BatchNorm and activation, and with the next layer's EXPAND_DIMS it does nothing 
 
 from __future__ import annotations
 
+from math import prod
+
 import numpy as np
 
 from qfrewrite.ir import Graph, Op, Tensor, constant
 from qfrewrite.ops.build import append_op
 from qfrewrite.ops.spec import attr, const_ints, inferred
-from qfrewrite.rewrite.match import LINEAR, NoMatch, per_channel, sole_reader
+from qfrewrite.rewrite.match import LINEAR, NoMatch, sole_reader
 from qfrewrite.rewrite.rewriter import Rewriter
 
 _RESHAPES = ("RESHAPE", "SQUEEZE", "EXPAND_DIMS")
@@ -24,11 +26,11 @@ _BINARY = ("ADD", "SUB", "MUL", "DIV", "PRELU")
 
 
 def sink_reshapes(rw: Rewriter) -> None:
-    """Given  y = f(r(layer(x))), r a change of shape that keeps the channels, f of each channel
+    """Given  y = f(r(layer(x))), r a change of shape that keeps or splits the last axis
     Result y = r(f(layer(x))); a change of shape and its inverse are dropped.
 
-    f: an activation, BATCH_NORM, arithmetic with constants per channel, the sum (product, ...) of
-    two such r, or a PAD before the inverse of r.
+    f does the same at each position: an activation, BATCH_NORM, arithmetic with constants per
+    channel, the sum (product, ...) of two such r, or a PAD before the inverse of r.
     """
     graph = rw.graph
     _cancel_inverses(rw)
@@ -70,10 +72,12 @@ def _sink_once(rw: Rewriter, op: Op) -> Op | None:
     """Move `op` behind its reader; returns the op that does its work there, None where none."""
     graph, x, y = rw.graph, op.operand(0), op.output
     reader = sole_reader(graph, y)
-    if isinstance(reader, NoMatch) or not _keeps_channels(op) or reader.output.shape != y.shape:
+    if isinstance(reader, NoMatch) or reader.kind not in (*_UNARY, *_BINARY):
+        return None
+    if not _channel_axes(op) or reader.output.shape != y.shape:
         return None
     operands = _before_reshape(graph, op, reader)
-    if operands is None or reader.kind not in (*_UNARY, *_BINARY):
+    if operands is None:
         return None
     out = reader.output
     sources = [p for t in reader.inputs if t is not None and (p := graph.producer(t)) is not None]
@@ -90,37 +94,57 @@ def _sink_once(rw: Rewriter, op: Op) -> Op | None:
     return moved
 
 
-def _keeps_channels(op: Op) -> bool:
-    """Whether only constants steer `op`, every size is known and the last axis stays."""
+def _channel_axes(op: Op) -> tuple[int, ...]:
+    """The last sizes behind `op` that together are the last axis before it; () where none are.
+
+    Also () where more than constants steer it, or a size is open.
+    """
     x, y = op.operand(0), op.output
     fixed = all(t is not None and t.is_const for t in op.inputs[1:])
-    return fixed and not _is_open(x, y) and len(x.shape) > 0 and x.shape[-1:] == y.shape[-1:]
+    if not fixed or _is_open(x, y) or not x.shape or not y.size:
+        return ()
+    counts = (n for n in range(1, len(y.shape) + 1) if prod(y.shape[-n:]) == x.shape[-1])
+    count = next(counts, 0)
+    return y.shape[-count:] if count else ()
 
 
 def _before_reshape(graph: Graph, op: Op, reader: Op) -> list[Tensor | None] | None:
     """What `reader`, behind `op`, would read before it; None where that is not the same."""
-    x, y = op.operand(0), op.output
+    x, y, channels = op.operand(0), op.output, _channel_axes(op)
     if reader.kind == "FAKE_QUANT" and attr(reader, "axis") is not None:
         return None
     if reader.kind in _UNARY:
-        return [x, *reader.inputs[1:]]
+        alike = len(channels) == 1 or reader.kind != "BATCH_NORM"
+        return [x, *reader.inputs[1:]] if alike else None
     operands: list[Tensor | None] = []
     for tensor in reader.inputs:
         assert tensor is not None
-        same = graph.producer(tensor)
-        if tensor is y:
-            operands.append(x)
-        elif tensor.is_const and per_channel(tensor, x.shape[-1]) is not None:
-            if np.broadcast_shapes(tensor.shape, x.shape) != x.shape:
-                return None
-            operands.append(tensor)
-        elif same is not None and same.kind in _RESHAPES and _keeps_channels(same):
-            if same.operand(0).shape != x.shape:
-                return None
-            operands.append(same.operand(0))
-        else:
+        other = x if tensor is y else _counterpart(graph, tensor, x, channels)
+        if other is None:
             return None
+        operands.append(other)
     return operands
+
+
+def _counterpart(
+    graph: Graph, tensor: Tensor, x: Tensor, channels: tuple[int, ...]
+) -> Tensor | None:
+    """What stands to x as `tensor` does behind a change of its shape, or None."""
+    if tensor.data is None:
+        maker = graph.producer(tensor)
+        same = maker is not None and maker.kind in _RESHAPES and _channel_axes(maker) == channels
+        source = maker.operand(0) if maker is not None and same else None
+        return source if source is not None and source.shape == x.shape else None
+    inner = tensor.shape
+    while len(inner) > len(channels) and inner[0] == 1:
+        inner = inner[1:]
+    if tensor.size != 1 and inner != channels:
+        return None
+    fits = len(tensor.shape) <= len(x.shape) and len(channels) == 1
+    if fits or not tensor.shape:
+        return tensor
+    values = tensor.data.reshape(-1 if tensor.size > 1 else ())
+    return constant(graph.unique_name(f"{tensor.name}/flat"), np.ascontiguousarray(values))
 
 
 def _sink_below_pad(rw: Rewriter, pad: Op) -> None:
@@ -130,7 +154,7 @@ def _sink_below_pad(rw: Rewriter, pad: Op) -> None:
     if before is None or before.kind != "SQUEEZE" or isinstance(reader, NoMatch):
         return
     x, table = before.operand(0), pad.operand(1)
-    if reader.kind != "EXPAND_DIMS" or table.data is None or not _keeps_channels(reader):
+    if reader.kind != "EXPAND_DIMS" or table.data is None or not _channel_axes(reader):
         return
     axes = attr(before, "squeeze_dims") or ()
     axis = {a % len(x.shape) for a in axes}

@@ -66,8 +66,43 @@ def test_a_dense_layer_on_sequences() -> None:
     flat = b.op("RESHAPE", b.input("x", (1, 5, 3)), b.const("flat", np.array([5, 3], "i4")))
     y = b.op("FULLY_CONNECTED", flat, b.const("w", normal(4, 3)))
     y = b.op("RESHAPE", y, b.const("back", np.array([1, 5, 4], "i4")))
-    y = b.op("GELU", b.op("ADD", y, b.const("bias", normal(4))), name="y")
+    y = b.op("GELU", b.op("ADD", y, b.const("bias", normal(1, 1, 4))), name="y")
     check_raising(b.finish(y), ["RESHAPE", "FULLY_CONNECTED", "GELU", "RESHAPE"])
+
+
+def test_heads_of_attention_get_their_bias_in_the_layer() -> None:
+    """Keras: a product of batches with constants, its outputs split into heads, then the bias."""
+    b = GraphBuilder()
+    x = b.input("x", (1, 5, 3))
+    w = b.const("w", normal(1, 3, 8))
+    y = b.op("RESHAPE", b.op("BATCH_MATMUL", x, w), b.const("s", np.array([1, 5, 2, 4], "i4")))
+    y = b.op("RELU", b.op("ADD", y, b.const("bias", normal(2, 4))), name="y")
+    graph = b.finish(y)
+    check_raising(graph, ["FULLY_CONNECTED", "RELU", "RESHAPE"])
+    assert graph.ops[0].operand(2).shape == (8,)
+
+
+def test_a_bias_of_one_head_stays_behind() -> None:
+    b = GraphBuilder()
+    y = b.op("FULLY_CONNECTED", b.input("x", (5, 3)), b.const("w", normal(8, 3)))
+    y = b.op("RESHAPE", y, b.const("s", np.array([1, 5, 2, 4], "i4")))
+    y = b.op("ADD", y, b.const("bias", normal(2, 1)), name="y")
+    check_raising(b.finish(y), ["FULLY_CONNECTED", "RESHAPE", "ADD"])
+
+
+MATRICES: list[tuple[dict[str, bool], tuple[int, ...], bool]] = [
+    ({}, (3, 8), True), ({"adj_y": True}, (8, 3), True), ({}, (2, 3, 8), False),
+    ({"adj_x": True}, (5, 8), False),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("attrs", "shape", "dense"), MATRICES)
+def test_a_product_with_one_constant_matrix_is_a_dense_layer(
+    attrs: dict[str, bool], shape: tuple[int, ...], dense: bool
+) -> None:
+    b = GraphBuilder()
+    y = b.op("BATCH_MATMUL", b.input("x", (2, 5, 3)), b.const("w", normal(*shape)), attrs=attrs)
+    check_raising(b.finish(y), ["FULLY_CONNECTED" if dense else "BATCH_MATMUL"])
 
 
 STAYS: list[tuple[str, Array | None]] = [
