@@ -215,6 +215,20 @@ def op_counts(path: Path) -> dict[str, int]:
     return dict(kinds.most_common())
 
 
+def float_op_counts(path: Path) -> dict[str, int]:
+    """How many operators of each kind compute in float32 in the main subgraph."""
+    import tflite
+
+    graph, names = _main_subgraph(path.read_bytes())
+    kinds: Counter[str] = Counter()
+    for op in (graph.Operators(i) for i in range(graph.OperatorsLength())):
+        types = {graph.Tensors(op.Outputs(k)).Type() for k in range(op.OutputsLength())}
+        kind = names[op.OpcodeIndex()]
+        if tflite.TensorType.FLOAT32 in types and kind not in ("QUANTIZE", "DEQUANTIZE"):
+            kinds[kind] += 1
+    return dict(kinds.most_common())
+
+
 def with_logits_output(content: bytes) -> bytes:
     """The same model with the input of its last Softmax as first output.
 
