@@ -29,10 +29,14 @@ def check(model: Path, target: str | None, form: str, debug: bool) -> int:
 
     found = api.check(model, target=target)
     if form == "json":
-        click.echo(json.dumps([vars(v) for v in found], indent=1))
+        click.echo(json.dumps([_record(v) for v in found], indent=1))
     else:
         for violation in found:
             click.echo(str(violation))
         if not found:
             click.echo(f"{model}: nothing found" + (f", all ops map to {target}" if target else ""))
     return _FOUND if found else 0
+
+
+def _record(finding: object) -> dict[str, str]:
+    return {key: value for key, value in vars(finding).items() if isinstance(value, str)}

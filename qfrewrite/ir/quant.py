@@ -20,9 +20,11 @@ ACTIVATION_CODES: Mapping[str, tuple[int, int]] = MappingProxyType(
     {"int8": (-128, 127), "uint8": (0, 255), "int16": (-32768, 32767)}
 )
 
-# The smallest scale that is written: a tensor that is always zero still gets a valid one, and
-# its reciprocal stays finite in float32.
-SMALLEST_SCALE = float(np.float32(2.0**-100))
+# The smallest scale that is written: a tensor that is always zero still gets a valid one.
+SMALLEST_SCALE = 2.0**-60
+# The largest: what has a larger one stays float. The ratio of any two scales is then a normal
+# number of float32; where it is none, kernels end the process.
+LARGEST_SCALE = 2.0**60
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from math import isfinite
 
 import numpy as np
 
@@ -105,9 +106,12 @@ def widen_narrow_results(graph: Graph, groups: Groups, dtype_of: Callable[[Op], 
             continue
         quant, least = group.quant(dtype), spec.least_step(scales)
         if quant is not None and group.range is not None and float(quant.scale[0]) < least:
-            grow = least / float(quant.scale[0])
-            low, high = (end * grow for end in group.range)
-            group.range = (low, high) if high > low else (0.0, 255 * least)
+            low, high = group.range
+            # int16 has its steps on both sides of zero.
+            steps, width = (32767, max(-low, high)) if dtype == "int16" else (255, high - low)
+            grow = steps * least / width if width > 0 else 0.0
+            widened = low * grow, high * grow
+            group.range = widened if all(map(isfinite, widened)) and grow else (0.0, steps * least)
 
 
 def _operand_scales(op: Op, spec: OpSpec, groups: Groups, dtype: str) -> list[float]:

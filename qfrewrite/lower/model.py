@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
+
 import numpy as np
 
 from qfrewrite.ir import Graph, Model
@@ -9,9 +12,11 @@ from qfrewrite.lower.canonical import canonicalise, fuse_activations, spell_out
 from qfrewrite.lower.fake_quant import lower_fake_quant
 from qfrewrite.lower.quantized import has_ranges, lower_quantized
 from qfrewrite.lower.ranges import take_ranges
-from qfrewrite.lower.scheme import QuantOptions, QuantReport
+from qfrewrite.lower.scheme import QuantOptions, QuantReport, check_patterns
+from qfrewrite.lower.spec_check import check_graph
 from qfrewrite.lower.weight_schemes import lower_weights
 from qfrewrite.lower.weights import mean_response, on_grid, weight_bounds
+from qfrewrite.ops.subgraphs import run_graphs
 from qfrewrite.rewrite.densify import densify
 from qfrewrite.rewrite.error_function import lower_erf
 from qfrewrite.rewrite.fold import set_weights
@@ -26,26 +31,55 @@ def lower_model(model: Model, options: QuantOptions | None = None) -> tuple[Mode
 
     Activations are quantized wherever FAKE_QUANT gives ranges, if the scheme quantizes them; with
     scheme float32 (or no options) FAKE_QUANT ops are left in. An unedited `.tflite` is copied as
-    it is, unless the scheme asks for other weights or it brings ranges that the scheme uses.
+    it is, unless the scheme asks for other weights or it brings ranges that the scheme uses. Ops
+    that would break the specification stay float.
     """
-    copy, report = model.clone(), QuantReport()
     options = options or QuantOptions("float32")
     weights_only = options.kind.activations is None and options.kind.weights is not None
-    ranged = options.kind.activations is not None and any(has_ranges(g) for g in copy.graphs)
+    ranged = options.kind.activations is not None and any(has_ranges(g) for g in model.graphs)
     if model.source == "tflite" and not (model.edited or weights_only or ranged):
-        return copy, report
-    for graph in copy.graphs:
+        return model.clone(), QuantReport()
+    impossible: dict[Graph, dict[tuple[str, str], str]] = {graph: {} for graph in model.graphs}
+    while True:
+        copy, report = _lowered(model, options, impossible)
+        if weights_only or ranged:
+            check_patterns([op for graph in copy.graphs for op in graph.ops], options)
+        if not (ranged and _add_broken(copy, model, impossible)):
+            return copy, report
+
+
+def _lowered(
+    model: Model, options: QuantOptions, impossible: Mapping[Graph, Mapping[tuple[str, str], str]]
+) -> tuple[Model, QuantReport]:
+    copy, report = model.clone(), QuantReport()
+    inside = {body for graph in copy.graphs for op in graph.ops
+              for _, body in run_graphs(op, copy.graphs)}  # fmt: skip
+    for source, graph in zip(model.graphs, copy.graphs, strict=True):
         if options.kind.activations is not None and has_ranges(graph):
-            report = lower_quantized(graph, options)
+            # What runs a subgraph gives it real values.
+            own = replace(options, io="float32") if graph in inside else options
+            report.add(lower_quantized(graph, own, impossible[source]))
+        elif options.kind.activations is None and options.kind.weights is not None:
+            canonicalise(graph)
+            lower_weights(graph, options, report, take_ranges(graph).weights)
+            fuse_activations(graph)
         else:
-            if weights_only:
-                canonicalise(graph)
-                lower_weights(graph, options, report, take_ranges(graph).weights)
-                lower_erf(Rewriter(graph))
-                fuse_activations(graph)
-            else:
-                lower_float(graph)
+            lower_float(graph)
     return copy, report
+
+
+def _add_broken(
+    lowered: Model, model: Model, impossible: Mapping[Graph, dict[tuple[str, str], str]]
+) -> bool:
+    """Add the ops that break the specification to those that stay float; whether any is new."""
+    grown = False
+    for source, graph in zip(model.graphs, lowered.graphs, strict=True):
+        for violation in check_graph(graph):
+            op = violation.op
+            if op is not None and (op.name, op.kind) not in impossible[source]:
+                impossible[source][op.name, op.kind] = violation.what
+                grown = True
+    return grown
 
 
 def lower_graphdef(model: Model) -> Model:

@@ -7,11 +7,13 @@ between DEQUANTIZE and QUANTIZE.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from qfrewrite.errors import UnsupportedError
 from qfrewrite.ir import Array, Graph, Op, Quant, Tensor
-from qfrewrite.ir.quant import activation_quant
+from qfrewrite.ir.quant import LARGEST_SCALE, activation_quant
 from qfrewrite.lower.canonical import canonicalise, fuse_activations, is_fused, written_as
 from qfrewrite.lower.conversions import Conversions
 from qfrewrite.lower.groups import Groups, find_groups, widen_narrow_results
@@ -21,7 +23,6 @@ from qfrewrite.lower.scheme import (
     WEIGHTS_OF,
     QuantOptions,
     QuantReport,
-    check_patterns,
     matches,
 )
 from qfrewrite.lower.substitute import substitute
@@ -38,18 +39,26 @@ def has_ranges(graph: Graph) -> bool:
     return any(not op.operand(0).is_const for op in graph.ops_of("FAKE_QUANT"))
 
 
-def lower_quantized(graph: Graph, options: QuantOptions | None = None) -> QuantReport:
+def lower_quantized(
+    graph: Graph,
+    options: QuantOptions | None = None,
+    impossible: Mapping[tuple[str, str], str] | None = None,
+) -> QuantReport:
     """Turn `graph` into its quantized form, in place; the scheme must have such activations.
 
-    Constants that the subgraphs it runs assign to its variables are quantized too.
+    Constants that the subgraphs it runs assign to its variables are quantized too. impossible:
+    name and kind of ops that must stay float, and why.
     """
-    return _Lowering(graph, options or QuantOptions()).run()
+    return _Lowering(graph, options or QuantOptions(), impossible or {}).run()
 
 
 class _Lowering:
-    def __init__(self, graph: Graph, options: QuantOptions) -> None:
+    def __init__(
+        self, graph: Graph, options: QuantOptions, impossible: Mapping[tuple[str, str], str]
+    ) -> None:
         self.graph = graph
         self.options = options
+        self.impossible = impossible
         self.report = QuantReport()
         self.ranges = Ranges()
         self.groups = Groups()
@@ -68,7 +77,6 @@ class _Lowering:
         self.ranges = take_ranges(self.graph)
         substitute(Rewriter(self.graph), self.options, self._wanted, self.ranges.activations)
         fuse_activations(self.graph)
-        check_patterns(self.graph.ops, self.options)
         self.groups = find_groups(self.graph, self._merged_ranges())
         widen_narrow_results(self.graph, self.groups, self._wanted)
         self._choose_ops()
@@ -145,6 +153,8 @@ class _Lowering:
             return "kept float by name"
         if any(o.meta.get("keep") == "float" for o in named):
             return "kept float: its error is too large in integers"
+        if (op.name, op.kind) in self.impossible:
+            return self.impossible[op.name, op.kind]
         if spec is None:
             return "unknown op"
         if dtype not in spec.kernels:
@@ -157,8 +167,8 @@ class _Lowering:
         )
         why = next((reason for reason in reasons if reason is not None), None)
         results = [written_as(self.graph, out) for out in op.outputs if out.dtype == "float32"]
-        missing = [t.name for t in results if self._quant(t, dtype) is None]
-        return why or (f"no range for '{missing[0]}'" if missing else None)
+        missing = [t for t in results if self._quant(t, dtype) is None]
+        return why or (self._why_no_quant(missing[0]) if missing else None)
 
     def _why_float_operand(
         self, tensor: Tensor | None, role: str, dtype: str, *, clips: bool
@@ -178,11 +188,19 @@ class _Lowering:
             return None if finite else f"constant '{tensor.name}' is not finite"
         if role != "act":
             return f"'{tensor.name}' is computed"
-        return None if self._quant(tensor, dtype) else f"no range for '{tensor.name}'"
+        return None if self._quant(tensor, dtype) else self._why_no_quant(tensor)
 
     def _quant(self, tensor: Tensor, dtype: str) -> Quant | None:
         group = self.groups.of.get(tensor)
-        return None if group is None else group.quant(dtype)
+        quant = None if group is None else group.quant(dtype)
+        return None if quant is None or quant.scale[0] > LARGEST_SCALE else quant
+
+    def _why_no_quant(self, tensor: Tensor) -> str:
+        group = self.groups.of.get(tensor)
+        if group is None or group.range is None:
+            return f"no range for '{tensor.name}'"
+        low, high = group.range
+        return f"the range of '{tensor.name}' is too wide: {low:.3g}..{high:.3g}"
 
     def _known(self, tensor: Tensor, dtype: str) -> Quant:
         quant = self._quant(tensor, dtype)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from types import MappingProxyType
@@ -129,9 +129,16 @@ class QuantReport:
     float_ops: list[tuple[str, str, str]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
-    def count(self, what: str) -> None:
-        """One op more that computes in `what`."""
-        self.counts[what] = self.counts.get(what, 0) + 1
+    def count(self, what: str, ops: int = 1) -> None:
+        """So many ops more that compute in `what`."""
+        self.counts[what] = self.counts.get(what, 0) + ops
+
+    def add(self, other: QuantReport) -> None:
+        """What became of the ops of another subgraph."""
+        for what, ops in other.counts.items():
+            self.count(what, ops)
+        self.float_ops += other.float_ops
+        self.notes += [note for note in other.notes if note not in self.notes]
 
 
 def matches(op: Op, patterns: tuple[str, ...]) -> bool:
@@ -140,8 +147,8 @@ def matches(op: Op, patterns: tuple[str, ...]) -> bool:
     return any(fnmatchcase(name, pattern) for pattern in patterns for name in names)
 
 
-def check_patterns(ops: tuple[Op, ...], options: QuantOptions) -> None:
-    """Raise UsageError where a pattern names no op."""
+def check_patterns(ops: Sequence[Op], options: QuantOptions) -> None:
+    """Raise UsageError where a pattern names none of `ops`, of all subgraphs."""
     for option, patterns in (
         ("keep_float", options.keep_float),
         ("keep_int16", options.keep_int16),

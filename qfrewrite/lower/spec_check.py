@@ -7,7 +7,7 @@ demand when they are prepared. Each rule is a function of one op; `RULES` lists 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import isclose
 
 import numpy as np
@@ -36,6 +36,7 @@ class Violation:
     rule: str
     where: str
     what: str
+    op: Op | None = field(default=None, compare=False, repr=False)
 
     def __str__(self) -> str:
         return f"{self.where}: {self.what} [{self.rule}]"
@@ -69,7 +70,7 @@ def check_graph(graph: Graph, *, versions: bool = False) -> list[Violation]:
         place = f"op '{name_in_file(graph, op)}' ({op.kind})"
         for name, rule in RULES.items():
             if name != "version" or versions:
-                found += [Violation(name, place, what) for what in rule(graph, op, spec)]
+                found += [Violation(name, place, what, op) for what in rule(graph, op, spec)]
     return found
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from qfrewrite.ir import Array, Graph, Op, Quant, Tensor
 from qfrewrite.ir.quant import dequantize
 from qfrewrite.lower.conversions import Conversions
-from qfrewrite.lower.scheme import QuantOptions, QuantReport, check_patterns, matches
+from qfrewrite.lower.scheme import QuantOptions, QuantReport, matches
 from qfrewrite.lower.weights import given_bounds, mean_response, weight_bounds
 from qfrewrite.ops import OpSpec, spec_of
 from qfrewrite.rewrite.match import LINEAR, bias_slot
@@ -34,7 +34,6 @@ def lower_weights(
 
     ranges: of weights that a model brings from training.
     """
-    check_patterns(graph.ops, options)
     convert = Conversions(graph, {})
     for op in graph.ops:
         spec = spec_of(op)
