@@ -233,5 +233,6 @@ def attr_value(value: Any) -> Any:
         return value
     else:
         attr.list.SetInParent()
-        attr.list.i.extend(int(v) for v in value)
+        numbers = attr.list.f if any(isinstance(v, float) for v in value) else attr.list.i
+        numbers.extend(value)
     return attr

@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from qfrewrite.errors import UnsupportedError
 from qfrewrite.formats.graphdef_import import NodeContext
 from qfrewrite.formats.graphdef_ops_arith import Table
-from qfrewrite.formats.graphdef_values import Constant, Value, common_perm
+from qfrewrite.formats.graphdef_values import Computed, Constant, Value, common_perm
 from qfrewrite.ir import NUMPY_DTYPES, Tensor
 
 # tensorflow/core/kernels/relu_op_functor.h
@@ -109,7 +110,95 @@ def _hyperbolic(kind: str) -> Callable[[Formula, Tensor], list[Value]]:
     return lambda f, x: f.finish("MUL", f(kind, f("EXP", x), f("EXP", f("NEG", x))), 0.5)
 
 
+def _atan(f: Formula, y: Tensor, x: Tensor | float) -> list[Value]:
+    """The angle of (x, y); ATAN2 does not broadcast."""
+    if not isinstance(x, Tensor):
+        ones = np.broadcast_to(NUMPY_DTYPES[y.dtype].type(x), y.shape)
+        x = Tensor(f.c.importer.graph.unique_name(f"{f.c.name}/value"), y.shape, y.dtype, ones)
+    return f.finish("ATAN2", y, x)
+
+
+def _leg(f: Formula, x: Tensor) -> Tensor:
+    """sqrt(1 - x^2)"""
+    return f("SQRT", f("SUB", 1, f("SQUARE", x)))
+
+
+def _asinh(f: Formula, x: Tensor) -> list[Value]:
+    """sign(x) * log(|x| + sqrt(x^2 + 1)): nothing cancels."""
+    root = f("SQRT", f("ADD", f("SQUARE", x), 1))
+    return f.finish("MUL", f("SIGN", x), f("LOG", f("ADD", f("ABS", x), root)))
+
+
+def _acosh(f: Formula, x: Tensor) -> list[Value]:
+    """log(x + sqrt(x^2 - 1))"""
+    return f.finish("LOG", f("ADD", x, f("SQRT", f("SUB", f("SQUARE", x), 1))))
+
+
+def _atanh(f: Formula, x: Tensor) -> list[Value]:
+    """log((1 + x) / (1 - x)) / 2"""
+    return f.finish("MUL", f("LOG", f("DIV", f("ADD", x, 1), f("SUB", 1, x))), 0.5)
+
+
+def _bitcast(c: NodeContext) -> list[Value]:
+    """Floats as the integers with the same bits."""
+    if c.attr("T") != "DT_FLOAT" or c.attr("type") != "DT_INT32":
+        raise UnsupportedError(f"Bitcast of {c.attr('T')} to {c.attr('type')} is not supported")
+    return c.unary("FLOAT_BITS")
+
+
+def _bitwise_and(c: NodeContext) -> list[Value]:
+    """The sign bit alone, in which Keras looks for negative zeros."""
+    c.require(2)
+    mask = c.value(1)
+    if not isinstance(mask, Constant) or mask.data.size != 1 or mask.data.dtype != np.int32:
+        raise UnsupportedError("BitwiseAnd is supported on the sign bit only")
+    if mask.data.reshape(()) != np.iinfo(np.int32).min:
+        raise UnsupportedError("BitwiseAnd is supported on the sign bit only")
+    f = Formula(c)
+    return f.finish("SELECT_V2", f("LESS", f.operands[0], 0), f.operands[1], 0)
+
+
+def _select(c: NodeContext) -> list[Value]:
+    """SelectV2(condition, x, y); y where x stands for a negative zero."""
+    c.require(3)
+    if _marks_negative_zeros(c):
+        return [c.value(2)]
+    f = Formula(c)
+    return f.finish("SELECT_V2", *f.operands[:3])
+
+
+def _marks_negative_zeros(c: NodeContext) -> bool:
+    """Whether the node puts the smallest negative number where y is a negative zero.
+
+    So Keras tells the zeros of both signs apart before it searches; no kernel does.
+    """
+    condition, marker, y = c.inputs[:3]
+    if not (isinstance(condition, Computed) and isinstance(y, Computed)):
+        return False
+    if not isinstance(marker, Constant) or marker.data.size != 1 or marker.data.ndim > len(y.shape):
+        return False
+    graph = c.importer.graph
+    both = graph.producer(condition.tensor)
+    if both is None or both.kind != "LOGICAL_AND":
+        return False
+    tests = [graph.producer(t) for t in both.inputs if t is not None]
+    is_zero = any(
+        op is not None and op.kind == "EQUAL" and op.operand(0) is y.tensor
+        and op.operand(1).data is not None and not op.operand(1).value().any()
+        for op in tests
+    )  # fmt: skip
+    return is_zero and abs(float(marker.data.reshape(()))) <= np.finfo(np.float32).tiny
+
+
 FORMULAS: Table = {
+    "Acos": _formula(1, lambda f, x: _atan(f, _leg(f, x), x)),
+    "Acosh": _formula(1, _acosh),
+    "Asin": _formula(1, lambda f, x: _atan(f, x, _leg(f, x))),
+    "Asinh": _formula(1, _asinh),
+    "Atan": _formula(1, lambda f, x: _atan(f, x, 1)),
+    "Atanh": _formula(1, _atanh),
+    "Bitcast": _bitcast,
+    "BitwiseAnd": _bitwise_and,
     "ClipByValue": _formula(
         3, lambda f, x, low, high: f.finish("MINIMUM", f("MAXIMUM", x, low), high)
     ),
@@ -125,6 +214,7 @@ FORMULAS: Table = {
     "Pow": _pow,
     "Reciprocal": _formula(1, lambda f, x: f.finish("DIV", 1, x)),
     "Rint": _formula(1, lambda f, x: f.finish("ROUND", x)),
+    "SelectV2": _select,
     "Selu": _formula(1, _selu),
     "Sinh": _formula(1, _hyperbolic("SUB")),
     "Softplus": _formula(1, _softplus),

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from qfrewrite.errors import ModelFileError
-from qfrewrite.formats.graphdef_import import NodeContext
+import numpy as np
+
+from qfrewrite.errors import ModelFileError, UnsupportedError
+from qfrewrite.formats.graphdef_import import MAX_FOLDED, NodeContext
 from qfrewrite.formats.graphdef_ops_arith import Table, element_type
 from qfrewrite.formats.graphdef_values import Constant, Value, identity_perm
-from qfrewrite.ir import Tensor
+from qfrewrite.ir import NUMPY_DTYPES, Tensor
 
 # What kernels take as indices.
 _INDEX_TYPES = ("int32", "int64")
@@ -115,7 +117,116 @@ def _halves(c: NodeContext, x: Tensor, axis: int, shift: int) -> list[Tensor]:
     ]  # fmt: skip
 
 
+def _bounded(c: NodeContext, slot: int) -> int:
+    """The integer in `slot`; it is known too where it is computed between two equal bounds."""
+    value = c.value(slot)
+    bounds = []
+    tensor = None if isinstance(value, Constant) else value.tensor
+    for kind in ("MINIMUM", "MAXIMUM"):
+        op = None if tensor is None else c.importer.graph.producer(tensor)
+        if op is None or op.kind != kind:
+            break
+        known = [t for t in op.inputs if t is not None and t.is_const]
+        tensor = next((t for t in op.inputs if t is not None and not t.is_const), None)
+        bounds += [int(t.value().reshape(-1)[0]) for t in known if t.size == 1]
+    if len(bounds) == 2 and bounds[0] == bounds[1]:
+        return bounds[0]
+    return c.ints(slot)[0]
+
+
+def _bincount(c: NodeContext) -> list[Value]:
+    """DenseBincount(x [n] or [batch, n], size, weights []): how often each number is there.
+
+    binary_output: whether it is there at all.
+    """
+    c.require(3)
+    size, dtype = _bounded(c, 1), element_type(c.attr("T", "DT_FLOAT"))
+    if 0 not in c.shape(2):
+        raise UnsupportedError("DenseBincount is supported without weights only")
+    on, off = (
+        Tensor(c.importer.graph.unique_name(f"{c.name}/{name}"), (), dtype, data)
+        for name, data in (("on", np.ones((), NUMPY_DTYPES[dtype])),
+                           ("off", np.zeros((), NUMPY_DTYPES[dtype])))
+    )  # fmt: skip
+    operands = [_indices(c, 0), c.importer.ints(size, f"{c.name}/size"), on, off]
+    hits = c.importer.add("ONE_HOT", operands, {"axis": -1}, name=f"{c.name}/hits", dtype=dtype)[0]
+    axes = c.importer.ints([len(hits.shape) - 2], f"{c.name}/axes")
+    kind = "REDUCE_MAX" if c.attr("binary_output", False) else "SUM"
+    return c.emit(kind, [hits, axes], {"keep_dims": False})
+
+
+def _band_part(c: NodeContext) -> list[Value]:
+    """MatrixBandPart(x [..., M, N], lower, upper): zero outside the band."""
+    (lower,), (upper,), shape = c.ints(1), c.ints(2), c.shape(0)
+    if len(shape) < 2:
+        raise ModelFileError(f"takes the band of shape {list(shape)}")
+    down = np.subtract.outer(np.arange(shape[-2]), np.arange(shape[-1]))
+    band = ((lower < 0) | (down <= lower)) & ((upper < 0) | (-down <= upper))
+    value = c.value(0)
+    if isinstance(value, Constant) and value.fake_quant is None:
+        return [Constant(c.name, np.where(band, value.data, value.data.dtype.type(0)))]
+    x = c.plain(0)
+    mask = Tensor(c.importer.graph.unique_name(f"{c.name}/band"), band.shape, "bool", band)
+    zero = Tensor(
+        c.importer.graph.unique_name(f"{c.name}/zero"), (), x.dtype,
+        np.zeros((), NUMPY_DTYPES[x.dtype]),
+    )  # fmt: skip
+    return c.emit("SELECT_V2", [mask, x, zero], dtype=x.dtype)
+
+
+def _main_diagonal(c: NodeContext, slot: int) -> None:
+    """Raise UnsupportedError where the diagonals in `slot` are not the main one."""
+    if any(c.ints(slot)):
+        raise UnsupportedError(f"diagonals {list(c.ints(slot))} are not supported, only the main")
+
+
+def _diagonal_matrix(c: NodeContext) -> list[Value]:
+    """MatrixDiagV3(diagonal, k, rows, columns, padding) of a constant."""
+    _main_diagonal(c, 1)
+    diagonal, (rows,), (columns,) = c.array(0), c.ints(2), c.ints(3)
+    n = diagonal.shape[-1]
+    rows, columns = (n if d < 0 else d for d in (rows, columns))
+    if min(rows, columns) != n or rows * columns * diagonal.size > MAX_FOLDED**2:
+        raise ModelFileError(f"makes {rows} x {columns} of {n} values")
+    y = np.full((*diagonal.shape[:-1], rows, columns), c.array(4).reshape(()), diagonal.dtype)
+    y[..., range(n), range(n)] = diagonal
+    return [Constant(c.name, y)]
+
+
+def _with_diagonal(c: NodeContext) -> list[Value]:
+    """MatrixSetDiagV3(x, diagonal, k) of constants."""
+    _main_diagonal(c, 2)
+    y, diagonal = c.array(0).copy(), c.array(1)
+    n = min(y.shape[-2:])
+    y[..., range(n), range(n)] = diagonal
+    return [Constant(c.name, y)]
+
+
+def _diagonal(c: NodeContext) -> list[Value]:
+    """MatrixDiagPartV3(x [..., M, N], k, padding): rows and columns as one axis, then a gather."""
+    _main_diagonal(c, 1)
+    x = c.plain(0)
+    if len(x.shape) < 2:
+        raise ModelFileError(f"takes the diagonal of shape {list(x.shape)}")
+    *outer, rows, columns = x.shape
+    flat = c.importer.ints([*outer, rows * columns], f"{c.name}/flat/shape")
+    x = c.importer.add("RESHAPE", [x, flat], {}, name=f"{c.name}/flat")[0]
+    picked = c.importer.ints(np.arange(min(rows, columns)) * (columns + 1), f"{c.name}/indices")
+    return c.emit("GATHER", [x, picked], {"axis": len(outer), "batch_dims": 0})
+
+
+def _update(c: NodeContext) -> list[Value]:
+    """XlaDynamicUpdateSlice(x, part, start)."""
+    return c.emit("DYNAMIC_UPDATE_SLICE", [c.plain(0), c.plain(1), _indices(c, 2)])
+
+
 INDEX: Table = {
+    "DenseBincount": _bincount,
+    "MatrixBandPart": _band_part,
+    "MatrixDiagPartV3": _diagonal,
+    "MatrixDiagV3": _diagonal_matrix,
+    "MatrixSetDiagV3": _with_diagonal,
+    "XlaDynamicUpdateSlice": _update,
     "ArgMax": _arg("ARG_MAX"),
     "ArgMin": _arg("ARG_MIN"),
     "Gather": _gather,

@@ -154,10 +154,15 @@ _MOST_WEIGHTS = 1 << 24
 def _transpose_conv(c: NodeContext) -> list[Value]:
     """Conv2DBackpropInput(sizes, kernel HWOI, y)."""
     perm = channels_last(c)
-    if spatial(c, "dilations") != (1, 1) or c.attr("padding") not in ("SAME", "VALID"):
-        raise UnsupportedError("a transposed convolution with dilation or explicit padding")
+    dilation = spatial(c, "dilations")
+    if c.attr("padding") not in ("SAME", "VALID"):
+        raise UnsupportedError("a transposed convolution with explicit padding")
     sizes = list(c.ints(0))
-    y, w = c.stored(2, perm), c.stored(1, _HWOI_IN_OHWI)
+    y = c.stored(2, perm)
+    if dilation == (1, 1):
+        w = c.stored(1, _HWOI_IN_OHWI)
+    else:
+        w = c.importer.laid_out(_spread(c.constant(1), dilation), _HWOI_IN_OHWI)
     if len(sizes) == 2:
         sizes = [y.shape[0], *sizes, w.shape[0]]
     elif perm == NCHW and len(sizes) == 4:
@@ -167,6 +172,14 @@ def _transpose_conv(c: NodeContext) -> list[Value]:
              "fused_activation_function": "NONE"}  # fmt: skip
     operand = c.operand(sizes, 0, "output_shape")
     return c.emit("TRANSPOSE_CONV", [operand, w, y], attrs, perm=perm)
+
+
+def _spread(kernel: Constant, dilation: tuple[int, int]) -> Constant:
+    """A kernel [H, W, ...] with zeros between its taps, for kernels that know no dilation."""
+    height, width = ((n - 1) * d + 1 for n, d in zip(kernel.shape[:2], dilation, strict=True))
+    data = np.zeros((height, width, *kernel.shape[2:]), kernel.data.dtype)
+    data[:: dilation[0], :: dilation[1]] = kernel.data
+    return Constant(kernel.name, data)
 
 
 def _matmul(c: NodeContext) -> list[Value]:

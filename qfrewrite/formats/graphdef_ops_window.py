@@ -73,6 +73,43 @@ def _max_pool_v2(c: NodeContext) -> list[Value]:
     return _pool(c, "MAX_POOL_2D", c.ints(1), c.ints(2))
 
 
+def _pool_3d(kind: str) -> Callable[[NodeContext], list[Value]]:
+    """AvgPool3D(x [N, D, H, W, C]), MaxPool3D: first over each image, then over their depth."""
+
+    def convert(c: NodeContext) -> list[Value]:
+        window, stride = (int_list(c.node, n, (1,) * 5, 5) for n in ("ksize", "strides"))
+        padding = c.attr("padding")
+        if c.attr("data_format", "NDHWC") != "NDHWC" or padding not in ("SAME", "VALID"):
+            raise UnsupportedError(f"pooling {c.attr('data_format')} with padding {padding}")
+        if min(*window, *stride) < 1 or {window[0], window[4], stride[0], stride[4]} != {1}:
+            raise UnsupportedError(f"pools with window {list(window)} by {list(stride)}")
+        x = c.stored(0, identity_perm(5))
+        n, depth, height, width, channels = x.shape
+
+        def attrs(h: int, w: int, sh: int, sw: int) -> dict[str, Any]:
+            return {
+                "padding": padding, "stride_h": sh, "stride_w": sw, "filter_height": h,
+                "filter_width": w, "fused_activation_function": "NONE",
+            }  # fmt: skip
+
+        def add(kind: str, x: Tensor, attrs: dict[str, Any], name: str) -> Tensor:
+            return c.importer.add(kind, [x], attrs, name=f"{c.name}/{name}")[0]
+
+        def shaped(x: Tensor, shape: tuple[int, ...], name: str) -> Tensor:
+            operand = c.importer.ints(shape, f"{c.name}/{name}/shape")
+            return c.importer.add("RESHAPE", [x, operand], {}, name=f"{c.name}/{name}")[0]
+
+        y = shaped(x, (n * depth, height, width, channels), "images")
+        y = add(kind, y, attrs(*window[2:4], *stride[2:4]), "over_images")
+        height, width = y.shape[1:3]
+        y = shaped(y, (n, depth, height * width, channels), "depth")
+        y = add(kind, y, attrs(window[1], 1, stride[1], 1), "over_depth")
+        shape = (n, y.shape[1], height, width, channels)
+        return c.emit("RESHAPE", [y, c.importer.ints(shape, f"{c.name}/shape")])
+
+    return convert
+
+
 def _per_axis(c: NodeContext, slot: int, perm: Perm, suffix: str) -> Tensor:
     """The constant in `slot`, one row per axis, brought into the order of the stored axes."""
     data = c.constant(slot).data
@@ -235,6 +272,8 @@ WINDOW: Table = {
     "AvgPool": _by_attributes("AVERAGE_POOL_2D"),
     "MaxPool": _by_attributes("MAX_POOL_2D"),
     "MaxPoolV2": _max_pool_v2,
+    "AvgPool3D": _pool_3d("AVERAGE_POOL_2D"),
+    "MaxPool3D": _pool_3d("MAX_POOL_2D"),
     "Pad": _pad("PAD"),
     "PadV2": _pad("PADV2"),
     "MirrorPad": _pad("MIRROR_PAD"),

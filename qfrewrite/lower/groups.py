@@ -162,7 +162,7 @@ def find_groups(graph: Graph, ranges: dict[Tensor, Range]) -> Groups:
             if out in groups.of:
                 joint = groups.merge(joint, groups.of[out])
         joint.symmetric = joint.symmetric or spec.symmetric
-        _include_constants(op, joint)
+        _include_constants(op, joint, [groups.of[op.operand(i)].range for i in slots])
         _join(graph, groups, op, slots, symmetric=spec.symmetric)
     for variable in variables((graph, *graph.bodies)):
         _join_variable(groups, graph, variable)
@@ -255,13 +255,27 @@ def _range_of(group: Group) -> Range | None:
     return (-128 - zero) * scale, (127 - zero) * scale
 
 
-def _include_constants(op: Op, group: Group) -> None:
+def _include_constants(op: Op, group: Group, operands: list[Range | None]) -> None:
+    """Let the range of `group`, of the results of `op`, hold the constants that it reads too.
+
+    operands: ranges of the computed ones. What a MAXIMUM or MINIMUM compares with may lie far
+    outside both (a bound against division by zero): there the last code does as well.
+    """
+    span = group.range
+    for own in operands:
+        span = hull(span, own)
     for slot, tensor in enumerate(op.inputs):
         if tensor is None or tensor.data is None or not _is_act(op, slot):
             continue
         if tensor.dtype == "float32" and tensor.data.size and np.isfinite(tensor.data).all():
             held = float(tensor.data.min()), float(tensor.data.max())
+            if op.kind in _COMPARES and span is not None:
+                low, high = (min(max(end, span[0]), span[1]) for end in held)
+                held = low, high
             group.range = hull(group.range, held)
+
+
+_COMPARES = ("MAXIMUM", "MINIMUM")
 
 
 def _is_act(op: Op, slot: int) -> bool:

@@ -109,7 +109,8 @@ rows(
         "BROADCAST_TO", (_X, param("shape")), _Y, _broadcast_to_shape,
         lambda op, x: [np.broadcast_to(operand_value(x, 0), const_ints(op, 1))],
         "BroadcastToOptions", graphdef="BroadcastTo", same_scale=True,
-        versions={"float32": 2, "int8": 3, "int16": 3},
+        # No runtime has version 1.
+        versions={"int8": 3, "int16": 3}, since=((lambda op: True, 2),),
         kernels=INT8_INT16,
     ),
     OpSpec(

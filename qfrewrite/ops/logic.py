@@ -14,6 +14,7 @@ from qfrewrite.ops.spec import (
     FLOAT_ONLY,
     INT8_UINT8,
     OpSpec,
+    Port,
     Reference,
     Shape,
     act,
@@ -69,6 +70,11 @@ def _arg(f: Callable[..., Any]) -> Reference:
         return [np.asarray(found, NUMPY_DTYPES[attr(op, "output_type").lower()])]
 
     return reference
+
+
+def _bucketize(op: Op, x: list[Array | None]) -> list[Array]:
+    found = np.searchsorted(attr(op, "boundaries"), operand_value(x, 0), side="right")
+    return [np.asarray(found, np.int32)]
 
 
 def _top_k_shape(op: Op) -> list[Shape]:
@@ -171,6 +177,17 @@ rows(
         "ARG_MIN", (act("x"), param("axis")), (param("y", dtype="int64"),), _arg_shape,
         _arg(np.argmin), "ArgMinOptions", {"output_type": "INT64"}, versions={"int8": 2},
         kernels=INT8_UINT8,
+    ),
+    OpSpec(
+        "BUCKETIZE", (act("x"),), (param("y", dtype="int32"),), same_shape, _bucketize,
+        "BucketizeOptions", {"boundaries": ()}, kernels=FLOAT_ONLY, graphdef="Bucketize",
+        graphdef_attrs={"boundaries": "boundaries"},
+    ),
+    # Ours: the bits of float32 as int32. TFLite's BITCAST gets the shape wrong, and what reads it
+    # looks for negative zeros, which the reader of GraphDefs leaves out.
+    OpSpec(
+        "FLOAT_BITS", (Port("x", "any"),), (param("y", dtype="int32"),), same_shape,
+        kernels=FLOAT_ONLY,
     ),
     OpSpec(
         "TOPK_V2", (act("x"), param("k")), (act("values"), param("indices", dtype="int32")),

@@ -119,6 +119,15 @@ UNARY: Mapping[str, Case] = {
         lambda tf, x: tf.math.floordiv(x - 6, 4), integers(2, 9, below=12)),
     "truncating division of integers": case(
         lambda tf, x: tf.raw_ops.TruncateDiv(x=x - 6, y=4), integers(2, 9, below=12)),
+    "bounded far above": case(
+        lambda tf, x: x * tf.minimum(tf.math.rsqrt(tf.reduce_sum(x * x, -1, True)), 1e12)),
+    "atan": case(lambda tf, x: tf.atan(x)),
+    "asin and acos": case(lambda tf, x: tf.asin(x) * tf.acos(x), np.tanh(values(*X))),
+    "asinh": case(lambda tf, x: tf.asinh(x * 5.0)),
+    "acosh": case(lambda tf, x: tf.acosh(x), 1 + positive(*X)),
+    "atanh": case(lambda tf, x: tf.atanh(x), np.tanh(values(*X)), int8=0.5),
+    "is finite": case(lambda tf, x: tf.math.is_finite(x) & ~tf.math.is_inf(x)),
+    "buckets": case(lambda tf, x: tf.raw_ops.Bucketize(input=x, boundaries=[-1.0, 0.0, 0.5])),
     "atan2": case(lambda tf, x, y: tf.atan2(x, y), X, X),
     "is nan": case(lambda tf, x: tf.math.is_nan(x)),
     "cast to integers and back": case(
@@ -175,6 +184,11 @@ REDUCING: Mapping[str, Case] = {
     },
     "mean of rank 2": case(lambda tf, x: tf.reduce_mean(x, 0), (5, 3)),
     "argmax": case(lambda tf, x: tf.argmax(x, -1)),
+    "argmax as Keras does it": case(lambda tf, x: tf.argmax(tf.where(
+        tf.equal(x, 0.0) & (tf.bitwise.bitwise_and(tf.bitcast(x, tf.int32), -(2**31)) < 0),
+        -1.1754943508222875e-38, x), -1)),
+    "a smallest number that stands for itself": case(
+        lambda tf, x: tf.where(x < 0.0, 1e-38, x) * 1.0),
     "argmax of rows": case(lambda tf, x: tf.argmax(x, 1, output_type=tf.int32)),
     "argmin": case(lambda tf, x: tf.argmin(x, -2, output_type=tf.int32)),
     "log sum exp": case(lambda tf, x: tf.reduce_logsumexp(x, -1)),

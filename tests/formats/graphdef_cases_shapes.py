@@ -10,6 +10,14 @@ from graphdef_cases import Case, X, case, integers, values
 
 INDICES = integers(2, 3, below=4)
 
+
+def updated(tf: Any, x: Any, y: Any) -> Any:
+    """The node of Keras' slice_update; its kernel is XLA's."""
+    from tensorflow.compiler.tf2xla.ops import gen_xla_ops
+
+    return gen_xla_ops.xla_dynamic_update_slice(x, y, [1, 2])
+
+
 SLICING: Mapping[str, Case] = {
     "slice": case(lambda tf, x: tf.slice(x, [0, 1, 2, 0], [1, 3, -1, 2])),
     "slice by a computed size": case(
@@ -111,6 +119,21 @@ GATHERING: Mapping[str, Case] = {
     "gather nd by an input": case(
         lambda tf, x, i: tf.gather_nd(x, i), (4, 4, 4, 2), INDICES),
     "scatter nd": case(lambda tf, x: tf.scatter_nd([[1], [3]], x, [5, 4]), (2, 4)),
+    "counts": case(lambda tf, i: tf.raw_ops.DenseBincount(
+        input=i, size=6, weights=tf.zeros([0])), INDICES),
+    "what is there": case(lambda tf, i: tf.math.bincount(
+        i, minlength=6, maxlength=6, axis=-1, binary_output=True), INDICES),
+    "band": case(lambda tf, x: tf.linalg.band_part(x, 1, 0), (2, 4, 5)),
+    "band above": case(lambda tf, x: tf.linalg.band_part(x, 0, -1), (4, 5)),
+    "diagonal": case(lambda tf, x: tf.linalg.diag_part(x), (2, 4, 5)),
+    "times a diagonal matrix": case(
+        lambda tf, x: tf.matmul(x, tf.linalg.diag(tf.constant([1.0, 2.0, 3.0]))), (2, 3)),
+    "with ones on the diagonal": case(lambda tf, x: x * tf.linalg.set_diag(
+        tf.fill([3, 3], 2.0), tf.ones([3])), (2, 3, 3)),
+    "update of a slice": case(updated, (4, 6), (2, 3), reference=lambda tf, x, y: (
+        x + tf.pad(y - x[1:3, 2:5], [[1, 1], [2, 1]]))),
+    "broadcast of integers": case(
+        lambda tf, i: tf.broadcast_to(i, [4, 2, 3]) + tf.ones([2, 1], tf.int32), INDICES),
     "one hot": case(lambda tf, i: tf.one_hot(i, 4), INDICES),
     "one hot in front": case(lambda tf, i: tf.one_hot(i, 4, axis=0), INDICES),
     "one hot in the middle": case(

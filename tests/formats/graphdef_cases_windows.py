@@ -60,6 +60,8 @@ CONVOLUTIONS: Mapping[str, Case] = {
     "transposed conv of a computed size": case(lambda tf, x: tf.nn.conv2d_transpose(
         x, values(2, 2, 6, 4), tf.stack([tf.shape(x)[0], tf.shape(x)[1] * 2, 16, 6]), 2, "VALID")
         + values(6)),
+    "transposed conv dilated": case(lambda tf, x: tf.nn.conv2d_transpose(
+        x, values(3, 2, 6, 4), [1, 10, 11, 6], 1, "VALID", dilations=[2, 3])),
     "dilation by batches": case(lambda tf, x: tf.nn.relu(tf.batch_to_space(tf.nn.conv2d(
         tf.space_to_batch(x, [2, 2], [[2, 2], [2, 2]]), W, 1, "VALID"),
         [2, 2], [[0, 0], [0, 0]]))),
@@ -99,6 +101,10 @@ POOLING: Mapping[str, Case] = {
         lambda tf, x: tf.nn.max_pool1d(x, 3, 2, "SAME"), (1, 9, 4)),
     "average pool in one dimension": case(
         lambda tf, x: tf.nn.avg_pool1d(x, 3, 2, "SAME"), (1, 9, 4)),
+    "average pool in three dimensions": case(
+        lambda tf, x: tf.nn.avg_pool3d(x, [2, 3, 2], [1, 2, 2], "SAME"), (2, 4, 5, 6, 2)),
+    "max pool in three dimensions": case(
+        lambda tf, x: tf.nn.max_pool3d(x, 2, 2, "VALID"), (1, 4, 5, 6, 2)),
     "global pool and dense": case(lambda tf, x: tf.matmul(
         tf.reduce_mean(x, [1, 2]), values(4, 3)) + values(3)),
 }  # fmt: skip

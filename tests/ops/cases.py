@@ -116,6 +116,7 @@ CASES: dict[str, list[tuple[list[Any], dict[str, Any]]]] = {
     "FLOOR_DIV": [([X, np.float32(0.75)], {}), ([i(-7, 7, 8), i(2, -2, 3)], {})],
     "FLOOR_MOD": [([X, np.float32(0.75)], {}), ([i(-7, 7, 8), i(2, -2, 3)], {})],
     "ATAN2": [([X, X], {})],
+    "BUCKETIZE": [([X], {"boundaries": (-1.0, 0.5, 1.25)})],
     "LOCAL_RESPONSE_NORMALIZATION": [
         ([X], {}), ([X], {"radius": 1, "bias": 1.5, "alpha": 0.3, "beta": 0.6})
     ],
