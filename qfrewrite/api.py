@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence, Sized
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from qfrewrite.analyze.judge import judge
+from qfrewrite.analyze.preprocessing import judge_preprocess
+from qfrewrite.calibration.cache import CachedSamples
 from qfrewrite.calibration.ranges import RangeTable
 from qfrewrite.errors import UsageError
 from qfrewrite.formats.atomic import staged
@@ -27,8 +29,8 @@ from qfrewrite.saving import (
 )
 
 __all__ = [
-    "QuantizeReport", "SaveReport", "asked_scheme", "calibrate", "check",
-    "default_output", "dequantize", "judge", "judged_on", "load", "open_context", "quant_options",
+    "QuantizeReport", "SaveReport", "asked_scheme", "calibrate", "check", "default_output",
+    "dequantize", "judge", "judge_data", "judged_on", "load", "open_context", "quant_options",
     "quantize", "run_passes", "save", "sensitivity",
 ]  # fmt: skip
 
@@ -42,7 +44,8 @@ class QuantizeReport:
     """What `quantize` did: passes, file, and how close int8 is to float.
 
     fidelity: None where it was not measured, as without data; measured_on says on which samples,
-    or why not. notices: what was odd about the model; warnings: what speaks against the result.
+    or why not. notices: what was odd about the model; warnings: what speaks against the data
+    or the result. preprocess: how images became the model's input; empty for other data.
     """
 
     passes: RunReport
@@ -51,6 +54,7 @@ class QuantizeReport:
     measured_on: str
     notices: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    preprocess: str = ""
 
     @property
     def path(self) -> Path:
@@ -111,7 +115,7 @@ def run_passes(
     *,
     data: Any = None,
     samples: int = 200,
-    preprocess: Any = "mobilenet",
+    preprocess: Any = None,
     seed: int = 0,
     threads: int | None = None,
     verify: str = "structure",
@@ -123,7 +127,8 @@ def run_passes(
     passes: text like `fold_bn,calibrate` or a list of passes. data: an image folder, `.npy`,
     `.npz`, an array, or any iterable of samples (see `qfrewrite.calibration.data.open_data`);
     `samples` of it are used and up to 50 others kept for measuring. preprocess: `mobilenet`,
-    `unit`, `raw` or `mean=..,std=..`, for images. verify: `off`, `structure` or `numeric`.
+    `unit`, `raw`, `imagenet` or `mean=..,std=..`, for images; by default what the metadata of a
+    `.tflite` say, else `mobilenet`. verify: `off`, `structure` or `numeric`.
     A quantized model is made float first (`dequantize`). Raises PassError, DataError, VerifyError.
     """
     dequantize(model)
@@ -144,7 +149,7 @@ def calibrate(
     per_layer: str = "",
     passes: str = "",
     samples: int = 200,
-    preprocess: Any = "mobilenet",
+    preprocess: Any = None,
     bins: int = 2048,
     seed: int = 0,
     threads: int | None = None,
@@ -187,7 +192,7 @@ def sensitivity(
     *,
     passes: str = "calibrate",
     samples: int = 200,
-    preprocess: Any = "mobilenet",
+    preprocess: Any = None,
     seed: int = 0,
     threads: int | None = None,
     progress: Progress | None = None,
@@ -238,13 +243,15 @@ def open_context(
     data: Any,
     *,
     samples: int = 200,
-    preprocess: Any = "mobilenet",
+    preprocess: Any = None,
     seed: int = 0,
     threads: int | None = None,
     once: bool = False,
     held_back: int = HELD_BACK,
 ) -> PassContext:
     """The data and settings that passes see; `data` may be a PassContext already.
+
+    preprocess: of images; by default what the model's metadata say, else `mobilenet`.
 
     held_back: how many samples to keep from calibration, for measuring.
 
@@ -257,11 +264,13 @@ def open_context(
         return PassContext(threads=threads, seed=seed)
     from qfrewrite.calibration.cache import CachedSamples, FirstSamples, one_pass
     from qfrewrite.calibration.data import open_data
+    from qfrewrite.calibration.preprocess import chosen_preprocess
     from qfrewrite.ops.subgraphs import keeps_state
     from qfrewrite.runtime.session import input_specs
 
     def opened(graph: Graph) -> PassContext:
-        source = open_data(data, input_specs(graph), preprocess=preprocess, seed=seed)
+        how = chosen_preprocess(model, preprocess)
+        source = open_data(data, input_specs(graph), preprocess=how, seed=seed)
         in_order = keeps_state(graph)
         if once:
             kept_none = one_pass(source, samples, in_order=in_order)
@@ -269,11 +278,35 @@ def open_context(
         calibration, aside = source.split(samples, held_back, in_order=in_order)
         kept, others = CachedSamples(calibration), len(aside) > 0
         measuring = CachedSamples(aside) if others else FirstSamples(kept, held_back)
-        return PassContext(kept, measuring, others, threads=threads, seed=seed)
+        return PassContext(kept, measuring, others, threads=threads, seed=seed, source=source)
 
     context = opened(model.graph)
     context.reopen = opened
     return context
+
+
+def judge_data(model: Model, context: PassContext) -> tuple[str, list[str]]:
+    """How images become the model's input, and what speaks against that.
+
+    model: float, before any pass. The text is empty for data that are no images.
+    """
+    how = None if context.source is None else context.source.preprocess
+    if how is None or context.source is None:
+        return "", []
+    from qfrewrite.calibration.preprocess import stated_preprocess
+
+    most = len(context.data) if isinstance(context.data, Sized) else None
+    verdict = judge_preprocess(model, context.source, most, threads=context.threads)
+    if verdict.fits and isinstance(context.data, CachedSamples):
+        context.data.with_known_scale()
+    stated, text, warnings = stated_preprocess(model), str(how), []
+    if stated is not None and replace(stated, crop=how.crop) == how:
+        text += " (as the model's metadata say)"
+    elif stated is not None:
+        warnings.append(f"preprocess '{how}' is not what the model's metadata say: '{stated}'")
+    if (warning := verdict.warning(how)) is not None and not warnings:
+        warnings.append(warning)
+    return text, warnings
 
 
 def quantize(
@@ -283,7 +316,7 @@ def quantize(
     passes: str | Sequence[Pass] = DEFAULT_PASSES,
     data: Any = None,
     samples: int = 200,
-    preprocess: Any = "mobilenet",
+    preprocess: Any = None,
     inputs: Sequence[str] | None = None,
     outputs: Sequence[str] | None = None,
     seed: int = 0,
@@ -307,6 +340,7 @@ def quantize(
         held_back=judged_on(passes),
     )  # fmt: skip
     context.quant = quant_options(**saving)
+    preprocessing, warnings = judge_data(reference, context)
     report = run_passes(model, passes, data=context, verify=verify)
     output = Path(output or default_output(model, saving["scheme"]))
     with staged(output) as temporary:
@@ -314,5 +348,11 @@ def quantize(
         found = judge(reference, temporary, context, state, report.names)
     saved.path = output
     return QuantizeReport(
-        report, saved, found.fidelity, found.measured_on, list(model.notices), found.warnings
+        report,
+        saved,
+        found.fidelity,
+        found.measured_on,
+        list(model.notices),
+        warnings + found.warnings,
+        preprocessing,
     )

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from qfrewrite.calibration.labels import LabelledImages
-from qfrewrite.calibration.preprocess import Preprocess
+from qfrewrite.calibration.preprocess import Preprocess, chosen_preprocess
 from qfrewrite.errors import DataError, QfError, UsageError
 from qfrewrite.ir import Array, Model
 from qfrewrite.passes import Progress
@@ -30,7 +30,7 @@ class Precision:
 
 def evaluate_detector(
     model: Model, folder: str | Path, annotations: str | Path, *,
-    preprocess: Preprocess | str = "mobilenet", offset: int = 1, limit: int | None = None,
+    preprocess: Preprocess | str | None = None, offset: int = 1, limit: int | None = None,
     threads: int | None = None, progress: Progress | None = None,
 ) -> Precision:  # fmt: skip
     """COCO mAP by pycocotools over the images of an annotation file that lie in `folder`.
@@ -40,8 +40,6 @@ def evaluate_detector(
     """
     truth = _truth(annotations)
     runner = Runner.of(model, threads=threads)
-    if isinstance(preprocess, str):
-        preprocess = Preprocess.parse(preprocess)
     found = [info for info in truth.imgs.values() if (Path(folder) / info["file_name"]).is_file()]
     found = found[:limit]
     if not found:
@@ -51,7 +49,7 @@ def evaluate_detector(
     images = LabelledImages(files, (0,) * len(files), f"{Path(folder).name}/")
     step = progress(f"evaluating {model.name}", len(files)) if progress else None
     detections: list[dict[str, Any]] = []
-    samples = images.samples(runner.inputs, preprocess)
+    samples = images.samples(runner.inputs, chosen_preprocess(model, preprocess))
     for done, (info, sample) in enumerate(zip(found, samples, strict=True), 1):
         detections += _detections(info, runner.run(sample), offset, model.name)
         if step is not None:

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from qfrewrite.calibration.labels import LabelledImages, class_offset
-from qfrewrite.calibration.preprocess import Preprocess
+from qfrewrite.calibration.preprocess import Preprocess, chosen_preprocess
 from qfrewrite.errors import UsageError
 from qfrewrite.ir import Array, Model
 from qfrewrite.passes import Progress
@@ -69,7 +69,7 @@ class Difference:
 
 
 def evaluate(
-    model: Model, images: LabelledImages, *, preprocess: Preprocess | str = "mobilenet",
+    model: Model, images: LabelledImages, *, preprocess: Preprocess | str | None = None,
     offset: int | None = None, threads: int | None = None, progress: Progress | None = None,
 ) -> Accuracy:  # fmt: skip
     """Top-1 and top-5 of a classifier.
@@ -78,9 +78,7 @@ def evaluate(
     classes and no label is above 999, else 0. Raises DataError, UsageError.
     """
     runner = Runner.of(model, threads=threads)
-    if isinstance(preprocess, str):
-        preprocess = Preprocess.parse(preprocess)
-    samples = images.samples(runner.inputs, preprocess)
+    samples = images.samples(runner.inputs, chosen_preprocess(model, preprocess))
     step = progress(f"evaluating {model.name}", len(images.files)) if progress else None
     ranks: list[int] = []
     classes = 0

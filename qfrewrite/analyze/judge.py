@@ -29,6 +29,8 @@ _MADE_UP = 4
 # An output that varies by less than this share of its largest value may become one value, and so
 # may one that varies by fewer than so many of its steps.
 _VARIES, _STEPS = 0.05, 8
+# The float model's outputs are all the same: so many samples, to this share of the largest value.
+_ENOUGH, _SAME = 8, 0.01
 
 
 @dataclass
@@ -79,6 +81,11 @@ def judge(
     kind = "held back" if context.held_back else "used in calibration: no others are left"
     found = Judgement(compare(floats, result), f"{context.judged_on.description} ({kind})")
     assert found.fidelity is not None
+    if len(floats) >= _ENOUGH and _hardly_varies([sample[0] for sample in floats]):
+        found.warnings.append(
+            f"the float model itself gives nearly the same output for all {len(floats)} samples: "
+            "check the data and how they are scaled"
+        )
     if is_poor(found.fidelity):
         found.warnings.append(_poor_warning(reference, path, context, found.fidelity, passes))
     return found
@@ -100,6 +107,18 @@ def _check_outputs(graph: Graph, floats: Outputs, result: Outputs, steps: Sequen
                 f"{why} in the result, and not in the float model", where=f"output '{tensor.name}'",
                 remedy="calibrate on real data, or see where it is lost with qfrewrite compare",
             )  # fmt: skip
+
+
+def _hardly_varies(floats: Sequence[Array]) -> bool:
+    """Whether no value of an output changes between samples, but for a hundredth of the largest."""
+    first = floats[0]
+    same = all(x.shape == first.shape and np.isfinite(x).all() for x in floats)
+    if first.dtype.kind != "f" or not first.size or not same:
+        return False
+    low, high = first.astype(np.float64), first.astype(np.float64)
+    for x in floats:
+        low, high = np.minimum(low, x), np.maximum(high, x)
+    return float((high - low).max()) <= _SAME * float(max(high.max(), -low.min()))
 
 
 def _degenerate(floats: Sequence[Array], result: Sequence[Array], step: float) -> str | None:

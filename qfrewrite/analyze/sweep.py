@@ -66,7 +66,7 @@ def parse_sizes(text: str) -> list[int]:
 
 def sweep(
     model: Model, sizes: Sequence[int], *, images: LabelledImages | None = None,
-    preprocess: Preprocess | str = "mobilenet", runs: int = 20, threads: int = 1,
+    preprocess: Preprocess | str | None = None, runs: int = 20, threads: int = 1,
     progress: Progress | None = None,
 ) -> list[SizePoint]:  # fmt: skip
     """The model at each size, square; int8 latency of all sizes in turn, so that drift cancels."""
@@ -91,7 +91,7 @@ def _built(
     model: Model,
     size: int,
     images: LabelledImages | None,
-    preprocess: Preprocess | str,
+    preprocess: Preprocess | str | None,
     threads: int,
 ) -> tuple[SizePoint, Runner]:
     """The figures of one size, less its latency, and its int8 model."""

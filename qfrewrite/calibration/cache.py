@@ -30,6 +30,11 @@ class CachedSamples:
         self._kept: list[Sample] = []
         self._rest: Iterator[Sample] | None = None
 
+    def with_known_scale(self) -> CachedSamples:
+        """These samples, of whose values it is known that they are scaled as they must be."""
+        self._samples.with_known_scale()
+        return self
+
     @property
     def description(self) -> str:
         """What these are."""

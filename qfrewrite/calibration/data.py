@@ -113,6 +113,12 @@ class Samples:
         self._order = tuple(order)
         self._threads = threads
         self._checked = False
+        self._scale_known = False
+
+    def with_known_scale(self) -> Samples:
+        """These samples, of whose values it is known that they are scaled as they must be."""
+        self._scale_known = True
+        return self
 
     def __repr__(self) -> str:
         return f"<Samples: {self.description}>"
@@ -128,7 +134,7 @@ class Samples:
                     self.warn(*checks.add(self._items.label(index), sample))
                 yield sample
         if checks:
-            self.warn(*checks.finish())
+            self.warn(*checks.finish(scale_known=self._scale_known))
             self._checked = True
 
     def labels(self) -> Iterator[str]:
@@ -154,6 +160,19 @@ class DataSource:
 
     def __repr__(self) -> str:
         return f"<DataSource: {self._items.unit}s of {self.name}>"
+
+    @property
+    def preprocess(self) -> Preprocess | None:
+        """How images become the model's float input; None for other data and other inputs."""
+        return self._items.preprocess if isinstance(self._items, ImageItems) else None
+
+    def pixels(self, samples: int) -> Samples:
+        """The images of `split(samples)` as floats 0..255; `preprocess` must not be None."""
+        assert isinstance(self._items, ImageItems)
+        assert self.preprocess is not None
+        raw = self._items.preprocessed(Preprocess((0.0,), (1.0,), self.preprocess.crop))
+        source = DataSource(self.inputs, raw, self.name, seed=self._seed, threads=self._threads)
+        return source.split(samples)[0].with_known_scale()
 
     @property
     def passing(self) -> Iterator[Any] | None:

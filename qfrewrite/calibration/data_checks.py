@@ -69,13 +69,16 @@ class DataChecks:
         said = (self._add(label, spec.name, sample[spec.name]) for spec in self._inputs)
         return [warning for warning in said if warning]
 
-    def finish(self) -> list[str]:
-        """Warnings about all the samples together."""
+    def finish(self, *, scale_known: bool = False) -> list[str]:
+        """Warnings about all the samples together.
+
+        scale_known: their scale is known to be right, however unusual it looks.
+        """
         said = []
         for spec in self._inputs:
             seen = self._seen[spec.name]
             said.append(_constant_warning(spec.name, seen))
-            if spec.dtype.startswith("float") and seen.high >= seen.low:
+            if spec.dtype.startswith("float") and seen.high >= seen.low and not scale_known:
                 image = len(spec.shape) == 4
                 said.append(range_warning(spec.name, seen.low, seen.high, image=image))
         return [warning for warning in said if warning]

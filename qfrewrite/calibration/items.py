@@ -57,8 +57,18 @@ class ImageItems:
     ) -> None:
         self._files = tuple(files)
         self._spec = image_input(inputs, where)
+        self._where = where
         self._preprocess = preprocess
         preprocess.check_channels(self._spec.shape[3])
+
+    @property
+    def preprocess(self) -> Preprocess | None:
+        """How pixels become floats; None where the input takes pixel codes."""
+        return self._preprocess if NUMPY_DTYPES[self._spec.dtype].kind == "f" else None
+
+    def preprocessed(self, how: Preprocess) -> ImageItems:
+        """The same files by another preprocessing."""
+        return ImageItems(self._files, [self._spec], how, self._where)
 
     def draw(self, wanted: int) -> int:
         """The number of files."""

@@ -19,16 +19,25 @@ from qfrewrite.errors import DataError, QfError, UsageError
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from qfrewrite.ir import Model
+
 ImageFile = str | os.PathLike[str] | IO[bytes]
 
+DEFAULT = "mobilenet"
 # Mean and standard deviation behind the short names: (pixel - mean) / std.
-_NAMED: Mapping[str, tuple[float, float]] = MappingProxyType(
-    {"mobilenet": (127.5, 127.5), "unit": (0.0, 255.0), "raw": (0.0, 1.0)}
+_NAMED: Mapping[str, tuple[tuple[float, ...], tuple[float, ...]]] = MappingProxyType(
+    {
+        "mobilenet": ((127.5,), (127.5,)),
+        "unit": ((0.0,), (255.0,)),
+        "raw": ((0.0,), (1.0,)),
+        "imagenet": ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375)),
+    }
 )
 _FIELDS = ("mean", "std", "crop")
 _FORMS = (
-    "write mobilenet (-1..1), unit (0..1), raw (0..255) or mean=M,std=S "
-    "(per channel: mean=123.7:116.8:103.9,std=58.4:57.1:57.4), and ,crop=F to crop"
+    "write mobilenet (-1..1), unit (0..1), raw (0..255), imagenet (mean 0, deviation 1 per "
+    "channel) or mean=M,std=S (per channel: mean=123.7:116.8:103.9,std=58.4:57.1:57.4), "
+    "and ,crop=F to crop"
 )
 # Modes by number of channels. Alpha has no place in them and is dropped.
 _MODES: Mapping[int, str] = MappingProxyType({1: "L", 3: "RGB"})
@@ -68,14 +77,15 @@ class Preprocess:
 
     @classmethod
     def parse(cls, text: str) -> Preprocess:
-        """Read `mobilenet`, `unit`, `raw` or `mean=..,std=..`, each with an optional `,crop=F`.
+        """Read `mobilenet`, `unit`, `raw`, `imagenet` or `mean=..,std=..`.
 
-        A mean left out is 0, a std left out is 1. Raises UsageError for anything else.
+        `,crop=F` may follow each. A mean left out is 0, a std left out is 1. Raises UsageError for
+        anything else.
         """
         head, *parts = [part.strip() for part in text.split(",")]
         fields: dict[str, tuple[float, ...]] = {"mean": (0.0,), "std": (1.0,), "crop": (1.0,)}
         if head in _NAMED:
-            fields["mean"], fields["std"] = ((v,) for v in _NAMED[head])
+            fields["mean"], fields["std"] = _NAMED[head]
             allowed = {"crop"}
         else:
             parts.insert(0, head)
@@ -92,7 +102,7 @@ class Preprocess:
         return cls(fields["mean"], fields["std"], fields["crop"][0])
 
     def __str__(self) -> str:
-        ends = [n for n, (m, s) in _NAMED.items() if ((m,), (s,)) == (self.mean, self.std)]
+        ends = [name for name, pair in _NAMED.items() if pair == (self.mean, self.std)]
         parts = ends or [
             f"{name}={':'.join(repr(v) for v in values)}"
             for name, values in (("mean", self.mean), ("std", self.std))
@@ -120,6 +130,26 @@ class Preprocess:
             # Bit for bit the `x / 127.5 - 1` of training scripts, which rounds twice.
             return np.asarray(x / std - np.float32(1), np.float32)
         return np.asarray((x - mean) / std, np.float32)
+
+
+def stated_preprocess(model: Model) -> Preprocess | None:
+    """What the metadata of a `.tflite` say of its one input; None where they say nothing."""
+    from qfrewrite.formats.tflite_metadata import normalizations
+
+    found = list(normalizations(model).values())
+    if len(model.graph.inputs) != 1 or not found:
+        return None
+    return Preprocess(found[0].mean, found[0].std)
+
+
+def chosen_preprocess(model: Model, given: Preprocess | str | None) -> Preprocess:
+    """`given`; without it what the model's metadata say, else the usual one for this project.
+
+    Raises UsageError where the text is not understood.
+    """
+    if given is None:
+        return stated_preprocess(model) or Preprocess.parse(DEFAULT)
+    return Preprocess.parse(given) if isinstance(given, str) else given
 
 
 def _numbers(values: str, text: str) -> tuple[float, ...]:

@@ -109,7 +109,9 @@ def _scores(loaded: list[Model], how: str, given: dict[str, Any], reporter: Repo
                           progress=reporter.progress)  # fmt: skip
     records = []
     for model, timing in zip(loaded, timings, strict=True):
-        found = evaluate(model, images, preprocess=preprocessing(given), progress=reporter.progress)
+        found = evaluate(
+            model, images, preprocess=preprocessing(given, model), progress=reporter.progress
+        )
         score, within = competition_score(found.first.tolist(), timing, given["budget"] / 1e3)
         records.append({"model": model.name, "median_ms": 1e3 * timing.median, "top1": found.top1,
                         "within": within, "score": score})  # fmt: skip

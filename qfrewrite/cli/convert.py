@@ -80,7 +80,7 @@ class _Job:
     out: Path | None
     data: str | None
     samples: int
-    preprocess: str
+    preprocess: str | None
     crop: float
     scheme: str | None
     weights: str
@@ -135,11 +135,14 @@ def _convert(job: _Job, reporter: Reporter) -> None:
     reporter.loaded(model)
     reference, state = model.clone(), (model.graph, model.graph.version)
     context = api.open_context(
-        model, job.data, samples=job.samples, preprocess=preprocessing(vars(job)), seed=job.seed,
-        threads=job.threads, held_back=api.judged_on(job.pass_list or ""),
+        model, job.data, samples=job.samples, preprocess=preprocessing(vars(job), model),
+        seed=job.seed, threads=job.threads, held_back=api.judged_on(job.pass_list or ""),
     )  # fmt: skip
     context.checkpoint = (job.out or Path(f"{model.name}.tflite")).with_suffix(".partial.json")
     context.quant = api.quant_options(**saving)
+    described, warnings = api.judge_data(reference, context)
+    for text in warnings:
+        reporter.notice(text, kind="warning")
     context.resume, context.full_statistics = job.resume, job.save_ranges is not None
     report = api.run_passes(
         model, job.pass_list or "", data=context, verify=job.verify, progress=reporter.progress,
@@ -157,7 +160,7 @@ def _convert(job: _Job, reporter: Reporter) -> None:
     saved.path = out
     reporter.data_warnings(context)
     reporter.passes(report)
-    reporter.result(job.model, saved, found)
+    reporter.result(job.model, saved, found, described)
 
 
 def _with_max_drop(pass_list: str, max_drop: float) -> str:

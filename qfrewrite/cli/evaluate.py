@@ -53,7 +53,7 @@ def _classifiers(loaded: list[Model], how: str, given: dict[str, Any], reporter:
 
     images = read_labels(given["data"], given["labels"], given["limit"])
     found = [
-        run(model, images, preprocess=preprocessing(given), offset=given["offset"],
+        run(model, images, preprocess=preprocessing(given, model), offset=given["offset"],
             threads=given["threads"], progress=reporter.progress)
         for model in loaded
     ]  # fmt: skip
@@ -86,8 +86,9 @@ def _detectors(loaded: list[Model], how: str, given: dict[str, Any], reporter: R
     offset = 1 if given["offset"] is None else given["offset"]
     records = [
         asdict(evaluate_detector(
-            model, given["data"], given["coco"], preprocess=preprocessing(given), offset=offset,
-            limit=given["limit"], threads=given["threads"], progress=reporter.progress,
+            model, given["data"], given["coco"], preprocess=preprocessing(given, model),
+            offset=offset, limit=given["limit"], threads=given["threads"],
+            progress=reporter.progress,
         ))
         for model in loaded
     ]  # fmt: skip

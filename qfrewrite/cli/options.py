@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 if TYPE_CHECKING:
+    from qfrewrite.calibration.preprocess import Preprocess
     from qfrewrite.cli.render import Reporter
     from qfrewrite.ir import Model
     from qfrewrite.passes import PassContext
@@ -22,8 +23,9 @@ WEIGHTS = ("per-channel", "per-tensor")
 POSITIVE = click.IntRange(min=1)
 
 _SEEN = (
-    click.option("--preprocess", metavar="HOW", default="mobilenet", show_default=True,
-                 help="mobilenet (x/127.5-1), unit (x/255), raw, or mean=..,std=.."),
+    click.option("--preprocess", metavar="HOW",
+                 help="mobilenet (x/127.5-1), unit (x/255), raw, imagenet, or mean=..,std=..  "
+                 "[default: what the model's metadata say, else mobilenet]"),
     click.option("--crop", type=click.FloatRange(0, 1, min_open=True), default=1.0,
                  show_default=True, help="Central fraction of each image to use."),
 )  # fmt: skip
@@ -102,13 +104,13 @@ def _all(options: tuple[Callable[[F], F], ...], function: F) -> F:
     return function
 
 
-def preprocessing(given: dict[str, Any]) -> Any:
-    """What --preprocess and --crop say."""
+def preprocessing(given: dict[str, Any], model: Model) -> Preprocess:
+    """What --preprocess and --crop say, or without --preprocess what the model says."""
     from dataclasses import replace
 
-    from qfrewrite.calibration.preprocess import Preprocess
+    from qfrewrite.calibration.preprocess import chosen_preprocess
 
-    how = Preprocess.parse(given["preprocess"])
+    how = chosen_preprocess(model, given["preprocess"])
     return replace(how, crop=given["crop"]) if given["crop"] != 1.0 else how
 
 
@@ -121,7 +123,7 @@ def open_data_context(
     from qfrewrite import api
 
     context = api.open_context(
-        model, given["data"], samples=given["samples"], preprocess=preprocessing(given),
+        model, given["data"], samples=given["samples"], preprocess=preprocessing(given, model),
         seed=given["seed"], threads=given["threads"], once=True,
     )  # fmt: skip
     context.progress = reporter.progress

@@ -160,8 +160,11 @@ class Reporter:
             table.add_row(*(_figure(k, row.get(k)) for k in columns))
         self._out.print(table)
 
-    def result(self, source: Path, saved: SaveReport, found: Judgement) -> None:
-        """Where the result is, how large, how close to float, and what stayed float."""
+    def result(self, source: Path, saved: SaveReport, found: Judgement, preprocess: str) -> None:
+        """Where the result is, how large, how close to float, and what stayed float.
+
+        preprocess: how images became the model's input; empty for other data.
+        """
         for text in found.warnings:
             self.notice(text, kind="warning")
         if self._quiet:
@@ -177,6 +180,8 @@ class Reporter:
                     f"{kind} '{name}' ({why})" for name, kind, why in low.float_ops
                 )
             lines.append(("ops", escape(stayed)))
+        if preprocess:
+            lines.append(("preprocess", escape(preprocess)))
         if found.measured_on:
             figures = f"{found.fidelity}, " if found.fidelity is not None else ""
             lines.append(("float vs result", f"{figures}{escape(found.measured_on)}"))

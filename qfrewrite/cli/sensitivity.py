@@ -34,7 +34,7 @@ def sensitivity(model: Path, pass_list: str, how: str, top: int | None, **given:
     with Reporter(quiet=given["quiet"], verbose=False, explain=False) as reporter:
         whole, rows = api.sensitivity(
             loaded, given["data"], passes=pass_list, samples=given["samples"],
-            preprocess=preprocessing(given), seed=given["seed"], threads=given["threads"],
+            preprocess=preprocessing(given, loaded), seed=given["seed"], threads=given["threads"],
             progress=reporter.progress, scheme=given["scheme"], weights=given["weights"],
         )  # fmt: skip
         if given["data"] is None:

@@ -46,7 +46,7 @@ def sweep(model: Path, sizes: str, how: str, plot: Path | None, **given: Any) ->
     if given["data"] is not None:
         images = read_labels(given["data"], given["labels"], given["limit"])
     with Reporter(quiet=given["quiet"], verbose=False, explain=False) as reporter:
-        points = run(loaded, wanted, images=images, preprocess=preprocessing(given),
+        points = run(loaded, wanted, images=images, preprocess=preprocessing(given, loaded),
                      runs=given["runs"], threads=given["threads"],
                      progress=reporter.progress)  # fmt: skip
     columns = (

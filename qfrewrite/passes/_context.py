@@ -8,6 +8,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
+from qfrewrite.calibration.data import DataSource
 from qfrewrite.calibration.ranges import RangeTable
 from qfrewrite.errors import DataError
 from qfrewrite.ir import Array, Graph, Tensor
@@ -42,7 +43,8 @@ class PassContext:
     called with a label and a total, gives a function to call with the number done; checkpoint:
     where interrupted calibration leaves its statistics, and resume: whether it goes on from them;
     ranges: what calibration found, once it ran, and full_statistics: whether it takes histograms
-    even where its method needs none; quant: how the result will be quantized. reopen: opens the
+    even where its method needs none; quant: how the result will be quantized. source: what the
+    samples were dealt from. reopen: opens the
     data anew for a graph whose inputs have other shapes; size: what the image input was given.
     """
 
@@ -57,6 +59,7 @@ class PassContext:
     ranges: RangeTable | None = None
     full_statistics: bool = False
     quant: QuantOptions = field(default_factory=QuantOptions)
+    source: DataSource | None = None
     reopen: Callable[[Graph], PassContext] | None = None
     size: tuple[int, int] | None = None
     _outputs: dict[tuple[Graph, int], Outputs] = field(default_factory=dict, repr=False)

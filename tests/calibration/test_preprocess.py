@@ -101,7 +101,7 @@ def test_nonsense_is_refused(text: str) -> None:
 
 def test_refusal_says_what_may_be_written() -> None:
     with pytest.raises(UsageError, match=r"write mobilenet .* unit .* raw .* mean=M,std=S"):
-        Preprocess.parse("imagenet")
+        Preprocess.parse("caffe")
 
 
 def test_named_scalings_are_the_usual_expressions_bit_for_bit() -> None:

@@ -1,0 +1,270 @@
+"""Whether the images are scaled as in training: the float model, judged on them.
+
+A wrong scale goes unnoticed otherwise: the quantized model follows the float one closely, and both
+are wrong. Three things tell, the surest first: what BatchNorm remembers of training; how large the
+values that enter the first layer are beside its bias; how sure the scores are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from math import prod, sqrt
+
+import numpy as np
+import numpy.typing as npt
+
+from qfrewrite.calibration.data import DataSource
+from qfrewrite.calibration.preprocess import Preprocess, stated_preprocess
+from qfrewrite.ir import Array, Graph, Model, Op, Tensor
+from qfrewrite.lower.canonical import canonicalise
+from qfrewrite.ops.spec import attr
+from qfrewrite.rewrite.match import LINEAR, bias_slot
+from qfrewrite.rewrite.raising import raise_graph
+from qfrewrite.runtime.session import Session
+
+Float64 = npt.NDArray[np.float64]
+
+# What models are usually trained on, the most usual first.
+_USUAL = (
+    "mobilenet", "unit", "imagenet", "raw", "mean=123.68:116.779:103.939,std=1",
+)  # fmt: skip
+# Figures below were measured on trained networks (docs/calibration.md).
+# BatchNorm: the first layers say most; later ones normalise the difference away.
+_LAYERS, _IMAGES = 5, 8
+_DIVERGES, _CLOSER = 0.1, 4.0
+# Values that enter the first layer, beside its bias.
+_PLAUSIBLE = (0.05, 10.0)
+# Scores: t of the paired difference in entropy, for many classes and for few. Of few classes the
+# surest is often only the one with the most contrast: there only like scales are compared.
+_SCORED_ON, _MOST_BYTES = 64, 64 << 20
+_MANY_CLASSES, _SURER_MANY, _SURER_FEW = 100, 2.0, 2.5
+_FEW_COMPARED = ("mobilenet", "unit")
+
+
+@dataclass(frozen=True)
+class PreprocessVerdict:
+    """What the float model says of a preprocessing.
+
+    fits: whether there is evidence that it is right. better: one that fits better, or None. why:
+    the figures.
+    """
+
+    fits: bool = False
+    better: Preprocess | None = None
+    why: str = ""
+
+    def warning(self, given: Preprocess) -> str | None:
+        """One line that names the better one; None where there is none."""
+        if self.better is None:
+            return None
+        return (
+            f"preprocess '{given}' does not fit the float model: {self.why}; "
+            f"give --preprocess {self.better}"
+        )
+
+
+def judge_preprocess(
+    model: Model, source: DataSource, most: int | None = None, *, threads: int | None = None
+) -> PreprocessVerdict:
+    """Judge the preprocessing of `source` by running the float `model` on `most` of its images.
+
+    model: as it was loaded, so that its BatchNorms are there. Data that are no images, and inputs
+    that take pixel codes, have no preprocessing: nothing is known of them.
+    """
+    given = source.preprocess
+    quantized = any(t.quant is not None and not t.is_const for t in model.graph.tensors)
+    if given is None or quantized:
+        return PreprocessVerdict()
+    graph = model.graph.clone()[0]
+    raise_graph(graph)
+    candidates = _candidates(given, stated_preprocess(model), source.inputs[0].shape[-1])
+    size = 4 * prod(source.inputs[0].shape)
+    count = min(most or _SCORED_ON, _SCORED_ON, max(_IMAGES, _MOST_BYTES // size))
+    pixels = [next(iter(sample.values())) for sample in source.pixels(count)]
+    few = pixels[:_IMAGES]
+    divergence = _divergences(graph, candidates, few, threads)
+    if divergence:
+        return _by_statistics(divergence, given)
+    canonicalise(graph)
+    ratio = _ratios(graph, candidates, few, threads)
+    scale_fits = {c for c in candidates if c not in ratio
+                  or _PLAUSIBLE[0] <= ratio[c] <= _PLAUSIBLE[1]}  # fmt: skip
+    compared = [c for c in candidates if c in scale_fits]
+    entropy = _entropies(graph, compared, pixels, threads)
+    if given not in scale_fits:
+        if not compared:
+            return PreprocessVerdict()
+        better = _surest(entropy, compared[0]) if entropy else compared[0]
+        return PreprocessVerdict(False, better, (
+            f"what enters its first layer is {ratio[given]:.3g} times as large as the layer's bias "
+            f"(with {better} {ratio[better]:.2g} times)"
+        ))  # fmt: skip
+    better = _surest(entropy, given) if entropy else given
+    if better == given:
+        return PreprocessVerdict(given in ratio)
+    mean = {c: float(entropy[c][0].mean()) for c in (given, better)}
+    return PreprocessVerdict(False, better, (
+        f"its scores are less sure than with {better} (entropy {mean[given]:.2f} against "
+        f"{mean[better]:.2f} nats on {len(pixels)} images)"
+    ))  # fmt: skip
+
+
+def _candidates(given: Preprocess, stated: Preprocess | None, channels: int) -> list[Preprocess]:
+    """What the model states, the usual ones that have as many channels, and the given one."""
+    usual = [*filter(None, [stated]), *map(Preprocess.parse, _USUAL), given]
+    cropped = dict.fromkeys(replace(one, crop=given.crop) for one in usual)
+    return [one for one in cropped if max(len(one.mean), len(one.std)) in (1, channels)]
+
+
+# -- BatchNorm ------------------------------------------------------------------------------
+
+
+def _divergences(
+    graph: Graph, candidates: Sequence[Preprocess], pixels: Sequence[Array], threads: int | None
+) -> dict[Preprocess, float]:
+    """How far the values before the first BatchNorms lie from those of training, in nats."""
+    layers = [op for op in graph.ops_of("BATCH_NORM") if _moments(op) is not None][:_LAYERS]
+    if not layers:
+        return {}
+    session = Session(graph, [op.operand(0) for op in layers], threads=threads)
+    found = {}
+    for candidate in candidates:
+        sums = [_Moments() for _ in layers]
+        for image in pixels:
+            for moments, value in zip(
+                sums, session.run(_fed(graph, candidate, image)), strict=True
+            ):
+                moments.add(value)
+        each = [_divergence(op, m) for op, m in zip(layers, sums, strict=True)]
+        found[candidate] = float(np.mean(each))
+    return found
+
+
+class _Moments:
+    """Mean and variance of each channel."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.sums: Float64 = np.zeros(1)
+        self.squares: Float64 = np.zeros(1)
+
+    def add(self, value: Array) -> None:
+        """Take in values [..., C]."""
+        flat = value.reshape(-1, value.shape[-1]).astype(np.float64)
+        self.count += len(flat)
+        self.sums = self.sums + flat.sum(0)
+        self.squares = self.squares + (flat * flat).sum(0)
+
+
+def _moments(op: Op) -> tuple[Float64, Float64] | None:
+    """Mean and variance [C] that a BATCH_NORM keeps of training; None where it has none."""
+    mean, variance = (op.input(slot) for slot in (3, 4))
+    if mean is None or variance is None or mean.data is None or variance.data is None:
+        return None
+    return mean.data.astype(np.float64), variance.data.astype(np.float64)
+
+
+def _divergence(op: Op, seen: _Moments) -> float:
+    """The median over channels of KL(seen || training), both taken as normal."""
+    known = _moments(op)
+    assert known is not None
+    mean, variance = known[0], known[1] + max(attr(op, "epsilon"), 1e-12)
+    here = seen.sums / seen.count
+    spread = np.maximum(seen.squares / seen.count - here**2, 0.0) + variance - known[1]
+    ratio = spread / variance
+    return float(np.median(0.5 * (ratio - 1 - np.log(ratio) + (here - mean) ** 2 / variance)))
+
+
+def _by_statistics(divergence: Mapping[Preprocess, float], given: Preprocess) -> PreprocessVerdict:
+    better = min(divergence, key=lambda one: divergence[one])
+    if divergence[given] <= _DIVERGES or divergence[better] * _CLOSER > divergence[given]:
+        return PreprocessVerdict(divergence[given] <= _DIVERGES)
+    return PreprocessVerdict(False, better, (
+        f"its first layers see other values than in training (they diverge by "
+        f"{divergence[given]:.2g} nats from what BatchNorm remembers, with {better} by "
+        f"{divergence[better]:.2g})"
+    ))  # fmt: skip
+
+
+# -- the first layer ------------------------------------------------------------------------
+
+
+def _ratios(
+    graph: Graph, candidates: Sequence[Preprocess], pixels: Sequence[Array], threads: int | None
+) -> dict[Preprocess, float]:
+    """How large what the first layer adds up is beside its bias; empty where it has none.
+
+    Folded BatchNorm has a bias of the size of what it normalised: so both are about equal.
+    """
+    first = next((op for op in graph.ops_of(*LINEAR)), None)
+    bias = None if first is None else first.input(bias_slot(first))
+    if first is None or bias is None or bias.data is None or not bias.data.any():
+        return {}
+    session = Session(graph, [first.output], threads=threads)
+    b = bias.data.astype(np.float64)
+    there = np.abs(b) > 1e-6 * np.abs(b).max()
+    found = {}
+    for candidate in candidates:
+        seen = [session.run(_fed(graph, candidate, image))[0].copy() for image in pixels]
+        added = np.concatenate([v.reshape(-1, b.size) for v in seen]).astype(np.float64) - b
+        rms = np.sqrt((added**2).mean(0))
+        found[candidate] = float(np.median(rms[there] / np.abs(b)[there]))
+    return found
+
+
+# -- scores ---------------------------------------------------------------------------------
+
+
+def _entropies(
+    graph: Graph, candidates: Sequence[Preprocess], pixels: Sequence[Array], threads: int | None
+) -> dict[Preprocess, tuple[Float64, int]]:
+    """The entropy of the scores of each image, in nats, and the number of classes.
+
+    Empty where the first output is no vector of scores.
+    """
+    output = graph.outputs[0]
+    if output.dtype != "float32" or not _are_scores(output) or len(candidates) < 2:
+        return {}
+    session = Session(graph, [output], threads=threads)
+    found = {}
+    for candidate in candidates:
+        rows = [session.run(_fed(graph, candidate, image))[0].reshape(-1) for image in pixels]
+        scores = np.stack([row.astype(np.float64) for row in rows])
+        found[candidate] = _entropy(scores), scores.shape[1]
+    return found
+
+
+def _are_scores(tensor: Tensor) -> bool:
+    return bool(tensor.shape) and 1 < tensor.shape[-1] == prod(tensor.shape)
+
+
+def _entropy(scores: Float64) -> Float64:
+    """Of each row of scores [N, C]: probabilities, or what becomes probabilities by a softmax."""
+    if not (scores.min() >= 0 and np.abs(scores.sum(-1) - 1).max() < 0.01):
+        scores = np.exp(scores - scores.max(-1, keepdims=True))
+        scores /= scores.sum(-1, keepdims=True)
+    entropy: Float64 = -(scores * np.log(scores + 1e-12)).sum(-1)
+    return entropy
+
+
+def _surest(entropy: Mapping[Preprocess, tuple[Float64, int]], given: Preprocess) -> Preprocess:
+    """The candidate whose scores are clearly the surest; `given` where none is clearly surer."""
+    classes = entropy[given][1]
+    many = classes >= _MANY_CLASSES
+    limit = _SURER_MANY if many else _SURER_FEW
+    compared = [c for c in entropy if many or str(c).partition(",crop=")[0] in _FEW_COMPARED]
+    surer = {c: _t(entropy[given][0] - entropy[c][0]) for c in compared if c != given}
+    best = min((c for c, t in surer.items() if t > limit),
+               key=lambda c: float(entropy[c][0].mean()), default=given)  # fmt: skip
+    return best
+
+
+def _t(differences: Float64) -> float:
+    """Student's t of paired differences."""
+    error = float(differences.std(ddof=1)) / sqrt(len(differences)) if len(differences) > 1 else 0.0
+    return float(differences.mean()) / error if error > 0 else 0.0
+
+
+def _fed(graph: Graph, how: Preprocess, pixels: Array) -> dict[str, Array]:
+    return {graph.inputs[0].name: how.apply(pixels)}
