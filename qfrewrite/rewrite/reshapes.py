@@ -12,7 +12,7 @@ import numpy as np
 
 from qfrewrite.ir import Graph, Op, Tensor, constant
 from qfrewrite.ops.build import append_op
-from qfrewrite.ops.spec import attr, const_ints, inferred
+from qfrewrite.ops.spec import attr, inferred
 from qfrewrite.rewrite.match import LINEAR, NoMatch, sole_reader
 from qfrewrite.rewrite.rewriter import Rewriter
 
@@ -148,21 +148,30 @@ def _counterpart(
 
 
 def _sink_below_pad(rw: Rewriter, pad: Op) -> None:
-    """Given  y = EXPAND_DIMS(PAD(SQUEEZE(x)));  Result  y = PAD(x)."""
+    """Given  y = r'(PAD(r(x))), r drops an axis of size 1, r' adds it;  Result  y = PAD(x)."""
     graph = rw.graph
     before, reader = graph.producer(pad.operand(0)), sole_reader(graph, pad.output)
-    if before is None or before.kind != "SQUEEZE" or isinstance(reader, NoMatch):
+    if before is None or before.kind not in _RESHAPES or isinstance(reader, NoMatch):
         return
-    x, table = before.operand(0), pad.operand(1)
-    if reader.kind != "EXPAND_DIMS" or table.data is None or not _channel_axes(reader):
+    x, y, table = before.operand(0), reader.output, pad.operand(1)
+    if reader.kind not in _RESHAPES or table.data is None or _is_open(x, pad.operand(0), y):
         return
-    axes = attr(before, "squeeze_dims") or ()
-    axis = {a % len(x.shape) for a in axes}
-    if axis != {a % len(x.shape) for a in const_ints(reader, 1)} or _is_open(x, before.output):
+    axis = next((a for a in range(len(x.shape))
+                 if _without(x, a) == before.output.shape and _without(y, a) == pad.output.shape),
+                None)  # fmt: skip
+    if axis is None:
         return
-    paddings = np.insert(table.data, axis.pop(), 0, axis=0)
+    paddings = np.insert(table.data, axis, 0, axis=0)
     operand = constant(graph.unique_name(table.name), paddings)
     graph.update_op(pad, inputs=[x, operand])
     graph.update_tensor(pad.output, shape=inferred(pad)[0])
     rw.bypass(reader, detail=f"'{pad.name}' has its shape")
     _remove_unread(rw, before)
+
+
+def _without(tensor: Tensor, axis: int) -> tuple[int, ...] | None:
+    """The shape without an axis of size 1; None where it has no such axis there."""
+    shape = tensor.shape
+    if axis >= len(shape) or shape[axis] != 1:
+        return None
+    return (*shape[:axis], *shape[axis + 1 :])

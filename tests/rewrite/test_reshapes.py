@@ -48,13 +48,20 @@ def test_a_residual_sum_of_two_layers() -> None:
     )
 
 
-def test_causal_padding_between_two_layers() -> None:
+@pytest.mark.parametrize("as_reshape", [False, True])
+def test_causal_padding_between_two_layers(as_reshape: bool) -> None:
+    """With EXPAND_DIMS and SQUEEZE as in a frozen graph, with RESHAPE as TensorFlow converts it."""
     b = GraphBuilder()
     x = b.op("RELU", conv1d(b, b.input("x", (1, 9, 2)), "first"))
     x = b.op("PAD", x, b.const("pads", np.array([[0, 0], [2, 0], [0, 0]], "i4")))
-    kinds = ["EXPAND_DIMS", "CONV_2D", "RELU", "PAD", "CONV_2D", "SQUEEZE"]
     graph = b.finish(conv1d(b, x, "second"))
-    check_raising(graph, kinds)
+    shapes = ["EXPAND_DIMS", "SQUEEZE"]
+    if as_reshape:
+        for op in graph.ops_of(*shapes):
+            shape = b.const("shape", np.array(op.output.shape, "i4"))
+            graph.update_op(op, kind="RESHAPE", inputs=[op.operand(0), shape], attrs={})
+        shapes = ["RESHAPE", "RESHAPE"]
+    check_raising(graph, [shapes[0], "CONV_2D", "RELU", "PAD", "CONV_2D", shapes[1]])
     table = graph.ops_of("PAD")[0].operand(1)
     assert table.data is not None
     assert table.data.tolist() == [[0, 0], [0, 0], [2, 0], [0, 0]]
@@ -103,6 +110,19 @@ def test_a_product_with_one_constant_matrix_is_a_dense_layer(
     b = GraphBuilder()
     y = b.op("BATCH_MATMUL", b.input("x", (2, 5, 3)), b.const("w", normal(*shape)), attrs=attrs)
     check_raising(b.finish(y), ["FULLY_CONNECTED" if dense else "BATCH_MATMUL"])
+
+
+@pytest.mark.parametrize(("pads", "shape"), [
+    ([[0, 0], [2, 0], [0, 0]], (1, 11, 1, 4)),  # another axis is added behind it
+    ([[0, 0], [0, 0], [0, 4]], (1, 1, 9, 8)),
+])  # fmt: skip
+def test_a_pad_with_another_shape_behind_it(pads: list[list[int]], shape: tuple[int, ...]) -> None:
+    b = GraphBuilder()
+    x = b.op("PAD", conv1d(b, b.input("x", (1, 9, 2)), "first"), b.const("p", np.array(pads, "i4")))
+    y = b.op("EXP", b.op("RESHAPE", x, b.const("shape", np.array(shape, "i4"))), name="y")
+    moved = shape == (1, 1, 9, 8)
+    behind = ["PAD", "EXP"] if moved else ["SQUEEZE", "PAD", "RESHAPE", "EXP"]
+    check_raising(b.finish(y), ["EXPAND_DIMS", "CONV_2D", *behind])
 
 
 STAYS: list[tuple[str, Array | None]] = [
