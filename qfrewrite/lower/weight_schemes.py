@@ -21,6 +21,8 @@ from qfrewrite.rewrite.rewriter import Rewriter
 
 # Constants with fewer elements gain nothing.
 _LEAST_ELEMENTS = 1024
+# Hybrid kernels that refuse one scale for all weights: it is written for each channel.
+_ONE_SCALE_EACH = ("DEPTHWISE_CONV_2D",)
 _FLOAT16_LARGEST = float(np.finfo(np.float16).max)
 
 
@@ -93,6 +95,9 @@ def _lower_one(
     codes, quant = _codes(tensor.value(), bounds, axis)
     _correct_bias(graph, op, tensor.value() - dequantize(codes, quant))
     if options.kind.hybrid:
+        if op.kind in _ONE_SCALE_EACH and not quant.per_channel:
+            count = tensor.shape[axis]
+            quant = Quant(np.repeat(quant.scale, count), np.repeat(quant.zero_point, count), axis)
         convert.put(op, slot, codes, quant)
     else:
         _behind_dequantize(graph, op, slot, codes, quant)

@@ -155,6 +155,8 @@ def observable(graph: Graph) -> list[Tensor]:
             continue
         readers = graph.readers(tensor)
         maker = graph.producer(tensor)
+        if maker is None and not readers:  # an input that nothing computes with
+            continue
         ranged = (maker is not None and maker.kind == "FAKE_QUANT") or any(
             r.op.kind == "FAKE_QUANT" for r in readers
         )
