@@ -16,6 +16,7 @@ from qfrewrite.cli.convert import convert
 from qfrewrite.cli.evaluate import evaluate
 from qfrewrite.cli.inspect import inspect
 from qfrewrite.cli.passes import passes
+from qfrewrite.cli.process import Terminated, ended_by_sigterm, keep_on_without_reader
 from qfrewrite.cli.ranges import ranges
 from qfrewrite.cli.sensitivity import sensitivity
 from qfrewrite.cli.sweep import sweep
@@ -23,7 +24,8 @@ from qfrewrite.errors import Interrupted, QfError
 
 _EPILOG = """\b
 Exit codes: 0 done, 1 other errors, 2 wrong usage, 3 model file, 4 not supported,
-5 passes, 6 data, 7 output, 8 verification, 9 runtime, 130 interrupted."""
+5 passes, 6 data, 7 output, 8 verification, 9 runtime, 130 interrupted,
+143 terminated."""
 
 
 class _DefaultGroup(click.Group):
@@ -79,6 +81,7 @@ def entry(argv: list[str] | None = None) -> None:
     # Graphs are many small objects that all stay: looking for garbage among them takes a third of
     # the time of large models.
     gc.set_threshold(100_000, 50, 50)
+    keep_on_without_reader()
     sys.exit(run(args))
 
 
@@ -86,16 +89,15 @@ def run(args: list[str]) -> int:
     """Run the command line; returns the exit code."""
     debug = "--debug" in args
     try:
-        result: Any = main.main(
-            args=args or ["--help"], prog_name="qfrewrite", standalone_mode=False
-        )
+        with ended_by_sigterm():
+            result: Any = main.main(
+                args=args or ["--help"], prog_name="qfrewrite", standalone_mode=False
+            )
         return result if isinstance(result, int) else 0
-    except click.exceptions.Abort:
-        return _fail("interrupted; nothing was written", 130)
-    except Interrupted as error:
-        return _fail(str(error), 130)
-    except KeyboardInterrupt:
-        return _fail("interrupted; nothing was written", 130)
+    except click.exceptions.Abort as error:
+        return _interrupted(error.__cause__)  # click makes this of every KeyboardInterrupt
+    except KeyboardInterrupt as error:
+        return _interrupted(error)
     except click.ClickException as error:
         return _fail(f"{error.format_message()} (qfrewrite --help)", 2)
     except QfError as error:
@@ -113,6 +115,14 @@ def run(args: list[str]) -> int:
         return _fail(
             f"internal error: {type(error).__name__}: {what}; --debug shows where, please report", 1
         )
+
+
+def _interrupted(error: BaseException | None) -> int:
+    """What became of the work, and the code by which shells tell Ctrl-C from SIGTERM."""
+    text = str(error) if isinstance(error, Interrupted) else "interrupted; nothing was written"
+    while error is not None and not isinstance(error, Terminated):
+        error = error.__cause__
+    return _fail(text, 130 if error is None else 143)
 
 
 def _fail(text: str, code: int) -> int:
