@@ -7,10 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from graphdefs import Nodes
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
+from qfrewrite.formats.graphdef_emit import Kind
 from qfrewrite.formats.graphdef_read import parse_graphdef
 from qfrewrite.formats.graphdef_schema import TensorProto
 from qfrewrite.formats.graphdef_write import graphdef_bytes
@@ -209,3 +211,26 @@ def test_short_lists_repeat_their_last_value(field: str) -> None:
     getattr(proto, field).extend([1, 0] if field == "bool_val" else [15360, 16384])
     read = tensor_to_numpy(TensorProto.FromString(proto.SerializeToString()), "t")
     np.testing.assert_array_equal(read, tf.make_ndarray(proto))
+
+
+@pytest.mark.parametrize("mode", ["MIN_FIRST", "MIN_COMBINED", "SCALED"])
+@pytest.mark.parametrize("kind", ["quint8", "qint8", "quint16", "qint16"])
+def test_dequantized_constants_agree_with_tensorflow_to_the_bit(kind: str, mode: str) -> None:
+    """A range that is divided in float64 gives weights that are off by a common factor of 1e-8."""
+    import tensorflow as tf
+
+    rng = np.random.default_rng(6)
+    info = np.iinfo(kind.removeprefix("q"))
+    codes = rng.integers(info.min, info.max, 400, endpoint=True).astype(info.dtype)
+    for low, high in [(-3.1, 5.2), (-0.0371, 0.0411), (0.0, 6.0), (-7.7, 0.0), (-1e-19, 2e-19)]:
+        g = Nodes()
+        g.placeholder("x", (400,))
+        g.const("codes", codes, f"DT_{kind.upper()}")
+        g.const("low", np.float32(low))
+        g.const("high", np.float32(high))
+        g.add("Dequantize", "w", ["codes", "low", "high"], mode=mode, T=Kind(f"DT_{kind.upper()}"))
+        g.add("Mul", "y", ["x", "w"])
+        found = parse_graphdef(g.bytes()).graph.ops[0].operand(1).value()
+        typed = tf.bitcast(tf.constant(codes), getattr(tf, kind))
+        want = tf.raw_ops.Dequantize(input=typed, min_range=low, max_range=high, mode=mode)
+        np.testing.assert_array_equal(found, want.numpy())
