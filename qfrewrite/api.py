@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence, Sized
+from collections.abc import Callable, Mapping, Sequence, Sized
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -46,6 +46,7 @@ class QuantizeReport:
     fidelity: None where it was not measured, as without data; measured_on says on which samples,
     or why not. notices: what was odd about the model; warnings: what speaks against the data
     or the result. preprocess: how images became the model's input; empty for other data.
+    signatures: the fidelity of other entry points that have data, by their signatures' names.
     """
 
     passes: RunReport
@@ -55,6 +56,7 @@ class QuantizeReport:
     notices: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     preprocess: str = ""
+    signatures: dict[str, Fidelity] = field(default_factory=dict)
 
     @property
     def path(self) -> Path:
@@ -251,6 +253,8 @@ def open_context(
 ) -> PassContext:
     """The data and settings that passes see; `data` may be a PassContext already.
 
+    data: of the main graph; of a model with several signatures also a dict of their data by the
+    signatures' names. What has none is calibrated on synthetic inputs.
     preprocess: of images; by default what the model's metadata say, else `mobilenet`.
 
     held_back: how many samples to keep from calibration, for measuring.
@@ -268,9 +272,10 @@ def open_context(
     from qfrewrite.ops.subgraphs import keeps_state
     from qfrewrite.runtime.session import input_specs
 
-    def opened(graph: Graph) -> PassContext:
+    def opened(graph: Graph, own: Any) -> PassContext:
+        inputs = [replace(spec, alias=names.get(spec.name)) for spec in input_specs(graph)]
         how = chosen_preprocess(model, preprocess)
-        source = open_data(data, input_specs(graph), preprocess=how, seed=seed)
+        source = open_data(own, inputs, preprocess=how, seed=seed)
         in_order = keeps_state(graph)
         if once:
             kept_none = one_pass(source, samples, in_order=in_order)
@@ -280,8 +285,17 @@ def open_context(
         measuring = CachedSamples(aside) if others else FirstSamples(kept, held_back)
         return PassContext(kept, measuring, others, threads=threads, seed=seed, source=source)
 
-    context = opened(model.graph)
-    context.reopen = opened
+    names = {
+        model.graphs[s.subgraph].inputs[place].name: name
+        for s in model.signatures for name, place in s.inputs
+    }  # fmt: skip
+    main, others = _by_signature(model, data)
+    context = PassContext(threads=threads, seed=seed)
+    if main is not None:
+        context = opened(model.graph, main)
+        context.reopen = lambda graph: opened(graph, main)
+    for key, (graph, own) in others.items():
+        context.signatures[key] = opened(graph, own)
     return context
 
 
@@ -307,6 +321,28 @@ def judge_data(model: Model, context: PassContext) -> tuple[str, list[str]]:
     if (warning := verdict.warning(how)) is not None and not warnings:
         warnings.append(warning)
     return text, warnings
+
+
+def _by_signature(model: Model, data: Any) -> tuple[Any, dict[str, tuple[Graph, Any]]]:
+    """The main graph's data, and graph and data of other signatures by the signature's name.
+
+    A mapping whose keys are all names of signatures has data for each; else it is the main
+    graph's.
+    """
+    graphs = {s.key: model.graphs[s.subgraph] for s in model.signatures}
+    inputs = {t.name for t in model.graph.inputs} | {
+        n for s in model.signatures for n, _ in s.inputs
+    }
+    named = isinstance(data, Mapping) and bool(data) and set(data) <= set(graphs) - inputs
+    if not named:
+        return data, {}
+    main, others = None, {}
+    for key, own in data.items():
+        if graphs[key] is model.graph:
+            main = own
+        else:
+            others[model.signature_of(graphs[key]) or key] = graphs[key], own
+    return main, others
 
 
 def quantize(
@@ -355,4 +391,5 @@ def quantize(
         list(model.notices),
         warnings + found.warnings,
         preprocessing,
+        found.signatures,
     )

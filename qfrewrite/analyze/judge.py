@@ -13,8 +13,10 @@ from qfrewrite.analyze.compare import LayerFidelity, compare_models
 from qfrewrite.calibration.data import synthetic
 from qfrewrite.errors import UsageError, VerifyError
 from qfrewrite.formats.tflite_read import read_tflite
+from qfrewrite.formats.tflite_write import serialize
 from qfrewrite.ir import Array, Graph, Model
 from qfrewrite.lower.scheme import QuantOptions
+from qfrewrite.ops.subgraphs import entries
 from qfrewrite.passes import PassContext
 from qfrewrite.rewrite.resize import Resizing
 from qfrewrite.runtime.metrics import Fidelity, Outputs, collect, compare
@@ -38,12 +40,14 @@ class Judgement:
     """What is known of a result beside its float source.
 
     fidelity: None where it was not measured. measured_on: on which samples, or why not.
-    warnings: what the user should know before the result is used.
+    warnings: what the user should know before the result is used. signatures: the fidelity of
+    other entry points that have data, by the names of their signatures.
     """
 
     fidelity: Fidelity | None = None
     measured_on: str = ""
     warnings: list[str] = field(default_factory=list)
+    signatures: dict[str, Fidelity] = field(default_factory=dict)
 
 
 def judge(
@@ -69,6 +73,7 @@ def judge(
         # The float network at the size that the result has.
         Resizing(graph, context.size).run()
         of = None
+    signatures = _judge_signatures(reference, path, context)
     runner = Runner(path, threads=context.threads)
     real = context.measuring is not None or context.data is not None
     if not real:
@@ -77,9 +82,10 @@ def judge(
     floats, result = context.outputs(graph, of=of), collect(runner, context.judged_on)
     _check_outputs(graph, floats, result, runner.output_steps)
     if not real:
-        return Judgement(measured_on="not measured: no data")
+        return Judgement(measured_on="not measured: no data", signatures=signatures)
     kind = "held back" if context.held_back else "used in calibration: no others are left"
     found = Judgement(compare(floats, result), f"{context.judged_on.description} ({kind})")
+    found.signatures = signatures
     assert found.fidelity is not None
     if len(floats) >= _ENOUGH and _hardly_varies([sample[0] for sample in floats]):
         found.warnings.append(
@@ -88,6 +94,31 @@ def judge(
         )
     if is_poor(found.fidelity):
         found.warnings.append(_poor_warning(reference, path, context, found.fidelity, passes))
+    return found
+
+
+def _judge_signatures(reference: Model, path: Path, context: PassContext) -> dict[str, Fidelity]:
+    """How close the model's other entry points are to float, on their own data.
+
+    Those without data run on a few synthetic inputs. Raises RunError where one cannot be run.
+    """
+    graphs = {key: graph for graph in entries(reference)[1:]
+              if (key := reference.signature_of(graph)) is not None}  # fmt: skip
+    if not graphs:
+        return {}
+    written, found = read_tflite(path), {}
+    for key, graph in graphs.items():
+        own, place = context.of_signature(key), reference.graphs.index(graph)
+        real = own.data is not None
+        if not real:
+            made_up = synthetic(input_specs(graph), _MADE_UP, seed=context.seed + 1)
+            own = PassContext(data=made_up, threads=context.threads)
+        result = written.graphs[place]
+        runner = Runner(serialize(Model([result, *result.bodies])), threads=context.threads)
+        floats, values = own.outputs(graph), collect(runner, own.judged_on)
+        _check_outputs(graph, floats, values, runner.output_steps)
+        if real:
+            found[key] = compare(floats, values)
     return found
 
 

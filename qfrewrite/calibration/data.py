@@ -12,7 +12,7 @@ import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -49,13 +49,15 @@ _SOURCES = "a folder of images, an image, a .txt list of images, an .npy or an .
 class InputSpec:
     """An input of a model: its name, its shape with the batch axis, its element type.
 
-    open_axes: where a sample may have any size; `shape` says one of them.
+    open_axes: where a sample may have any size; `shape` says one of them. alias: what the model's
+    signature calls it.
     """
 
     name: str
     shape: tuple[int, ...]
     dtype: str = "float32"
     open_axes: tuple[int, ...] = ()
+    alias: str | None = field(default=None, compare=False)
 
     def fit(self, shape: tuple[int, ...]) -> tuple[int, ...] | None:
         """The input's shape for a sample of `shape`, which may lack a batch axis of 1; or None."""

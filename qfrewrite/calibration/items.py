@@ -253,17 +253,22 @@ def listed_images(path: Path) -> list[Path]:
 def match_names(found: Sequence[str], inputs: Sequence[InputSpec], where: str) -> dict[str, str]:
     """Input name -> key that holds its values; a lone key serves a lone input.
 
-    Keys that no input has are passed over (labels, say). Raises DataError where one is missing.
+    A key may be the input's name, or the one that the model's signature gives it. Keys that no
+    input has are passed over (labels, say). Raises DataError where one is missing.
     """
     if len(inputs) == 1 and len(found) == 1:
         return {inputs[0].name: found[0]}
-    missing = [spec.name for spec in inputs if spec.name not in found]
+    keys = {
+        spec.name: spec.alias if spec.name not in found and spec.alias else spec.name
+        for spec in inputs
+    }
+    missing = [key for key in keys.values() if key not in found]
     if missing:
         expected = ", ".join(f"'{spec.name}'" for spec in inputs)
         present = ", ".join(f"'{name}'" for name in found) or "nothing"
         what = f"expected an array for each input ({expected}), found {present}"
         raise DataError(what, where=where, remedy="name the arrays as the model's inputs")
-    return {spec.name: spec.name for spec in inputs}
+    return keys
 
 
 def conform_item(item: Any, inputs: Sequence[InputSpec], label: str) -> dict[str, Array]:

@@ -164,6 +164,25 @@ class RangeTable:
             self, rows=rows, data=data, samples=self.samples + other.samples, warnings=said
         )
 
+    def with_signatures(self, others: Mapping[str, RangeTable]) -> RangeTable:
+        """This table and those of other signatures, whose rows are called `signature:tensor`."""
+        rows = {
+            f"{key}:{name}": replace(row, name=f"{key}:{name}")
+            for key, table in others.items()
+            for name, row in table.rows.items()
+        }
+        return replace(self, rows={**self.rows, **rows})
+
+    def of_signature(self, key: str) -> RangeTable:
+        """The rows of one signature, by the names of its tensors."""
+        prefix = f"{key}:"
+        rows = {
+            name.removeprefix(prefix): replace(row, name=name.removeprefix(prefix))
+            for name, row in self.rows.items()
+            if name.startswith(prefix)
+        }
+        return replace(self, rows=rows)
+
     def choose(
         self, method: str | MethodChoice = "minmax", per_layer: str | Mapping[str, str] = ""
     ) -> RangeTable:

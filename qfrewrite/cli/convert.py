@@ -13,15 +13,16 @@ from qfrewrite.cli.options import (
     SCHEMES,
     TARGETS,
     WEIGHTS,
-    data_options,
+    data_of,
     model_options,
     pass_option,
     preprocessing,
+    signature_data_options,
 )
 
 if TYPE_CHECKING:
-    from qfrewrite.calibration.ranges import RangeTable
     from qfrewrite.cli.render import Reporter
+    from qfrewrite.passes import PassContext
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -64,7 +65,7 @@ _OPTIONS = (
 def _all_options(function: F) -> F:
     for option in reversed(_OPTIONS):
         function = option(function)
-    return data_options(model_options(function))
+    return signature_data_options(model_options(function))
 
 
 # The options that say how to write.
@@ -78,7 +79,7 @@ class _Job:
     model: Path
     pass_list: str | None
     out: Path | None
-    data: str | None
+    data: tuple[str, ...]
     samples: int
     preprocess: str | None
     crop: float
@@ -135,8 +136,9 @@ def _convert(job: _Job, reporter: Reporter) -> None:
     reporter.loaded(model)
     reference, state = model.clone(), (model.graph, model.graph.version)
     context = api.open_context(
-        model, job.data, samples=job.samples, preprocess=preprocessing(vars(job), model),
-        seed=job.seed, threads=job.threads, held_back=api.judged_on(job.pass_list or ""),
+        model, data_of(model, job.data), samples=job.samples,
+        preprocess=preprocessing(vars(job), model), seed=job.seed, threads=job.threads,
+        held_back=api.judged_on(job.pass_list or ""),
     )  # fmt: skip
     context.checkpoint = (job.out or Path(f"{model.name}.tflite")).with_suffix(".partial.json")
     context.quant = api.quant_options(**saving)
@@ -156,9 +158,10 @@ def _convert(job: _Job, reporter: Reporter) -> None:
             names = report.names if report is not None else []
             found = api.judge(reference, temporary, context, state, names)
         if job.save_ranges is not None:
-            _save_ranges(job.save_ranges, model.name, context.ranges)
+            _save_ranges(job.save_ranges, model.name, context)
     saved.path = out
-    reporter.data_warnings(context)
+    for own in (context, *context.signatures.values()):
+        reporter.data_warnings(own)
     reporter.passes(report)
     reporter.result(job.model, saved, found, described)
 
@@ -173,14 +176,16 @@ def _with_max_drop(pass_list: str, max_drop: float) -> str:
     return pass_list.replace("@auto", f"@auto(max_drop={max_drop})")
 
 
-def _save_ranges(path: Path, model: str, table: RangeTable | None) -> None:
+def _save_ranges(path: Path, model: str, context: PassContext) -> None:
     from qfrewrite.errors import UsageError
 
+    table = context.ranges
     if table is None:
         raise UsageError("there are no ranges to save", where="--save-ranges",
                          remedy="add calibrate to the passes")  # fmt: skip
     table.model = model
-    table.save(path)
+    others = {k: own.ranges for k, own in context.signatures.items() if own.ranges is not None}
+    table.with_signatures(others).save(path)
 
 
 def _check_names(job: _Job) -> None:

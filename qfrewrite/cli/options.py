@@ -29,9 +29,16 @@ _SEEN = (
     click.option("--crop", type=click.FloatRange(0, 1, min_open=True), default=1.0,
                  show_default=True, help="Central fraction of each image to use."),
 )  # fmt: skip
+_ONE_SOURCE = click.option(
+    "--data", metavar="PATH",
+    help="Calibration data: image folder, .txt list of images, .npy or .npz.",
+)  # fmt: skip
+_SOURCES = click.option(
+    "--data", metavar="[SIGNATURE=]PATH", multiple=True,
+    help="Calibration data: image folder, .txt list of images, .npy or .npz; once for each "
+    "signature that has its own.",
+)  # fmt: skip
 _DATA = (
-    click.option("--data", metavar="PATH", help="Calibration data: image folder, .txt list of "
-                 "images, .npy or .npz."),
     click.option("--samples", type=POSITIVE, default=200, show_default=True,
                  help="How many samples to calibrate on."),
     *_SEEN,
@@ -75,7 +82,37 @@ def pass_option(*, help: str, default: str | None = None) -> Callable[[F], F]:
 
 def data_options(function: F) -> F:
     """--data and how it is read."""
-    return _all(_DATA, function)
+    return _all((_ONE_SOURCE, *_DATA), function)
+
+
+def signature_data_options(function: F) -> F:
+    """--data for each signature, and how it is read."""
+    return _all((_SOURCES, *_DATA), function)
+
+
+def data_of(model: Model, given: tuple[str, ...]) -> Any:
+    """What --data says: a path for the main graph, or a path for each signature."""
+    from pathlib import Path
+
+    from qfrewrite.errors import UsageError
+
+    keys = [s.key for s in model.signatures]
+    found: dict[str | None, str] = {}
+    for text in given:
+        key, equals, path = text.partition("=")
+        if not equals or Path(text).exists():
+            key, path = model.signature_of(model.graph), text  # type: ignore[assignment]
+        elif key not in keys:
+            raise UsageError(
+                f"the model has no signature '{key}'", where="--data",
+                remedy=f"it has {', '.join(keys)}" if keys else "give a path",
+            )  # fmt: skip
+        if key in found:
+            raise UsageError(f"is given twice: {path}", where="--data",
+                             remedy="name the signature: --data SIGNATURE=PATH")  # fmt: skip
+        found[key] = path
+    alone = set(found) <= {model.signature_of(model.graph)}
+    return next(iter(found.values()), None) if alone else found
 
 
 def model_options(function: F) -> F:

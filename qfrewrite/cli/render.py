@@ -144,7 +144,7 @@ class Reporter:
 
     def _quiet_or_note(self, name: str, note: str) -> None:
         """Without data the user must know; everything else belongs to the summary."""
-        if note.startswith("no data"):
+        if "no data: " in note:
             self.notice(f"{name}: {note}")
         else:
             self._out.print(f"  {name}: {escape(note)}", soft_wrap=True)
@@ -185,6 +185,7 @@ class Reporter:
         if found.measured_on:
             figures = f"{found.fidelity}, " if found.fidelity is not None else ""
             lines.append(("float vs result", f"{figures}{escape(found.measured_on)}"))
+        lines += [("", escape(f"signature '{k}': {v}")) for k, v in found.signatures.items()]
         self._out.print()
         for label, text in lines:
             self._out.print(f"  {label:<16} {text}", soft_wrap=True)

@@ -43,8 +43,15 @@ class Model:
     loaded: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
-        """Let the main graph know the subgraphs its ops run."""
-        self.graphs[0].bodies = tuple(self.graphs[1:])
+        """Let each graph know the subgraphs its ops run.
+
+        Their numbers stay right in (graph, *bodies): only the main graph and the graph itself
+        change places, and no op runs either of them.
+        """
+        for place, graph in enumerate(self.graphs):
+            others = list(self.graphs)
+            others[0], others[place] = others[place], others[0]
+            graph.bodies = tuple(others[1:])
 
     @property
     def graph(self) -> Graph:
@@ -60,6 +67,10 @@ class Model:
     def edited(self) -> bool:
         """Whether anything changed since the file was read."""
         return self.loaded != tuple(g.version for g in self.graphs)
+
+    def signature_of(self, graph: Graph) -> str | None:
+        """The name of the first signature that is computed by `graph`."""
+        return next((s.key for s in self.signatures if self.graphs[s.subgraph] is graph), None)
 
     def mark_loaded(self) -> None:
         """Take the present state as what the file holds."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 
 from qfrewrite.errors import VerifyError
-from qfrewrite.ir import Graph, Op, Tensor
+from qfrewrite.ir import Graph, Model, Op, Tensor
 from qfrewrite.ops.spec import attr
 
 _Pairs = list[tuple[Tensor, Tensor]]
@@ -84,12 +84,33 @@ def run_graphs(op: Op, graphs: Sequence[Graph]) -> Iterator[tuple[Run, Graph]]:
         yield run, graphs[index]
 
 
+def entries(model: Model) -> list[Graph]:
+    """The graphs that a model is run by: the main one, and those of its other signatures."""
+    run = {body for graph in model.graphs for op in graph.ops
+           for _, body in run_graphs(op, model.graphs)}  # fmt: skip
+    signed = {s.subgraph for s in model.signatures}
+    return [
+        graph for i, graph in enumerate(model.graphs)
+        if i == 0 or (i in signed and graph not in run)
+    ]  # fmt: skip
+
+
+def reached(graph: Graph) -> set[Graph]:
+    """Every subgraph that runs when `graph` is run, itself included."""
+    graphs, found, left = (graph, *graph.bodies), {graph}, [graph]
+    while left:
+        bodies = {body for op in left.pop().ops for _, body in run_graphs(op, graphs)} - found
+        found |= bodies
+        left += bodies
+    return found
+
+
 def keeps_state(graph: Graph) -> bool:
     """Whether an inference of `graph` depends on those before it."""
     return any(
         op.kind == "ASSIGN_VARIABLE" or any(t is not None and "is_variable" in t.meta
                                             for t in op.inputs)
-        for one in (graph, *graph.bodies)
+        for one in reached(graph)
         for op in one.ops
     )  # fmt: skip
 

@@ -46,6 +46,7 @@ class PassContext:
     even where its method needs none; quant: how the result will be quantized. source: what the
     samples were dealt from. reopen: opens the
     data anew for a graph whose inputs have other shapes; size: what the image input was given.
+    signatures: the contexts of the model's other entry points, by the names of their signatures.
     """
 
     data: Samples | None = None
@@ -62,6 +63,7 @@ class PassContext:
     source: DataSource | None = None
     reopen: Callable[[Graph], PassContext] | None = None
     size: tuple[int, int] | None = None
+    signatures: dict[str, PassContext] = field(default_factory=dict)
     _outputs: dict[tuple[Graph, int], Outputs] = field(default_factory=dict, repr=False)
 
     @property
@@ -70,6 +72,13 @@ class PassContext:
         samples = self.measuring if self.measuring is not None else self.data
         assert samples is not None
         return samples
+
+    def of_signature(self, key: str) -> PassContext:
+        """The data of another signature, with the settings of this run."""
+        own = self.signatures.setdefault(key, PassContext())
+        own.threads, own.seed, own.quant = self.threads, self.seed, self.quant
+        own.progress, own.full_statistics = self.progress, self.full_statistics
+        return own
 
     def aside(self) -> PassContext:
         """The same data and settings for a try on the side, without what this run keeps."""
@@ -105,14 +114,33 @@ class PassRewriter(Rewriter):
     """The rewriter of a pass: edits and log, and the run's context.
 
     main: whether `graph` is the model's main graph, not the body of a loop or a branch.
+    signature: the name of the signature that `graph` computes, where it is another entry point.
     """
 
     def __init__(
-        self, graph: Graph, context: PassContext, log: Log | None = None, *, main: bool = True
-    ) -> None:
+        self, graph: Graph, context: PassContext, log: Log | None = None, *, main: bool = True,
+        signature: str | None = None,
+    ) -> None:  # fmt: skip
         super().__init__(graph, log)
         self.context = context
         self.main = main
+        self.signature = signature
+
+    @property
+    def entry(self) -> bool:
+        """Whether `graph` is run by itself: samples are its inputs."""
+        return self.main or self.signature is not None
+
+    def note(self, text: str) -> None:
+        """Say something about the pass as a whole, once for each signature."""
+        super().note(self._named(text))
+
+    def warn(self, text: str) -> None:
+        """Say something a user must not overlook, once for each signature."""
+        super().warn(self._named(text))
+
+    def _named(self, text: str) -> str:
+        return text if self.signature is None else f"signature '{self.signature}': {text}"
 
     def observe(
         self, tensors: Sequence[Tensor], label: str, *, most: int | None = None

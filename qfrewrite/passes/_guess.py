@@ -45,7 +45,8 @@ def guess_ranges(
         if has_open_sizes(graph):
             taken = ", ".join(f"{spec} as {list(spec.assumed)}" for spec in input_specs(graph))
             text += f" ({taken})"
-    rw.note(f"{text}; give --data for ranges that fit your inputs")
+    option = "--data" if rw.signature is None else f"--data {rw.signature}=PATH"
+    rw.note(f"{text}; give {option} for ranges that fit your inputs")
     rows = {name: known[name] for name in names.values()}
     return RangeTable(rows, graph.name, "no data", 0, graph_fingerprint(graph))
 

@@ -12,6 +12,7 @@ from qfrewrite.errors import UsageError, VerifyError
 from qfrewrite.ir import Graph, Model
 from qfrewrite.ops.check import verify_model
 from qfrewrite.ops.shapes import has_open_sizes, settle_shapes, take_sizes
+from qfrewrite.ops.subgraphs import entries
 from qfrewrite.passes._base import FORMS, Pass, make_passes
 from qfrewrite.passes._context import PassContext, PassRewriter, Samples, sample_count
 from qfrewrite.rewrite.raising import raise_graph
@@ -152,11 +153,17 @@ class _Run:
         context, model = self.context, self.model
         with self._step(str(one), one.keeps_function, measured=one.measured) as report:
             outputs = [len(g.outputs) for g in model.graphs]
+            run_alone = entries(model)
             for graph in model.graphs:
                 main = graph is model.graph
-                # Samples are inputs of the main graph: subgraphs see none.
-                own = context if main else replace(context, data=None, measuring=None)
-                one.run(graph, PassRewriter(graph, own, report.log, main=main))
+                key = model.signature_of(graph) if graph in run_alone and not main else None
+                # Samples are inputs of what is run by itself: loops and branches see none.
+                own = (
+                    context if main
+                    else context.of_signature(key) if key is not None
+                    else replace(context, data=None, measuring=None)
+                )  # fmt: skip
+                one.run(graph, PassRewriter(graph, own, report.log, main=main, signature=key))
             _drop_stale_signatures(model, outputs)
         self.report.passes.append(report)
 

@@ -13,6 +13,7 @@ from qfrewrite.passes._base import Pass, make_passes, register
 from qfrewrite.passes._context import PassContext, PassRewriter
 from qfrewrite.passes._pipelines import PIPELINES
 from qfrewrite.passes._sensitivity import fidelity_of, sensitivities
+from qfrewrite.passes.calibrate import Calibrate
 from qfrewrite.runtime.metrics import Fidelity, Outputs
 
 # Networks are a little too sure of themselves: what was lost on labelled images is so many times
@@ -58,6 +59,7 @@ class Auto(Pass):
     def run(self, graph: Graph, rw: PassRewriter) -> None:
         """Work on copies; the graph becomes the one that does."""
         if not rw.main:
+            Calibrate().run(graph, rw)
             return
         context = rw.context
         if context.data is None:

@@ -64,10 +64,9 @@ class Calibrate(Pass):
 
     def run(self, graph: Graph, rw: PassRewriter) -> None:
         """Housekeeping first: ranges belong to the tensors that will be written."""
-        if not rw.main:
-            if not observable(graph):
-                return
-            rw.note(f"subgraph '{graph.name}' stays float: only the main graph is calibrated")
+        if not rw.entry:
+            if observable(graph):
+                rw.note(f"subgraph '{graph.name}' stays float: it is run by another graph")
             return
         tensors = observable(graph)
         if not tensors:
@@ -111,6 +110,8 @@ class Calibrate(Pass):
     ) -> RangeTable:
         """The ranges of a file; tensors it does not name are measured or guessed."""
         assert self.ranges is not None
+        if rw.signature is not None:
+            table = table.of_signature(rw.signature)
         missing = [t for t, n in zip(tensors, row_names(tensors), strict=True) if n not in table]
         if len(missing) == len(tensors):
             raise DataError(

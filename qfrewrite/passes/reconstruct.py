@@ -88,7 +88,8 @@ class Reconstruct(Pass):
     def run(self, graph: Graph, rw: PassRewriter) -> None:
         """Solve on the side, compare with plain calibration, take the better one."""
         if not rw.main:
-            rw.note(f"subgraph '{graph.name}' stays as it is: only the main graph is fitted")
+            # Only the main graph is fitted.
+            Calibrate().run(graph, rw)
             return
         if rw.context.data is None:
             rw.warn("no data: nothing can be fitted; ranges come from calibrate")

@@ -18,7 +18,7 @@ from qfrewrite.ir.quant import dequantize, quantize
 from qfrewrite.lower.model import lower_as_it_is, lower_float, lower_model
 from qfrewrite.lower.scheme import QuantOptions
 from qfrewrite.ops.shapes import open_axes, take_sizes
-from qfrewrite.ops.subgraphs import RUNS, verify_subgraphs
+from qfrewrite.ops.subgraphs import reached, verify_subgraphs
 
 
 def input_specs(graph: Graph) -> list[InputSpec]:
@@ -262,8 +262,9 @@ def _to_real(value: Array, detail: dict[str, Any]) -> Array:
 def _bytes(graph: Graph, lower: Callable[[Graph], None]) -> bytes:
     from qfrewrite.formats.tflite_write import serialize
 
-    calls = any(op.kind in RUNS for op in graph.ops)
-    bodies = [body.clone()[0] for body in graph.bodies] if calls else []
+    needed = reached(graph) - {graph}
+    # Subgraphs are numbered, so those that are not run leave empty ones in their places.
+    bodies = [b.clone()[0] if b in needed else Graph() for b in graph.bodies] if needed else []
     for body in bodies:
         lower(body)
     return serialize(Model([graph, *bodies]))
