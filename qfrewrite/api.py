@@ -100,10 +100,15 @@ def dequantize(model: Model) -> None:
 
     A float model stays as it is. Raises UnsupportedError for ops that only exist quantized.
     """
+    from qfrewrite.ops.check import verify_model
+    from qfrewrite.ops.shapes import settle_shapes
     from qfrewrite.rewrite.dequantize import dequantize_graph, quantized_graphs
     from qfrewrite.rewrite.rewriter import Rewriter
 
     if quantized := quantized_graphs(model.graphs):
+        for graph in model.graphs:
+            settle_shapes(graph)
+        verify_model(model)
         count = sum(dequantize_graph(Rewriter(graph)) for graph in quantized)
         model.notices.append(
             f"the model is quantized already: {count} tensors were made float; what it lost by "

@@ -13,6 +13,7 @@ from qfrewrite.calibration.data import Sample
 from qfrewrite.errors import UsageError
 from qfrewrite.ir import Array, Graph, Model, Tensor
 from qfrewrite.lower.canonical import canonicalise
+from qfrewrite.ops.check import verify_graph
 from qfrewrite.ops.shapes import take_sizes
 from qfrewrite.rewrite.raising import raise_graph
 from qfrewrite.runtime.metrics import Fidelity, FidelityMeter, sqnr_db
@@ -118,6 +119,7 @@ class _Prepared:
 def _prepared(source: Graph, sizes: Sequence[tuple[int, ...]]) -> _Prepared:
     graph, _ = source.clone()
     take_sizes(graph, dict(zip((t.name for t in graph.inputs), sizes, strict=True)))
+    verify_graph(graph)
     if not any(t.quant is not None and not t.is_const for t in graph.tensors):
         raise_graph(graph)
         canonicalise(graph)

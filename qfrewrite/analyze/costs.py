@@ -8,6 +8,7 @@ from typing import Any
 from qfrewrite.ir import Graph, Model, Tensor
 from qfrewrite.lower.canonical import canonicalise
 from qfrewrite.lower.cost import macs, parameters, tensor_bytes, weight_bytes
+from qfrewrite.ops.check import verify_graph
 from qfrewrite.rewrite.raising import raise_graph
 from qfrewrite.runtime.session import take_usual_sizes
 from qfrewrite.runtime.units import Unit, units
@@ -61,6 +62,7 @@ def model_cost(model: Model) -> ModelCost:
     """The costs of the main graph of `model`, which stays as it is."""
     graph, _ = model.graph.clone()
     notices = take_usual_sizes(graph)
+    verify_graph(graph)
     if not any(t.quant is not None and not t.is_const for t in graph.tensors):
         raise_graph(graph)
         canonicalise(graph)

@@ -17,6 +17,7 @@ from qfrewrite.lower.canonical import canonicalise, fuses_into
 from qfrewrite.lower.cost import macs, parameters
 from qfrewrite.lower.ranges import Range
 from qfrewrite.ops import spec_of
+from qfrewrite.ops.check import verify_graph
 from qfrewrite.ops.quantization import holding_zero
 from qfrewrite.ops.shapes import unsettled
 from qfrewrite.ops.spec import attr
@@ -121,6 +122,7 @@ def inspect_model(
     """
     graph, _ = model.graph.clone()
     notices = take_usual_sizes(graph)
+    verify_graph(graph)
     raise_graph(graph)
     before = {op.name: _before_folding(graph, op) for op in graph.ops_of(*LINEAR)}
     quantized = any(t.quant is not None and not t.is_const for t in graph.tensors)
@@ -169,9 +171,10 @@ def _before_folding(graph: Graph, op: Op) -> _Unfolded:
 
 
 def _channel_magnitudes(op: Op) -> Array | None:
-    """The largest weight per output channel, [O], real units; None where weights are computed."""
+    """The largest weight per output channel, [O], real units; None where they are not known."""
     tensor = op.operand(weight_slot(op))
-    if tensor.data is None or not tensor.size:
+    # Of types that numpy lacks the bytes are kept.
+    if tensor.data is None or not tensor.size or tensor.data.shape != tensor.shape:
         return None
     w = dequantize(tensor.data, tensor.quant) if tensor.quant is not None else weights_of(op)
     magnitudes: Array = (

@@ -38,6 +38,8 @@ from qfrewrite.errors import DataError, UsageError
 from qfrewrite.ir import NUMPY_DTYPES, Array
 
 Sample = dict[str, Array]
+# Bytes that a made-up sample may take: more than any image, less than a damaged shape.
+_MOST_SYNTHETIC = 1 << 28
 # What stands for a size that a model leaves open, by the input's rank: samples of a signal, or
 # steps in time and pixels.
 _USUAL_SIZES = {1: 1024, 2: 1024}
@@ -267,6 +269,11 @@ def synthetic(
         raise UsageError(what, where="synthetic inputs", remedy="low must be below high")
     _check_seed(seed)
     inputs = [replace(i, shape=i.assumed, open_axes=()) for i in _checked_inputs(inputs)]
+    size = sum(math.prod(i.shape) * NUMPY_DTYPES[i.dtype].itemsize for i in inputs)
+    if size > _MOST_SYNTHETIC:
+        what = f"an input takes {size / 2**30:.2f} GB: {', '.join(map(str, inputs))}"
+        raise DataError(what, where="synthetic inputs", remedy="check the model's input shape, or "
+                        "give data")  # fmt: skip
     items = SyntheticItems(inputs, samples, seed=seed, low=low, high=high)
     return Samples(inputs, items, range(samples), _counted(samples, items.unit))
 

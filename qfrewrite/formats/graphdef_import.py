@@ -345,7 +345,7 @@ def evaluate(graph: Graph, tensor: Tensor) -> Array | None:
         if waiting:
             stack += waiting
             continue
-        results = spec.reference(op, [None if s is None else known[s] for s in op.inputs])
+        results = computed(op, [None if s is None else known[s] for s in op.inputs])
         known.update(zip(op.outputs, results, strict=True))
         stack.pop()
     return known[tensor]

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import numpy as np
+
 from qfrewrite.errors import VerifyError
 from qfrewrite.ir.graph import Graph
 from qfrewrite.ir.model import Model
@@ -38,8 +40,7 @@ def _violations(graph: Graph) -> Iterator[tuple[str, str]]:
     known: set[Tensor] = {t for t in graph.tensors if t.is_const}
     known |= set(graph.inputs) | {t for t in graph.tensors if t.meta.get("is_variable")}
     for tensor in graph.tensors:
-        if tensor.is_const:
-            yield from _constant_violations(graph, tensor)
+        yield from _tensor_violations(graph, tensor)
     for op in graph.ops:
         place = f"op '{op.name}' ({op.kind})"
         for slot, operand in enumerate(op.inputs):
@@ -58,7 +59,11 @@ def _violations(graph: Graph) -> Iterator[tuple[str, str]]:
             yield f"output '{out.name}'", "has no value"
 
 
-def _constant_violations(graph: Graph, tensor: Tensor) -> Iterator[tuple[str, str]]:
+def _tensor_violations(graph: Graph, tensor: Tensor) -> Iterator[tuple[str, str]]:
+    if tensor.quant is not None and not np.isfinite(tensor.quant.scale).all():
+        yield f"tensor '{tensor.name}'", "has a scale that is no finite number"
+    if tensor.data is None:
+        return
     place = f"constant '{tensor.name}'"
     if graph.producer(tensor) is not None:
         yield place, "is computed by an op as well"

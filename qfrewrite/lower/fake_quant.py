@@ -10,10 +10,9 @@ import numpy as np
 
 from qfrewrite.errors import UnsupportedError
 from qfrewrite.ir import Graph, Op, constant
-from qfrewrite.ops import spec_of
 from qfrewrite.ops.build import append_op
 from qfrewrite.ops.quantization import fake_quant_grid
-from qfrewrite.ops.spec import attr
+from qfrewrite.ops.spec import attr, computed
 from qfrewrite.rewrite.rewriter import Rewriter
 
 # Stands for a range without width: every result is 0 as far as float32 shows.
@@ -43,10 +42,8 @@ def lower_fake_quant(graph: Graph) -> None:
 
 
 def _apply(rw: Rewriter, op: Op) -> None:
-    source, spec = op.operand(0), spec_of(op)
-    assert spec is not None
-    assert spec.reference is not None
-    values = spec.reference(op, [source.data])[0]
+    source = op.operand(0)
+    values = computed(op, [source.data])[0]
     for reader in rw.graph.readers(op.output):
         rw.set_constant(reader.op, reader.slot, values, name=f"{source.name}/quantized")
     rw.graph.remove_op(op)

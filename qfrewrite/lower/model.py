@@ -16,6 +16,8 @@ from qfrewrite.lower.scheme import QuantOptions, QuantReport, check_patterns
 from qfrewrite.lower.spec_check import check_graph
 from qfrewrite.lower.weight_schemes import lower_weights
 from qfrewrite.lower.weights import mean_response, on_grid, weight_bounds
+from qfrewrite.ops.check import verify_model
+from qfrewrite.ops.shapes import settle_shapes
 from qfrewrite.ops.subgraphs import run_graphs
 from qfrewrite.rewrite.densify import densify
 from qfrewrite.rewrite.error_function import lower_erf
@@ -52,6 +54,7 @@ def _lowered(
     model: Model, options: QuantOptions, impossible: Mapping[Graph, Mapping[tuple[str, str], str]]
 ) -> tuple[Model, QuantReport]:
     copy, report = model.clone(), QuantReport()
+    _check_read(copy)
     inside = {body for graph in copy.graphs for op in graph.ops
               for _, body in run_graphs(op, copy.graphs)}  # fmt: skip
     for source, graph in zip(model.graphs, copy.graphs, strict=True):
@@ -82,6 +85,14 @@ def _add_broken(
     return grown
 
 
+def _check_read(model: Model) -> None:
+    """Raise VerifyError where a `.tflite` says what no op is, before anything is made of it."""
+    if model.source == "tflite" and not model.edited:
+        for graph in model.graphs:
+            settle_shapes(graph)
+        verify_model(model)
+
+
 def lower_graphdef(model: Model) -> Model:
     """A copy of `model` ready to be written as `.pb`.
 
@@ -92,6 +103,7 @@ def lower_graphdef(model: Model) -> Model:
     become float constants.
     """
     copy = model.clone()
+    _check_read(copy)
     if model.edited:
         for graph in copy.graphs:
             _bake_weights(graph)

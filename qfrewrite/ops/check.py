@@ -11,6 +11,15 @@ from qfrewrite.ops.shapes import unsettled
 from qfrewrite.ops.spec import inferred, spec_of
 from qfrewrite.ops.subgraphs import verify_subgraphs
 
+# Attributes that kernels divide by.
+_POSITIVE = frozenset({
+    "stride_w", "stride_h", "dilation_w_factor", "dilation_h_factor", "filter_width",
+    "filter_height", "block_size",
+})  # fmt: skip
+
+
+_NO_NUMBERS = frozenset({"string", "resource", "variant", "bool", "complex64", "complex128"})
+
 
 def verify_graph(graph: Graph) -> None:
     """Raise VerifyError where `graph` is not well formed or an op contradicts its row."""
@@ -38,12 +47,26 @@ def verify_op(op: Op, unknown: Collection[Tensor] = ()) -> None:
         return
     place = f"op '{op.name}' ({op.kind})"
     for slot, port in enumerate(spec.inputs):
-        if op.input(slot) is None and not (port.optional or port.variadic):
+        tensor = op.input(slot)
+        if tensor is not None and port.rank not in (None, len(tensor.shape)):
+            raise VerifyError(
+                f"input {slot} ({port.name}) is {list(tensor.shape)}, needs rank {port.rank}",
+                where=place,
+            )
+        if tensor is not None and port.role in ("weight", "bias") and tensor.dtype in _NO_NUMBERS:
+            raise VerifyError(f"input {slot} ({port.name}) is {tensor.dtype}", where=place)
+        if tensor is None and not (port.optional or port.variadic):
             raise VerifyError(f"input {slot} ({port.name}) is missing", where=place)
     if len(op.inputs) > len(spec.inputs) and spec.input_port(len(op.inputs) - 1) is None:
         raise VerifyError(
             f"has {len(op.inputs)} inputs, takes at most {len(spec.inputs)}", where=place
         )
+    least = sum(not port.variadic for port in spec.outputs)
+    if len(op.outputs) < least:
+        raise VerifyError(f"has {len(op.outputs)} outputs, needs {least}", where=place)
+    for name in _POSITIVE & set(op.attrs):
+        if op.attrs[name] < 1:
+            raise VerifyError(f"has {name} {op.attrs[name]}, needs 1 or more", where=place)
     if not any(t in unknown for t in (*op.inputs, *op.outputs) if t is not None):
         _check_shapes(op, place)
 

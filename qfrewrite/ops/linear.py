@@ -209,26 +209,27 @@ def _matmul(op: Op, x: list[Array | None]) -> list[Array]:
 
 rows(
     OpSpec(
-        "CONV_2D", (act("x"), weight("w", 0), bias()), (act("y"),), _conv_shape, _conv,
+        "CONV_2D", (act("x"), weight("w", 0, rank=4), bias()), (act("y"),), _conv_shape, _conv,
         "Conv2DOptions", _CONV_ATTRS, fuses=True, hybrid=True, least_step=step_of_product,
         versions={"int8": 3},
         since=((hybrid, 2), (hybrid_per_channel, 5), (grouped, 6)),
     ),
     OpSpec(
-        "DEPTHWISE_CONV_2D", (act("x"), weight("w", 3), bias()), (act("y"),), _depthwise_shape,
-        _depthwise, "DepthwiseConv2DOptions", {**_CONV_ATTRS, "depth_multiplier": 1}, fuses=True,
+        "DEPTHWISE_CONV_2D", (act("x"), weight("w", 3, rank=4), bias()), (act("y"),),
+        _depthwise_shape, _depthwise, "DepthwiseConv2DOptions",
+        {**_CONV_ATTRS, "depth_multiplier": 1}, fuses=True,
         least_step=step_of_product, hybrid=True, versions={"int8": 3},
         since=((dilated, 2), (hybrid, 4), (hybrid_per_channel, 6)),
     ),
     OpSpec(
-        "TRANSPOSE_CONV", (param("output_shape"), weight("w", 0), act("x"), bias()),
+        "TRANSPOSE_CONV", (param("output_shape"), weight("w", 0, rank=4), act("x"), bias()),
         (act("y"),), _transpose_conv_shape, _transpose_conv, "TransposeConvOptions",
         {"padding": "SAME", "stride_h": 1, "stride_w": 1, "fused_activation_function": "NONE"},
         fuses=True, versions={"int8": 2}, since=((has(3), 3), (activates, 4)),
         least_step=step_of_product,
     ),
     OpSpec(
-        "FULLY_CONNECTED", (act("x"), weight("w", 0), bias()), (act("y"),),
+        "FULLY_CONNECTED", (act("x"), weight("w", 0, rank=2), bias()), (act("y"),),
         _fully_connected_shape, _fully_connected, "FullyConnectedOptions",
         {"fused_activation_function": "NONE", "weights_format": "DEFAULT", "keep_num_dims": False,
          "asymmetric_quantize_inputs": False},

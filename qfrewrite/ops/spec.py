@@ -56,6 +56,7 @@ class Port:
     role: `act` (a value that is quantized), `weight` (a constant quantized symmetrically, per
     index of `axis`), `bias` (int32 at scale input x weight), `param` (integers that steer
     the op: shapes, axes, paddings; never quantized), or `any` (read in whatever type it has).
+    rank: of a weight, where kernels take one only.
     fixed: scale and zero point that the specification prescribes for an int8 output.
     dtype: the element type of an output that does not follow the operands.
     """
@@ -63,6 +64,7 @@ class Port:
     name: str
     role: str = "act"
     axis: int | None = None
+    rank: int | None = None
     optional: bool = False
     variadic: bool = False
     fixed: tuple[float, int] | None = None
@@ -271,13 +273,19 @@ def inferred(op: Op) -> list[Shape]:
 def computed(op: Op, values: list[Array | None]) -> list[Array]:
     """What `op`, whose row has a reference, makes of these operands.
 
-    Raises VerifyError where they do not fit the op.
+    Raises VerifyError where they do not fit the op, UnsupportedError where it takes more memory
+    than there is.
     """
     reference = require_spec(op).reference
     assert reference is not None
     try:
         with np.errstate(all="ignore"):
             return reference(op, values)
+    except MemoryError:
+        raise UnsupportedError(
+            "takes more memory than there is", where=f"op '{op.name}' ({op.kind})",
+            remedy="the file is damaged, or this machine too small",
+        ) from None  # fmt: skip
     except _MALFORMED as error:
         raise shape_error(op, f"has operands that do not fit: {_said(error)}") from None
 

@@ -13,8 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from qfrewrite.ir import Graph, Op, Tensor
-from qfrewrite.ops import spec_of
-from qfrewrite.ops.spec import attr
+from qfrewrite.ops.spec import attr, computed
 from qfrewrite.rewrite.fold import Float64, constant_response, pads, restate, set_weights
 from qfrewrite.rewrite.match import (
     NoMatch,
@@ -103,10 +102,7 @@ def absorb(rw: Rewriter, op: Op, channels: DeadChannels) -> int | NoMatch:
     dead = channels.dead
     constant = np.where(dead, channels.value, 0.0)
     for activation in through:
-        spec = spec_of(activation)
-        assert spec is not None
-        assert spec.reference is not None
-        constant = spec.reference(activation, [constant])[0]
+        constant = computed(activation, [constant])[0]
     constant = np.where(dead, constant, 0.0)
     # A constant inside is no constant at a padded border, unless it is 0.
     if constant.any() and pads(reader):

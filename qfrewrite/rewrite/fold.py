@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from qfrewrite.errors import UnsupportedError
 from qfrewrite.ir import Array, Graph, Op, Tensor
 from qfrewrite.ops import spec_of
-from qfrewrite.ops.spec import attr
+from qfrewrite.ops.spec import attr, computed
 from qfrewrite.rewrite.match import (
     LINEAR,
     NoMatch,
@@ -190,7 +191,10 @@ def fold_constants(rw: Rewriter, max_elements: int = 1 << 26) -> None:
             continue
         if sum(out.size for out in op.outputs) > max_elements:
             continue
-        results = spec.reference(op, [None if t is None else t.data for t in op.inputs])
+        try:
+            results = computed(op, [None if t is None else t.data for t in op.inputs])
+        except UnsupportedError:
+            continue
         for out, data in zip(op.outputs, results, strict=True):
             twin = Tensor(out.name, data.shape, out.dtype, np.asarray(data, order="C"))
             rw.graph.replace_uses(out, twin)

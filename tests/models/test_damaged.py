@@ -1,0 +1,121 @@
+"""Models that say what no model is: one line, before anything is computed or written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from graphs import normal
+
+import qfrewrite as qf
+from qfrewrite.analyze.costs import model_cost
+from qfrewrite.analyze.layers import inspect_model
+from qfrewrite.errors import DataError, QfError
+from qfrewrite.formats.tflite_write import write_tflite
+from qfrewrite.ir import Graph, Model, Op, Quant, Tensor
+from qfrewrite.ops.build import GraphBuilder
+
+
+def network() -> Graph:
+    """Convolution, product of matrices, sum, of images and a matrix of their own."""
+    b = GraphBuilder()
+    x = b.input("x", (1, 6, 6, 4))
+    y = b.op("CONV_2D", x, b.const("w", normal(8, 3, 3, 4)), b.const("b", normal(8)), name="conv",
+             attrs={"padding": "SAME"})  # fmt: skip
+    y = b.op("RESHAPE", y, b.const("shape", np.array([1, 36, 8], "i4")), name="flat")
+    y = b.op("BATCH_MATMUL", y, b.input("m", (1, 8, 5)), name="product")
+    y = b.op("SUM", y, b.const("axes", np.array([1], "i4")), name="sum")
+    return b.finish(b.op("TRANSPOSE", y, b.const("perm", np.array([1, 0], "i4")), name="turned"))
+
+
+def put(thing: Op | Tensor, **fields: Any) -> None:
+    """Set fields past every check, as a damaged file does."""
+    for name, value in fields.items():
+        object.__setattr__(thing, name, value)
+
+
+def of_rank_1(g: Graph) -> None:
+    w = g.tensor("w")
+    put(w, shape=(288,), data=w.value().reshape(-1))
+    for tensor in (g.op("conv").output, g.inputs[0]):
+        put(tensor, shape_signature=(-1, -1, -1, -1))
+
+
+def of_bytes(g: Graph) -> None:
+    put(g.tensor("w"), dtype="string", data=np.zeros(30, np.uint8))
+
+
+def one_operand_only(g: Graph) -> None:
+    put(g.op("product"), inputs=g.op("product").inputs[:1])
+
+
+DAMAGE: dict[str, Callable[[Graph], None]] = {
+    "stride 0": lambda g: put(g.op("conv"), attrs={**g.op("conv").attrs, "stride_w": 0}),
+    "dilation 0": lambda g: put(g.op("conv"), attrs={**g.op("conv").attrs, "dilation_h_factor": 0}),
+    "weights of rank 1": of_rank_1,
+    "weights of bytes": of_bytes,
+    "a missing operand": one_operand_only,
+    "an empty operand": lambda g: put(g.op("sum"), inputs=(None, *g.op("sum").inputs[1:])),
+    "no such axis": lambda g: put(g.tensor("axes"), data=np.array([7], "i4")),
+    "no permutation": lambda g: put(g.tensor("perm"), data=np.array([1, 1], "i4")),
+    "matrices that do not fit": lambda g: put(g.inputs[1], shape=(1, 7, 5)),
+    "matrices that do not broadcast": lambda g: put(g.inputs[1], shape=(3, 2, 8, 5)),
+    "a matrix of rank 1": lambda g: put(g.inputs[1], shape=(8,)),
+    "a scale that is NaN": lambda g: put(g.op("sum").output, quant=Quant.per_tensor(np.nan, 0)),
+    "coded, at a scale that is NaN": lambda g: put(
+        g.op("sum").output, quant=Quant.per_tensor(np.nan, 0), dtype="int8"
+    ),
+}
+
+
+@pytest.fixture
+def damaged(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
+    graph = network()
+    DAMAGE[request.param](graph)
+    write_tflite(Model([graph]), tmp_path / "damaged.tflite")
+    return tmp_path / "damaged.tflite"
+
+
+JOBS: dict[str, Callable[[Model, Path], Any]] = {
+    "inspect": lambda model, out: inspect_model(model),
+    "cost": lambda model, out: model_cost(model),
+    "fold_bn": lambda model, out: qf.run_passes(model, "fold_bn"),
+    "calibrate": lambda model, out: qf.run_passes(model, "calibrate"),
+    "float16": lambda model, out: qf.save(model, out, scheme="float16"),
+    "pb": lambda model, out: qf.save(model, out.with_suffix(".pb")),
+}
+
+
+@pytest.mark.parametrize("job", JOBS)
+@pytest.mark.parametrize("damaged", DAMAGE, indirect=True)
+def test_damage_is_one_line(damaged: Path, job: str, tmp_path: Path) -> None:
+    """Any other exception, or a warning of numpy's, fails this."""
+    with pytest.raises(QfError, match=r"\A[^\n]+\Z"):
+        JOBS[job](qf.load(damaged), tmp_path / "out.tflite")
+    assert [file.name for file in tmp_path.iterdir()] == ["damaged.tflite"]
+
+
+def test_a_huge_input_is_not_made_up(tmp_path: Path) -> None:
+    """1.75 GiB of noise would end in a MemoryError, or take all the memory there is."""
+    b = GraphBuilder()
+    x = b.input("x", (1, 21675, 21675, 1))
+    write_tflite(Model([b.finish(b.op("ABS", x))]), tmp_path / "huge.tflite")
+    with pytest.raises(DataError, match=r"takes 1\.75 GB"):
+        qf.run_passes(qf.load(tmp_path / "huge.tflite"), "calibrate")
+
+
+@pytest.mark.parametrize("dtype", ["int64", "bool", "int32", "int8"])
+def test_inputs_that_are_no_floats_need_no_data(dtype: str, tmp_path: Path) -> None:
+    b = GraphBuilder()
+    x = b.input("x", (1, 4, 3), dtype)
+    y = b.op("MUL", b.op("CAST", x, dtype="float32"), b.const("w", normal(4, 3)))
+    y = b.op("FULLY_CONNECTED", b.op("SUM", y, b.const("axes", np.array([1], "i4"))),
+             b.const("fc", normal(5, 3)), name="scores")  # fmt: skip
+    write_tflite(Model([b.finish(y)]), tmp_path / "model.tflite")
+    report = qf.quantize(tmp_path / "model.tflite", tmp_path / "int8.tflite", passes="calibrate")
+    assert report.saved.lowering.counts["int8"] >= 2
+    back = qf.load(tmp_path / "int8.tflite")
+    assert back.graph.inputs[0].dtype == dtype
