@@ -61,7 +61,7 @@ def _print(found: Comparison, how: str, top: int | None, described: str | None) 
     console = open_console()
     shown = found.layers[:top]
     records = [{k: v for k, v in asdict(row).items() if not k.startswith("_")} for row in shown]
-    t.shorten_names(records, how)
+    t.shorten_names(records, how, [row.name for row in found.layers])
     columns = (
         t.Column("name", "layer", right=False), t.Column("op", "op", right=False),
         t.Column("order", "order"), t.Column("sqnr_db", "SQNR dB", t.decibel),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -106,18 +107,27 @@ def _named(found: Inspection, name: str) -> Layer:
 
     from qfrewrite.errors import UsageError
 
-    try:
-        return found.layer(name)
-    except KeyError:
-        inside = [x for x in found.layers if name.lower() in x.name.lower()]
-        if len(inside) == 1:
-            return inside[0]
-        names = [x.name for x in inside] or [x.name for x in found.layers]
-        close = get_close_matches(name, names, n=3, cutoff=0.3) or names[:3]
-        raise UsageError(
-            f"{'is the name of several layers' if inside else 'no such layer'}: '{name}'",
-            where="--layer", remedy=f"did you mean {' or '.join(close)}?",
-        ) from None  # fmt: skip
+    inside = _by_name(found.layers, name) or [
+        x for x in found.layers if name.lower() in x.name.lower()
+    ]
+    if len(inside) == 1:
+        return inside[0]
+    names = [x.name for x in inside or found.layers]
+    close = get_close_matches(name, names, n=3, cutoff=0.3) or names[:3]
+    raise UsageError(
+        f"{'is the name of several layers' if inside else 'no such layer'}: '{name}'",
+        where="--layer", remedy=f"did you mean {' or '.join(close)}?",
+    )  # fmt: skip
+
+
+def _by_name(layers: Sequence[Layer], name: str) -> list[Layer]:
+    """The layers that `name` stands for, by their op or their output, whole or as printed."""
+    from qfrewrite.ir.names import closest
+
+    for names in ([x.name for x in layers], [x.output for x in layers]):
+        if meant := set(closest(name, names)):
+            return [x for x, known in zip(layers, names, strict=True) if known in meant]
+    return []
 
 
 def _chosen(found: Inspection, given: dict[str, Any]) -> list[Layer]:
@@ -127,8 +137,14 @@ def _chosen(found: Inspection, given: dict[str, Any]) -> list[Layer]:
     rows = list(found.layers)
     if given["pattern"]:
         pattern = given["pattern"]
-        pattern = pattern if any(c in pattern for c in "*?[") else f"*{pattern}*"
-        rows = [r for r in rows if fnmatch(r.name, pattern) or fnmatch(r.op, pattern)]
+        if named := _by_name(rows, pattern):
+            rows = named
+        elif any(c in pattern for c in "*?["):
+            ways = (pattern, f"*/{pattern}")
+            rows = [r for r in rows if any(fnmatch(n, w) for n in (r.name, r.op) for w in ways)]
+        else:
+            word = pattern.lower()
+            rows = [r for r in rows if word in r.name.lower() or word in r.op.lower()]
     if given["flagged"]:
         rows = [r for r in rows if r.flags]
     if given["sort"] != "order":
@@ -151,7 +167,7 @@ def _print(found: Inspection, rows: list[Layer], how: str) -> None:
 
     console = open_console()
     records = [row.record() for row in rows]
-    t.shorten_names(records, how)
+    t.shorten_names(records, how, [layer.name for layer in found.layers])
     columns = (
         t.Column("name", "layer", right=False), t.Column("op", "op", right=False),
         t.Column("shape", "output", t.shape), t.Column("parameters", "params", t.count),
@@ -172,19 +188,21 @@ def _print(found: Inspection, rows: list[Layer], how: str) -> None:
 def _summary(found: Inspection, rows: list[Layer], console: Any) -> None:
     from rich.markup import escape
 
-    from qfrewrite.cli.tables import count, shorten
+    from qfrewrite.cli.tables import count
+    from qfrewrite.ir.names import shorten
 
     total = found.layers
+    whole = [layer.name for layer in total]
     console.print(
         f"{len(total)} layers, {count(sum(r.parameters for r in total))} parameters, "
         f"{count(sum(r.macs for r in total))} MACs"
     )
-    for row, name in zip(rows, shorten([r.name for r in rows]), strict=True):
+    for row, name in zip(rows, shorten([r.name for r in rows], whole), strict=True):
         for flag in row.flags:
             helps = f"  -> {flag.remedy}" if flag.remedy else ""
             click.echo(f"  {click.style(name, fg='yellow')}: {flag.text}{helps}")
     for remedy, helped in found.advice().items():
-        names = shorten(helped)
+        names = shorten(helped, whole)
         more = f" and {len(names) - 2} more" if len(names) > 2 else ""
         console.print(
             f"[bold]{escape(remedy)}[/bold] helps {escape(', '.join(names[:2]) + more)}",

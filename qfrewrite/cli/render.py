@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import MISSING
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -203,7 +204,11 @@ def pass_table(known: Mapping[str, type[Pass]]) -> None:
     for name in ("pass", "parameters", "exact", "what"):
         table.add_column(name, overflow="fold")
     for name, cls in known.items():
-        given = ", ".join(f"{k}={_default(v)}" for k, _, v in parameters(cls)) or "-"
+        given = ", ".join(
+            f"{k} (required)" if v is MISSING else f"{k}={_default(v)}"
+            for k, _, v in parameters(cls)
+        )  # fmt: skip
+        given = given or "-"
         table.add_row(name, escape(given), "yes" if cls.exact else "no", _first_line(cls))
     open_console().print(table)
 
@@ -214,7 +219,8 @@ def print_pass(cls: type[Pass]) -> None:
     console.print(f"[bold]{cls.name}[/bold]  ({'exact' if cls.exact else 'not exact'})")
     console.print(escape(inspect.getdoc(cls) or ""))
     for name, kind, default in parameters(cls):
-        console.print(f"  {name}: {kind} = {escape(_default(default))}")
+        shown = "(required)" if default is MISSING else f"= {_default(default)}"
+        console.print(escape(f"  {name}: {kind} {shown}"))
 
 
 def _first_line(cls: type[Pass]) -> str:

@@ -41,7 +41,7 @@ def sensitivity(model: Path, pass_list: str, how: str, top: int | None, **given:
             reporter.notice(RANKED_ONLY)
     shown = sorted(rows, key=lambda row: row.alone_db)[:top]
     records = [asdict(row) for row in shown]
-    t.shorten_names(records, how)
+    t.shorten_names(records, how, [row.name for row in rows])
     columns = (
         t.Column("name", "layer", right=False), t.Column("op", "op", right=False),
         t.Column("alone_db", "alone, dB", t.decibel),

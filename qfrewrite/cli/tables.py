@@ -5,13 +5,15 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import inf
 from typing import Any
 
 import click
 from rich.console import Console
+
+from qfrewrite.ir.names import ELIDED, shorten
 
 FORMATS = ("table", "json", "csv", "markdown")
 
@@ -87,18 +89,17 @@ def print_rows(
         _table(rows, _present(rows, columns), console)
 
 
-def shorten(names: Sequence[str]) -> list[str]:
-    """The names less the path that all of them share, and only the first of names joined by `;`."""
-    parts = [name.split(";")[0].split("/") for name in names]
-    while len(parts) > 1 and all(len(p) > 1 and p[0] == parts[0][0] for p in parts):
-        parts = [p[1:] for p in parts]
-    return ["/".join(p) for p in parts]
+def shorten_names(
+    records: Sequence[dict[str, Any]], how: str, among: Iterable[str] | None = None
+) -> None:
+    """Shorten the `name` of every record, in formats that people read; see `ir.names.shorten`.
 
-
-def shorten_names(records: Sequence[dict[str, Any]], how: str) -> None:
-    """Shorten the `name` of every record, in formats that people read."""
+    among: the names of the whole model, where the records are a part of it: so a layer has the
+    same short name in every table.
+    """
     if how in ("table", "markdown"):
-        for record, name in zip(records, shorten([r["name"] for r in records]), strict=True):
+        short = shorten([r["name"] for r in records], among)
+        for record, name in zip(records, short, strict=True):
             record["name"] = name
 
 
@@ -124,7 +125,7 @@ def _table(rows: Sequence[Mapping[str, Any]], columns: Sequence[Column], console
     first, *rest = columns
     if room is not None:
         width[first.key] = min(width[first.key], max(room // 3, 16))
-        cells[first.key] = [_elide(text, width[first.key]) for text in cells[first.key]]
+        cells[first.key] = _elided(cells[first.key], width[first.key])
     for part in _folded(rest, width, None if room is None else room - width[first.key]):
         shown = (first, *part)
         head = "  ".join(_pad(c.header, width[c.key], c.right) for c in shown)
@@ -155,9 +156,14 @@ def _pad(text: str, width: int, right: bool) -> str:
     return text.rjust(width) if right else text.ljust(width)
 
 
-def _elide(text: str, width: int) -> str:
-    """The end of a name tells more than its beginning."""
-    return text if len(text) <= width else "…" + text[len(text) - width + 1 :]
+def _elided(texts: Sequence[str], width: int) -> list[str]:
+    """The ends of names, which tell more than their beginnings; whole where two would be alike."""
+    cut = [t if len(t) <= width else ELIDED + t[len(t) - width + 1 :] for t in texts]
+    ends = {short: sum(t.endswith(short.removeprefix(ELIDED)) for t in set(texts)) for short in cut}
+    return [
+        whole if short.startswith(ELIDED) and ends[short] > 1 else short
+        for whole, short in zip(texts, cut, strict=True)
+    ]
 
 
 def _csv(rows: Sequence[Mapping[str, Any]]) -> str:

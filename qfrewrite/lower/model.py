@@ -12,7 +12,7 @@ from qfrewrite.lower.canonical import canonicalise, fuse_activations, spell_out
 from qfrewrite.lower.fake_quant import lower_fake_quant
 from qfrewrite.lower.quantized import has_ranges, lower_quantized
 from qfrewrite.lower.ranges import take_ranges
-from qfrewrite.lower.scheme import QuantOptions, QuantReport, check_patterns
+from qfrewrite.lower.scheme import QuantOptions, QuantReport, check_patterns, with_whole_names
 from qfrewrite.lower.spec_check import check_graph
 from qfrewrite.lower.weight_schemes import lower_weights
 from qfrewrite.lower.weights import mean_response, on_grid, weight_bounds
@@ -64,7 +64,8 @@ def _lowered(
             report.add(lower_quantized(graph, own, impossible[source]))
         elif options.kind.activations is None and options.kind.weights is not None:
             canonicalise(graph)
-            lower_weights(graph, options, report, take_ranges(graph).weights)
+            own = with_whole_names(options, graph.ops)
+            lower_weights(graph, own, report, take_ranges(graph).weights)
             fuse_activations(graph)
         else:
             lower_float(graph)

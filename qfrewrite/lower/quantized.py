@@ -24,6 +24,7 @@ from qfrewrite.lower.scheme import (
     QuantOptions,
     QuantReport,
     matches,
+    with_whole_names,
 )
 from qfrewrite.lower.substitute import substitute
 from qfrewrite.lower.weights import given_bounds, mean_response, quantize_linear, weight_bounds
@@ -74,6 +75,7 @@ class _Lowering:
 
     def run(self) -> QuantReport:
         canonicalise(self.graph)
+        self.options = with_whole_names(self.options, self.graph.ops)
         self.ranges = take_ranges(self.graph)
         substitute(Rewriter(self.graph), self.options, self._wanted, self.ranges.activations)
         fuse_activations(self.graph)

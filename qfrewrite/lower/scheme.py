@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
+from glob import escape
 from types import MappingProxyType
 
 from qfrewrite.errors import UsageError
 from qfrewrite.ir import Op
+from qfrewrite.ir.names import closest
 
 
 @dataclass(frozen=True)
@@ -64,8 +66,9 @@ class QuantOptions:
     scheme: one of `SCHEMES`; per_channel: a scale per output channel for weights;
     fc_per_channel: likewise for FULLY_CONNECTED (None: as the others); io: element type of the
     model's inputs and outputs (None: that of the activations); keep_float, keep_int16: names of
-    ops (`*`, `?`) that stay float, or compute with int16 activations; slow: kinds of ops whose
-    quantized kernel is slower than the ops that can take their place.
+    ops that stay float, or compute with int16 activations: whole, as tables print them, or
+    patterns with `*` and `?`; slow: kinds of ops whose quantized kernel is slower than the ops
+    that can take their place.
     """
 
     scheme: str = "int8"
@@ -142,9 +145,32 @@ class QuantReport:
 
 
 def matches(op: Op, patterns: tuple[str, ...]) -> bool:
-    """Whether a pattern names `op`, or one of its outputs."""
-    names = {op.name, *(t.name for t in op.outputs)}
-    return any(fnmatchcase(name, pattern) for pattern in patterns for name in names)
+    """Whether a pattern names `op`, or one of its outputs; also by the end of a path."""
+    names = _names(op)
+    return any(
+        fnmatchcase(name, pattern) or fnmatchcase(name, f"*/{pattern}")
+        for pattern in patterns for name in names
+    )  # fmt: skip
+
+
+def with_whole_names(options: QuantOptions, ops: Sequence[Op]) -> QuantOptions:
+    """The options with names as tables print them replaced by the whole names among `ops`."""
+    if not (options.keep_float or options.keep_int16):
+        return options
+    names = [name for op in ops for name in _names(op)]
+
+    def whole(patterns: tuple[str, ...]) -> tuple[str, ...]:
+        # What names nothing here may be a pattern, or name an op of another subgraph.
+        found = ([escape(n) for n in closest(p, names)] or [p] for p in patterns)
+        return tuple(pattern for each in found for pattern in each)
+
+    return replace(
+        options, keep_float=whole(options.keep_float), keep_int16=whole(options.keep_int16)
+    )
+
+
+def _names(op: Op) -> tuple[str, ...]:
+    return tuple(dict.fromkeys((op.name, *(t.name for t in op.outputs))))
 
 
 def check_patterns(ops: Sequence[Op], options: QuantOptions) -> None:
@@ -153,8 +179,9 @@ def check_patterns(ops: Sequence[Op], options: QuantOptions) -> None:
         ("keep_float", options.keep_float),
         ("keep_int16", options.keep_int16),
     ):
+        names = [name for op in ops for name in _names(op)] if patterns else []
         for pattern in patterns:
-            if not any(matches(op, (pattern,)) for op in ops):
+            if not closest(pattern, names) and not any(matches(op, (pattern,)) for op in ops):
                 raise UsageError(
                     f"'{pattern}' names no op", where=option,
                     remedy="qfrewrite inspect lists the names",

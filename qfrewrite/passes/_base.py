@@ -132,7 +132,7 @@ def _expanded(item: PassText) -> list[Pass]:
 
 
 def parameters(cls: type[Pass]) -> list[tuple[str, str, Any]]:
-    """Name, type and default of each parameter of a pass."""
+    """Name, type and default of each parameter of a pass; MISSING where it must be given."""
     return [(f.name, _type_name(cls, f), f.default) for f in fields(cls)]
 
 
