@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from qfrewrite.formats.graphdef_nodes import (
     place,
     sort_nodes,
 )
+from qfrewrite.formats.graphdef_open_inputs import settle_inputs
 from qfrewrite.formats.graphdef_ops import CONVERTERS
 from qfrewrite.formats.graphdef_ops_arith import element_type
 from qfrewrite.formats.graphdef_select import (
@@ -27,6 +28,7 @@ from qfrewrite.formats.graphdef_select import (
     find_outputs,
     find_ref,
     input_shape,
+    known_shape,
     parse_input,
 )
 from qfrewrite.formats.graphdef_values import Computed, Value, identity_perm
@@ -84,7 +86,10 @@ def _read(
     )
     given = [_checked(nodes, parse_input(text)) for text in inputs] if inputs else None
     specs = find_inputs(nodes, ends, given)
+    specs, notices = _settled(message, nodes, specs, ends)
     reader = _Reader(message, nodes, specs, ends, Graph("main"))
+    for text in notices:
+        reader.importer.notice(text)
     graph = reader.read()
     model = Model([graph], path, "graphdef", notices=reader.importer.notices)
     model.meta["graphdef"] = message
@@ -102,6 +107,35 @@ def _refuse_variables(nodes: dict[str, Any]) -> None:
             raise UnsupportedError(
                 "the graph is not frozen: it holds variables", where=place(node), remedy=_FREEZE
             )
+
+
+def _settled(
+    message: Any, nodes: dict[str, Any], specs: list[InputSpec], ends: list[Ref]
+) -> tuple[list[InputSpec], list[str]]:
+    """The inputs with the sizes that the graph's layers imply."""
+    producer = message.versions.producer
+    known = {
+        s.ref: known_shape(s, nodes[s.ref.node], producer, _default_shape(nodes, s)) for s in specs
+    }
+
+    def reads(shapes: Mapping[Ref, tuple[int, ...]]) -> bool:
+        tried = [InputSpec(s.ref, shapes.get(s.ref, s.shape)) for s in specs]
+        try:
+            _Reader(message, nodes, tried, ends, Graph("main")).read()
+        except QfError:
+            return False
+        return True
+
+    return settle_inputs(nodes, known, specs, ends, reads)
+
+
+def _default_shape(nodes: dict[str, Any], spec: InputSpec) -> tuple[int, ...] | None:
+    """The shape of the default of a PlaceholderWithDefault, where it is a constant."""
+    node = nodes[spec.ref.node]
+    source = nodes[data_refs(node)[0].node] if node.op == "PlaceholderWithDefault" else None
+    if source is None or source.op != "Const":
+        return None
+    return tensor_to_numpy(source.attr["value"].tensor, place(source)).shape
 
 
 class _Reader:
@@ -136,11 +170,7 @@ class _Reader:
 
     def _input(self, spec: InputSpec) -> Tensor:
         node = self.nodes[spec.ref.node]
-        default = None
-        if node.op == "PlaceholderWithDefault":
-            source = self.nodes[data_refs(node)[0].node]
-            if source.op == "Const":
-                default = tensor_to_numpy(source.attr["value"].tensor, place(source)).shape
+        default = _default_shape(self.nodes, spec)
         producer = self.message.versions.producer
         shape, notices = input_shape(spec, node, producer, default)
         for text in notices:

@@ -130,7 +130,7 @@ def _guards(nodes: Mapping[str, Any], node: Any) -> bool:
     As a function it is an If that gives truth values; otherwise a Merge of the two sides of a
     Switch whose value is its own condition.
     """
-    node = _behind_identities(nodes, node)
+    node = behind_identities(nodes, node)
     if node.op in ("If", "StatelessIf"):
         types = attribute(node, "Tout")
         return isinstance(types, tuple) and set(types) == {"DT_BOOL"}
@@ -139,12 +139,12 @@ def _guards(nodes: Mapping[str, Any], node: Any) -> bool:
 
 def _is_pivot(nodes: Mapping[str, Any], ref: Ref) -> bool:
     """Whether `ref` is a condition, switched by itself."""
-    node = _behind_identities(nodes, nodes[ref.node])
+    node = behind_identities(nodes, nodes[ref.node])
     refs = data_refs(node)
     return node.op == "Switch" and len(refs) == 2 and refs[0] == refs[1]
 
 
-def _behind_identities(nodes: Mapping[str, Any], node: Any) -> Any:
+def behind_identities(nodes: Mapping[str, Any], node: Any) -> Any:
     """The node whose value a chain of Identity ends with; a file may hold a ring of them."""
     seen: set[str] = set()
     while node.op == "Identity" and data_refs(node) and node.name not in seen:
@@ -215,23 +215,32 @@ def input_shape(
 
     producer: the version of the GraphDef. default: the shape of a PlaceholderWithDefault's value.
     """
-    stated = _stated_shape(node, producer) if node.op.startswith("Placeholder") else None
-    shape = spec.shape if spec.shape is not None else stated
+    shape = known_shape(spec, node, producer, default)
     if shape is None:
-        shape = default
-    if shape is None:
-        raise _unknown_shape(spec, "its shape is unknown")
-    _check_given(spec, shape, stated)
+        raise unknown_shape(spec, shape)
     notices = []
     if shape and shape[0] is None:
         notices.append(f"input '{spec.ref}': batch size unknown, taken as 1")
         shape = (1, *shape[1:])
     if None in shape:
-        text = "x".join("?" if d is None else str(d) for d in shape)
-        raise _unknown_shape(spec, f"its shape {text} has unknown dimensions")
+        raise unknown_shape(spec, shape)
     if len(shape) > MAX_RANK or any(not 0 < (d or 0) < _MAX_DIM for d in shape):
         raise ModelFileError(f"has the impossible shape {list(shape)}", where=f"input '{spec.ref}'")
     return tuple(d for d in shape if d is not None), notices
+
+
+def known_shape(
+    spec: InputSpec, node: Any, producer: int, default: tuple[int, ...] | None
+) -> tuple[int | None, ...] | None:
+    """The shape of an input as given, stated or defaulted, None where it is unknown.
+
+    Raises UsageError where the given one contradicts the stated one.
+    """
+    stated = _stated_shape(node, producer) if node.op.startswith("Placeholder") else None
+    shape = spec.shape if spec.shape is not None else stated
+    if shape is not None:
+        _check_given(spec, shape, stated)
+    return default if shape is None else shape
 
 
 def _stated_shape(node: Any, producer: int) -> tuple[int | None, ...] | None:
@@ -256,7 +265,16 @@ def _check_given(
         )  # fmt: skip
 
 
-def _unknown_shape(spec: InputSpec, what: str) -> UsageError:
+def unknown_shape(
+    spec: InputSpec, shape: tuple[int | None, ...] | None, example: str = "1xHxWx3", why: str = ""
+) -> UsageError:
+    """The error for an input of unknown shape.
+
+    example: a shape that works, or what one looks like. why: what the layers say about sizes.
+    """
+    text = "x".join("?" if d is None else str(d) for d in shape or ())
+    what = "its shape is unknown" if shape is None else f"its shape {text} has unknown dimensions"
     return UsageError(
-        what, where=f"input '{spec.ref}'", remedy=f"say it: --input {spec.ref}:1x224x224x3"
-    )
+        f"{what}{f', {why}' if why else ''}", where=f"input '{spec.ref}'",
+        remedy=f"say it: --input {spec.ref}:{example}",
+    )  # fmt: skip

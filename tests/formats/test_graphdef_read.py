@@ -335,5 +335,5 @@ def test_a_placeholder_whose_shape_is_no_shape_asks_for_one() -> None:
     g = Nodes()
     g.add("Placeholder", "x", shape="1x4")
     g.add("Relu", "y", ["x"])
-    with pytest.raises(UsageError, match="--input x:1x224x224x3"):
+    with pytest.raises(UsageError, match="--input x:1x64x64x1"):
         parse(g)
