@@ -127,14 +127,62 @@ def _pool(r: Resizing, op: Op) -> None:
 
 
 def _reshape(r: Resizing, op: Op) -> None:
-    """The one axis that holds rows times columns follows; or rows and columns each."""
+    """Runs of axes that hold the same as before follow; else the one axis that holds rows times
+    columns, or rows and columns each."""
     was, now = r.was(op.operand(0)), op.operand(0).shape
     target = list(r.was(op.output))
-    if prod(now) == prod(target):
-        return
     said = const_ints(op, 1) if op.input(1) is not None else attr(op, "new_shape")
-    if -1 in said and prod(now) % prod(d for d in said if d != -1) == 0:
+    found = _regrouped(was, now, target)
+    if found is None:
+        fits = -1 in said and prod(now) % prod(d for d in said if d != -1) == 0
+        if fits or prod(now) == prod(target):
+            return
+        found = _scaled_axes(was, now, target)
+    if prod(found) != prod(now):
+        raise VerifyError(f"reshapes to {list(r.was(op.output))}, which does not follow from "
+                          "the size of its input")  # fmt: skip
+    if len(said) == len(found):
+        found = [-1 if old == -1 else new for old, new in zip(said, found, strict=True)]
+    if found == list(said):
         return
+    if op.input(1) is not None:
+        r.set_constant(op, 1, found)
+    r.graph.update_op(op, attrs={**op.attrs, "new_shape": tuple(found)}, meta={})
+
+
+def _regrouped(was: Shape, now: Shape, target: list[int]) -> list[int] | None:
+    """The target of a RESHAPE where each run of its axes holds what a run of input axes holds.
+
+    [8, 8, 2, 4] to [8, 16, 4] is 8 | 8, 2 | 4 to 8 | 16 | 4. None where several axes of a run may
+    follow the size.
+    """
+    result, i, j = list(target), 0, 0
+    while i < len(was) or j < len(target):
+        first, begin = i, j
+        old = made = 1
+        if i < len(was):
+            old, i = was[i], i + 1
+        if j < len(target):
+            made, j = target[j], j + 1
+        while old != made:
+            if old < made and i < len(was):
+                old, i = old * was[i], i + 1
+            elif made < old and j < len(target):
+                made, j = made * target[j], j + 1
+            else:
+                return None
+        new = prod(now[first:i])
+        wide = [k for k in range(begin, j) if target[k] > 1]
+        fits = wide if len(wide) == 1 else [k for k in wide if new * target[k] % old == 0]
+        if new != old and len(fits) != 1:
+            return None
+        if new != old:
+            result[fits[0]] = target[fits[0]] * new // old
+    return result
+
+
+def _scaled_axes(was: Shape, now: Shape, target: list[int]) -> list[int]:
+    """The target where one axis holds rows times columns, or each has an axis of its size."""
     ratios = [(old, new) for old, new in zip(was, now, strict=True) if old != new]
     whole = [i for i, d in enumerate(target) if d % prod(old for old, _ in ratios) == 0]
     single = [[i for i, d in enumerate(target) if d == old] for old, _ in ratios]
@@ -143,14 +191,9 @@ def _reshape(r: Resizing, op: Op) -> None:
         target[whole[0]] = target[whole[0]] // old * new
     elif all(single) and len({tuple(s) for s in single}) in (1, len(ratios)):
         places = list(dict.fromkeys(i for s in single for i in s))[: len(ratios)]
-        for place, (_, new) in zip(places, ratios, strict=True):
+        for place, (_, new) in zip(places, ratios, strict=False):
             target[place] = new
-    if prod(target) != prod(now):
-        raise VerifyError(f"reshapes to {list(r.was(op.output))}, which does not follow from "
-                          "the size of its input")  # fmt: skip
-    if op.input(1) is not None:
-        r.set_constant(op, 1, target)
-    r.graph.update_op(op, attrs={**op.attrs, "new_shape": tuple(target)}, meta={})
+    return target
 
 
 def _dense(r: Resizing, op: Op) -> None:

@@ -51,6 +51,37 @@ def test_width_and_height_and_what_is_no_multiple() -> None:
                for note in report.passes[0].log.notes)  # fmt: skip
 
 
+def repeated(height: int, width: int) -> Graph:
+    """Nearest upsampling as Keras 3 writes it: every axis split, joined with itself, merged."""
+    b = GraphBuilder("repeated")
+    y = conv(b, b.input("x", (1, height, width, 3)), 4)
+    for axis, before, after in (
+        (3, (1, height, width, 1, 4), (1, height, 2 * width, 4)),
+        (2, (-1, height, 1, 2 * width, 4), (-1, 2 * height, 2 * width, 4)),
+    ):
+        y = b.op("RESHAPE", y, b.const("split", np.array(before, "i4")))
+        y = b.op("CONCATENATION", y, y, attrs={"axis": axis})
+        y = b.op("RESHAPE", y, b.const("merged", np.array(after, "i4")))
+    return b.finish(conv(b, y, 5))
+
+
+@pytest.mark.parametrize("size", [(16, 16), (8, 16), (16, 8), (12, 20), (24, 8), (5, 8)])
+def test_upsampling_by_joining_follows_each_side(size: tuple[int, int]) -> None:
+    """24x8 keeps neither side's factor; a batch of -1 would take 16x16 for 4 images of 8x8."""
+    graph, native = repeated(8, 12), repeated(*size)
+    resized(graph, f"{size[1]}x{size[0]}")
+    verify_graph(graph)
+    assert graph.outputs[0].shape == native.outputs[0].shape
+    assert largest_difference(outputs_of(native), outputs_of(graph)) < 1e-6
+
+
+def test_sides_that_change_places() -> None:
+    """As many values as before, in another order."""
+    graph, native = repeated(8, 12), repeated(12, 8)
+    resized(graph, "8x12")
+    assert largest_difference(outputs_of(native), outputs_of(graph)) < 1e-6
+
+
 def flattened() -> Graph:
     b = GraphBuilder("flattened")
     y = conv(b, b.input("x", (1, 8, 8, 3)), 4)
