@@ -14,6 +14,7 @@ from qfrewrite.ir import Graph, Op, Tensor
 from qfrewrite.lower.groups import Groups, find_groups
 from qfrewrite.lower.ranges import Range
 from qfrewrite.lower.substitute import substitute
+from qfrewrite.ops.subgraphs import keeps_state
 from qfrewrite.passes._base import Pass, register
 from qfrewrite.passes._context import PassContext, PassRewriter
 from qfrewrite.passes._measure import measure, row_names
@@ -93,6 +94,11 @@ class Reconstruct(Pass):
             return
         if rw.context.data is None:
             rw.warn("no data: nothing can be fitted; ranges come from calibrate")
+            Calibrate().run(graph, rw)
+            return
+        if keeps_state(graph):
+            rw.warn("an inference depends on those before it, so layers cannot be fitted one by "
+                    "one; ranges come from calibrate")  # fmt: skip
             Calibrate().run(graph, rw)
             return
         inner = rw.context.quant.kind.activations

@@ -137,3 +137,16 @@ def test_the_streaming_model(tmp_path: Path) -> None:
     floats = collect(Runner(tmp_path / "float.tflite", threads=1), inputs)
     largest = max(float(np.abs(a[0] - b[0]).max()) for a, b in zip(original, floats, strict=True))
     assert largest < 0.02  # of a score in 0..1; one step is 0.004
+
+
+def test_layers_of_a_model_with_state_are_not_fitted_one_by_one(tmp_path: Path) -> None:
+    """The units of `reconstruct` have no variables: 'internal error' before."""
+    model = smoothing(FIRST)
+    write_tflite(model, tmp_path / "float.tflite")
+    wanted = collect(Runner(tmp_path / "float.tflite", threads=1), samples())
+    report = qf.run_passes(model, "@per-channel", data=samples())
+    said = [w for one in report.passes for w in one.log.warnings]
+    assert any("depends on those before it" in text for text in said)
+    saved = qf.save(model, tmp_path / "int8.tflite")
+    assert types(read_tflite(saved.path)) == {"int8"}
+    assert compare(wanted, collect(Runner(saved.path, threads=1), samples())).sqnr_db > 35
