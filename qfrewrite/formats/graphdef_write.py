@@ -132,6 +132,12 @@ def _scalar(e: Emitter, op: Op, slot: int) -> str:
     return e.inner(op, "Reshape", [e.ref(tensor), shape], {"T": kind_of(tensor), "Tshape": INDEX})
 
 
+def _divide(e: Emitter, op: Op) -> None:
+    """TFLite has one division, TensorFlow one for floats and one for integers."""
+    kind = "RealDiv" if op.output.dtype.startswith("float") else "TruncateDiv"
+    _as_node(kind)(e, op)
+
+
 def _pool(kind: str) -> Writer:
     def write(e: Emitter, op: Op) -> None:
         attrs = {
@@ -188,6 +194,7 @@ _WRITERS: Mapping[str, Writer] = {
     "CAST": _as_node("Cast"),
     "CONCATENATION": _concatenation,
     "CUSTOM": _custom,
+    "DIV": _divide,
     "FAKE_QUANT": _fake_quant,
     "FILL": _as_node("Fill"),
     "MAX_POOL_2D": _pool("MaxPool"),

@@ -66,6 +66,7 @@ def _lowered(
             canonicalise(graph)
             own = with_whole_names(options, graph.ops)
             lower_weights(graph, own, report, take_ranges(graph).weights)
+            lower_erf(Rewriter(graph))
             fuse_activations(graph)
         else:
             lower_float(graph)
@@ -147,5 +148,6 @@ def lower_as_it_is(graph: Graph) -> None:
     What rewriting is measured by: nothing is raised, folded, merged or dropped.
     """
     spell_out(graph)
+    lower_erf(Rewriter(graph))
     restore_weight_ranges(graph)
     lower_fake_quant(graph)

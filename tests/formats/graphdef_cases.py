@@ -60,7 +60,7 @@ class Case:
     inputs: tuple[str, ...] = ()
     reference: Callable[..., Any] | None = None
     tolerance: float = 1e-5
-    int8: float = 0.1
+    int8: float = 0.03
 
     @property
     def names(self) -> list[str]:

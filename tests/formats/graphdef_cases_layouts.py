@@ -101,12 +101,12 @@ LAYOUTS: Mapping[str, Case] = {
     "NCHW between two layouts": nchw(lambda tf, x, f: conv(tf, x, f, 4) + x),
     "NCHW local response": nchw(lambda tf, x, f: conv(tf, tf.nn.relu(x), f)),
     "NCHW select": nchw(lambda tf, x, f: tf.where(
-        conv(tf, x, f) > channelwise(f, 6), conv(tf, x, f), channelwise(f, 6, 1)), int8=0.3),
+        conv(tf, x, f) > channelwise(f, 6), conv(tf, x, f), channelwise(f, 6, 1)), int8=0.06),
     "NCHW prelu": nchw(lambda tf, x, f: tf.nn.relu(conv(tf, x, f))
                        - channelwise(f, 6) * tf.nn.relu(-conv(tf, x, f))),
     "NCHW squeeze": nchw(lambda tf, x, f: tf.squeeze(
         tf.nn.avg_pool2d(conv(tf, x, f), f.dims(1, 6, 8, 1), 1, "VALID", data_format=f.name),
-        [f.axis("H"), f.axis("W")])),
+        [f.axis("H"), f.axis("W")]), int8=0.07),
     "NCHW gather channels": nchw(
         lambda tf, x, f: tf.gather(conv(tf, x, f), [3, 0, 1], axis=f.axis("C"))),
     "NCHW roll": nchw(lambda tf, x, f: tf.roll(conv(tf, x, f), 2, f.axis("W"))),

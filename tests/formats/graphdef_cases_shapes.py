@@ -62,7 +62,7 @@ SLICING: Mapping[str, Case] = {
 
 JOINING: Mapping[str, Case] = {
     "concat on the last axis": case(lambda tf, x: tf.concat([x, tf.nn.relu(x), x], -1)),
-    "concat on a middle axis": case(lambda tf, x: tf.concat([x, x * 2.0], -3), int8=0.2),
+    "concat on a middle axis": case(lambda tf, x: tf.concat([x, x * 2.0], -3)),
     "concat with a constant": case(lambda tf, x: tf.concat([values(2, 4), x], 0), (3, 4)),
     "concat of one": case(lambda tf, x: tf.raw_ops.ConcatV2(values=[x, x], axis=0)),
     "concat by its old name": case(lambda tf, x: tf.raw_ops.Concat(concat_dim=1, values=[x, x])),
@@ -102,8 +102,7 @@ GATHERING: Mapping[str, Case] = {
     "gather by an input": case(lambda tf, x, i: tf.gather(x, i, axis=1), (3, 4, 5), INDICES),
     "gather by int64": case(
         lambda tf, x, i: tf.gather(x, i), (4, 5), INDICES.astype(np.int64)),
-    "gather by what was found": case(lambda tf, x: tf.gather(x, tf.argmax(x, 0)), (4, 5),
-                                    int8=1.0),
+    "gather by what was found": case(lambda tf, x: tf.gather(x, tf.argmax(x, 0)), (4, 5), int8=1.0),
     "gather per batch": case(
         lambda tf, x, i: tf.gather(x, i, batch_dims=1), (2, 4, 5), INDICES),
     "gather per batch on an axis": case(
@@ -114,7 +113,7 @@ GATHERING: Mapping[str, Case] = {
         lambda tf, i: tf.reduce_mean(tf.gather(values(9, 6), i), 1), integers(1, 7, below=9)),
     "embedding of floats": case(
         lambda tf, x: tf.gather(values(9, 6), tf.cast(x, tf.int32)),
-        integers(1, 7, below=9, dtype="float32"), int8=1.0),
+        integers(1, 7, below=9, dtype="float32")),
     "gather nd": case(lambda tf, x: tf.gather_nd(x, [[0, 1], [0, 0]])),
     "gather nd by an input": case(
         lambda tf, x, i: tf.gather_nd(x, i), (4, 4, 4, 2), INDICES),
@@ -176,7 +175,7 @@ FORMS: Mapping[str, Case] = {
         lambda tf, x: tf.transpose(tf.nn.relu(tf.transpose(x, [0, 2, 1, 3])), [0, 3, 2, 1])),
     "fill": case(lambda tf, x: x + tf.fill(tf.shape(x)[1:3], 0.5)[:, :, tf.newaxis]),
     "range of a shape": case(
-        lambda tf, x: x + tf.cast(tf.range(tf.shape(x)[-1]), tf.float32), int8=0.2),
+        lambda tf, x: x + tf.cast(tf.range(tf.shape(x)[-1]), tf.float32)),
     "rank and size": case(
         lambda tf, x: x * tf.cast(tf.rank(x) * tf.size(x), tf.float32) / 64.0),
     "shape as an output": case(lambda tf, x: [tf.shape(x) * 2, tf.nn.relu(x)]),
@@ -196,6 +195,9 @@ FORMS: Mapping[str, Case] = {
     "a placeholder with a default": case(
         lambda tf, x: tf.compat.v1.placeholder_with_default(x, X) * 2.0),
     "the input as an output": case(lambda tf, x: [x, x + 1.0]),
+    "one value as two outputs": case(lambda tf, x: [(y := tf.nn.relu(x)), y]),
+    "one value under two names": case(
+        lambda tf, x: [(y := tf.nn.relu(x)), tf.identity(y), tf.reshape(y, X)]),
     "no op at all": case(lambda tf, x: x),
     "unknown batch": case(
         lambda tf, x: tf.nn.conv2d(x, values(3, 3, 4, 5), 1, "SAME"),

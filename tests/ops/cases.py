@@ -105,7 +105,7 @@ CASES: dict[str, list[tuple[list[Any], dict[str, Any]]]] = {
            for d in (False, True)] for k in ("REDUCE_ANY", "REDUCE_ALL")},
     "REDUCE_PROD": [([(1, 2, 2, 4), i(1, 2)], {"keep_dims": d}) for d in (False, True)],
     **{k: [([X, X], {}), ([X, f(4)], {}), ([X, (1, 6, 1, 1)], {})]
-       for k in ("ADD", "SUB", "MUL", "DIV", "MAXIMUM", "MINIMUM", "SQUARED_DIFFERENCE")},
+       for k in ("ADD", "SUB", "MUL", "MAXIMUM", "MINIMUM", "SQUARED_DIFFERENCE")},
     **{k: [([X], {})] for k in (
         "RELU", "RELU6", "RELU_N1_TO_1", "RELU_0_TO_1", "ELU", "LOGISTIC", "TANH", "HARD_SWISH",
         "ABS", "NEG",
@@ -113,6 +113,7 @@ CASES: dict[str, list[tuple[list[Any], dict[str, Any]]]] = {
     **{k: [([X], {"positive": True})] for k in ("LOG", "SQRT", "RSQRT")},
     **{k: [([X], {})] for k in ("SIN", "COS", "FLOOR", "CEIL", "ROUND", "SIGN", "ERF")},
     "POW": [([X, f(4)], {"positive": True})],
+    "DIV": [([X, X], {}), ([X, f(4)], {}), ([i(-7, 7, 8), i(2, -2, 3)], {})],
     "FLOOR_DIV": [([X, np.float32(0.75)], {}), ([i(-7, 7, 8), i(2, -2, 3)], {})],
     "FLOOR_MOD": [([X, np.float32(0.75)], {}), ([i(-7, 7, 8), i(2, -2, 3)], {})],
     "ATAN2": [([X, X], {})],

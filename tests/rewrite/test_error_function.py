@@ -9,12 +9,21 @@ import pytest
 from graphs import normal
 from pass_checks import largest_difference, outputs_of
 
-from qfrewrite.ir import Graph, Tensor
-from qfrewrite.lower.model import lower_float
+from qfrewrite.formats.tflite_write import serialize
+from qfrewrite.ir import Array, Graph, Model, Tensor
+from qfrewrite.lower.model import lower_float, lower_model
+from qfrewrite.lower.scheme import SCHEMES, QuantOptions
 from qfrewrite.ops.build import GraphBuilder
 from qfrewrite.ops.check import verify_graph
+from qfrewrite.passes import PassContext, run_passes
 from qfrewrite.rewrite.raising import raise_graph
-from qfrewrite.runtime.session import Session
+from qfrewrite.runtime.session import Runner, Session
+
+
+class Samples(list[dict[str, Array]]):
+    """Samples for calibration."""
+
+    description = "normal values"
 
 
 class Formula:
@@ -119,3 +128,16 @@ def test_the_error_function_alone_is_exact_to_float32(values: np.ndarray) -> Non
     lower_float(graph)
     (y,) = Session(graph, graph.outputs, threads=1).run({"x": values})
     np.testing.assert_allclose(y, np.vectorize(erf)(values), atol=3e-7)
+
+
+@pytest.mark.parametrize("scheme", sorted(SCHEMES))
+def test_every_scheme_writes_the_error_function(scheme: str) -> None:
+    """Catches a way to a file on which ERF, which TFLite has not, is not lowered."""
+    f = Formula()
+    graph = f.finish("ERF", f.x)
+    model = Model([graph], source="graphdef")
+    samples = Samples([{"x": normal(2, 5, 8)}])
+    run_passes(model, "calibrate", PassContext(data=samples, threads=1))
+    runner = Runner(serialize(lower_model(model, QuantOptions(scheme))[0]), threads=1)
+    (y,) = runner.run(samples[0])
+    np.testing.assert_allclose(y, np.vectorize(erf)(samples[0]["x"]), atol=0.04)
