@@ -138,7 +138,7 @@ NETWORKS: dict[str, Network] = {
     "ViT": Network(vit),
     "MobileNetV3Small": Network(application("MobileNetV3Small", 224), 0, 255),
     "EfficientNetB0": Network(application("EfficientNetB0", 224), 0, 255),
-    "NASNetMobile": Network(application("NASNetMobile", 224)),
+    "NASNetMobile": Network(application("NASNetMobile", 96)),
 }
 
 
