@@ -11,10 +11,11 @@ import numpy as np
 from qfrewrite.calibration.fit import Factors, Float64, Moments, factorize, refit
 from qfrewrite.calibration.statistics import propagate
 from qfrewrite.errors import UsageError
-from qfrewrite.ir import Graph, Op, Tensor, constant
+from qfrewrite.ir import Array, Graph, Op, Tensor, constant
 from qfrewrite.lower.cost import macs, total_macs
 from qfrewrite.ops.build import append_op
 from qfrewrite.ops.shapes import unsettled
+from qfrewrite.ops.spec import attr
 from qfrewrite.passes._base import Pass, register
 from qfrewrite.passes._context import PassRewriter
 from qfrewrite.rewrite.match import bias_of, float_weights, weights_of
@@ -164,7 +165,7 @@ def _refitted(
     for i, (sample, (x,)) in enumerate(zip(rw.context.data, values, strict=False)):
         y = before.run(sample)[0].reshape(-1, 1, w.shape[0])
         step = max(len(y) // _ROWS, 1)
-        (held if i % _HELD_EVERY == 0 else fit).add(x.reshape(-1, 1, w.shape[1])[::step], y[::step])
+        (held if i % _HELD_EVERY == 0 else fit).add(_rows(op, x)[::step], y[::step])
     fitted = refit(fit, held, w[None])[0][0] if held.count and fit.count else w
     both = fit.plus(held)
     mean_x, mean_y = both.means
@@ -200,6 +201,13 @@ def _matrix(op: Op) -> Float64:
     return w.reshape(w.shape[0], -1)
 
 
+def _rows(op: Op, x: Array) -> Array:
+    """What a layer reads at each of its outputs, [R, 1, I]: a stride leaves out the rest."""
+    if op.kind == "CONV_2D":
+        x = x[:, :: attr(op, "stride_h"), :: attr(op, "stride_w")]
+    return x.reshape(-1, 1, _matrix(op).shape[1])
+
+
 def _covariances(rw: PassRewriter, layers: list[Op]) -> tuple[dict[Op, Float64], dict[Op, Float64]]:
     """Mean [I] and covariance [I, I] of what each layer reads, where there are data."""
     if not rw.main or rw.context.data is None:
@@ -209,7 +217,7 @@ def _covariances(rw: PassRewriter, layers: list[Op]) -> tuple[dict[Op, Float64],
     places = {tensor: i for i, tensor in enumerate(operands)}
     for values in rw.observe(operands, "looking at what layers read"):
         for op, moment in zip(layers, moments, strict=True):
-            rows = values[places[op.operand(0)]].reshape(-1, 1, moment.inputs)
+            rows = _rows(op, values[places[op.operand(0)]])
             rows = rows[:: max(len(rows) // _ROWS, 1)]
             moment.add(rows, np.zeros((len(rows), 1, 1), np.float32))
     means, covariances = {}, {}

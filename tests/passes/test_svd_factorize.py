@@ -109,6 +109,25 @@ def test_a_refit_makes_up_for_what_earlier_layers_lost() -> None:
     assert powers[0] < powers[1]
 
 
+@pytest.mark.parametrize("stride", [(2, 2), (3, 1)])
+@pytest.mark.parametrize("padding", ["SAME", "VALID"])
+def test_a_strided_layer_is_fitted_where_it_reads(padding: str, stride: tuple[int, int]) -> None:
+    """Behind a layer that lost something; all positions would not even be as many as outputs."""
+    b = GraphBuilder()
+    y = conv(b, b.input("x", (1, 9, 9, 3)), 32, 3)
+    for name, seed in (("first", 1), ("second", 2)):
+        w = (normal(32, 4, seed=seed) @ normal(4, 32, seed=seed + 2)).reshape(32, 1, 1, 32) / 8
+        attrs = {"stride_h": stride[0], "stride_w": stride[1], "padding": padding}
+        y = b.op("CONV_2D", y, b.const(f"{name}/w", w), b.const(f"{name}/b", normal(32)),
+                 name=name, attrs=attrs)  # fmt: skip
+        y = b.op("RELU", y)
+    graph = b.finish(y)
+    before = outputs_of(graph)
+    report = factorized(graph, "rank=4")
+    assert report.passes[0].edits >= 2
+    assert largest_difference(before, outputs_of(graph)) < 1e-4
+
+
 def test_the_speedup_asked_for_is_reached() -> None:
     graph = mobilenet_v1(1.0)
     work = sum(map(macs, graph.ops))
