@@ -13,6 +13,7 @@ from qfrewrite.formats.graphdef_import import NodeContext
 from qfrewrite.formats.graphdef_ops_arith import ARITHMETIC
 from qfrewrite.formats.graphdef_ops_einsum import EINSUM
 from qfrewrite.formats.graphdef_ops_formula import FORMULAS
+from qfrewrite.formats.graphdef_ops_fourier import FOURIER
 from qfrewrite.formats.graphdef_ops_index import INDEX
 from qfrewrite.formats.graphdef_ops_linear import LINEAR
 from qfrewrite.formats.graphdef_ops_quant import QUANT
@@ -73,6 +74,6 @@ def _arithmetic() -> Mapping[str, Converter]:
 
 CONVERTERS: Mapping[str, Converter] = {
     **_rows(), **ARITHMETIC, **FORMULAS, **_arithmetic(), **SHAPE, **INDEX, **WINDOW, **LINEAR,
-    **EINSUM, **QUANT,
+    **EINSUM, **FOURIER, **QUANT,
 }  # fmt: skip
 """Converters by node op."""

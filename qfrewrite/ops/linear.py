@@ -22,6 +22,7 @@ from qfrewrite.ops.spec import (
     FLOAT_ONLY,
     INT8_INT16,
     OpSpec,
+    Port,
     Shape,
     act,
     attr,
@@ -115,6 +116,10 @@ def _fully_connected_shape(op: Op) -> list[Shape]:
     if size % w[1]:
         raise shape_error(op, f"input {list(x)} does not fit weights {list(w)}")
     return [(size // w[1], w[0])]
+
+
+def _rfft_shape(op: Op) -> list[Shape]:
+    return [(*shape_of(op, 0)[:-1], attr(op, "length") // 2 + 1)]
 
 
 def _matmul_shape(op: Op) -> list[Shape]:
@@ -235,6 +240,11 @@ rows(
          "asymmetric_quantize_inputs": False},
         fuses=True, hybrid=True, versions={"int8": 4}, least_step=step_of_product,
         since=((hybrid, 3), (says("keep_num_dims"), 5), (lacks(2), 6), (hybrid_per_channel, 12)),
+    ),
+    # Ours: the reader of GraphDefs writes what is used of it as FULLY_CONNECTED.
+    OpSpec(
+        "RFFT", (Port("x", "any"),), (param("y", dtype="complex64"),), _rfft_shape,
+        attrs={"length": 0}, kernels=FLOAT_ONLY,
     ),
     OpSpec(
         "CONV_3D", (act("x"), act("w"), act("b", optional=True)), (act("y"),), _conv_3d_shape,

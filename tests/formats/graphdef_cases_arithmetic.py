@@ -259,4 +259,20 @@ MATRICES: Mapping[str, Case] = {
         lambda tf, x: tf.einsum("ij,bj->bi", values(3, 6), x), (2, 6)),
 }  # fmt: skip
 
-ARITHMETIC: Mapping[str, Case] = {**BROADCASTING, **UNARY, **COMPARING, **REDUCING, **MATRICES}
+SPECTRA: Mapping[str, Case] = {
+    "magnitudes of a spectrum": case(lambda tf, x: tf.abs(tf.signal.rfft(x)), (3, 16), int8=0.04),
+    "magnitudes of longer frames": case(lambda tf, x: tf.abs(tf.signal.rfft(x, [20])), (2, 3, 15),
+        int8=0.04),
+    "magnitudes of shorter frames": case(lambda tf, x: tf.abs(tf.signal.rfft(x, [9])), (3, 16)),
+    "parts of a spectrum": case(
+        lambda tf, x: [tf.math.real(y := tf.signal.rfft(x)), tf.math.imag(y)], (3, 16)),
+    "spectrogram": case(
+        lambda tf, x: tf.math.log(tf.abs(tf.signal.stft(x, 16, 8)) ** 2 + 1.0), (1, 80), int8=0.05),
+    "spectrogram, transposed": case(
+        lambda tf, x: tf.transpose(tf.abs(tf.signal.stft(x, 12, 8, 16)), [0, 2, 1]), (1, 80),
+        int8=0.09),
+}  # fmt: skip
+
+ARITHMETIC: Mapping[str, Case] = {
+    **BROADCASTING, **UNARY, **COMPARING, **REDUCING, **MATRICES, **SPECTRA,
+}  # fmt: skip
