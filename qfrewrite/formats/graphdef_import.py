@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from math import prod
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from qfrewrite.errors import ModelFileError, UnsupportedError
+from qfrewrite.formats.graphdef_functions import CallStack, Function, Library
 from qfrewrite.formats.graphdef_nodes import attribute, place
 from qfrewrite.formats.graphdef_values import (
     Computed,
@@ -37,12 +39,60 @@ MAX_FOLDED = 1 << 16
 _INT32 = np.iinfo(np.int32)
 
 
+class Run(Protocol):
+    """Reads a function with these arguments into the importer's graph; gives its results."""
+
+    def __call__(
+        self, importer: Importer, function: Function, args: Sequence[Value]
+    ) -> list[Value]:
+        """The results of `function` for the values `args`."""
+        ...
+
+
+@dataclass(eq=False)
+class Program:
+    """What all graphs that are made of one file share.
+
+    library: its functions. run: how they are read. bodies: the subgraphs made of them, which ops
+    name by their number (the main graph is number 0). calls: the functions that are being read.
+    """
+
+    library: Library
+    run: Run
+    bodies: list[Graph] = field(default_factory=list)
+    calls: CallStack = field(default_factory=CallStack)
+    notices: list[str] = field(default_factory=list)
+
+
 class Importer:
     """Puts ops and constants into `graph`; knows no op of GraphDef."""
 
-    def __init__(self, graph: Graph) -> None:
+    def __init__(self, graph: Graph, program: Program) -> None:
         self.graph = graph
-        self.notices: list[str] = []
+        self.program = program
+        self.notices = program.notices
+        # What stands before the names of nodes: those of a function are its own.
+        self.prefix = ""
+
+    def inside(self, graph: Graph) -> Importer:
+        """An importer of the same file for another graph."""
+        return Importer(graph, self.program)
+
+    def run(self, function: Function, args: Sequence[Value], prefix: str) -> list[Value]:
+        """The results of `function`, read into the graph.
+
+        prefix: what stands before the names of its nodes; if empty, what does before those here.
+
+        Raises UnsupportedError where the function is being read already.
+        """
+        outer = self.prefix
+        self.program.calls.enter(function)
+        try:
+            self.prefix = prefix or outer
+            return self.program.run(self, function, args)
+        finally:
+            self.prefix = outer
+            self.program.calls.leave()
 
     def notice(self, text: str) -> None:
         """Say something to the user, once."""
@@ -163,7 +213,7 @@ class NodeContext:
         self.importer = importer
         self.node = node
         self.inputs = tuple(inputs)
-        self.name: str = node.name
+        self.name = f"{importer.prefix}{node.name}"
         # Shape arithmetic is done here and now.
         self.fold = bool(inputs) and all(
             isinstance(v, Constant) and v.fake_quant is None for v in inputs
@@ -210,12 +260,16 @@ class NodeContext:
         value = self.value(slot)
         return value.perm if isinstance(value, Computed) else identity_perm(len(value.shape))
 
+    def known(self, slot: int) -> Constant | None:
+        """The constant in `slot`; None where it is computed from an input."""
+        value = self.value(slot)
+        if isinstance(value, Constant):
+            return value if value.fake_quant is None else None
+        return self._evaluate(value)
+
     def constant(self, slot: int) -> Constant:
         """The constant in `slot`; raises UnsupportedError where it is computed."""
-        value = self.value(slot)
-        if isinstance(value, Constant) and value.fake_quant is None:
-            return value
-        known = None if isinstance(value, Constant) else self._evaluate(value)
+        known = self.known(slot)
         if known is None:
             raise UnsupportedError(
                 f"input {slot} must be a constant, and is computed from an input",

@@ -42,6 +42,7 @@ _TYPED: tuple[tuple[str, Mapping[str, int | None]], ...] = (
     ("SpaceToBatchND", {"T": 0, "Tblock_shape": 1, "Tpaddings": 2}),
     ("Split", {"T": 1}),
     ("SplitV", {"T": 0, "Tlen": 1}),
+    ("ReverseSequence", {"T": 0, "Tlen": 1}),
     ("Tile", {"T": 0, "Tmultiples": 1}),
     ("TopKV2", {"T": 0, "Tk": None, "index_type": None}),
     ("Transpose", {"T": 0, "Tperm": 1}),

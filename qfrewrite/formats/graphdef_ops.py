@@ -11,12 +11,15 @@ from typing import Any
 
 from qfrewrite.formats.graphdef_import import NodeContext
 from qfrewrite.formats.graphdef_ops_arith import ARITHMETIC
+from qfrewrite.formats.graphdef_ops_control import CONTROL
 from qfrewrite.formats.graphdef_ops_einsum import EINSUM
 from qfrewrite.formats.graphdef_ops_formula import FORMULAS
 from qfrewrite.formats.graphdef_ops_fourier import FOURIER
 from qfrewrite.formats.graphdef_ops_index import INDEX
 from qfrewrite.formats.graphdef_ops_linear import LINEAR
+from qfrewrite.formats.graphdef_ops_lists import LISTS
 from qfrewrite.formats.graphdef_ops_quant import QUANT
+from qfrewrite.formats.graphdef_ops_random import DRAWS
 from qfrewrite.formats.graphdef_ops_shape import ON_SHAPES, SHAPE
 from qfrewrite.formats.graphdef_ops_window import WINDOW
 from qfrewrite.formats.graphdef_values import Value
@@ -75,5 +78,6 @@ def _arithmetic() -> Mapping[str, Converter]:
 CONVERTERS: Mapping[str, Converter] = {
     **_rows(), **ARITHMETIC, **FORMULAS, **_arithmetic(), **SHAPE, **INDEX, **WINDOW, **LINEAR,
     **EINSUM, **FOURIER, **QUANT,
+    **CONTROL, **LISTS, **DRAWS,
 }  # fmt: skip
 """Converters by node op."""

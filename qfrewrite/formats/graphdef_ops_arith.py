@@ -183,7 +183,7 @@ def _reduce(kind: str) -> Callable[[NodeContext], list[Value]]:
 
 _ALIASES = (
     "Identity", "StopGradient", "Snapshot", "PreventGradient", "CheckNumerics",
-    "PlaceholderWithDefault", "DeepCopy", "Copy", "EnsureShape",
+    "PlaceholderWithDefault", "DeepCopy", "Copy", "EnsureShape", "Print",
 )  # fmt: skip
 
 ARITHMETIC: Table = {

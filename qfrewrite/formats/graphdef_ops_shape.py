@@ -11,6 +11,7 @@ import numpy as np
 from qfrewrite.errors import ModelFileError, UnsupportedError
 from qfrewrite.formats.graphdef_import import MAX_FOLDED, NodeContext
 from qfrewrite.formats.graphdef_ops_arith import Table, element_type
+from qfrewrite.formats.graphdef_ops_slice import with_known_ends
 from qfrewrite.formats.graphdef_values import (
     Constant,
     Layout,
@@ -89,6 +90,8 @@ def _pack(c: NodeContext) -> list[Value]:
 
 
 def _strided_slice(c: NodeContext) -> list[Value]:
+    if not all(c.known(i) for i in (1, 2, 3)):
+        c = with_known_ends(c)
     begin, end, strides = (list(c.ints(i)) for i in (1, 2, 3))
     masks = {m: int(c.attr(m, 0)) for m in _MASKS}
     if not len(begin) == len(end) == len(strides) or len(begin) > 32:

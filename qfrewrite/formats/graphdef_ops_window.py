@@ -12,6 +12,7 @@ from qfrewrite.formats.graphdef_import import NodeContext
 from qfrewrite.formats.graphdef_nodes import int_list
 from qfrewrite.formats.graphdef_ops_arith import Table, channels_last
 from qfrewrite.formats.graphdef_ops_linear import explicit_pads, spatial
+from qfrewrite.formats.graphdef_ops_slice import with_known_begin
 from qfrewrite.formats.graphdef_values import (
     Computed,
     Layout,
@@ -135,6 +136,7 @@ def _pad(kind: str) -> Callable[[NodeContext], list[Value]]:
 
 
 def _slice(c: NodeContext) -> list[Value]:
+    c = c if c.known(1) else with_known_begin(c)
     perm = c.perm(0)
     rows = [_per_axis(c, slot, perm, suffix) for slot, suffix in ((1, "begin"), (2, "size"))]
     return c.emit("SLICE", [c.stored(0, perm), *rows], perm=perm)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from qfrewrite.errors import ModelFileError, QfError, UnsupportedError, UsageError
 from qfrewrite.formats.graphdef_detect import parse_message, read_bytes
-from qfrewrite.formats.graphdef_import import Importer, NodeContext, unsupported
+from qfrewrite.formats.graphdef_frames import structured
+from qfrewrite.formats.graphdef_functions import Function, Library
+from qfrewrite.formats.graphdef_import import Importer, NodeContext, Program, unsupported
 from qfrewrite.formats.graphdef_nodes import (
     Ref,
     ancestors,
@@ -20,8 +22,10 @@ from qfrewrite.formats.graphdef_nodes import (
     sort_nodes,
 )
 from qfrewrite.formats.graphdef_open_inputs import settle_inputs
-from qfrewrite.formats.graphdef_ops import CONVERTERS
+from qfrewrite.formats.graphdef_ops import CONVERTERS, Converter
 from qfrewrite.formats.graphdef_ops_arith import element_type
+from qfrewrite.formats.graphdef_ops_control import TAKE_UNSET, call, reached_graphs
+from qfrewrite.formats.graphdef_ops_random import on_drawn
 from qfrewrite.formats.graphdef_select import (
     InputSpec,
     find_inputs,
@@ -31,7 +35,8 @@ from qfrewrite.formats.graphdef_select import (
     known_shape,
     parse_input,
 )
-from qfrewrite.formats.graphdef_values import Computed, Value, identity_perm
+from qfrewrite.formats.graphdef_training import for_inference
+from qfrewrite.formats.graphdef_values import Computed, Drawn, Unset, Value, identity_perm
 from qfrewrite.formats.tensor_proto import tensor_to_numpy
 from qfrewrite.ir import Graph, Model, Op, Tensor
 
@@ -77,8 +82,13 @@ def parse_graphdef(
 def _read(
     message: Any, path: Path | None, inputs: Sequence[str] | None, outputs: Sequence[str] | None
 ) -> Model:
+    library, notices = Library.of(message), list[str]()
     nodes = index_nodes(message)
     _refuse_variables(nodes)
+    fed = {parse_input(text).ref.node for text in inputs or ()}
+    named = {parse_ref(text).node for text in outputs or ()}
+    nodes = for_inference(nodes, fed, notices.append)
+    nodes = structured(nodes, library, results=named | fed)
     ends = (
         [find_ref(nodes, parse_ref(text), "output") for text in outputs]
         if outputs
@@ -86,12 +96,12 @@ def _read(
     )
     given = [_checked(nodes, parse_input(text)) for text in inputs] if inputs else None
     specs = find_inputs(nodes, ends, given)
-    specs, notices = _settled(message, nodes, specs, ends)
-    reader = _Reader(message, nodes, specs, ends, Graph("main"))
-    for text in notices:
-        reader.importer.notice(text)
-    graph = reader.read()
-    model = Model([graph], path, "graphdef", notices=reader.importer.notices)
+    specs, settled = _settled(message, nodes, specs, ends, library)
+    notices += settled
+    program = Program(library, _Run(), notices=notices)
+    graph = _Reader(message, nodes, specs, ends, program).read()
+    graphs = reached_graphs([graph, *program.bodies])
+    model = Model(graphs, path, "graphdef", notices=program.notices)
     model.meta["graphdef"] = message
     model.mark_loaded()
     return model
@@ -110,7 +120,11 @@ def _refuse_variables(nodes: dict[str, Any]) -> None:
 
 
 def _settled(
-    message: Any, nodes: dict[str, Any], specs: list[InputSpec], ends: list[Ref]
+    message: Any,
+    nodes: dict[str, Any],
+    specs: list[InputSpec],
+    ends: list[Ref],
+    library: Library,
 ) -> tuple[list[InputSpec], list[str]]:
     """The inputs with the sizes that the graph's layers imply."""
     producer = message.versions.producer
@@ -121,7 +135,7 @@ def _settled(
     def reads(shapes: Mapping[Ref, tuple[int, ...]]) -> bool:
         tried = [InputSpec(s.ref, shapes.get(s.ref, s.shape)) for s in specs]
         try:
-            _Reader(message, nodes, tried, ends, Graph("main")).read()
+            _Reader(message, nodes, tried, ends, Program(library, _Run())).read()
         except QfError:
             return False
         return True
@@ -138,8 +152,84 @@ def _default_shape(nodes: dict[str, Any], spec: InputSpec) -> tuple[int, ...] | 
     return tensor_to_numpy(source.attr["value"].tensor, place(source)).shape
 
 
+class _Scope:
+    """The nodes of one graph or function, and what they have computed so far."""
+
+    def __init__(self, importer: Importer, nodes: Mapping[str, Any]) -> None:
+        self.importer, self.nodes = importer, nodes
+        self.values: dict[Ref, Value] = {}
+
+    def read(self, ends: Iterable[Ref], stop: set[str]) -> None:
+        """Convert what `ends` need, producers first, not looking behind `stop`."""
+        wanted = ancestors(self.nodes, [ref.node for ref in ends], stop)
+        for node in sort_nodes(self.nodes, wanted, stop, _loop):
+            if node.name not in stop:
+                self._convert(node)
+
+    def _convert(self, node: Any) -> None:
+        values = [self._value(ref, node) for ref in data_refs(node)]
+        try:
+            convert = self._converter(node, values)
+            results = convert(NodeContext(self.importer, node, values))
+        except QfError as error:
+            raise (error if error.where else error.at(place(node))) from None
+        except (ValueError, IndexError, KeyError, TypeError, OverflowError) as error:
+            raise ModelFileError(f"does not make sense: {error}", where=place(node)) from None
+        for port, value in enumerate(results):
+            self.values[Ref(node.name, port)] = value
+
+    def _converter(self, node: Any, values: Sequence[Value]) -> Converter:
+        convert = CONVERTERS.get(node.op)
+        if convert is None and node.op in self.importer.program.library:
+            convert = call
+        if any(isinstance(value, Drawn) for value in values):
+            convert = on_drawn(node.op, convert)
+        if convert is None:
+            raise unsupported(node)
+        if node.op not in TAKE_UNSET and any(isinstance(value, Unset) for value in values):
+            raise UnsupportedError(
+                "reads a list of tensors of unknown shape",
+                remedy="give the list the shape of its tensors",
+            )
+        return convert
+
+    def _value(self, ref: Ref, reader: Any) -> Value:
+        found = self.values.get(ref)
+        if found is None:
+            raise ModelFileError(
+                f"reads '{ref}', which its node does not give", where=place(reader)
+            )
+        return found
+
+
+class _Run:
+    """Reads functions; what each of them looks like without frames is found once."""
+
+    def __init__(self) -> None:
+        self._structured: dict[Function, dict[str, Any]] = {}
+
+    def __call__(
+        self, importer: Importer, function: Function, args: Sequence[Value]
+    ) -> list[Value]:
+        """The results of `function`, read into the importer's graph."""
+        if function not in self._structured:
+            library = importer.program.library
+            self._structured[function] = structured(
+                dict(function.nodes), library, stop=function.stop,
+                results={ref.node for ref in function.outputs},
+            )  # fmt: skip
+        scope = _Scope(importer, self._structured[function])
+        for refs, value in zip(function.args, args, strict=True):
+            scope.values.update(dict.fromkeys(refs, value))
+        scope.read(function.outputs, function.stop)
+        missing = [str(ref) for ref in function.outputs if ref not in scope.values]
+        if missing:
+            raise ModelFileError(f"function '{function.name}' does not give '{missing[0]}'")
+        return [scope.values[ref] for ref in function.outputs]
+
+
 class _Reader:
-    """One graph on its way from nodes to ops."""
+    """The main graph on its way from nodes to ops."""
 
     def __init__(
         self,
@@ -147,23 +237,20 @@ class _Reader:
         nodes: dict[str, Any],
         inputs: list[InputSpec],
         outputs: list[Ref],
-        graph: Graph,
+        program: Program,
     ) -> None:
         self.message, self.nodes = message, nodes
         self.inputs, self.outputs = inputs, outputs
-        self.importer = Importer(graph)
-        self.values: dict[Ref, Value] = {}
+        self.importer = Importer(Graph("main"), program)
+        self.scope = _Scope(self.importer, nodes)
+        self.values = self.scope.values
         self.given: set[Tensor] = set()
 
     def read(self) -> Graph:
         """Convert what the outputs need, producers first."""
         graph = self.importer.graph
-        stop = {spec.ref.node for spec in self.inputs}
-        wanted = ancestors(self.nodes, [ref.node for ref in self.outputs], stop)
         graph.set_io([self._input(spec) for spec in self.inputs])
-        for node in sort_nodes(self.nodes, wanted, stop, _loop):
-            if node.name not in stop:
-                self._convert(node)
+        self.scope.read(self.outputs, {spec.ref.node for spec in self.inputs})
         graph.set_io(outputs=[self._output(ref) for ref in self.outputs])
         graph.prune()
         return graph
@@ -185,28 +272,6 @@ class _Reader:
             if isinstance(stated, str):
                 return element_type(stated)
         return "float32"
-
-    def _convert(self, node: Any) -> None:
-        convert = CONVERTERS.get(node.op)
-        if convert is None:
-            raise unsupported(node)
-        values = [self._value(ref, node) for ref in data_refs(node)]
-        try:
-            results = convert(NodeContext(self.importer, node, values))
-        except QfError as error:
-            raise (error if error.where else error.at(place(node))) from None
-        except (ValueError, IndexError, KeyError, TypeError, OverflowError) as error:
-            raise ModelFileError(f"does not make sense: {error}", where=place(node)) from None
-        for port, value in enumerate(results):
-            self.values[Ref(node.name, port)] = value
-
-    def _value(self, ref: Ref, reader: Any) -> Value:
-        found = self.values.get(ref)
-        if found is None:
-            raise ModelFileError(
-                f"reads '{ref}', which its node does not give", where=place(reader)
-            )
-        return found
 
     def _output(self, ref: Ref) -> Tensor:
         """The output as a tensor of its own that bears the node's name."""

@@ -33,6 +33,7 @@ def _message(name: str) -> Any:
 
 GraphDef: Any = _message("GraphDef")
 NodeDef: Any = _message("NodeDef")
+FunctionDef: Any = _message("FunctionDef")
 AttrValue: Any = _message("AttrValue")
 TensorProto: Any = _message("TensorProto")
 TensorShapeProto: Any = _message("TensorShapeProto")

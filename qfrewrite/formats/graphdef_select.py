@@ -19,6 +19,7 @@ _DEBRIS = re.compile(
 )
 # How many outputs a node has: a number, or the attribute that says it (a list: by its length).
 _MANY_OUTPUTS: Mapping[str, int | str] = {
+    "Case": "Tout",
     "If": "Tout",
     "NonMaxSuppressionV4": 2,
     "NonMaxSuppressionV5": 3,
@@ -26,6 +27,7 @@ _MANY_OUTPUTS: Mapping[str, int | str] = {
     "Split": "num_split",
     "SplitV": "num_split",
     "StatefulPartitionedCall": "Tout",
+    "StatelessCase": "Tout",
     "StatelessIf": "Tout",
     "StatelessWhile": "T",
     "TFLite_Detection_PostProcess": 4,

@@ -104,6 +104,32 @@ class Constant:
         return Constant(name, layout.apply(self.data), self.from_shape, moved)
 
 
+@dataclass(eq=False)
+class Unset(Constant):
+    """A list of tensors of a shape that nobody has said yet: `data` is [length, 0].
+
+    Lists of tensors (TensorList, TensorArray) of a known shape are their stack, [length, *shape].
+    """
+
+
+@dataclass(eq=False)
+class Drawn(Constant):
+    """Random numbers from `low` to `high` (without `high` where `open_above`).
+
+    A dropout of rate 0 draws them and compares them with a bound that all of them pass: then
+    `low` and `high` are 1, and `data` is that mask. Else `data` is not their value.
+    """
+
+    low: float = 0.0
+    high: float = 1.0
+    open_above: bool = False
+
+    @property
+    def settled(self) -> bool:
+        """Whether the value is known, and is `data`."""
+        return self.low == self.high
+
+
 Value = Computed | Constant
 
 

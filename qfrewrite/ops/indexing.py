@@ -92,6 +92,14 @@ def _lookup_shape(op: Op) -> list[Shape]:
     return [(shape_of(op, 0)[0], *shape_of(op, 1)[1:])]
 
 
+def _reverse_sequence(op: Op, x: list[Array | None]) -> list[Array]:
+    v, lengths = operand_value(x, 0), operand_value(x, 1)
+    rows = np.moveaxis(v, (attr(op, "batch_dim"), attr(op, "seq_dim")), (0, 1)).copy()
+    for row, length in zip(rows, lengths, strict=True):
+        row[:length] = row[:length][::-1]
+    return [np.moveaxis(rows, (0, 1), (attr(op, "batch_dim"), attr(op, "seq_dim")))]
+
+
 _X = act("x")
 _Y = (act("y"),)
 
@@ -116,6 +124,12 @@ rows(
     OpSpec(
         "REVERSE_V2", (_X, param("axes")), _Y, same_shape, _reverse, "ReverseV2Options",
         graphdef="ReverseV2", same_scale=True, versions={"int8": 3},
+    ),
+    OpSpec(
+        "REVERSE_SEQUENCE", (_X, param("lengths")), _Y, same_shape, _reverse_sequence,
+        "ReverseSequenceOptions", {"seq_dim": 0, "batch_dim": 0}, kernels=FLOAT_ONLY,
+        graphdef="ReverseSequence",
+        graphdef_attrs={"seq_dim": "seq_dim", "batch_dim": "batch_dim"},
     ),
     OpSpec(
         "CUMSUM", (_X, param("axis")), _Y, same_shape, _cumsum, "CumsumOptions",

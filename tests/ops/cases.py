@@ -47,6 +47,8 @@ CASES: dict[str, list[tuple[list[Any], dict[str, Any]]]] = {
     "GATHER_ND": [([(3, 4, 2), i([0, 1], [2, 3])], {}), ([(3, 2), i([2], [0])], {})],
     "SCATTER_ND": [([i([1], [4]), (2, 3), i(6, 3)], {})],
     "BROADCAST_TO": [([(1, 4, 1), i(2, 4, 3)], {}), ([(3,), i(2, 3)], {})],
+    "REVERSE_SEQUENCE": [([(2, 5, 3), i(5, 2)], {"seq_dim": 1, "batch_dim": 0}),
+                         ([(2, 5, 3), i(1, 3, 0, 2, 3)], {"seq_dim": 2, "batch_dim": 1})],
     "REVERSE_V2": [([X, i(2)], {})],
     "CUMSUM": [([(2, 5), i(1)], {"exclusive": e, "reverse": r})
                for e in (False, True) for r in (False, True)],
