@@ -60,8 +60,10 @@ def _violations(graph: Graph) -> Iterator[tuple[str, str]]:
 
 
 def _tensor_violations(graph: Graph, tensor: Tensor) -> Iterator[tuple[str, str]]:
-    if tensor.quant is not None and not np.isfinite(tensor.quant.scale).all():
-        yield f"tensor '{tensor.name}'", "has a scale that is no finite number"
+    if tensor.quant is not None:
+        scale = tensor.quant.scale
+        if not np.isfinite(scale).all() or (scale < 0).any():
+            yield f"tensor '{tensor.name}'", "has a scale that is negative or no finite number"
     if tensor.data is None:
         return
     place = f"constant '{tensor.name}'"

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from math import prod
 
 from qfrewrite.errors import UnsupportedError, VerifyError
 from qfrewrite.ir import Graph, Model, Op, Tensor
 from qfrewrite.ir.verify import verify_signatures, verify_structure
 from qfrewrite.ops.shapes import unsettled
-from qfrewrite.ops.spec import inferred, spec_of
+from qfrewrite.ops.spec import OpSpec, inferred, spec_of
 from qfrewrite.ops.subgraphs import verify_subgraphs
 
 # Attributes that kernels divide by.
@@ -55,6 +56,8 @@ def verify_op(op: Op, unknown: Collection[Tensor] = ()) -> None:
             )
         if tensor is not None and port.role in ("weight", "bias") and tensor.dtype in _NO_NUMBERS:
             raise VerifyError(f"input {slot} ({port.name}) is {tensor.dtype}", where=place)
+        if tensor is not None and port.role == "bias" and tensor not in unknown:
+            _check_bias(op, spec, tensor, place)
         if tensor is None and not (port.optional or port.variadic):
             raise VerifyError(f"input {slot} ({port.name}) is missing", where=place)
     if len(op.inputs) > len(spec.inputs) and spec.input_port(len(op.inputs) - 1) is None:
@@ -69,6 +72,20 @@ def verify_op(op: Op, unknown: Collection[Tensor] = ()) -> None:
             raise VerifyError(f"has {name} {op.attrs[name]}, needs 1 or more", where=place)
     if not any(t in unknown for t in (*op.inputs, *op.outputs) if t is not None):
         _check_shapes(op, place)
+
+
+def _check_bias(op: Op, spec: OpSpec, bias: Tensor, place: str) -> None:
+    """Kernels read one value of the bias per output channel, and do not look at its size."""
+    slot = spec.slot("weight")
+    weights = op.input(slot) if slot is not None else None
+    axis = spec.inputs[slot].axis if slot is not None else None
+    if weights is None or axis is None or axis >= len(weights.shape):
+        return
+    if prod(bias.shape) != weights.shape[axis]:
+        raise VerifyError(
+            f"the bias is {list(bias.shape)}, the weights have {weights.shape[axis]} channels",
+            where=place,
+        )
 
 
 def _check_shapes(op: Op, place: str) -> None:

@@ -53,6 +53,9 @@ def one_operand_only(g: Graph) -> None:
 
 
 DAMAGE: dict[str, Callable[[Graph], None]] = {
+    "a bias of fewer channels": lambda g: put(g.tensor("b"), shape=(4,), data=normal(4)),
+    "a bias of one value": lambda g: put(g.tensor("b"), shape=(1,), data=normal(1)),
+    "a negative scale of integers": lambda g: put(g.tensor("axes"), quant=Quant.per_tensor(-1, 0)),
     "stride 0": lambda g: put(g.op("conv"), attrs={**g.op("conv").attrs, "stride_w": 0}),
     "dilation 0": lambda g: put(g.op("conv"), attrs={**g.op("conv").attrs, "dilation_h_factor": 0}),
     "weights of rank 1": of_rank_1,
