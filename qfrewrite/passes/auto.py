@@ -1,4 +1,4 @@
-"""`auto`: from cheap to dear, until the result is close enough to float."""
+"""`auto`: from cheap to expensive, until the result is close enough to float."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _MOST_KEPT = 0.25
 @register
 @dataclass(frozen=True)
 class Auto(Pass):
-    """Try pipelines from the cheapest to the dearest, until the loss of accuracy is small enough.
+    """Try pipelines, the cheapest first, until the loss of accuracy is small enough.
 
     `@fast`, then `@per-tensor` or `@per-channel`, as the result will be written; where that does
     not do, the layers that cost most by measured sensitivity compute with int16 activations (int8,
@@ -59,15 +59,15 @@ class Auto(Pass):
     def run(self, graph: Graph, rw: PassRewriter) -> None:
         """Work on copies; the graph becomes the one that does."""
         if not rw.main:
-            Calibrate().run(graph, rw)
+            Calibrate().apply(graph, rw)
             return
         context = rw.context
         if context.data is None:
             raise UsageError("needs data to judge by", where="auto", remedy="give --data")
         judge = _Judge(context, context.outputs(graph), self.labels)
-        dear = "@per-channel" if context.quant.per_channel else "@per-tensor"
+        expensive = "@per-channel" if context.quant.per_channel else "@per-tensor"
         best: tuple[Graph, Fidelity] | None = None
-        for name in ("@fast", dear):
+        for name in ("@fast", expensive):
             copy, found = _tried(graph, judge, name)
             if best is None or found.sqnr_db > best[1].sqnr_db:
                 best = copy, found

@@ -15,7 +15,7 @@ from networks import random_network, residual
 from qfrewrite.calibration.data import synthetic
 from qfrewrite.errors import DataError, PassError
 from qfrewrite.formats.tflite_write import serialize
-from qfrewrite.ir import Graph, Model
+from qfrewrite.ir import Graph, Model, Signature
 from qfrewrite.ir.quant import dequantize
 from qfrewrite.lower.model import lower_model
 from qfrewrite.lower.scheme import QuantOptions
@@ -491,6 +491,19 @@ def test_auto_stops_at_the_cheapest_that_does() -> None:
     assert report["auto"].edits
     assert model.graph.ops_of("FAKE_QUANT")
     assert lower_model(model, QuantOptions(per_channel=False))[1].counts["int8"] == 2
+
+
+def test_auto_calibrates_other_signatures_as_they_will_be_written() -> None:
+    """Fails where the BatchNorm of the second one is left between its layer and the range."""
+    graphs = [separable(), separable()]
+    signatures = [
+        Signature(name, i, (("x", 0),), (("y", 0),)) for i, name in enumerate(("first", "second"))
+    ]
+    model = Model(graphs, signatures=signatures)
+    samples = synthetic(input_specs(graphs[0]), 16)
+    run_passes(model, "@auto(max_drop=100)", PassContext(samples, threads=1))
+    assert [len(g.ops_of("BATCH_NORM")) for g in graphs] == [0, 0]
+    assert lower_model(model, QuantOptions())[1].counts == {"int8": 4}
 
 
 def classifier() -> Graph:
