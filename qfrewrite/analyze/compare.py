@@ -15,6 +15,7 @@ from qfrewrite.ir import Array, Graph, Model, Tensor
 from qfrewrite.lower.canonical import canonicalise
 from qfrewrite.ops.check import verify_graph
 from qfrewrite.ops.shapes import take_sizes
+from qfrewrite.rewrite.dequantize import computes_quantized
 from qfrewrite.rewrite.raising import raise_graph
 from qfrewrite.runtime.metrics import Fidelity, FidelityMeter, sqnr_db
 from qfrewrite.runtime.session import Session, input_specs
@@ -120,7 +121,7 @@ def _prepared(source: Graph, sizes: Sequence[tuple[int, ...]]) -> _Prepared:
     graph, _ = source.clone()
     take_sizes(graph, dict(zip((t.name for t in graph.inputs), sizes, strict=True)))
     verify_graph(graph)
-    if not any(t.quant is not None and not t.is_const for t in graph.tensors):
+    if not computes_quantized(graph):
         raise_graph(graph)
         canonicalise(graph)
     copy, real = observed_twins(graph)

@@ -9,6 +9,7 @@ from qfrewrite.ir import Graph, Model, Tensor
 from qfrewrite.lower.canonical import canonicalise
 from qfrewrite.lower.cost import macs, parameters, tensor_bytes, weight_bytes
 from qfrewrite.ops.check import verify_graph
+from qfrewrite.rewrite.dequantize import computes_quantized
 from qfrewrite.rewrite.raising import raise_graph
 from qfrewrite.runtime.session import take_usual_sizes
 from qfrewrite.runtime.units import Unit, units
@@ -63,7 +64,7 @@ def model_cost(model: Model) -> ModelCost:
     graph, _ = model.graph.clone()
     notices = take_usual_sizes(graph)
     verify_graph(graph)
-    if not any(t.quant is not None and not t.is_const for t in graph.tensors):
+    if not computes_quantized(graph):
         raise_graph(graph)
         canonicalise(graph)
     steps = [unit for unit in units(graph) if unit.op.kind != "FAKE_QUANT"]

@@ -23,6 +23,7 @@ from qfrewrite.ops.shapes import unsettled
 from qfrewrite.ops.spec import attr
 from qfrewrite.passes import PassContext, measure, row_names
 from qfrewrite.rewrite.dead_channels import dead_by_batch_norm
+from qfrewrite.rewrite.dequantize import computes_quantized
 from qfrewrite.rewrite.fold import bn_scale_offset
 from qfrewrite.rewrite.match import (
     LINEAR,
@@ -125,7 +126,7 @@ def inspect_model(
     verify_graph(graph)
     raise_graph(graph)
     before = {op.name: _before_folding(graph, op) for op in graph.ops_of(*LINEAR)}
-    quantized = any(t.quant is not None and not t.is_const for t in graph.tensors)
+    quantized = computes_quantized(graph)
     if not quantized:
         canonicalise(graph)
     if ranges is None and context is not None and context.data is not None:

@@ -19,6 +19,7 @@ from qfrewrite.calibration.preprocess import Preprocess, stated_preprocess
 from qfrewrite.ir import Array, Graph, Model, Op, Tensor
 from qfrewrite.lower.canonical import canonicalise
 from qfrewrite.ops.spec import attr
+from qfrewrite.rewrite.dequantize import computes_quantized
 from qfrewrite.rewrite.match import LINEAR, bias_slot
 from qfrewrite.rewrite.raising import raise_graph
 from qfrewrite.runtime.session import Session
@@ -26,9 +27,7 @@ from qfrewrite.runtime.session import Session
 Float64 = npt.NDArray[np.float64]
 
 # What models are usually trained on, the most usual first.
-_USUAL = (
-    "mobilenet", "unit", "imagenet", "raw", "mean=123.68:116.779:103.939,std=1",
-)  # fmt: skip
+_USUAL = ("mobilenet", "unit", "imagenet", "raw", "mean=123.68:116.779:103.939,std=1")
 # Figures below were measured on trained networks (docs/calibration.md).
 # BatchNorm: the first layers say most; later ones normalise the difference away.
 _LAYERS, _IMAGES = 5, 8
@@ -44,15 +43,14 @@ _FEW_COMPARED = ("mobilenet", "unit")
 
 @dataclass(frozen=True)
 class PreprocessVerdict:
-    """What the float model says of a preprocessing.
-
-    fits: whether there is evidence that it is right. better: one that fits better, or None. why:
-    the figures.
-    """
+    """What the float model says of a preprocessing."""
 
     fits: bool = False
+    """Whether there is evidence that it is right."""
     better: Preprocess | None = None
+    """One that fits better."""
     why: str = ""
+    """The figures that say so."""
 
     def warning(self, given: Preprocess) -> str | None:
         """One line that names the better one; None where there is none."""
@@ -73,8 +71,7 @@ def judge_preprocess(
     that take pixel codes, have no preprocessing: nothing is known of them.
     """
     given = source.preprocess
-    quantized = any(t.quant is not None and not t.is_const for t in model.graph.tensors)
-    if given is None or quantized:
+    if given is None or computes_quantized(model.graph):
         return PreprocessVerdict()
     graph = model.graph.clone()[0]
     raise_graph(graph)
@@ -197,7 +194,7 @@ def _ratios(
 
     Folded BatchNorm has a bias of the size of what it normalised: so both are about equal.
     """
-    first = next((op for op in graph.ops_of(*LINEAR)), None)
+    first = next(iter(graph.ops_of(*LINEAR)), None)
     bias = None if first is None else first.input(bias_slot(first))
     if first is None or bias is None or bias.data is None or not bias.data.any():
         return {}

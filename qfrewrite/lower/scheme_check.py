@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 from qfrewrite.errors import VerifyError
 from qfrewrite.ir import Model, Op, Tensor
 from qfrewrite.lower.scheme import QuantOptions, QuantReport
@@ -17,20 +15,20 @@ _NO_RANGES = "add calibrate to the passes (-p calibrate), or leave out the schem
 def check_scheme(lowered: Model, options: QuantOptions, report: QuantReport) -> None:
     """Raise VerifyError where no op computes as the scheme says.
 
-    report: what lowering said of ops that stayed float. Ops that only move values (a RESHAPE
-    behind a SOFTMAX) do not count, unless there are no others.
+    report: which ops lowering left in float, and why. Ops that only move values (a RESHAPE behind
+    a SOFTMAX) do not count, unless there are no others.
     """
-    ops = list(_computing(lowered))
     wanted = options.kind.activations
     allowed = {wanted, "int16"} if options.keep_int16 else {wanted}
-    held = [dtype for op in ops if (dtype := _activation(op)) is not None]
-    others = sorted({dtype for dtype in held if dtype in QUANTIZED and dtype not in allowed})
-    if others and (wanted is None or not any(dtype in allowed for dtype in held)):
+    dtypes = {dtype for op in _computing(lowered) if (dtype := _activation(op)) is not None}
+    obeyed = wanted is not None and not dtypes.isdisjoint(allowed)
+    others = sorted((dtypes & QUANTIZED) - allowed)
+    if others and not obeyed:
         raise VerifyError(
             f"computes in {' and '.join(others)} already", where=f"scheme {options.scheme}",
             remedy="make it float first (--dequantize, or qf.dequantize)",
         )  # fmt: skip
-    if wanted is None or not held or any(dtype in allowed for dtype in held):
+    if wanted is None or not dtypes or obeyed:
         return
     if not report.float_ops:
         raise VerifyError(
@@ -41,15 +39,15 @@ def check_scheme(lowered: Model, options: QuantOptions, report: QuantReport) -> 
     raise VerifyError(
         f"no op computes in {wanted}: {kind} '{name}' stays float ({why})",
         where=f"scheme {options.scheme}",
-        remedy="see why with qfrewrite inspect, or ask for --scheme dynamic or float32",
+        remedy="choose other passes or ranges, or ask for --scheme dynamic or float32",
     )  # fmt: skip
 
 
-def _computing(model: Model) -> Iterator[Op]:
+def _computing(model: Model) -> list[Op]:
+    """The ops whose element types count: those that only move values do if there are no others."""
     ops = [op for graph in model.graphs for op in graph.ops if op.kind not in _CONVERSIONS]
-    specs = {op: spec_of(op) for op in ops}
-    computing = [op for op in ops if (spec := specs[op]) is None or not spec.same_scale]
-    return iter(computing if any(_activation(op) for op in computing) else ops)
+    computing = [op for op in ops if (spec := spec_of(op)) is None or not spec.same_scale]
+    return computing if any(_activation(op) for op in computing) else ops
 
 
 def _activation(op: Op) -> str | None:

@@ -18,10 +18,9 @@ from qfrewrite.ir.quant import ACTIVATION_CODES
 from qfrewrite.lower.canonical import is_fused
 from qfrewrite.lower.targets import name_in_file
 from qfrewrite.ops import OpSpec, spec_of
-from qfrewrite.ops.spec import Port, fixed_quant, least_version
+from qfrewrite.ops.spec import QUANTIZED, Port, fixed_quant, least_version
 from qfrewrite.ops.subgraphs import verify_subgraphs
 
-_CODED = ("int8", "uint8", "int16")
 _BIAS_TYPES = {"int8": ("int32",), "uint8": ("int32",), "int16": ("int64", "int32")}
 # Scales in files went through float32 arithmetic in another order.
 _SAME = 1e-5
@@ -80,7 +79,7 @@ def check_graph(graph: Graph, *, versions: bool = False) -> list[Violation]:
 def _tensor(tensor: Tensor) -> Iterator[str]:
     """Scales are positive and finite, zero points are codes, scales fit their axis."""
     quant = tensor.quant
-    if quant is None or tensor.dtype not in (*_CODED, "int32", "int64"):
+    if quant is None or tensor.dtype not in QUANTIZED | {"int32", "int64"}:
         return
     scale = quant.scale
     if not (np.isfinite(scale).all() and (scale > 0).all()):
@@ -107,7 +106,7 @@ def _types(graph: Graph, op: Op, spec: OpSpec) -> Iterator[str]:
     if op.kind in ("QUANTIZE", "DEQUANTIZE", "CAST"):
         return
     acts = [t for t, p in _ports(op, spec) if p.role == "act"]
-    coded = {t.dtype for t in acts if t.quant is not None and t.dtype in _CODED}
+    coded = {t.dtype for t in acts if t.quant is not None and t.dtype in QUANTIZED}
     if not coded:
         return
     if len(coded) > 1 or any(t.dtype == "float32" for t in acts):
@@ -186,7 +185,7 @@ def _multiplier(graph: Graph, op: Op, spec: OpSpec) -> Iterator[str]:
 def _same_scale(graph: Graph, op: Op, spec: OpSpec) -> Iterator[str]:
     """Ops that move codes have one scale and zero point on both sides."""
     out = op.output.quant
-    if not spec.same_scale or out is None or op.output.dtype not in _CODED:
+    if not spec.same_scale or out is None or op.output.dtype not in QUANTIZED:
         return
     for tensor, port in _ports(op, spec):
         quant = tensor.quant
@@ -202,7 +201,7 @@ def _same_scale(graph: Graph, op: Op, spec: OpSpec) -> Iterator[str]:
 def _prescribed(graph: Graph, op: Op, spec: OpSpec) -> Iterator[str]:
     """Outputs that the specification prescribes."""
     for slot, out in enumerate(op.outputs):
-        if out.quant is None or out.dtype not in _CODED:
+        if out.quant is None or out.dtype not in QUANTIZED:
             continue
         wanted = fixed_quant(spec.output_port(slot), out.dtype)
         if wanted is not None and not _equal(out.quant, Quant.per_tensor(*wanted)):
@@ -259,7 +258,7 @@ def _linear(op: Op, spec: OpSpec) -> _Linear | None:
     if slots["act"] is None or slots["weight"] is None:
         return None
     x, w = op.input(slots["act"]), op.input(slots["weight"])
-    coded = all(t is not None and t.quant is not None and t.dtype in _CODED for t in (x, w))
+    coded = all(t is not None and t.quant is not None and t.dtype in QUANTIZED for t in (x, w))
     if x is None or w is None or not coded:
         return None
     bias = op.input(slots["bias"]) if slots["bias"] is not None else None

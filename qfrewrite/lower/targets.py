@@ -8,8 +8,7 @@ from dataclasses import dataclass, field
 from qfrewrite.ir import Graph, Model, Op
 from qfrewrite.lower.canonical import is_fused, written_as
 from qfrewrite.ops.features import hybrid
-
-_CODED = ("int8", "uint8", "int16")
+from qfrewrite.ops.spec import QUANTIZED
 
 
 @dataclass(frozen=True)
@@ -23,31 +22,36 @@ class Limit:
 
 @dataclass(frozen=True)
 class Target:
-    """A runtime or chip.
-
-    ops: the kinds it computes (None: all that LiteRT does); dtypes: of quantized activations;
-    floats: whether it computes in float,
-    hybrid: with int8 weights; fallback: where ops go that do not map; per_axis_fc:
-    whether FULLY_CONNECTED takes a scale per channel; rank: the most axes; batch: the most
-    samples at once; fixed_shapes: whether shapes must be known, free_batch: but for the batch;
-    limits: by kind of op; slow: kinds whose int8 kernel is slower than the ops that can take
-    their place, measured by `benchmarks/latency.py`.
-    """
+    """A runtime or chip."""
 
     name: str
     what: str
+    """Its full name, for people."""
     ops: frozenset[str] | None = None
-    dtypes: tuple[str, ...] = _CODED
+    """The kinds of ops it computes; None: all that LiteRT does."""
+    dtypes: tuple[str, ...] = ("int8", "uint8", "int16")
+    """The element types of quantized activations."""
     floats: bool = True
+    """Whether it computes in float."""
     hybrid: bool = True
+    """Whether it computes in float with int8 weights."""
     fallback: str | None = None
+    """What computes the ops that do not map; None: nothing does."""
     per_axis_fc: bool = True
+    """Whether FULLY_CONNECTED supports a scale per channel."""
     rank: int | None = None
+    """The most axes of a tensor."""
     batch: int | None = None
+    """The most samples at once."""
     fixed_shapes: bool = False
+    """Whether shapes must be known."""
     free_batch: bool = True
+    """Whether the batch may vary all the same."""
     limits: Mapping[str, tuple[Limit, ...]] = field(default_factory=dict)
+    """Further conditions, by kind of op."""
     slow: frozenset[str] = frozenset()
+    """Kinds whose int8 kernel is slower than the ops that can replace them, measured by
+    `benchmarks/latency.py`."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +107,7 @@ def _reason(op: Op, target: Target) -> tuple[str, str] | None:
         return "computes in float", "give ranges for all its tensors (calibrate)"
     if not target.hybrid and hybrid(op):
         return "reads int8 weights with float activations", "use scheme int8 or weight-only"
-    wrong = sorted(types & set(_CODED) - set(target.dtypes))
+    wrong = sorted(types & QUANTIZED - set(target.dtypes))
     if wrong:
         return f"is {wrong[0]}", f"use a scheme with {' or '.join(target.dtypes)} activations"
     signatures = [(t.shape_signature or ())[1 if target.free_batch else 0 :] for t in computed]
@@ -112,7 +116,7 @@ def _reason(op: Op, target: Target) -> tuple[str, str] | None:
     if target.rank is not None and any(len(t.shape) > target.rank for t in computed):
         return f"has more than {target.rank} axes", "reshape before it"
     if target.batch is not None and any(
-        len(t.shape) > 1 and t.shape[0] > target.batch for t in computed if t.dtype in _CODED
+        len(t.shape) > 1 and t.shape[0] > target.batch for t in computed if t.dtype in QUANTIZED
     ):
         return f"has a batch above {target.batch}", f"convert with a batch of {target.batch}"
     weights = op.input(1) if op.kind == "FULLY_CONNECTED" and not target.per_axis_fc else None

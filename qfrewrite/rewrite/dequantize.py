@@ -38,10 +38,13 @@ def quantized_graphs(graphs: Sequence[Graph]) -> list[Graph]:
     return [
         graph
         for graph in graphs
-        if graph in passing
-        or any(_coded(t) and not t.is_const for t in graph.tensors)
-        or any(_coded(t) for t in graph.outputs)
+        if graph in passing or computes_quantized(graph) or any(_coded(t) for t in graph.outputs)
     ]
+
+
+def computes_quantized(graph: Graph) -> bool:
+    """Whether `graph` has quantized values that are no constants."""
+    return any(_coded(t) and not t.is_const for t in graph.tensors)
 
 
 def _same_codes(a: Tensor, b: Tensor) -> bool:
