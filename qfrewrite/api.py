@@ -41,22 +41,22 @@ HELD_BACK = Pass.judges_on
 
 @dataclass
 class QuantizeReport:
-    """What `quantize` did: passes, file, and how close int8 is to float.
-
-    fidelity: None where it was not measured, as without data; measured_on says on which samples,
-    or why not. notices: what was odd about the model; warnings: what speaks against the data
-    or the result. preprocess: how images became the model's input; empty for other data.
-    signatures: the fidelity of other entry points that have data, by their signatures' names.
-    """
+    """What `quantize` did: passes, file, and how close the result is to float."""
 
     passes: RunReport
     saved: SaveReport
     fidelity: Fidelity | None
+    """None if it was not measured, as without data."""
     measured_on: str
+    """The samples that it was measured on, or why it was not measured."""
     notices: list[str] = field(default_factory=list)
+    """What is unusual about the model."""
     warnings: list[str] = field(default_factory=list)
+    """What speaks against the data or the result."""
     preprocess: str = ""
+    """How images became the model's input; empty for other data."""
     signatures: dict[str, Fidelity] = field(default_factory=dict)
+    """The fidelity of other entry points that have data, by the names of their signatures."""
 
     @property
     def path(self) -> Path:
@@ -184,8 +184,8 @@ def calibrate(
     context.checkpoint = Path(checkpoint) if checkpoint is not None else None
     if progress is not None:
         context.progress = progress
-    todo = make_passes(passes) if passes else []
-    _run_passes(loaded, [*todo, Calibrate(method, per_layer=per_layer, bins=bins)], context)
+    last = Calibrate(method, per_layer=per_layer, bins=bins)
+    _run_passes(loaded, [*_as_passes(passes), last], context)
     table = context.ranges or RangeTable()
     table.model = loaded.name
     said = getattr(context.data, "warnings", ())
@@ -233,16 +233,19 @@ def sensitivity(
 
 def judged_on(passes: str | Sequence[Pass]) -> int:
     """How many samples these passes want held back from calibration."""
-    if isinstance(passes, str):
-        passes = make_passes(passes) if passes else []
-    return max((one.judges_on for one in passes), default=HELD_BACK)
+    return max((one.judges_on for one in _as_passes(passes)), default=HELD_BACK)
 
 
 def asked_scheme(scheme: str | None, passes: str | Sequence[Pass]) -> str | None:
     """The scheme that is asked for: by name, or by passes that are run to write integers."""
+    ranged = any(one.gives_ranges for one in _as_passes(passes))
+    return scheme or (DEFAULT_SCHEME if ranged else None)
+
+
+def _as_passes(passes: str | Sequence[Pass]) -> Sequence[Pass]:
     if isinstance(passes, str):
-        passes = make_passes(passes) if passes else []
-    return scheme or (DEFAULT_SCHEME if any(one.gives_ranges for one in passes) else None)
+        return make_passes(passes) if passes else []
+    return passes
 
 
 def open_context(
@@ -259,41 +262,39 @@ def open_context(
     """The data and settings that passes see; `data` may be a PassContext already.
 
     data: of the main graph; of a model with several signatures also a dict of their data by the
-    signatures' names. What has none is calibrated on synthetic inputs.
-    preprocess: of images; by default what the model's metadata say, else `mobilenet`.
-
-    held_back: how many samples to keep from calibration, for measuring.
-
-    once: the data will be read in one pass only, and nothing is held back for measuring; so what
-    comes from an iterable need not be kept in memory.
+    signatures' names. A signature without data is calibrated on synthetic inputs. preprocess: of
+    images; by default what the model's metadata say, else `mobilenet`. held_back: how many samples
+    to keep from calibration, for measuring. once: whether the data are read in one pass only; then
+    nothing is held back, and what comes from an iterable is not kept in memory.
     """
     if isinstance(data, PassContext):
         return data
     if data is None:
         return PassContext(threads=threads, seed=seed)
-    from qfrewrite.calibration.cache import CachedSamples, FirstSamples, one_pass
+    from qfrewrite.calibration.cache import FirstSamples, one_pass
     from qfrewrite.calibration.data import open_data
     from qfrewrite.calibration.preprocess import chosen_preprocess
     from qfrewrite.ops.subgraphs import keeps_state
     from qfrewrite.runtime.session import input_specs
 
-    def opened(graph: Graph, own: Any) -> PassContext:
-        inputs = [replace(spec, alias=names.get(spec.name)) for spec in input_specs(graph)]
-        how = chosen_preprocess(model, preprocess)
-        source = open_data(own, inputs, preprocess=how, seed=seed)
-        in_order = keeps_state(graph)
-        if once:
-            kept_none = one_pass(source, samples, in_order=in_order)
-            return PassContext(kept_none, threads=threads, seed=seed)
-        calibration, aside = source.split(samples, held_back, in_order=in_order)
-        kept, others = CachedSamples(calibration), len(aside) > 0
-        measuring = CachedSamples(aside) if others else FirstSamples(kept, held_back)
-        return PassContext(kept, measuring, others, threads=threads, seed=seed, source=source)
-
-    names = {
+    aliases = {
         model.graphs[s.subgraph].inputs[place].name: name
         for s in model.signatures for name, place in s.inputs
     }  # fmt: skip
+    how = chosen_preprocess(model, preprocess)
+
+    def opened(graph: Graph, own: Any) -> PassContext:
+        inputs = [replace(spec, alias=aliases.get(spec.name)) for spec in input_specs(graph)]
+        source = open_data(own, inputs, preprocess=how, seed=seed)
+        in_order = keeps_state(graph)
+        if once:
+            passing = one_pass(source, samples, in_order=in_order)
+            return PassContext(passing, threads=threads, seed=seed)
+        calibration, others = source.split(samples, held_back, in_order=in_order)
+        kept, any_left = CachedSamples(calibration), len(others) > 0
+        measuring = CachedSamples(others) if any_left else FirstSamples(kept, held_back)
+        return PassContext(kept, measuring, any_left, threads=threads, seed=seed, source=source)
+
     main, others = _by_signature(model, data)
     context = PassContext(threads=threads, seed=seed)
     if main is not None:
@@ -309,11 +310,10 @@ def judge_data(model: Model, context: PassContext) -> tuple[str, list[str]]:
 
     model: float, before any pass. The text is empty for data that are no images.
     """
-    how = None if context.source is None else context.source.preprocess
-    if how is None or context.source is None:
-        return "", []
     from qfrewrite.calibration.preprocess import stated_preprocess
 
+    if context.source is None or (how := context.source.preprocess) is None:
+        return "", []
     most = len(context.data) if isinstance(context.data, Sized) else None
     verdict = judge_preprocess(model, context.source, most, threads=context.threads)
     if verdict.fits and isinstance(context.data, CachedSamples):
@@ -367,9 +367,9 @@ def quantize(
 ) -> QuantizeReport:
     """Load, run passes, write, and compare the result with the float model.
 
-    output: `<model>_<scheme>.tflite` in the current directory where it is not given. A result that
-    the runtime fails on is not left behind. The rest as
-    in `load`, `run_passes` and `save` (to which all further arguments go).
+    output: by default `<model>_<scheme>.tflite` in the current directory. A result that the runtime
+    fails on is not left behind. The rest as in `load`, `run_passes` and `save` (to which all
+    further arguments go).
     """
     saving["scheme"] = asked_scheme(saving.get("scheme"), passes)
     quant_options(**saving)  # a wrong name fails before the work

@@ -37,17 +37,16 @@ _ENOUGH, _SAME = 8, 0.01
 
 @dataclass
 class Judgement:
-    """What is known of a result beside its float source.
-
-    fidelity: None where it was not measured. measured_on: on which samples, or why not.
-    warnings: what the user should know before the result is used. signatures: the fidelity of
-    other entry points that have data, by the names of their signatures.
-    """
+    """What is known of a result beside its float source."""
 
     fidelity: Fidelity | None = None
+    """None if it was not measured."""
     measured_on: str = ""
+    """The samples that it was measured on, or why it was not measured."""
     warnings: list[str] = field(default_factory=list)
+    """What the user should know before the result is used."""
     signatures: dict[str, Fidelity] = field(default_factory=dict)
+    """The fidelity of other entry points that have data, by the names of their signatures."""
 
 
 def judge(
@@ -59,11 +58,13 @@ def judge(
 ) -> Judgement:
     """How close the `.tflite` at `path` is to `reference` in float, and on which samples.
 
-    On samples held back from calibration; where there are none on the calibration samples: the
-    text says which. Without data both run on a few synthetic inputs, so that a result that is
-    broken is not left unnoticed; but there is no figure, since it would say nothing about real
-    ones. state: the graph and its version that `reference` is a copy of. passes: the names of
-    those that were run. Raises VerifyError where an output became constant, NaN or infinite.
+    Samples held back from calibration are used, or the calibration samples if there are no others:
+    the text says which. Without data both run on a few synthetic inputs, so that a broken result
+    does not go unnoticed; but no figure is given, since it would say nothing about real inputs.
+
+    reference: resized in place if a pass gave the inputs another size. state: the graph and its
+    version that `reference` is a copy of. passes: the names of those that were run. Raises
+    VerifyError if an output became constant, NaN or infinite.
     """
     if path.suffix != ".tflite" or not path.is_file():
         return Judgement()
@@ -77,8 +78,7 @@ def judge(
     runner = Runner(path, threads=context.threads)
     real = context.measuring is not None or context.data is not None
     if not real:
-        made_up = synthetic(input_specs(graph), _MADE_UP, seed=context.seed + 1)
-        context, of = PassContext(data=made_up, threads=context.threads), None
+        context, of = _on_made_up(graph, context), None
     floats, result = context.outputs(graph, of=of), collect(runner, context.judged_on)
     _check_outputs(graph, floats, result, runner.output_steps)
     if not real:
@@ -111,8 +111,7 @@ def _judge_signatures(reference: Model, path: Path, context: PassContext) -> dic
         own, place = context.of_signature(key), reference.graphs.index(graph)
         real = own.data is not None
         if not real:
-            made_up = synthetic(input_specs(graph), _MADE_UP, seed=context.seed + 1)
-            own = PassContext(data=made_up, threads=context.threads)
+            own = _on_made_up(graph, context)
         result = written.graphs[place]
         runner = Runner(serialize(Model([result, *result.bodies])), threads=context.threads)
         floats, values = own.outputs(graph), collect(runner, own.judged_on)
@@ -120,6 +119,12 @@ def _judge_signatures(reference: Model, path: Path, context: PassContext) -> dic
         if real:
             found[key] = compare(floats, values)
     return found
+
+
+def _on_made_up(graph: Graph, context: PassContext) -> PassContext:
+    """A context whose data are a few synthetic inputs of `graph`."""
+    samples = synthetic(input_specs(graph), _MADE_UP, seed=context.seed + 1)
+    return PassContext(data=samples, threads=context.threads)
 
 
 def is_poor(fidelity: Fidelity) -> bool:
@@ -183,7 +188,7 @@ def _poor_warning(
 
 
 def _worst_layers(reference: Model, path: Path, context: PassContext) -> list[LayerFidelity]:
-    """The three layers that lose most of what enters them."""
+    """Up to three layers that lose most of what enters them, the worst first."""
     samples = islice(context.judged_on, _RANKED_ON)
     try:
         found = compare_models(reference, read_tflite(path), samples, threads=context.threads)

@@ -9,15 +9,16 @@ import click
 from qfrewrite.ir import Model
 
 
-def print_costs(model: Model, how: str, top: int | None) -> None:
+def print_costs(model: Model, how: str, top: int | None, *, quiet: bool) -> None:
     """A row per op, and the sums."""
     from qfrewrite.analyze.costs import model_cost
     from qfrewrite.cli import tables as t
-    from qfrewrite.cli.render import open_console
+    from qfrewrite.cli.render import Reporter, open_console
 
     found = model_cost(model)
-    for text in found.notices:
-        click.echo(f"notice: {text}", err=True)
+    with Reporter(quiet=quiet, verbose=False, explain=False) as reporter:
+        for text in found.notices:
+            reporter.notice(text)
     records = [op.record() for op in found.ops]
     t.shorten_names(records, how)
     columns = (

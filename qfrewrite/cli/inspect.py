@@ -74,7 +74,7 @@ def inspect(model: Path, **given: Any) -> None:
     if given["cost"]:
         from qfrewrite.cli.costs import print_costs
 
-        print_costs(loaded, given["how"], given["top"])
+        print_costs(loaded, given["how"], given["top"], quiet=given["quiet"])
         return
     with Reporter(quiet=given["quiet"], verbose=False, explain=False) as reporter:
         context = open_data_context(loaded, given, reporter)

@@ -97,22 +97,23 @@ def data_of(model: Model, given: tuple[str, ...]) -> Any:
     from qfrewrite.errors import UsageError
 
     keys = [s.key for s in model.signatures]
-    found: dict[str | None, str] = {}
+    main = model.signature_of(model.graph)
+    paths: dict[str | None, str] = {}
     for text in given:
-        key, equals, path = text.partition("=")
+        name, equals, path = text.partition("=")
+        signature: str | None = name
         if not equals or Path(text).exists():
-            key, path = model.signature_of(model.graph), text  # type: ignore[assignment]
-        elif key not in keys:
+            signature, path = main, text
+        elif name not in keys:
             raise UsageError(
-                f"the model has no signature '{key}'", where="--data",
+                f"the model has no signature '{name}'", where="--data",
                 remedy=f"it has {', '.join(keys)}" if keys else "give a path",
             )  # fmt: skip
-        if key in found:
+        if signature in paths:
             raise UsageError(f"is given twice: {path}", where="--data",
                              remedy="name the signature: --data SIGNATURE=PATH")  # fmt: skip
-        found[key] = path
-    alone = set(found) <= {model.signature_of(model.graph)}
-    return next(iter(found.values()), None) if alone else found
+        paths[signature] = path
+    return next(iter(paths.values()), None) if set(paths) <= {main} else paths
 
 
 def model_options(function: F) -> F:

@@ -28,7 +28,7 @@ _EFFECTS = ("CALL_ONCE", "ASSIGN_VARIABLE", "VAR_HANDLE", "WHILE", "IF", "CUSTOM
 def canonicalise(graph: Graph, log: Log | None = None) -> None:
     """Bring `graph` into canonical form, in place; FAKE_QUANT stays where it is.
 
-    log: where every edit is entered. A graph that is in canonical form is not edited.
+    log: receives every edit. A graph that is in canonical form is not edited.
     """
     settle_shapes(graph)
     rw = raise_graph(graph, log)
@@ -46,8 +46,10 @@ def canonicalise(graph: Graph, log: Log | None = None) -> None:
 
 
 def spell_out(graph: Graph) -> None:
-    """Put in what kernels ask for, in place, and no more: BATCH_NORM becomes MUL and ADD, IDENTITY
-    becomes RESHAPE, a convolution has a bias."""
+    """Change in place what kernels do not support, and no more.
+
+    BATCH_NORM becomes MUL and ADD, IDENTITY becomes RESHAPE, a convolution without a bias gets one.
+    """
     settle_shapes(graph)
     rw, unknown = Rewriter(graph), unsettled(graph)
     for op in graph.ops_of("BATCH_NORM"):
@@ -91,7 +93,7 @@ def _multiply_by_computed_weights(rw: Rewriter) -> None:
 
 
 def drop_identities(rw: Rewriter) -> None:
-    """IDENTITY goes; one that an output needs for its name is written as RESHAPE."""
+    """Remove every IDENTITY; one that an output needs for its name becomes a RESHAPE."""
     unknown = unsettled(rw.graph)
     for op in rw.graph.ops_of("IDENTITY"):
         if may_bypass(rw.graph, op):

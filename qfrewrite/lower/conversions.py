@@ -87,8 +87,8 @@ class Conversions:
         inner = self._beside(tensor, tensor.dtype, tensor.quant)
         readers = self.graph.readers(tensor)
         anchor = readers[0].op if readers else None
-        # What goes straight from input to output stays what it is.
         first = self._quantize(tensor, inner, io, anchor)
+        # An input that is an output too stays one.
         self.graph.replace_uses(tensor, inner, skip=(first,))
         self.graph.update_tensor(tensor, dtype=io, quant=quant)
 

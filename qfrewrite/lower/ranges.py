@@ -56,23 +56,26 @@ def take_ranges(graph: Graph) -> Ranges:
         rw.bypass(op)
     drop_identities(rw)
     for tensor in graph.tensors:
-        said = tensor.meta.get(KEY)
-        if said is not None:
-            found.weights[tensor] = holding_zero(np.asarray(said["min"]), np.asarray(said["max"]))
-            graph.update_tensor(tensor, data=_clipped(tensor.value(), said))
+        grid = tensor.meta.get(KEY)
+        if grid is not None:
+            found.weights[tensor] = holding_zero(np.asarray(grid["min"]), np.asarray(grid["max"]))
+            graph.update_tensor(tensor, data=_clipped(tensor.value(), grid))
     _fill_activations(graph, found.activations)
     return found
 
 
-def _clipped(data: Array, said: Mapping[str, Any]) -> Array:
-    """Constants as fake quantization bounds them; codes for weights may reach beyond the range,
-    as they lie symmetrically about 0."""
+def _clipped(data: Array, grid: Mapping[str, Any]) -> Array:
+    """Constants as fake quantization bounds them.
+
+    grid: its attributes. Quantized weights may reach beyond that range, as they lie symmetrically
+    about 0.
+    """
     low, high, _ = fake_quant_grid(
-        said["min"], said["max"], said.get("num_bits", 8), said.get("narrow_range", False)
+        grid["min"], grid["max"], grid.get("num_bits", 8), grid.get("narrow_range", False)
     )
-    if said.get("axis") is not None:
+    if grid.get("axis") is not None:
         shape = [1] * data.ndim
-        shape[said["axis"]] = -1
+        shape[grid["axis"]] = -1
         low, high = low.reshape(shape), high.reshape(shape)
     clipped: Array = np.clip(data, low, high).astype(data.dtype)
     return clipped

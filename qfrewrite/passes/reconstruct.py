@@ -103,7 +103,7 @@ class Reconstruct(Pass):
             return
         inner = rw.context.quant.kind.activations
         if inner is not None:
-            # Both lanes shall compute what will be written.
+            # Both paths must compute what will be written.
             substitute(rw, rw.context.quant, lambda op: inner)
         tensors = observable(graph)
         if not tensors:

@@ -116,7 +116,7 @@ class Runner:
             self._in = self._interpreter.get_input_details()
             self._out = self._interpreter.get_output_details()
             self._shapes: list[tuple[int, ...]] = []
-            # What a file says of an open size need not run.
+            # The size that a file names for an open dimension need not be one that works.
             if not any(-1 in d["shape_signature"] for d in self._in):
                 self._allocate([tuple(d["shape"]) for d in self._in])
         except (RuntimeError, ValueError) as error:
@@ -199,13 +199,13 @@ def _check_safe(content: bytes | Path) -> None:
     """Raise RunError where subgraphs disagree: the runtime would write outside its memory."""
     from qfrewrite.formats.tflite_read import parse_tflite, read_tflite
 
-    in_memory = isinstance(content, bytes)
+    where = None if isinstance(content, bytes) else str(content)
     model = parse_tflite(content) if isinstance(content, bytes) else read_tflite(content)
     try:
         verify_subgraphs(model.graphs)
     except QfError as error:
         raise RunError(
-            f"cannot be run safely: {error}", where=None if in_memory else str(content),
+            f"cannot be run safely: {error}", where=where,
             remedy="make the file anew: its subgraphs must agree",
         ) from None  # fmt: skip
 
