@@ -149,14 +149,22 @@ class Importer:
             value.laid[perm] = self._transposed(value, perm)
         return value.laid[perm]
 
+    def plain(self, value: Value) -> Tensor:
+        """`value` as a tensor laid out as the file sees it."""
+        return self.laid_out(value, identity_perm(len(value.shape)))
+
+    def reshaped(self, tensor: Tensor, shape: Sequence[int], name: str) -> Tensor:
+        """`tensor` in another shape of the same size, by a RESHAPE called `name`."""
+        operand = self.ints(shape, f"{name}/shape")
+        return self.add("RESHAPE", [tensor, operand], {}, name=name)[0]
+
     def _transposed(self, value: Computed, perm: Perm) -> Tensor:
         order = transposition(value.perm, perm)
         plain = perm == identity_perm(len(perm))
         name = value.name if plain else f"{value.tensor.name}/transposed"
         shape = tuple(value.tensor.shape[p] for p in order)
         if moves_units_only(order, value.tensor.shape):
-            operand = self.ints(shape, f"{name}/shape")
-            return self.add("RESHAPE", [value.tensor, operand], {}, name=name)[0]
+            return self.reshaped(value.tensor, shape, name)
         operand = self.ints(order, f"{name}/perm")
         return self.add("TRANSPOSE", [value.tensor, operand], {}, name=name)[0]
 
@@ -193,8 +201,7 @@ class Importer:
         out = self.laid_out(moved, transposition(order, moved.perm))
         if layout.shape is None:
             return out
-        operand = self.ints(layout.shape, f"{name}/shape")
-        return self.add("RESHAPE", [out, operand], {}, name=f"{name}/reshaped")[0]
+        return self.reshaped(out, layout.shape, f"{name}/reshaped")
 
     def _fake_quant(self, tensor: Tensor, attrs: Mapping[str, Any], fake: FakeQuant) -> Tensor:
         return self.add("FAKE_QUANT", [tensor], attrs, name=fake.name, node=fake.node)[0]
@@ -204,6 +211,11 @@ class Importer:
         # numpy makes a scalar of a clipped array of rank 0.
         data = np.asarray(np.clip(np.asarray(values, np.int64), _INT32.min, _INT32.max), np.int32)
         return Tensor(self.graph.unique_name(name), data.shape, "int32", data)
+
+    def number(self, value: float, dtype: str, name: str) -> Tensor:
+        """A constant scalar operand of element type `dtype`."""
+        data = np.array(value, NUMPY_DTYPES[dtype])
+        return Tensor(self.graph.unique_name(name), (), dtype, data)
 
 
 class NodeContext:
@@ -245,8 +257,7 @@ class NodeContext:
 
     def plain(self, slot: int) -> Tensor:
         """The tensor in `slot`, laid out as the file sees it."""
-        value = self.value(slot)
-        return self.importer.laid_out(value, identity_perm(len(value.shape)))
+        return self.importer.plain(self.value(slot))
 
     def stored(self, slot: int, perm: Perm) -> Tensor:
         """The tensor in `slot` with axis i at `perm[i]`; raises ModelFileError on another rank."""
@@ -366,9 +377,7 @@ class NodeContext:
         if isinstance(value, Constant):
             return self._constant_for(value.moved(Layout(shape=full), value.name), perm)
         plain = self.importer.laid_out(value, identity_perm(rank))
-        name = f"{self.name}/broadcast"
-        operand = self.importer.ints(full, f"{name}/shape")
-        wide = self.importer.add("RESHAPE", [plain, operand], {}, name=name)[0]
+        wide = self.importer.reshaped(plain, full, f"{self.name}/broadcast")
         return self.importer.laid_out(Computed(wide, identity_perm(len(full)), wide.name), perm)
 
     def _constant_for(self, value: Constant, perm: Perm) -> Tensor:

@@ -112,10 +112,6 @@ def _dtype(value: Value) -> str:
     return value.tensor.dtype if isinstance(value, Computed) else dtype_name(value.data.dtype)
 
 
-def _plain(importer: Importer, value: Value) -> Tensor:
-    return importer.laid_out(value, identity_perm(len(value.shape)))
-
-
 # -- loops -------------------------------------------------------------------------------------
 
 
@@ -191,7 +187,7 @@ class _Loop:
             "cond_subgraph_index": cond.finish(slots, [_truth(cond.importer, verdict)]),
             "body_subgraph_index": body.finish(slots, outputs),
         }
-        operands = [_plain(self.c.importer, self.state[i]) for i in slots]
+        operands = [self.c.importer.plain(self.state[i]) for i in slots]
         name = self.c.name
         results = [
             Tensor(graph.unique_name(f"{name}:{i}" if i else name), t.shape, t.dtype)
@@ -214,7 +210,7 @@ class _Loop:
 
     def _next(self, body: _Body, i: int, slots: Sequence[int]) -> Tensor:
         """The next value of variable i as a tensor that the runtime may copy to input i."""
-        tensor = _plain(body.importer, body.results[i])
+        tensor = body.importer.plain(body.results[i])
         others = [body.holders[slot] for slot in slots if slot != i]
         if tensor.is_const or any(tensor is other for other in others):
             return _copied(body.graph, tensor)
@@ -244,12 +240,12 @@ def _copied(graph: Graph, tensor: Tensor) -> Tensor:
 
 def _truth(importer: Importer, value: Computed) -> Tensor:
     """`value` as the bool that a WHILE or IF op reads; a number is true where it is not zero."""
-    tensor = _plain(importer, value)
+    tensor = importer.plain(value)
     if tensor.size != 1:
         raise ModelFileError(f"is decided by {tensor.size} values, needs one")
     if tensor.dtype == "bool":
         return tensor
-    zero = constant(importer.graph.unique_name(f"{tensor.name}/zero"), 0, tensor.dtype)
+    zero = importer.number(0, tensor.dtype, f"{tensor.name}/zero")
     return importer.add("NOT_EQUAL", [tensor, zero], {}, name=f"{tensor.name}/truth")[0]
 
 
@@ -296,7 +292,7 @@ def _emit_if(
         f"{name}_subgraph_index": body.finish(slots, outputs)
         for name, body, outputs in zip(("else", "then"), bodies, gives, strict=True)
     }
-    operands = [_truth(c.importer, predicate), *(_plain(c.importer, args[i]) for i in slots)]
+    operands = [_truth(c.importer, predicate), *(c.importer.plain(args[i]) for i in slots)]
     outputs = [
         Tensor(graph.unique_name(f"{c.name}:{i}" if i else c.name), t.shape, t.dtype)
         for i, t in enumerate(gives[0])
@@ -324,7 +320,7 @@ def _agreed(i: int, first: Value, second: Value) -> tuple[Value, Value]:
 
 def _given(body: _Body, value: Value) -> Tensor:
     """A result of a branch as a tensor that is no constant and no input of it."""
-    tensor = _plain(body.importer, value)
+    tensor = body.importer.plain(value)
     borrowed = tensor.is_const or any(tensor is holder for holder in body.holders)
     return _copied(body.graph, tensor) if borrowed else tensor
 
@@ -343,7 +339,7 @@ def _case(c: NodeContext) -> list[Value]:
         return _inline(c, branches[0], args)
     first = int(c.attr(_FIRST, 0))
     against = constant(f"{c.name}/{first}", first, index.tensor.dtype)
-    operands = [_plain(c.importer, index), against]
+    operands = [c.importer.plain(index), against]
     (taken,) = c.importer.add("EQUAL", operands, {}, name=f"{c.name}/is_{first}")
     chosen = replace(branches[0], args=((), *branches[0].args))
     return _choose(c, _computed(taken), (_without_first(c, first + 1, chosen), chosen), c.inputs)

@@ -112,7 +112,7 @@ def _summed(c: NodeContext, term: _Term, needed: set[str]) -> _Term:
     axes = [i for i, n in enumerate(term.labels) if n not in needed]
     if not axes:
         return term
-    x = c.importer.laid_out(term.value, identity_perm(len(term.labels)))
+    x = c.importer.plain(term.value)
     operand = c.importer.ints(axes, f"{c.name}/axes")
     attrs = {"keep_dims": False}
     total = c.importer.add("SUM", [x, operand], attrs, name=f"{c.name}/sum", fold=c.fold)[0]
@@ -138,14 +138,9 @@ def _stored(c: NodeContext, term: _Term, order: Sequence[str], shape: Sequence[i
         plain = identity_perm(len(perm))
         return c.importer.constant(term.value, Layout(transposition(plain, perm), tuple(shape)))
     tensor = c.importer.laid_out(term.value, perm)
-    return _reshaped(c, tensor, shape, f"{tensor.name}/flat")
-
-
-def _reshaped(c: NodeContext, tensor: Tensor, shape: Sequence[int], name: str) -> Tensor:
     if tensor.shape == tuple(shape):
         return tensor
-    operand = c.importer.ints(shape, f"{name}/shape")
-    return c.importer.add("RESHAPE", [tensor, operand], {}, name=name)[0]
+    return c.importer.reshaped(tensor, shape, f"{tensor.name}/flat")
 
 
 def _finished(

@@ -43,10 +43,7 @@ class Formula:
     def _tensor(self, operand: Tensor | float) -> Tensor:
         if isinstance(operand, Tensor):
             return operand
-        dtype = self.operands[0].dtype
-        data = np.array(operand, NUMPY_DTYPES[dtype])
-        name = self.c.importer.graph.unique_name(f"{self.c.name}/value")
-        return Tensor(name, (), dtype, data)
+        return self.c.importer.number(operand, self.operands[0].dtype, f"{self.c.name}/value")
 
 
 def _formula(

@@ -15,7 +15,7 @@ from qfrewrite.errors import ModelFileError, UnsupportedError
 from qfrewrite.formats.graphdef_import import NodeContext
 from qfrewrite.formats.graphdef_ops_arith import Table
 from qfrewrite.formats.graphdef_values import Computed, Value
-from qfrewrite.ir import Op, Tensor
+from qfrewrite.ir import Op, Tensor, constant
 
 # Weights of a transform beyond this are no audio frame's.
 _MOST_WEIGHTS = 1 << 24
@@ -50,8 +50,7 @@ def _part(c: NodeContext, op: Op, name: str) -> Tensor:
     w = np.cos(angles) if name == "real" else -np.sin(angles)
     w[:, length:] = 0
     graph, rows = c.importer.graph, prod(x.shape[:-1])
-    weights = Tensor(graph.unique_name(f"{c.name}/{name}/w"), w.shape, "float32",
-                     w.astype(np.float32))  # fmt: skip
+    weights = constant(graph.unique_name(f"{c.name}/{name}/w"), w.astype(np.float32))
     flat = _shaped(c, x, (rows, size), f"{c.name}/frames")
     attrs = {"fused_activation_function": "NONE"}
     y = c.importer.add("FULLY_CONNECTED", [flat, weights], attrs, name=f"{c.name}/{name}")[0]
@@ -59,10 +58,10 @@ def _part(c: NodeContext, op: Op, name: str) -> Tensor:
 
 
 def _shaped(c: NodeContext, x: Tensor, shape: tuple[int, ...], name: str) -> Tensor:
+    """`x` in another shape, as it is where it has that shape."""
     if x.shape == shape:
         return x
-    operand = c.importer.ints(shape, f"{name}/shape")
-    return c.importer.add("RESHAPE", [x, operand], {}, name=name)[0]
+    return c.importer.reshaped(x, shape, name)
 
 
 def _one_part(name: str) -> Callable[[NodeContext], list[Value]]:

@@ -10,7 +10,7 @@ from qfrewrite.errors import ModelFileError, UnsupportedError
 from qfrewrite.formats.graphdef_import import MAX_FOLDED, NodeContext
 from qfrewrite.formats.graphdef_ops_arith import Table, element_type
 from qfrewrite.formats.graphdef_values import Constant, Value, identity_perm
-from qfrewrite.ir import NUMPY_DTYPES, Tensor
+from qfrewrite.ir import Tensor, constant
 
 # What kernels take as indices.
 _INDEX_TYPES = ("int32", "int64")
@@ -143,11 +143,7 @@ def _bincount(c: NodeContext) -> list[Value]:
     size, dtype = _bounded(c, 1), element_type(c.attr("T", "DT_FLOAT"))
     if 0 not in c.shape(2):
         raise UnsupportedError("DenseBincount is supported without weights only")
-    on, off = (
-        Tensor(c.importer.graph.unique_name(f"{c.name}/{name}"), (), dtype, data)
-        for name, data in (("on", np.ones((), NUMPY_DTYPES[dtype])),
-                           ("off", np.zeros((), NUMPY_DTYPES[dtype])))
-    )  # fmt: skip
+    on, off = (c.importer.number(v, dtype, f"{c.name}/{n}") for v, n in ((1, "on"), (0, "off")))
     operands = [_indices(c, 0), c.importer.ints(size, f"{c.name}/size"), on, off]
     hits = c.importer.add("ONE_HOT", operands, {"axis": -1}, name=f"{c.name}/hits", dtype=dtype)[0]
     axes = c.importer.ints([len(hits.shape) - 2], f"{c.name}/axes")
@@ -166,11 +162,8 @@ def _band_part(c: NodeContext) -> list[Value]:
     if isinstance(value, Constant) and value.fake_quant is None:
         return [Constant(c.name, np.where(band, value.data, value.data.dtype.type(0)))]
     x = c.plain(0)
-    mask = Tensor(c.importer.graph.unique_name(f"{c.name}/band"), band.shape, "bool", band)
-    zero = Tensor(
-        c.importer.graph.unique_name(f"{c.name}/zero"), (), x.dtype,
-        np.zeros((), NUMPY_DTYPES[x.dtype]),
-    )  # fmt: skip
+    mask = constant(c.importer.graph.unique_name(f"{c.name}/band"), band)
+    zero = c.importer.number(0, x.dtype, f"{c.name}/zero")
     return c.emit("SELECT_V2", [mask, x, zero], dtype=x.dtype)
 
 
@@ -209,8 +202,7 @@ def _diagonal(c: NodeContext) -> list[Value]:
     if len(x.shape) < 2:
         raise ModelFileError(f"takes the diagonal of shape {list(x.shape)}")
     *outer, rows, columns = x.shape
-    flat = c.importer.ints([*outer, rows * columns], f"{c.name}/flat/shape")
-    x = c.importer.add("RESHAPE", [x, flat], {}, name=f"{c.name}/flat")[0]
+    x = c.importer.reshaped(x, [*outer, rows * columns], f"{c.name}/flat")
     picked = c.importer.ints(np.arange(min(rows, columns)) * (columns + 1), f"{c.name}/indices")
     return c.emit("GATHER", [x, picked], {"axis": len(outer), "batch_dims": 0})
 
@@ -221,17 +213,17 @@ def _update(c: NodeContext) -> list[Value]:
 
 
 INDEX: Table = {
+    "ArgMax": _arg("ARG_MAX"),
+    "ArgMin": _arg("ARG_MIN"),
     "DenseBincount": _bincount,
+    "Gather": _gather,
+    "GatherV2": _gather,
     "MatrixBandPart": _band_part,
     "MatrixDiagPartV3": _diagonal,
     "MatrixDiagV3": _diagonal_matrix,
     "MatrixSetDiagV3": _with_diagonal,
-    "XlaDynamicUpdateSlice": _update,
-    "ArgMax": _arg("ARG_MAX"),
-    "ArgMin": _arg("ARG_MIN"),
-    "Gather": _gather,
-    "GatherV2": _gather,
     "OneHot": _one_hot,
     "Roll": _roll,
+    "XlaDynamicUpdateSlice": _update,
 }
 """Converters by node op."""

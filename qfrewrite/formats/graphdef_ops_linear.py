@@ -23,7 +23,7 @@ from qfrewrite.formats.graphdef_values import (
     Value,
     identity_perm,
 )
-from qfrewrite.ir import Tensor
+from qfrewrite.ir import Tensor, constant
 
 # Where TensorFlow's axes H, W, I, O lie in the IR's kernels.
 _HWIO_IN_OHWI: Perm = (1, 2, 3, 0)
@@ -98,8 +98,7 @@ def _depthwise(c: NodeContext) -> list[Value]:
     if isinstance(kernel, Constant):
         w = c.importer.constant(kernel, Layout(shape=flat))
     else:
-        operand = c.importer.ints(flat, f"{c.name}/kernel/shape")
-        w = c.importer.add("RESHAPE", [c.plain(1), operand], {}, name=f"{c.name}/kernel")[0]
+        w = c.importer.reshaped(c.plain(1), flat, f"{c.name}/kernel")
     attrs = {**_conv_attrs(c), "depth_multiplier": multiplier}
     return c.emit("DEPTHWISE_CONV_2D", [x, w], attrs, perm=perm)
 
@@ -138,7 +137,7 @@ def _patches(c: NodeContext) -> list[Value]:
     if count * count > _MOST_WEIGHTS:
         raise UnsupportedError(f"patches of {height} x {width} x {x.shape[3]} are too large")
     w = np.eye(count, dtype=np.float32).reshape(count, height, width, x.shape[3])
-    kernel = Tensor(c.importer.graph.unique_name(f"{c.name}/kernel"), w.shape, "float32", w)
+    kernel = constant(c.importer.graph.unique_name(f"{c.name}/kernel"), w)
     attrs = {
         "padding": padding, "stride_h": stride[0], "stride_w": stride[1],
         "dilation_h_factor": rate[0], "dilation_w_factor": rate[1],

@@ -19,7 +19,6 @@ from qfrewrite.formats.graphdef_values import (
     Constant,
     Unset,
     Value,
-    identity_perm,
 )
 from qfrewrite.ir import NUMPY_DTYPES, Tensor
 
@@ -107,7 +106,7 @@ def _get(slot: int, index: int) -> Callable[[NodeContext], list[Value]]:
             if at.shape and np.array_equal(at.data, np.arange(length)):
                 return [values]
         attrs = {"axis": 0, "batch_dims": 0}
-        return c.emit("GATHER", [_plain(c, values), c.plain(index)], attrs)
+        return c.emit("GATHER", [c.importer.plain(values), c.plain(index)], attrs)
 
     return convert
 
@@ -115,10 +114,6 @@ def _get(slot: int, index: int) -> Callable[[NodeContext], list[Value]]:
 def _inside(index: Constant, length: int) -> bool:
     low, high = index.data.min(initial=0), index.data.max(initial=0)
     return index.data.size == 0 or bool(0 <= low <= high < length)
-
-
-def _plain(c: NodeContext, value: Value) -> Tensor:
-    return c.importer.laid_out(value, identity_perm(len(value.shape)))
 
 
 def _set(slot: int, index: int, item: int) -> Callable[[NodeContext], list[Value]]:
@@ -144,7 +139,7 @@ def _set(slot: int, index: int, item: int) -> Callable[[NodeContext], list[Value
         if isinstance(before, Unset):
             zero = np.zeros((), before.data.dtype)
             before = Constant(before.name, np.broadcast_to(zero, (length, *shape)))
-        operands = [_plain(c, before), _plain(c, part), _start(c, at, len(shape))]
+        operands = [c.importer.plain(before), c.importer.plain(part), _start(c, at, len(shape))]
         return c.emit("DYNAMIC_UPDATE_SLICE", operands)
 
     return convert
@@ -154,7 +149,7 @@ def _stacked(c: NodeContext, value: Value, shape: tuple[int, ...]) -> Value:
     """`value` in another shape of the same size."""
     name = f"{c.name}/element"
     operand = c.importer.ints(shape, f"{name}/shape")
-    return c.emit("RESHAPE", [_plain(c, value), operand], {}, name=name)[0]
+    return c.emit("RESHAPE", [c.importer.plain(value), operand], {}, name=name)[0]
 
 
 def _start(c: NodeContext, index: Value, rank: int) -> Tensor:
@@ -163,17 +158,17 @@ def _start(c: NodeContext, index: Value, rank: int) -> Tensor:
         return c.importer.ints([int(index.data), *[0] * rank], f"{c.name}/start")
     name = f"{c.name}/start"
     (first,) = c.emit(
-        "RESHAPE", [_plain(c, index), c.importer.ints([1], f"{name}/shape")], {},
+        "RESHAPE", [c.importer.plain(index), c.importer.ints([1], f"{name}/shape")], {},
         name=f"{name}/first",
     )  # fmt: skip
     if not rank:
-        return _plain(c, first)
+        return c.importer.plain(first)
     zeros = np.zeros(
         rank, NUMPY_DTYPES[first.tensor.dtype] if isinstance(first, Computed) else "i4"
     )
     rest = Constant(f"{name}/rest", zeros)
-    parts = [_plain(c, first), _plain(c, rest)]
-    return _plain(c, c.emit("CONCATENATION", parts, {"axis": 0}, name=name)[0])
+    parts = [c.importer.plain(first), c.importer.plain(rest)]
+    return c.importer.plain(c.emit("CONCATENATION", parts, {"axis": 0}, name=name)[0])
 
 
 def _scatter(item: int, index: int, into: int | None) -> Callable[[NodeContext], list[Value]]:
@@ -195,7 +190,7 @@ def _scatter(item: int, index: int, into: int | None) -> Callable[[NodeContext],
             raise UnsupportedError("writes a part of a list that holds something else")
         operands = [
             c.importer.ints(np.reshape(places, (-1, 1)), f"{c.name}/places"),
-            _plain(c, values),
+            c.importer.plain(values),
             c.importer.ints([length, *values.shape[1:]], f"{c.name}/shape"),
         ]
         return c.emit("SCATTER_ND", operands)
@@ -221,7 +216,7 @@ def _concat(slot: int) -> Callable[[NodeContext], list[Value]]:
             raise ModelFileError("joins scalars")
         length, first, *rest = values.shape
         operand = c.importer.ints([length * first, *rest], f"{c.name}/shape")
-        joined = c.emit("RESHAPE", [_plain(c, values), operand])
+        joined = c.emit("RESHAPE", [c.importer.plain(values), operand])
         return [*joined, Constant(f"{c.name}:1", np.full(length, first, np.int64), True)]
 
     return convert
@@ -235,7 +230,7 @@ def _split(item: int, lengths: int) -> Callable[[NodeContext], list[Value]]:
         if len(set(parts)) != 1 or sum(parts) != values.shape[0]:
             raise UnsupportedError(f"splits a tensor into parts of {list(parts)}")
         operand = c.importer.ints([len(parts), parts[0], *values.shape[1:]], f"{c.name}/shape")
-        return c.emit("RESHAPE", [_plain(c, values), operand])
+        return c.emit("RESHAPE", [c.importer.plain(values), operand])
 
     return convert
 
@@ -248,7 +243,7 @@ def _push(c: NodeContext) -> list[Value]:
         return [part]
     if before.shape[1:] != new.shape:
         raise UnsupportedError(f"puts {list(new.shape)} into a list of {list(before.shape[1:])}")
-    return c.emit("CONCATENATION", [_plain(c, before), _plain(c, part)], {"axis": 0})
+    return c.emit("CONCATENATION", [c.importer.plain(before), c.importer.plain(part)], {"axis": 0})
 
 
 def _pop(c: NodeContext) -> list[Value]:
@@ -260,7 +255,7 @@ def _pop(c: NodeContext) -> list[Value]:
     rest = _rows(c, values, 0, length - 1, f"{c.name}/rest")
     last = _rows(c, values, length - 1, 1, f"{c.name}/last")
     operand = c.importer.ints(shape, f"{c.name}/shape")
-    return [rest, *c.emit("RESHAPE", [_plain(c, last), operand])]
+    return [rest, *c.emit("RESHAPE", [c.importer.plain(last), operand])]
 
 
 def _rows(c: NodeContext, values: Value, first: int, count: int, name: str) -> Value:
@@ -268,7 +263,7 @@ def _rows(c: NodeContext, values: Value, first: int, count: int, name: str) -> V
     begin = [first, *[0] * (len(values.shape) - 1)]
     size = [count, *values.shape[1:]]
     operands = [c.importer.ints(v, f"{name}/{n}") for n, v in (("begin", begin), ("size", size))]
-    return c.emit("SLICE", [_plain(c, values), *operands], {}, name=name)[0]
+    return c.emit("SLICE", [c.importer.plain(values), *operands], {}, name=name)[0]
 
 
 def _resize(c: NodeContext) -> list[Value]:
@@ -282,7 +277,7 @@ def _resize(c: NodeContext) -> list[Value]:
     if 0 <= size < length:
         return [_rows(c, values, 0, size, c.name)]
     pads = [[0, size - length], *[[0, 0]] * (len(values.shape) - 1)]
-    return c.emit("PAD", [_plain(c, values), c.importer.ints(pads, f"{c.name}/pads")])
+    return c.emit("PAD", [c.importer.plain(values), c.importer.ints(pads, f"{c.name}/pads")])
 
 
 LISTS: Table = {

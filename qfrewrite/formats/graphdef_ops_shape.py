@@ -73,11 +73,7 @@ def _expand_dims(c: NodeContext) -> list[Value]:
         raise ModelFileError(f"expands at {list(axes)}")
     axis = c.axis(axes[0], len(shape) + 1)
     done = _reshaped(c, (*shape[:axis], 1, *shape[axis:]))
-    return done or c.emit("EXPAND_DIMS", [_plain(c), c.operand(c.array(1), 1, "axis")])
-
-
-def _plain(c: NodeContext) -> Tensor:
-    return c.plain(0)
+    return done or c.emit("EXPAND_DIMS", [c.plain(0), c.operand(c.array(1), 1, "axis")])
 
 
 def _pack(c: NodeContext) -> list[Value]:

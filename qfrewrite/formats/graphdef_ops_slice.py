@@ -22,23 +22,19 @@ def _elements(c: NodeContext, slot: int) -> list[int | Tensor]:
     if len(vector.shape) != 1:
         raise ModelFileError(f"input {slot} has shape {list(vector.shape)}, needs 1D")
     graph = c.importer.graph
-    maker = graph.producer(vector)
-    if maker is not None and maker.kind == "PACK":
-        parts = [maker.operand(i) for i in range(len(maker.inputs))]
+    producer = graph.producer(vector)
+    if producer is not None and producer.kind == "PACK":
+        parts = [producer.operand(i) for i in range(len(producer.inputs))]
         values = [evaluate(graph, part) for part in parts]
         return [
-            _as_vector(c, part, f"{slot}/{i}") if value is None else int(value)
+            c.importer.reshaped(part, [1], f"{c.name}/index{slot}/{i}")
+            if value is None
+            else int(value)
             for i, (part, value) in enumerate(zip(parts, values, strict=True))
         ]
     if vector.shape == (1,):
         return [vector]
     return [_element(c, vector, i, f"{slot}/{i}") for i in range(vector.shape[0])]
-
-
-def _as_vector(c: NodeContext, scalar: Tensor, suffix: str) -> Tensor:
-    name = f"{c.name}/index{suffix}"
-    operand = c.importer.ints([1], f"{name}/shape")
-    return c.importer.add("RESHAPE", [scalar, operand], {}, name=name)[0]
 
 
 def _element(c: NodeContext, vector: Tensor, i: int, suffix: str) -> Tensor:

@@ -56,8 +56,7 @@ def _padded_for_maximum(
     if pads == [(0, 0), *same, (0, 0)]:
         return x, "SAME"
     operand = c.importer.ints(pads, f"{c.name}/paddings")
-    name = c.importer.graph.unique_name(f"{c.name}/lowest")
-    lowest = Tensor(name, (), "float32", np.array(-np.inf, np.float32))
+    lowest = c.importer.number(-np.inf, "float32", f"{c.name}/lowest")
     return c.importer.add("PADV2", [x, operand, lowest], {}, name=f"{c.name}/pad")[0], "VALID"
 
 
@@ -96,14 +95,11 @@ def _pool_3d(kind: str) -> Callable[[NodeContext], list[Value]]:
         def add(kind: str, x: Tensor, attrs: dict[str, Any], name: str) -> Tensor:
             return c.importer.add(kind, [x], attrs, name=f"{c.name}/{name}")[0]
 
-        def shaped(x: Tensor, shape: tuple[int, ...], name: str) -> Tensor:
-            operand = c.importer.ints(shape, f"{c.name}/{name}/shape")
-            return c.importer.add("RESHAPE", [x, operand], {}, name=f"{c.name}/{name}")[0]
-
-        y = shaped(x, (n * depth, height, width, channels), "images")
+        images = (n * depth, height, width, channels)
+        y = c.importer.reshaped(x, images, f"{c.name}/images")
         y = add(kind, y, attrs(*window[2:4], *stride[2:4]), "over_images")
         height, width = y.shape[1:3]
-        y = shaped(y, (n, depth, height * width, channels), "depth")
+        y = c.importer.reshaped(y, (n, depth, height * width, channels), f"{c.name}/depth")
         y = add(kind, y, attrs(window[1], 1, stride[1], 1), "over_depth")
         shape = (n, y.shape[1], height, width, channels)
         return c.emit("RESHAPE", [y, c.importer.ints(shape, f"{c.name}/shape")])
@@ -235,10 +231,6 @@ def _transpose(c: NodeContext) -> list[Value]:
     return [value.moved(Layout(perm=order), c.name)]
 
 
-def _identity_rank(c: NodeContext, slot: int) -> Tensor:
-    return c.stored(slot, identity_perm(len(c.shape(slot))))
-
-
 def _space_batch(kind: str, last: str) -> Callable[[NodeContext], list[Value]]:
     """SpaceToBatchND(x, block, paddings), BatchToSpaceND(x, block, crops)."""
 
@@ -251,7 +243,7 @@ def _space_batch(kind: str, last: str) -> Callable[[NodeContext], list[Value]]:
         if missing > 0:
             block = np.concatenate([block, np.ones(missing, block.dtype)])
             table = np.concatenate([table, np.zeros((missing, 2), table.dtype)])
-        operands = [_identity_rank(c, 0), c.operand(block, 1, "block"), c.operand(table, 2, last)]
+        operands = [c.plain(0), c.operand(block, 1, "block"), c.operand(table, 2, last)]
         return c.emit(kind, operands)
 
     return convert
