@@ -35,6 +35,11 @@ class Gaussian:
     low: float = -np.inf
     high: float = np.inf
 
+    @property
+    def finite(self) -> bool:
+        """Whether every mean and standard deviation is a number; else they say nothing."""
+        return bool(np.isfinite(self.mean).all() and np.isfinite(self.std).all())
+
     def range(self, sigmas: float = RANGE_SIGMAS) -> Range:
         """The hull of mean +- sigmas * std over all channels, within the bounds."""
         low = max(float((self.mean - sigmas * self.std).min()), self.low)
@@ -71,8 +76,9 @@ def propagate(graph: Graph) -> dict[Tensor, Gaussian]:
     """
     known: dict[Tensor, Gaussian] = {}
     for tensor in graph.tensors:
-        if (stats := tensor.meta.get("bn_stats")) is not None:
-            known[tensor] = Gaussian(*stats)
+        stats = tensor.meta.get("bn_stats")
+        if stats is not None and (gaussian := Gaussian(*stats)).finite:
+            known[tensor] = gaussian
     for op in graph.ops:
         rule = _RULES.get(op.kind)
         if rule is None or not op.outputs or op.output in known:
@@ -81,7 +87,7 @@ def propagate(graph: Graph) -> dict[Tensor, Gaussian]:
         given = [g for g in operands if g is not None]
         if len(given) == len(operands) and given:
             made = rule(op, given)
-            if made is not None and made.mean.size == op.output.shape[-1]:
+            if made is not None and made.finite and made.mean.size == op.output.shape[-1]:
                 known[op.output] = made
     return known
 

@@ -10,7 +10,7 @@ from qfrewrite.ir import Graph, Model, Op, Tensor
 from qfrewrite.ir.verify import verify_signatures, verify_structure
 from qfrewrite.ops.shapes import unsettled
 from qfrewrite.ops.spec import OpSpec, inferred, spec_of
-from qfrewrite.ops.subgraphs import verify_subgraphs
+from qfrewrite.ops.subgraphs import RUNS, verify_subgraphs
 
 # Attributes that kernels divide by.
 _POSITIVE = frozenset({
@@ -20,6 +20,11 @@ _POSITIVE = frozenset({
 
 
 _NO_NUMBERS = frozenset({"string", "resource", "variant", "bool", "complex64", "complex128"})
+# Ops whose results have another type than their operands, or types of their own each.
+_CONVERTS = frozenset({
+    "CAST", "BITCAST", "QUANTIZE", "DEQUANTIZE", "DENSIFY", "COMPLEX_ABS", "REAL", "IMAG",
+    "RFFT2D", *RUNS,
+})  # fmt: skip
 
 
 def verify_graph(graph: Graph) -> None:
@@ -70,6 +75,7 @@ def verify_op(op: Op, unknown: Collection[Tensor] = ()) -> None:
     for name in _POSITIVE & set(op.attrs):
         if op.attrs[name] < 1:
             raise VerifyError(f"has {name} {op.attrs[name]}, needs 1 or more", where=place)
+    _check_types(op, spec, place)
     if not any(t in unknown for t in (*op.inputs, *op.outputs) if t is not None):
         _check_shapes(op, place)
 
@@ -86,6 +92,29 @@ def _check_bias(op: Op, spec: OpSpec, bias: Tensor, place: str) -> None:
             f"the bias is {list(bias.shape)}, the weights have {weights.shape[axis]} channels",
             where=place,
         )
+
+
+def _check_types(op: Op, spec: OpSpec, place: str) -> None:
+    """Several kernels write what they compute without a look at the type of their output.
+
+    Types of integers are left to them: which ones go together depends on the kernel.
+    """
+    operands = [
+        t for slot, t in enumerate(op.inputs)
+        if t is not None and (port := spec.input_port(slot)) is not None and port.role == "act"
+    ]  # fmt: skip
+    if not operands or op.kind in _CONVERTS:
+        return
+    types = {t.dtype for t in operands}
+    for slot, out in enumerate(op.outputs):
+        port = spec.output_port(slot)
+        if port is None or port.role != "act" or port.dtype is not None or out.dtype in types:
+            continue
+        if "float32" in types or out.dtype in _NO_NUMBERS:
+            raise VerifyError(
+                f"output '{out.name}' is {out.dtype}, computed from {', '.join(sorted(types))}",
+                where=place,
+            )
 
 
 def _check_shapes(op: Op, place: str) -> None:

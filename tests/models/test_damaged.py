@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from graphs import normal
+from graphs import normal, separable
 
 import qfrewrite as qf
 from qfrewrite.analyze.costs import model_cost
@@ -55,6 +55,8 @@ def one_operand_only(g: Graph) -> None:
 DAMAGE: dict[str, Callable[[Graph], None]] = {
     "a bias of fewer channels": lambda g: put(g.tensor("b"), shape=(4,), data=normal(4)),
     "a bias of one value": lambda g: put(g.tensor("b"), shape=(1,), data=normal(1)),
+    "floats computed as strings": lambda g: put(g.op("product").output, dtype="string"),
+    "floats computed as bytes": lambda g: put(g.op("product").output, dtype="int8"),
     "a negative scale of integers": lambda g: put(g.tensor("axes"), quant=Quant.per_tensor(-1, 0)),
     "stride 0": lambda g: put(g.op("conv"), attrs={**g.op("conv").attrs, "stride_w": 0}),
     "dilation 0": lambda g: put(g.op("conv"), attrs={**g.op("conv").attrs, "dilation_h_factor": 0}),
@@ -122,3 +124,16 @@ def test_inputs_that_are_no_floats_need_no_data(dtype: str, tmp_path: Path) -> N
     assert report.saved.lowering.counts["int8"] >= 2
     back = qf.load(tmp_path / "int8.tflite")
     assert back.graph.inputs[0].dtype == dtype
+
+
+@pytest.mark.parametrize("worst", [np.inf, np.nan])
+@pytest.mark.parametrize("which", ["bn/variance", "bn/beta", "bn/gamma"])
+def test_statistics_that_are_no_numbers_give_no_ranges(which: str, worst: float) -> None:
+    """Ranges of such statistics are NaN; they come from made-up inputs instead."""
+    graph = separable()
+    put(graph.tensor(which), data=np.array([worst, 1, 1, 1], "f4"))
+    model = Model([graph])
+    with np.errstate(all="ignore"):
+        qf.run_passes(model, "calibrate")
+    for op in model.graph.ops_of("FAKE_QUANT"):
+        assert np.isfinite([op.attrs["min"], op.attrs["max"]]).all()
