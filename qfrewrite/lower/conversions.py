@@ -39,7 +39,7 @@ class Conversions:
         key = _key(old, quant, dtype), content
         shared = self._constants.get(key)
         if shared is None and len(self.graph.readers(old)) == 1 and not self.graph.is_output(old):
-            self.graph.update_tensor(old, data=codes, dtype=dtype, quant=quant)
+            self.graph.update_tensor(old, data=codes, shape=codes.shape, dtype=dtype, quant=quant)
             return
         if shared is None:
             shared = constant(self.graph.unique_name(f"{old.name}/{dtype}"), codes)

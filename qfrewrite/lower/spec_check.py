@@ -60,6 +60,7 @@ def check_graph(graph: Graph, *, versions: bool = False) -> list[Violation]:
     found = [
         Violation("tensor", f"tensor '{t.name}'", what)
         for t in graph.tensors
+        if not _steers(graph, t)
         for what in _tensor(t)
     ]
     for op in graph.ops:
@@ -74,6 +75,13 @@ def check_graph(graph: Graph, *, versions: bool = False) -> list[Violation]:
 
 
 # -- tensors -------------------------------------------------------------------------------
+
+
+def _steers(graph: Graph, tensor: Tensor) -> bool:
+    """Whether a tensor is read as shapes, axes and the like alone: nobody looks at its scale."""
+    specs = [(spec_of(r.op), r.slot) for r in graph.readers(tensor)]
+    ports = [spec.input_port(slot) if spec is not None else None for spec, slot in specs]
+    return bool(ports) and all(port is not None and port.role == "param" for port in ports)
 
 
 def _tensor(tensor: Tensor) -> Iterator[str]:

@@ -84,18 +84,20 @@ def quantize_linear(
 ) -> QuantizedLinear:
     """Weights to 8 bits, bias to `bias_type` with zero point 0.
 
-    w: real units; b: real units [O]; bounds: the largest magnitude to represent, [1] or [O], for
-    int8 codes in [-127, 127] with zero point 0; or both ends of the range, [2, 1], for uint8 codes
-    in [1, 255]. A channel without weights takes the largest scale of the others. Where the bias
-    would not fit, the channel's scale is raised until it does. mean_response: what given weights
-    make of the mean input, [O]; with it the bias takes up the mean error of rounding the weights
-    (Nagel et al. 2019, arXiv:1906.04721, section 4.2).
+    w: real units; b: real units, O values of any shape; bounds: the largest magnitude to
+    represent, [1] or [O], for int8 codes in [-127, 127] with zero point 0; or both ends of the
+    range, [2, 1], for uint8 codes in [1, 255]. A channel without weights takes the largest
+    scale of the others. Where the bias would not fit, the channel's scale is raised until it
+    does. mean_response: what given weights make of the mean input, [O]; with it the bias takes
+    up the mean error of rounding the weights (Nagel et al. 2019, arXiv:1906.04721, section
+    4.2).
     """
     scale = bounds / 127.0 if bounds.ndim == 1 else (bounds[1] - bounds[0]) / 254.0
     scale = np.where(scale > 0, scale, scale.max(initial=0.0) or 1.0)
     least = max(_LEAST_MULTIPLIER * output_scale / input_scale, SMALLEST_SCALE)
     scale = np.maximum(scale, least)
     wanted = np.zeros(scale.shape)
+    b = b.reshape(-1) if b is not None else None
     if b is not None:
         needed = np.abs(b.astype(np.float64)) / (input_scale * _BIAS_LIMIT[bias_type])
         wanted = needed if scale.size > 1 else np.array([needed.max(initial=0.0)])
@@ -133,7 +135,7 @@ def _bias(
     step = np.float64(np.float32(input_scale)) * scale.astype(np.float64)
     # Beyond 2^53 float64 has gaps, and no bias that fits comes near.
     bound = min(float(np.iinfo(dtype).max), 2.0**53)
-    codes = np.rint(b.reshape(-1).astype(np.float64) / step)
+    codes = np.rint(b.astype(np.float64) / step)
     saturated: npt.NDArray[Any] = np.clip(codes, -bound, bound).astype(dtype)
     return saturated
 

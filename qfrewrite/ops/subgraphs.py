@@ -124,10 +124,14 @@ def variables(graphs: Sequence[Graph]) -> list[Variable]:
     found: dict[tuple[str, str], Variable] = {}
     for graph in graphs:
         for op in graph.ops_of("READ_VARIABLE", "ASSIGN_VARIABLE"):
-            keys = handles.get(op.operand(0), set())
+            handle = op.input(0)
+            keys = handles.get(handle, set()) if handle is not None else set()
             if not keys:
                 raise VerifyError("uses a variable that no VAR_HANDLE names", where=_place(op))
-            value = op.output if op.kind == "READ_VARIABLE" else op.operand(1)
+            values = op.outputs[:1] if op.kind == "READ_VARIABLE" else op.inputs[1:2]
+            if not values or values[0] is None:
+                raise VerifyError("has no value to read or write", where=_place(op))
+            value = values[0]
             first, *others = (found.setdefault(key, Variable(key[1])) for key in sorted(keys))
             for other in others:  # one handle for several: they need one type
                 _join(found, first, other)
@@ -148,6 +152,7 @@ def _handles(graphs: Sequence[Graph]) -> dict[Tensor, set[tuple[str, str]]]:
         op.output: {(str(attr(op, "container") or ""), str(attr(op, "shared_name") or ""))}
         for graph in graphs
         for op in graph.ops_of("VAR_HANDLE")
+        if op.outputs
     }
     passed = [
         (source, target)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from graphs import normal, separable
+from state_models import smoothing
 
 import qfrewrite as qf
 from qfrewrite.analyze.costs import model_cost
@@ -137,3 +138,37 @@ def test_statistics_that_are_no_numbers_give_no_ranges(which: str, worst: float)
         qf.run_passes(model, "calibrate")
     for op in model.graph.ops_of("FAKE_QUANT"):
         assert np.isfinite([op.attrs["min"], op.attrs["max"]]).all()
+
+
+def test_a_bias_may_have_any_rank(tmp_path: Path) -> None:
+    """Kernels count its elements; of shape [1, C] it made weights of two axes of scales."""
+    graph = network()
+    put(graph.tensor("b"), shape=(1, 8), data=normal(1, 8))
+    write_tflite(Model([graph]), tmp_path / "model.tflite")
+    qf.quantize(tmp_path / "model.tflite", tmp_path / "int8.tflite", passes="calibrate")
+    conv = next(op for op in qf.load(tmp_path / "int8.tflite").graph.ops_of("CONV_2D"))
+    scales = [t.quant.scale.shape for t in conv.inputs[1:] if t is not None and t.quant is not None]
+    assert scales == [(8,), (8,)]
+
+
+@pytest.mark.parametrize(
+    ("kind", "lost"),
+    [("VAR_HANDLE", {"outputs": ()}), ("READ_VARIABLE", {"outputs": ()}),
+     ("READ_VARIABLE", {"inputs": ()}), ("ASSIGN_VARIABLE", {"inputs": ()})],
+)  # fmt: skip
+def test_variables_without_a_value(kind: str, lost: dict[str, Any], tmp_path: Path) -> None:
+    model = smoothing(np.ones((1, 8), "f4"))
+    op = model.graphs[1].ops_of(kind) or model.graph.ops_of(kind)
+    put(op[0], **lost)
+    write_tflite(model, tmp_path / "damaged.tflite")
+    with pytest.raises(QfError, match=r"\A[^\n]+\Z"):
+        qf.run_passes(qf.load(tmp_path / "damaged.tflite"), "fold_bn")
+
+
+def test_the_scale_of_a_shape_means_nothing(tmp_path: Path) -> None:
+    """Nothing reads it; the check of what is written must not end in an error either."""
+    graph = network()
+    put(graph.tensor("axes"), quant=Quant.per_tensor(0, 300))
+    write_tflite(Model([graph]), tmp_path / "model.tflite")
+    qf.quantize(tmp_path / "model.tflite", tmp_path / "int8.tflite", passes="calibrate")
+    assert qf.check(tmp_path / "int8.tflite") == []
