@@ -8,7 +8,7 @@ SQNR is against the float network, on other samples.
     python benchmarks/latency.py --workdir DIR [--networks NAME,...] [--runs 60]
 
 What TensorFlow writes is kept in DIR, as it does not change with this project. Latency: one thread,
-all files in turn in one process; the ratio is that to TensorFlow's file.
+all files interleaved in one process; the ratio is that to TensorFlow's file.
 """
 
 from __future__ import annotations
@@ -228,10 +228,10 @@ def quantize(folder: Path, samples: FloatArray) -> dict[str, Path]:
 # Measuring ---------------------------------------------------------------------------------------
 
 
-def ratios(files: dict[str, Path], runs: int) -> dict[str, tuple[float, float]]:
+def latencies(files: dict[str, Path], runs: int) -> dict[str, tuple[float, float]]:
     """The least milliseconds of CPU time on one thread, and the ratio to the first file's.
 
-    By title. Neither counts what other programs do on the machine.
+    By title. CPU time does not count what other programs do on the machine.
     """
     from qfrewrite.runtime.session import Runner
     from qfrewrite.runtime.timing import fed
@@ -260,7 +260,7 @@ def rows(name: str, workdir: Path, runs: int) -> list[str]:
     with np.load(folder / "samples.npz") as held:
         samples, outputs = held["samples"], held["outputs"]
     files = quantize(folder, samples)
-    taken = ratios(files, runs)
+    taken = latencies(files, runs)
     lines = []
     for title, path in files.items():
         in_float = float_op_counts(path)
