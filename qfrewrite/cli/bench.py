@@ -31,9 +31,10 @@ _UNSTEADY = 1.5
 @image_options
 @print_options
 def bench(models: tuple[Path, ...], how: str, **given: Any) -> None:
-    """Time MODELS in turn on LiteRT, so that drift of the machine cancels.
+    """Time MODELS on LiteRT, or their layers.
 
-    A .tflite runs as it is, a .pb in float. Ratios are to the first model.
+    Models are run interleaved, so that drift of the machine cancels. A .tflite runs as it is, a .pb
+    in float. Ratios are to the first model.
     """
     from qfrewrite import api
     from qfrewrite.cli.render import Reporter

@@ -20,10 +20,11 @@ _FOUND = 8
               show_default=True, help="A line each, or a JSON array.")  # fmt: skip
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 def check(model: Path, target: str | None, form: str, debug: bool) -> int:
-    """Check MODEL.tflite, this tool's or another's, against the 8-bit specification.
+    """Check MODEL.tflite against the 8-bit specification.
 
-    Scales, zero points, axes, same-scale groups, prescribed ranges, bias scales, overflow,
-    alignment, op versions. One line per violation; exit code 8 where there is one.
+    The model may be another tool's. Checked are scales, zero points, axes, same-scale groups,
+    prescribed ranges, bias scales, overflow, alignment, op versions, and what subgraphs share. One
+    line per violation; exit code 8 where there is one.
     """
     from qfrewrite import api
 

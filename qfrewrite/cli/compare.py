@@ -29,7 +29,10 @@ if TYPE_CHECKING:
 @click.option("--top", type=click.IntRange(min=1), metavar="N", help="Only the N worst layers.")
 @model_options
 def compare(reference: Path, quantized: Path, **given: Any) -> None:
-    """Compare INT8 with FLOAT, layer by layer and at the output, worst first."""
+    """Compare INT8 with FLOAT, layer by layer.
+
+    The worst layers come first; below them stands the output.
+    """
     from qfrewrite import api
     from qfrewrite.analyze.compare import compare_models
     from qfrewrite.cli.render import RANKED_ONLY, Reporter

@@ -63,9 +63,11 @@ _OPTIONS = (
 
 
 def _all_options(function: F) -> F:
+    function = signature_data_options(model_options(function))
+    # What is applied last stands first in the help.
     for option in reversed(_OPTIONS):
         function = option(function)
-    return signature_data_options(model_options(function))
+    return function
 
 
 # The options that say how to write.

@@ -25,9 +25,10 @@ if TYPE_CHECKING:
 @image_options
 @print_options
 def evaluate(models: tuple[Path, ...], how: str, **given: Any) -> None:
-    """Top-1 and top-5 of classifiers (.pb or .tflite) on labelled images.
+    """Measure accuracy on labelled images.
 
-    Of further models also the difference to the first, image by image.
+    Top-1 and top-5 of classifiers (.pb or .tflite), or with --coco the mAP of detectors. Of further
+    models also the difference to the first, image by image.
     """
     from qfrewrite import api
     from qfrewrite.cli.render import Reporter

@@ -61,7 +61,7 @@ _ASCENDING = ("order", "name", "op", "sqnr_db")
 )
 @model_options
 def inspect(model: Path, **given: Any) -> None:
-    """Show the layers of MODEL (.pb or .tflite) and what will quantize badly."""
+    """Show the layers of MODEL and what quantizes badly."""
     from qfrewrite import api
     from qfrewrite.analyze.layers import inspect_model
     from qfrewrite.calibration.ranges import RangeTable

@@ -25,7 +25,10 @@ from qfrewrite.cli.options import WEIGHTS, data_options, model_options, pass_opt
 @data_options
 @model_options
 def sensitivity(model: Path, pass_list: str, how: str, top: int | None, **given: Any) -> None:
-    """Quantize one layer of MODEL at a time, and all but one; the costliest layers first."""
+    """Show what quantizing each layer of MODEL costs.
+
+    Each layer is quantized alone, and left out alone; the costliest layers come first.
+    """
     from qfrewrite import api
     from qfrewrite.cli import tables as t
     from qfrewrite.cli.render import RANKED_ONLY, Reporter, open_console
