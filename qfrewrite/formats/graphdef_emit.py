@@ -14,6 +14,7 @@ from qfrewrite.formats.graphdef_nodes import Ref, parse_ref
 from qfrewrite.formats.graphdef_schema import DATA_TYPES, AttrValue, GraphDef
 from qfrewrite.formats.tensor_proto import numpy_to_tensor
 from qfrewrite.ir import Graph, Op, Tensor
+from qfrewrite.ir.names import numbered
 
 # Attributes of a source node that describe the graph as it was, not as it is.
 _STALE = ("_output_shapes", "explicit_paddings", "_class")
@@ -127,10 +128,7 @@ class Emitter:
 
     def unique(self, name: str) -> str:
         """A node name like `name` that TensorFlow accepts and nobody has."""
-        name = legal_name(name)
-        base, n = name, 1
-        while name in self._taken:
-            name, n = f"{base}_{n}", n + 1
+        name = numbered(legal_name(name), self._taken)
         self._taken.add(name)
         return name
 

@@ -14,10 +14,17 @@ from typing import Any
 
 from qfrewrite.errors import ModelFileError, UnsupportedError
 from qfrewrite.formats.graphdef_functions import ARGUMENT, Function, Library, subset
-from qfrewrite.formats.graphdef_nodes import Ref, attribute, data_refs, parse_ref, place
+from qfrewrite.formats.graphdef_nodes import Ref, ancestors, attribute, data_refs, parse_ref, place
 from qfrewrite.formats.graphdef_schema import DATA_TYPES, NodeDef
+from qfrewrite.ir.names import numbered
 
 Nodes = dict[str, Any]
+
+# A Switch by an index, as TensorFlow lowers Case, and how many sides one may have.
+_SWITCH_N = "_SwitchN"
+_MAX_SIDES = 1024
+# How many nodes of loops are visited, loops inside loops again for each.
+_MAX_WORK = 1 << 20
 
 
 def structured(
@@ -69,15 +76,8 @@ def _is(node: Any, op: str) -> bool:
     return bool(node.op.removeprefix("Ref") == op) or (op == "Switch" and node.op == _SWITCH_N)
 
 
-# A Switch by an index, as TensorFlow lowers Case.
-_SWITCH_N = "_SwitchN"
-
-
 def _new_node(nodes: Mapping[str, Any], name: str, op: str, inputs: Iterable[Ref]) -> Any:
-    base, n = name, 1
-    while name in nodes:
-        name, n = f"{base}_{n}", n + 1
-    node = NodeDef(name=name, op=op)
+    node = NodeDef(name=numbered(name, nodes), op=op)
     node.input.extend(str(ref) for ref in inputs)
     return node
 
@@ -101,14 +101,7 @@ def _alias(node: Any, source: Ref) -> Any:
 
 def _closure(nodes: Mapping[str, Any], ends: Iterable[Ref], stop: set[str]) -> set[str]:
     """The names of all nodes that `ends` are computed from, up to and without `stop`."""
-    seen: set[str] = set()
-    stack = [ref.node for ref in ends]
-    while stack:
-        name = stack.pop()
-        if name not in seen and name not in stop and name in nodes:
-            seen.add(name)
-            stack += [ref.node for ref in data_refs(nodes[name])]
-    return seen
+    return ancestors(nodes, [ref.node for ref in ends], stop) - stop
 
 
 # -- loops -------------------------------------------------------------------------------------
@@ -185,9 +178,6 @@ def _raise_loops(nodes: Nodes, library: Library, stop: set[str], results: set[st
         if loop.frame not in nested:
             nodes = _raise_loop(nodes, library, loop, inside[loop.frame], results)
     return nodes
-
-
-_MAX_WORK = 1 << 20
 
 
 def _readers(nodes: Mapping[str, Any]) -> dict[str, list[tuple[Any, int, Ref]]]:
@@ -374,9 +364,6 @@ def _tags(nodes: Nodes, order: list[Any], stop: set[str]) -> dict[Ref, _Tags]:
 def _side_count(switch: Any) -> int:
     count = attribute(switch, "num_outs", 2) if switch.op == _SWITCH_N else 2
     return count if isinstance(count, int) and 0 < count <= _MAX_SIDES else 2
-
-
-_MAX_SIDES = 1024
 
 
 def _read(nodes: Nodes, text: str) -> Ref:

@@ -12,8 +12,9 @@ from functools import cached_property
 from typing import Any
 
 from qfrewrite.errors import ModelFileError, UnsupportedError
-from qfrewrite.formats.graphdef_nodes import Ref, data_refs
+from qfrewrite.formats.graphdef_nodes import ALIASES, Ref, data_refs
 from qfrewrite.formats.graphdef_schema import NodeDef
+from qfrewrite.ir.names import numbered
 
 ARGUMENT = "_Arg"
 """The op of a node that stands for an argument of a function."""
@@ -22,13 +23,14 @@ CALLS = ("PartitionedCall", "StatefulPartitionedCall")
 WHILES = ("While", "StatelessWhile")
 IFS = ("If", "StatelessIf")
 CASES = ("Case", "StatelessCase")
-ALIASES = frozenset(
-    {"Identity", "Snapshot", "StopGradient", "PreventGradient", "IdentityN", "Print"}
-)
+PASSING = ALIASES | {"IdentityN"}
 """Ops whose output n is their operand n."""
 
-# Functions may call each other this deep.
+# Functions may call each other this deep, and expand to so many nodes.
 _MAX_DEPTH = 64
+_MAX_NODES = 20_000
+# The kind of an attribute that a node of a function takes from the node that calls it.
+_HOLE = "placeholder"
 
 # Names of the outputs of node ops that have several, in order; in function bodies they are read
 # by name. Of all other ops the first name is the only one.
@@ -100,9 +102,6 @@ def _filled(node: Any, call: Any) -> Any:
         if name in call.attr:
             copy.attr[key].CopyFrom(call.attr[name])
     return copy
-
-
-_HOLE = "placeholder"
 
 
 def define(definition: Any) -> Function:
@@ -183,7 +182,7 @@ class Library:
         """The library of a GraphDef message."""
         return Library({f.signature.name: f for f in message.library.function})
 
-    def __contains__(self, name: str) -> bool:
+    def __contains__(self, name: object) -> bool:
         return name in self._functions or name in self.definitions
 
     def add(self, function: Function) -> None:
@@ -192,10 +191,7 @@ class Library:
 
     def unique(self, name: str) -> str:
         """A name that no function has."""
-        base, n = name, 1
-        while name in self:
-            name, n = f"{base}_{n}", n + 1
-        return name
+        return numbered(name, self)
 
     def get(self, name: str) -> Function:
         """The function `name`; raises ModelFileError where there is none."""
@@ -241,7 +237,7 @@ class Library:
 
     def _alias(self, node: Any, port: int) -> int | None:
         """The operand of `node` that its output `port` always is, or None."""
-        if node.op in ALIASES:
+        if node.op in PASSING:
             return port
         if node.op not in (*WHILES, *CALLS):
             return None
@@ -278,9 +274,6 @@ class CallStack:
     def leave(self) -> None:
         """Note that the last function was read."""
         self.names.pop()
-
-
-_MAX_NODES = 20_000
 
 
 def subset(nodes: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:

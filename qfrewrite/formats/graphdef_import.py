@@ -232,7 +232,7 @@ class NodeContext:
         )
         self.fold = self.fold and (
             any(isinstance(v, Constant) and v.from_shape for v in inputs)
-            or all(isinstance(v, Constant) and v.steers for v in inputs)
+            or all(isinstance(v, Constant) and v.is_shape_operand for v in inputs)
         )
 
     # -- reading ---------------------------------------------------------------------------

@@ -12,6 +12,12 @@ from typing import Any, NamedTuple
 from qfrewrite.errors import ModelFileError
 from qfrewrite.formats.graphdef_schema import data_type_name
 
+ALIASES = frozenset({
+    "Identity", "StopGradient", "Snapshot", "PreventGradient", "CheckNumerics",
+    "PlaceholderWithDefault", "DeepCopy", "Copy", "EnsureShape", "Print",
+})  # fmt: skip
+"""Ops whose result is their first operand."""
+
 
 class Ref(NamedTuple):
     """One output of one node."""

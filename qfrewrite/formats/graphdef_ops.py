@@ -48,10 +48,10 @@ def _from_row(spec: OpSpec) -> Converter:
         operands = []
         for slot in range(len(c.inputs)):
             port = spec.input_port(slot)
-            steers = port is not None and port.role == "param" and c.holds_ints(slot)
-            operands.append(
-                c.operand(c.array(slot), slot, port.name) if steers and port else c.plain(slot)
-            )
+            if port is not None and port.role == "param" and c.holds_ints(slot):
+                operands.append(c.operand(c.array(slot), slot, port.name))
+            else:
+                operands.append(c.plain(slot))
         return c.emit(spec.kind, operands, attrs(c))
 
     if spec.infer is same_shape and len(spec.inputs) == 1:

@@ -8,7 +8,7 @@ import numpy as np
 
 from qfrewrite.errors import ModelFileError, UnsupportedError
 from qfrewrite.formats.graphdef_import import NodeContext
-from qfrewrite.formats.graphdef_nodes import place
+from qfrewrite.formats.graphdef_nodes import ALIASES, place
 from qfrewrite.formats.graphdef_values import NCHW, Computed, Constant, Value, identity_perm
 from qfrewrite.formats.tensor_proto import tensor_to_numpy
 from qfrewrite.ir import NUMPY_DTYPES, Tensor
@@ -181,14 +181,9 @@ def _reduce(kind: str) -> Callable[[NodeContext], list[Value]]:
     return convert
 
 
-_ALIASES = (
-    "Identity", "StopGradient", "Snapshot", "PreventGradient", "CheckNumerics",
-    "PlaceholderWithDefault", "DeepCopy", "Copy", "EnsureShape", "Print",
-)  # fmt: skip
-
 ARITHMETIC: Table = {
     "Const": _const,
-    **dict.fromkeys(_ALIASES, _alias),
+    **dict.fromkeys(ALIASES, _alias),
     "IdentityN": _aliases,
     "Cast": _cast,
     "Add": _as("ADD"),

@@ -14,11 +14,11 @@ import numpy as np
 
 from qfrewrite.errors import ModelFileError, UnsupportedError
 from qfrewrite.formats.graphdef_functions import (
-    ALIASES,
     ARGUMENT,
     CALLS,
     CASES,
     IFS,
+    PASSING,
     WHILES,
     Function,
     called,
@@ -38,6 +38,7 @@ from qfrewrite.formats.graphdef_values import (
 )
 from qfrewrite.ir import NUMPY_DTYPES, Graph, Op, Tensor, constant
 from qfrewrite.ir.tensor import dtype_name
+from qfrewrite.ops.subgraphs import RUNS, reached
 
 # Shapes of lists and what a loop keeps are found by reading it again, at most as often.
 _MAX_READINGS = 8
@@ -369,22 +370,16 @@ def _while(c: NodeContext) -> list[Value]:
     return _Loop(c).convert()
 
 
-def reached_graphs(graphs: Sequence[Graph]) -> list[Graph]:
+def without_unreached(graphs: Sequence[Graph]) -> list[Graph]:
     """The main graph and those that it runs, directly or not; ops name them by their new number."""
-    order, seen = [0], {0}
-    for number in order:
-        for op in graphs[number].ops:
-            for key in op.attrs:
-                if key.endswith("_subgraph_index") and op.attrs[key] not in seen:
-                    seen.add(op.attrs[key])
-                    order.append(op.attrs[key])
-    order.sort()
-    for number in order:
-        graph = graphs[number]
-        for op in graph.ops_of("WHILE", "IF"):
-            attrs = {key: order.index(value) for key, value in op.attrs.items()}
-            graph.update_op(op, attrs=attrs)
-    return [graphs[number] for number in order]
+    kept = reached(graphs[0], graphs)
+    new_number = {number: new for new, number in enumerate(
+        number for number, graph in enumerate(graphs) if graph in kept)}  # fmt: skip
+    for graph in kept:
+        for op in graph.ops_of(*RUNS):
+            numbers = {run.index: new_number[op.attrs[run.index]] for run in RUNS[op.kind]}
+            graph.update_op(op, attrs={**op.attrs, **numbers})
+    return [graph for graph in graphs if graph in kept]
 
 
 CONTROL: Table = {
@@ -395,5 +390,5 @@ CONTROL: Table = {
 }
 """Converters of nodes that run functions."""
 
-TAKE_UNSET = frozenset({*CONTROL, *ALIASES, *LISTS})
+TAKE_UNSET = frozenset({*CONTROL, *PASSING, *LISTS})
 """Ops that take a list whose tensors have no shape yet."""

@@ -41,29 +41,29 @@ def _along(c: NodeContext, slot: int, data: Array) -> Array:
 
 
 def _real_values(mode: Any, data: Array, low: Array, high: Array, narrow: bool) -> Array:
-    """Codes as float32, to the bit as TensorFlow's kernel computes them in float32.
+    """Quantized values as float32, to the bit as TensorFlow's kernel computes them in float32.
 
     A scale that is rounded otherwise is off alike for all weights: behind a large gain that does
     not average out, as the rounding of single weights does.
     """
     info = np.iinfo(data.dtype)
     least, most = np.float32(info.min), np.float32(info.max)
-    codes = data.astype(np.float32)
+    quantized = data.astype(np.float32)
     real: Array
     if mode == "MIN_FIRST":
-        # The range is moved so that 0 falls on a code.
+        # The range is moved so that 0 is a quantized value.
         scale = ((high - low).astype(np.float64) / (float(most) - float(least))).astype(np.float32)
         steps = low / np.where(scale == 0, np.float32(1), scale)
         rounded = np.copysign(np.floor(np.abs(steps) + np.float32(0.5)), steps)
-        real = (np.where(scale == 0, low, rounded * scale) - least * scale) + codes * scale
+        real = (np.where(scale == 0, low, rounded * scale) - least * scale) + quantized * scale
     elif mode == "SCALED":
         scale = high / most
         if info.min < 0:
             scale = np.maximum(low / (least + np.float32(narrow)), scale)
-        real = codes * scale
+        real = quantized * scale
     elif mode == "MIN_COMBINED":
         half = (most - least + np.float32(1)) / np.float32(2) if info.min < 0 else np.float32(0)
-        real = (codes + half) * ((high - low) / (most - least)) + low
+        real = (quantized + half) * ((high - low) / (most - least)) + low
     else:
         raise ModelFileError(f"has the unknown mode '{mode}'")
     return real

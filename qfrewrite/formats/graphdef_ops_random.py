@@ -17,6 +17,7 @@ from qfrewrite.formats.graphdef_values import Constant, Drawn, Value
 from qfrewrite.ir import NUMPY_DTYPES
 
 _Converter = Callable[[NodeContext], list[Value]]
+_Special = Callable[[NodeContext], Value | None]
 
 
 def _draws(low: float, high: float) -> _Converter:
@@ -113,9 +114,6 @@ def _shifted(f: Callable[[float, float], float], *, only_first: bool = False) ->
     return convert
 
 
-_Special = Callable[[NodeContext], Value | None]
-
-
 def _times(c: NodeContext) -> Value | None:
     """A mask of ones changes nothing; random numbers times zero are zero."""
     c.require(2)
@@ -175,6 +173,8 @@ def _same(c: NodeContext) -> Value | None:
     return c.inputs[0]
 
 
+# Converters of ops that read random numbers; they give None where the value is known, so that it
+# is converted like any other constant.
 _ON_DRAWN: Mapping[str, _Special] = {
     **dict.fromkeys(("Identity", "StopGradient"), _same),
     "Cast": _cast,
@@ -189,4 +189,3 @@ _ON_DRAWN: Mapping[str, _Special] = {
     "LessEqual": _compared(lambda a, b: a <= b),
     **dict.fromkeys(("Select", "SelectV2"), _selected),
 }
-# Converters of ops that read random numbers; None where the value is a constant like others.

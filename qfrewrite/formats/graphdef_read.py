@@ -24,7 +24,7 @@ from qfrewrite.formats.graphdef_nodes import (
 from qfrewrite.formats.graphdef_open_inputs import settle_inputs
 from qfrewrite.formats.graphdef_ops import CONVERTERS, Converter
 from qfrewrite.formats.graphdef_ops_arith import element_type
-from qfrewrite.formats.graphdef_ops_control import TAKE_UNSET, call, reached_graphs
+from qfrewrite.formats.graphdef_ops_control import TAKE_UNSET, call, without_unreached
 from qfrewrite.formats.graphdef_ops_random import on_drawn
 from qfrewrite.formats.graphdef_select import (
     InputSpec,
@@ -100,7 +100,7 @@ def _read(
     notices += settled
     program = Program(library, _Run(), notices=notices)
     graph = _Reader(message, nodes, specs, ends, program).read()
-    graphs = reached_graphs([graph, *program.bodies])
+    graphs = without_unreached([graph, *program.bodies])
     model = Model(graphs, path, "graphdef", notices=program.notices)
     model.meta["graphdef"] = message
     model.mark_loaded()
@@ -304,5 +304,7 @@ class _Reader:
 
 def _loop(node: Any) -> Exception:
     return ModelFileError(
-        "is part of a cycle", where=place(node), remedy="loops cannot be converted; unroll them"
+        "is part of a cycle that is no loop",
+        where=place(node),
+        remedy="the file is damaged: freeze the graph again",
     )

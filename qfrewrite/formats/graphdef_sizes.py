@@ -4,6 +4,9 @@ The shapes of all nodes are followed for many candidate sizes at once: a dimensi
 with one value per candidate, and so is an entry of a shape that the graph computes with. What a
 node asks of its operands strikes candidates out. A node without a rule asks nothing, and what it
 gives is unknown; so more sizes may be left than the graph takes, never fewer.
+
+`ops/shapes.py` follows the shapes of a graph in the IR for one size. It cannot serve here: a graph
+gets into the IR only when the sizes of its inputs are known.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ import numpy.typing as npt
 
 from qfrewrite.errors import QfError
 from qfrewrite.formats.graphdef_nodes import (
+    ALIASES,
     Ref,
     ancestors,
     attribute,
@@ -148,6 +152,10 @@ def _const(n: _Node) -> list[_Value]:
 
 def _same(n: _Node) -> list[_Value]:
     return [_Value(n.dims())]
+
+
+def _first(n: _Node) -> list[_Value]:
+    return [n.inputs[0]]
 
 
 def _broadcast(n: _Node) -> list[_Value]:
@@ -397,8 +405,7 @@ _RULES: Mapping[str, Rule] = {
     **_each(_same, "Abs Ceil Clip Elu Erf Exp Floor LRN LeakyRelu Log LogSoftmax Neg Relu Relu6 "
             "Round Rsqrt Selu Sigmoid Softmax Softplus Sqrt Square Tanh ClipByValue Dequantize "
             "FakeQuantWithMinMaxArgs FakeQuantWithMinMaxVars FakeQuantWithMinMaxVarsPerChannel"),
-    **_each(lambda n: [n.inputs[0]], "Identity StopGradient Snapshot PreventGradient CheckNumerics "
-            "Cast EnsureShape PlaceholderWithDefault"),
+    **dict.fromkeys((*ALIASES, "Cast"), _first),
     **_each(_broadcast, "Add AddV2 Sub Mul Div RealDiv FloorDiv Maximum Minimum Pow "
             "SquaredDifference"),
     **_each(_per_channel, "BiasAdd BiasAddV1 FusedBatchNorm FusedBatchNormV2 FusedBatchNormV3"),

@@ -93,7 +93,7 @@ class Constant:
         return self.data.shape
 
     @property
-    def steers(self) -> bool:
+    def is_shape_operand(self) -> bool:
         """Whether arithmetic on it is shape arithmetic."""
         return self.fake_quant is None and (self.from_shape or self.data.dtype.kind in "iub")
 
@@ -106,7 +106,7 @@ class Constant:
 
 @dataclass(eq=False)
 class Unset(Constant):
-    """A list of tensors of a shape that nobody has said yet: `data` is [length, 0].
+    """A list of tensors whose shape is not known yet: `data` is [length, 0].
 
     Lists of tensors (TensorList, TensorArray) of a known shape are their stack, [length, *shape].
     """

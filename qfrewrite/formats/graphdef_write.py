@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from qfrewrite.errors import QfError, UnsupportedError
-from qfrewrite.formats.atomic import write_atomic
 from qfrewrite.formats.graphdef_compose import COMPOSED
 from qfrewrite.formats.graphdef_emit import Emitter, kind_of
 from qfrewrite.formats.graphdef_node_types import INDEX, SCALARS, stated
@@ -22,11 +20,6 @@ from qfrewrite.ops.detection import CODE, decode_options, is_detection
 from qfrewrite.ops.spec import attr
 
 Writer = Callable[[Emitter, Op], None]
-
-
-def write_graphdef(model: Model, path: str | Path) -> None:
-    """Write `model` to `path`, whole or not at all; raises UnsupportedError and OutputError."""
-    write_atomic(Path(path), graphdef_bytes(model))
 
 
 def graphdef_bytes(model: Model, notes: list[str] | None = None) -> bytes:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import networkx as nx
 
 from qfrewrite.errors import VerifyError
+from qfrewrite.ir.names import numbered
 from qfrewrite.ir.op import Op, Rank
 from qfrewrite.ir.tensor import Tensor
 
@@ -124,12 +125,7 @@ class Graph:
 
     def unique_name(self, name: str) -> str:
         """`name`, or `name_1`, `name_2`, ... where a tensor of that name exists."""
-        if name not in self._names:
-            return name
-        n = 1
-        while f"{name}_{n}" in self._names:
-            n += 1
-        return f"{name}_{n}"
+        return numbered(name, self._names)
 
     # -- writing ---------------------------------------------------------------------------
 

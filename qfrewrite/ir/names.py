@@ -1,12 +1,21 @@
-"""Names of ops and tensors as people give them: whole, or as tables print them."""
+"""Names of ops and tensors: free ones, and those that people give or tables print."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 
 ELIDED = "…"
 """Stands for the beginning of a name that a terminal has no room for."""
+
+
+def numbered(name: str, taken: Container[str]) -> str:
+    """`name`, or the first of `name_1`, `name_2`, ... where `taken` holds it."""
+    free, n = name, 0
+    while free in taken:
+        n += 1
+        free = f"{name}_{n}"
+    return free
 
 
 def closest(given: str, names: Iterable[str]) -> list[str]:

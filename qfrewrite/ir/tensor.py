@@ -95,10 +95,10 @@ class Tensor:
     @property
     def dims(self) -> tuple[int, ...]:
         """The shape with -1 in the place of every dimension that the file leaves open."""
-        said = self.shape_signature
-        if said is None or len(said) != len(self.shape):
+        signature = self.shape_signature
+        if signature is None or len(signature) != len(self.shape):
             return self.shape
-        return tuple(-1 if s == -1 else d for s, d in zip(said, self.shape, strict=True))
+        return tuple(-1 if s == -1 else d for s, d in zip(signature, self.shape, strict=True))
 
     @property
     def has_open_dims(self) -> bool:

@@ -81,9 +81,9 @@ def append_op(
     attrs = {**spec.attrs, **(attrs or {})}
     shapes = inferred(draft)
     draft = Op(kind, tuple(inputs), (), attrs, name=name)
-    said = _signatures(draft, shapes)
+    signatures = _signatures(draft, shapes)
     outputs = [
-        Tensor(name if i == 0 else f"{name}:{i}", shape, made, shape_signature=said[i])
+        Tensor(name if i == 0 else f"{name}:{i}", shape, made, shape_signature=signatures[i])
         for i, (shape, made) in enumerate(
             zip(shapes, output_types(draft, dtype, len(shapes)), strict=True)
         )

@@ -17,8 +17,7 @@ _POSITIVE = frozenset({
     "stride_w", "stride_h", "dilation_w_factor", "dilation_h_factor", "filter_width",
     "filter_height", "block_size",
 })  # fmt: skip
-
-
+# Element types that are no numbers to multiply with.
 _NO_NUMBERS = frozenset({"string", "resource", "variant", "bool", "complex64", "complex128"})
 # Ops whose results have another type than their operands, or types of their own each.
 _CONVERTS = frozenset({
@@ -121,7 +120,7 @@ def _check_shapes(op: Op, place: str) -> None:
     try:
         shapes = inferred(op)
     except UnsupportedError:
-        return  # The shape depends on data: nothing to hold it against.
+        return  # The shape depends on data: nothing to check it against.
     if len(shapes) != len(op.outputs):
         raise VerifyError(f"has {len(op.outputs)} outputs, makes {len(shapes)}", where=place)
     for out, shape in zip(op.outputs, shapes, strict=True):

@@ -49,10 +49,10 @@ def checked_places(tensor: Tensor) -> Ints:
 
 
 def _places(tensor: Tensor) -> Ints:
-    said: Mapping[str, Any] = tensor.meta[KEY]
-    rank, levels = len(tensor.shape), said["dim_metadata"] or []
-    order = _ints(said["traversal_order"])
-    blocked = _ints(said["block_map"])
+    fields: Mapping[str, Any] = tensor.meta[KEY]
+    rank, levels = len(tensor.shape), fields["dim_metadata"] or []
+    order = _ints(fields["traversal_order"])
+    blocked = _ints(fields["block_map"])
     if sorted(order) != list(range(rank + len(blocked))) or len(levels) != len(order):
         raise _damaged(tensor, f"orders {len(order)} dimensions of {rank}")
     if any(not 0 <= dim < rank for dim in blocked):

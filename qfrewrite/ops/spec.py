@@ -54,8 +54,8 @@ class Port:
     """One input or output slot.
 
     role: `act` (a value that is quantized), `weight` (a constant quantized symmetrically, per
-    index of `axis`), `bias` (int32 at scale input x weight), `param` (integers that steer
-    the op: shapes, axes, paddings; never quantized), or `any` (read in whatever type it has).
+    index of `axis`), `bias` (int32 at scale input x weight), `param` (integers: shapes,
+    axes, paddings; never quantized), or `any` (read in whatever type it has).
     rank: of a weight, where kernels take one only.
     fixed: scale and zero point that the specification prescribes for an int8 output.
     dtype: the element type of an output that does not follow the operands.
@@ -87,7 +87,7 @@ def bias(name: str = "bias", **kw: Any) -> Port:
 
 
 def param(name: str, **kw: Any) -> Port:
-    """A slot for integers that steer the op."""
+    """A slot for integers that are no values: shapes, axes, paddings."""
     return Port(name, "param", **kw)
 
 

@@ -95,9 +95,13 @@ def entries(model: Model) -> list[Graph]:
     ]  # fmt: skip
 
 
-def reached(graph: Graph) -> set[Graph]:
-    """Every subgraph that runs when `graph` is run, itself included."""
-    graphs, found, left = (graph, *graph.bodies), {graph}, [graph]
+def reached(graph: Graph, graphs: Sequence[Graph] | None = None) -> set[Graph]:
+    """Every subgraph that runs when `graph` is run, itself included.
+
+    graphs: those of the model, where `graph` does not know them as its bodies.
+    """
+    graphs = (graph, *graph.bodies) if graphs is None else graphs
+    found, left = {graph}, [graph]
     while left:
         bodies = {body for op in left.pop().ops for _, body in run_graphs(op, graphs)} - found
         found |= bodies

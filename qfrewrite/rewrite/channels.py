@@ -194,7 +194,7 @@ def trace(graph: Graph, rules: dict[str, Trace]) -> Channels:
 
 
 def _is_understood(op: Op, unknown: Collection[Tensor]) -> bool:
-    """Whether the shapes at `op` are known, and what steers it."""
+    """Whether the shapes at `op` are known, and its shape operands are constants."""
     if any(t in unknown for t in (*op.inputs, *op.outputs) if t is not None):
         return False
     spec = spec_of(op)

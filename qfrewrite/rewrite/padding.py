@@ -13,7 +13,7 @@ from qfrewrite.ops.linear import window_of
 from qfrewrite.ops.spec import attr, const_ints
 from qfrewrite.ops.windows import same_padding
 from qfrewrite.rewrite.match import NoMatch
-from qfrewrite.rewrite.rewriter import Rewriter
+from qfrewrite.rewrite.rewriter import Rewriter, is_unread
 
 # The lowest float16: a padding as low as this stands for minus infinity.
 _LOWEST = -65504.0
@@ -31,7 +31,7 @@ def raise_same_padding(rw: Rewriter) -> None:
         attrs = {**conv.attrs, "padding": "SAME"}
         rw.graph.update_op(conv, inputs=[pad.operand(0), *conv.inputs[1:]], attrs=attrs)
         rw.edit("padded", conv, f"by itself, was '{pad.name}'")
-        if not rw.graph.readers(pad.output) and not rw.graph.is_output(pad.output):
+        if is_unread(rw.graph, pad):
             rw.remove(pad)
 
 
@@ -87,11 +87,9 @@ def raise_lowest_padding(rw: Rewriter) -> None:
                 attrs = {**pool.attrs, "padding": "SAME"}
                 rw.graph.update_op(pool, inputs=[pad.operand(0)], attrs=attrs)
                 rw.edit("padded", pool, f"by itself, was '{pad.name}'")
-        if rw.graph.is_output(pad.output):
-            continue
-        if not rw.graph.readers(pad.output):
+        if is_unread(rw.graph, pad):
             rw.remove(pad)
-        elif np.isfinite(value).any():
+        elif not rw.graph.is_output(pad.output) and np.isfinite(value).any():
             rw.set_constant(pad, 2, np.full(value.shape, -inf, np.float32))
             rw.edit("padded", pad, f"with -inf, was {float(value.max()):.4g}")
 

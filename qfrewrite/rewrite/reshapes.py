@@ -14,7 +14,7 @@ from qfrewrite.ir import Graph, Op, Tensor, constant
 from qfrewrite.ops.build import append_op
 from qfrewrite.ops.spec import attr, inferred
 from qfrewrite.rewrite.match import LINEAR, NoMatch, sole_reader
-from qfrewrite.rewrite.rewriter import Rewriter
+from qfrewrite.rewrite.rewriter import Rewriter, is_unread
 
 _RESHAPES = ("RESHAPE", "SQUEEZE", "EXPAND_DIMS")
 # They treat every position alike, and combine values at one position only.
@@ -64,7 +64,7 @@ def _is_open(*tensors: Tensor) -> bool:
 
 
 def _remove_unread(rw: Rewriter, op: Op) -> None:
-    if not rw.graph.readers(op.output) and not rw.graph.is_output(op.output):
+    if is_unread(rw.graph, op):
         rw.graph.remove_op(op)
 
 
@@ -97,7 +97,7 @@ def _sink_once(rw: Rewriter, op: Op) -> Op | None:
 def _channel_axes(op: Op) -> tuple[int, ...]:
     """The last sizes behind `op` that together are the last axis before it; () where none are.
 
-    Also () where more than constants steer it, or a size is open.
+    Also () where a shape operand of `op` is computed, or a size is open.
     """
     x, y = op.operand(0), op.output
     fixed = all(t is not None and t.is_const for t in op.inputs[1:])
@@ -131,9 +131,13 @@ def _counterpart(
 ) -> Tensor | None:
     """What stands to x as `tensor` does behind a change of its shape, or None."""
     if tensor.data is None:
-        maker = graph.producer(tensor)
-        same = maker is not None and maker.kind in _RESHAPES and _channel_axes(maker) == channels
-        source = maker.operand(0) if maker is not None and same else None
+        producer = graph.producer(tensor)
+        same = (
+            producer is not None
+            and producer.kind in _RESHAPES
+            and _channel_axes(producer) == channels
+        )
+        source = producer.operand(0) if producer is not None and same else None
         return source if source is not None and source.shape == x.shape else None
     inner = tensor.shape
     while len(inner) > len(channels) and inner[0] == 1:

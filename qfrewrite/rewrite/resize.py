@@ -131,23 +131,23 @@ def _reshape(r: Resizing, op: Op) -> None:
     columns, or rows and columns each."""
     was, now = r.was(op.operand(0)), op.operand(0).shape
     target = list(r.was(op.output))
-    said = const_ints(op, 1) if op.input(1) is not None else attr(op, "new_shape")
-    found = _regrouped(was, now, target)
-    if found is None:
-        fits = -1 in said and prod(now) % prod(d for d in said if d != -1) == 0
+    stated = const_ints(op, 1) if op.input(1) is not None else attr(op, "new_shape")
+    shape = _regrouped(was, now, target)
+    if shape is None:
+        fits = -1 in stated and prod(now) % prod(d for d in stated if d != -1) == 0
         if fits or prod(now) == prod(target):
             return
-        found = _scaled_axes(was, now, target)
-    if prod(found) != prod(now):
+        shape = _scaled_axes(was, now, target)
+    if prod(shape) != prod(now):
         raise VerifyError(f"reshapes to {list(r.was(op.output))}, which does not follow from "
                           "the size of its input")  # fmt: skip
-    if len(said) == len(found):
-        found = [-1 if old == -1 else new for old, new in zip(said, found, strict=True)]
-    if found == list(said):
+    if len(stated) == len(shape):
+        shape = [-1 if old == -1 else new for old, new in zip(stated, shape, strict=True)]
+    if shape == list(stated):
         return
     if op.input(1) is not None:
-        r.set_constant(op, 1, found)
-    r.graph.update_op(op, attrs={**op.attrs, "new_shape": tuple(found)}, meta={})
+        r.set_constant(op, 1, shape)
+    r.graph.update_op(op, attrs={**op.attrs, "new_shape": tuple(shape)}, meta={})
 
 
 def _regrouped(was: Shape, now: Shape, target: list[int]) -> list[int] | None:

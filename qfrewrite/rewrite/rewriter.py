@@ -46,6 +46,11 @@ def may_bypass(graph: Graph, op: Op, slot: int = 0) -> bool:
     return not (graph.is_output(op.output) and taken)
 
 
+def is_unread(graph: Graph, op: Op) -> bool:
+    """Whether no op reads a result of `op`, and none is a graph output."""
+    return not any(graph.readers(out) or graph.is_output(out) for out in op.outputs)
+
+
 def replace_op(graph: Graph, old: Op, new: Op) -> None:
     """Let `new`, which computes the same value, take the readers and the name of `old`."""
     name, is_output = old.output.name, graph.is_output(old.output)
@@ -124,10 +129,7 @@ class Rewriter:
         stack = [op for op in sources if op is not None]
         while stack:
             op = stack.pop()
-            outputs = op.outputs if op in self.graph else ()
-            if not outputs or any(
-                self.graph.readers(o) or self.graph.is_output(o) for o in outputs
-            ):
+            if op not in self.graph or not op.outputs or not is_unread(self.graph, op):
                 continue
             stack += [s for t in op.inputs if t is not None and (s := self.graph.producer(t))]
             self.graph.remove_op(op)

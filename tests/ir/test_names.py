@@ -1,11 +1,11 @@
-"""Short names lead back to the whole ones."""
+"""Free names, and short names that lead back to the whole ones."""
 
 from __future__ import annotations
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qfrewrite.ir.names import closest, shorten
+from qfrewrite.ir.names import closest, numbered, shorten
 
 PATHS = st.lists(
     st.lists(st.sampled_from(["a", "b", "conv", "x;y", "a;a/b", "[0]", "b*"]), min_size=1,
@@ -37,3 +37,10 @@ def test_a_name_stays_whole_where_its_short_form_is_that_of_another() -> None:
     assert shorten(["m/x;1", "m/x;2", "m/y"]) == ["m/x;1", "m/x;2", "y"]
     assert shorten(["m/x"], ["m/x", "n/x"]) == ["m/x"]
     assert shorten(["m/x"], ["m/x", "m/y"]) == ["x"]
+
+
+def test_a_taken_name_gets_the_first_free_number() -> None:
+    """Catches a number that is appended to a numbered name (`x_1_2`), and one too high."""
+    assert numbered("x", ()) == "x"
+    assert numbered("x", {"x"}) == "x_1"
+    assert numbered("x", {"x", "x_1", "x_3"}) == "x_2"
