@@ -10,6 +10,7 @@ import numpy as np
 
 from qfrewrite.errors import UnsupportedError
 from qfrewrite.ir import Graph, Op, constant
+from qfrewrite.lower.canonical import drop_identities
 from qfrewrite.ops.build import append_op
 from qfrewrite.ops.quantization import fake_quant_grid
 from qfrewrite.ops.spec import attr, computed
@@ -22,8 +23,8 @@ _NO_WIDTH = 1e-30
 def lower_fake_quant(graph: Graph) -> None:
     """Bring every FAKE_QUANT of `graph` into a form that TFLite computes, in place.
 
-    On constants it is computed, where the kernel cannot. Raises UnsupportedError for a range per
-    channel of computed values.
+    The FAKE_QUANT of a constant is computed here if the kernel cannot do it. Raises
+    UnsupportedError for a range per channel of computed values.
     """
     rw = Rewriter(graph)
     for op in graph.ops_of("FAKE_QUANT"):
@@ -39,20 +40,22 @@ def lower_fake_quant(graph: Graph) -> None:
             _widen(graph, op)
         elif attr(op, "min") == attr(op, "max"):
             graph.update_op(op, attrs={**op.attrs, "min": 0.0, "max": _NO_WIDTH})
+    drop_identities(rw)  # an output may have needed one for its name
 
 
 def _apply(rw: Rewriter, op: Op) -> None:
+    """Given  y = FAKE_QUANT(c), c constant;  Result  y is the constant that it computes."""
     source = op.operand(0)
     values = computed(op, [source.data])[0]
-    for reader in rw.graph.readers(op.output):
-        rw.set_constant(reader.op, reader.slot, values, name=f"{source.name}/quantized")
-    rw.graph.remove_op(op)
+    rw.set_constant(op, 0, values, name=f"{source.name}/quantized")
+    rw.bypass(op)
 
 
 def _widen(graph: Graph, op: Op) -> None:
-    """Given  y = FAKE_QUANT(x), codes 1..n;  Result  y = FAKE_QUANT(MAXIMUM(x, low)), codes 0..n.
+    """Given  y = FAKE_QUANT(x), narrow range;  Result  y = FAKE_QUANT(MAXIMUM(x, low)).
 
-    The steps stay where they are; `low` is what code 1 stands for.
+    The new range has one step more at its lower end, which no value reaches: `low` is the lowest
+    value of the narrow range. Scale and zero stay where they are.
     """
     bits = attr(op, "num_bits")
     low, high, step = (

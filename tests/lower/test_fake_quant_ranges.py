@@ -9,8 +9,10 @@ import pytest
 from graphs import normal
 
 from qfrewrite.errors import UnsupportedError
+from qfrewrite.formats.tflite_write import serialize
 from qfrewrite.ir import Array, Graph, Model
 from qfrewrite.ir.quant import SMALLEST_SCALE
+from qfrewrite.lower.model import lower_model
 from qfrewrite.lower.scheme import QuantOptions
 from qfrewrite.ops.build import GraphBuilder
 from qfrewrite.ops.quantization import holding_zero
@@ -122,6 +124,25 @@ def test_a_range_without_width_holds_zero_alone() -> None:
     """As in TensorFlow; TFLite's kernel would give NaN."""
     assert np.abs(run(ranged(0.0, 0.0), X)).max() < 1e-20
     assert np.abs(run(ranged(0.0, 0.0), X, "int8")).max() <= 128 * SMALLEST_SCALE
+
+
+@pytest.mark.parametrize("attrs", [
+    {"min": -1.0, "max": 1.0, "narrow_range": True},
+    {"min": np.array([-1, -2], "f4"), "max": np.array([1, 2], "f4"), "axis": 1},
+])  # fmt: skip
+@pytest.mark.parametrize("scheme", ["float32", "int8"])
+def test_a_constant_that_is_an_output_keeps_its_name(scheme: str, attrs: dict[str, Any]) -> None:
+    """In float32 its FAKE_QUANT was removed although the output was still to be computed."""
+    b = GraphBuilder()
+    x = b.op("FAKE_QUANT", b.input("x", (1, 2)), attrs={"min": -1.0, "max": 1.0})
+    c = b.op("FAKE_QUANT", b.const("c", np.array([[0.3, 5]], "f4")), name="kept", attrs=attrs)
+    y = b.op("FAKE_QUANT", b.op("ADD", x, c), name="y", attrs={"min": -4.0, "max": 4.0})
+    lowered, _ = lower_model(Model([b.finish(y, c)], source="graphdef"), QuantOptions(scheme))
+    assert [t.name for t in lowered.graph.outputs] == ["y", "kept"]
+    outputs = Runner(serialize(lowered), threads=1).run({"x": np.zeros((1, 2), np.float32)})
+    clipped = [0.3, float(np.max(attrs["max"]))]
+    for values in outputs:
+        np.testing.assert_allclose(values[0], clipped, atol=8 / 255)
 
 
 def test_a_range_per_channel_of_computed_values_is_refused_in_a_tflite() -> None:
