@@ -22,6 +22,8 @@ def convert(model_file: Path, images: Path, out: Path) -> qf.QuantizeReport:
     )  # fmt: skip
     for one in report.passes.passes:
         print(f"{one.name}: {one.edits} edits, {one.skips} skips, {one.seconds:.2f} s")
+    for warning in report.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
     print(f"int8 against float: {report.fidelity}, on {report.measured_on}")
     return report
 

@@ -104,7 +104,7 @@ def _reason(op: Op, target: Target) -> tuple[str, str] | None:
     computed = [t for t in (*filter(None, op.inputs), *op.outputs) if not t.is_const]
     types = {t.dtype for t in computed}
     if "float32" in types and not target.floats and op.kind not in ("QUANTIZE", "DEQUANTIZE"):
-        return "computes in float", "give ranges for all its tensors (calibrate)"
+        return "computes in float", "give it ranges (calibrate), and do not keep it float"
     if not target.hybrid and hybrid(op):
         return "reads int8 weights with float activations", "use scheme int8 or weight-only"
     wrong = sorted(types & QUANTIZED - set(target.dtypes))
