@@ -17,6 +17,7 @@ from qfrewrite.ir import Array, Graph, Model, Quant, Tensor
 from qfrewrite.ir.quant import dequantize, quantize
 from qfrewrite.lower.model import lower_as_it_is, lower_float, lower_model
 from qfrewrite.lower.scheme import QuantOptions
+from qfrewrite.ops.loops import verify_loops
 from qfrewrite.ops.shapes import open_axes, take_sizes
 from qfrewrite.ops.subgraphs import reached, verify_subgraphs
 
@@ -196,7 +197,10 @@ def _sizes(shapes: list[tuple[int, ...]]) -> str:
 
 
 def _check_safe(content: bytes | Path) -> None:
-    """Raise RunError where subgraphs disagree: the runtime would write outside its memory."""
+    """Raise RunError for what the runtime would not survive, or not return from.
+
+    Where subgraphs disagree it would write outside its memory; loops may have no end.
+    """
     from qfrewrite.formats.tflite_read import parse_tflite, read_tflite
 
     where = None if isinstance(content, bytes) else str(content)
@@ -208,6 +212,10 @@ def _check_safe(content: bytes | Path) -> None:
             f"cannot be run safely: {error}", where=where,
             remedy="make the file anew: its subgraphs must agree",
         ) from None  # fmt: skip
+    try:
+        verify_loops(model.graphs)
+    except QfError as error:
+        raise RunError(f"cannot be run: {error}", where=where) from None
 
 
 def _interpreter(content: bytes | Path, threads: int) -> Any:
