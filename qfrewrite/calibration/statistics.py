@@ -37,8 +37,9 @@ class Gaussian:
 
     @property
     def finite(self) -> bool:
-        """Whether every mean and standard deviation is a number; else they say nothing."""
-        return bool(np.isfinite(self.mean).all() and np.isfinite(self.std).all())
+        """Whether ranges that follow are numbers of float32; else the statistics say nothing."""
+        reach = np.abs(self.mean) + RANGE_SIGMAS * self.std
+        return bool((reach < np.finfo(np.float32).max).all())
 
     def range(self, sigmas: float = RANGE_SIGMAS) -> Range:
         """The hull of mean +- sigmas * std over all channels, within the bounds."""

@@ -26,13 +26,20 @@ def fake_quant_grid(
     return (first - zero) * scale, (last - zero) * scale, np.where(scale > 0, scale, np.float32(1))
 
 
+# Ends up to here have a difference that float32 holds.
+_WIDEST = float(np.finfo(np.float32).max) / 2
+
+
 def nudged(low: Array, high: Array, num_bits: int, narrow_range: bool) -> tuple[Array, Array]:
     """The ends of `fake_quant_grid` in float64, so that the scale they give is exact.
 
-    The code that 0 falls on is TensorFlow's, in whose float32 arithmetic it is decided.
+    The code that 0 falls on is TensorFlow's, in whose float32 arithmetic it is decided, unless
+    that is too narrow for the width of the range.
     """
+    wide = max(float(np.abs(low).max()), float(np.abs(high).max())) > _WIDEST
+    kind = np.float64 if wide else np.float32
     first, last, zero = _codes(
-        np.asarray(low, np.float32), np.asarray(high, np.float32), num_bits, narrow_range
+        np.asarray(low, kind), np.asarray(high, kind), num_bits, narrow_range
     )
     scale = (np.asarray(high, np.float64) - low) / (last - first)
     return (first - zero) * scale, (last - zero) * scale

@@ -15,7 +15,7 @@ from qfrewrite.ir.quant import SMALLEST_SCALE
 from qfrewrite.lower.model import lower_model
 from qfrewrite.lower.scheme import QuantOptions
 from qfrewrite.ops.build import GraphBuilder
-from qfrewrite.ops.quantization import holding_zero
+from qfrewrite.ops.quantization import holding_zero, nudged
 from qfrewrite.rewrite.raising import raise_graph
 from qfrewrite.runtime.session import Runner
 
@@ -157,3 +157,11 @@ def test_a_range_per_channel_of_computed_values_is_refused_in_a_tflite() -> None
 )
 def test_a_range_is_shifted_to_zero(ends: tuple[float, float], want: tuple[float, float]) -> None:
     assert tuple(float(v) for v in holding_zero(np.float64(ends[0]), np.float64(ends[1]))) == want
+
+
+@pytest.mark.parametrize("end", [1e38, 3e38, 1e39])
+def test_the_width_of_a_range_may_exceed_float32(end: float) -> None:
+    """In float32 alone [-3e38, 3e38] became [0, 6e38], and [-1e39, 1e39] NaN."""
+    low, high = nudged(np.float64(-end), np.float64(end), 8, False)
+    assert high - low == pytest.approx(2 * end, rel=1e-6)
+    assert abs(low + end) <= end / 255 * 1.0001
