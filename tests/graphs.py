@@ -8,6 +8,12 @@ from qfrewrite.ir import Array, Graph, Tensor
 from qfrewrite.ops.build import GraphBuilder
 
 
+class Samples(list[dict[str, Array]]):
+    """Samples for calibration."""
+
+    description = "samples of a test"
+
+
 def normal(*shape: int, scale: float = 1.0, seed: int = 0) -> Array:
     """Normal values that depend on the arguments alone, not on what ran before."""
     rng = np.random.default_rng((seed, *shape))

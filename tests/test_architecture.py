@@ -1,4 +1,4 @@
-"""The floors of the package, held by reading its imports."""
+"""The layers of the package: its imports are read, each must lead to a lower layer."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import pytest
 from conftest import ROOT
 
 PACKAGE = ROOT / "qfrewrite"
-# Each floor imports from floors above it only (and from itself).
-FLOORS = (
+# From the lowest layer to the highest: each imports from lower layers only, and from itself.
+LAYERS = (
     ("errors",), ("ir",), ("ops",), ("rewrite",), ("lower",), ("formats",), ("calibration",),
     ("runtime",), ("passes",), ("saving",), ("analyze",), ("api",), ("cli",),
 )  # fmt: skip
-LEVEL = {name: i for i, floor in enumerate(FLOORS) for name in floor}
+LEVEL = {name: i for i, layer in enumerate(LAYERS) for name in layer}
 MODULES = sorted(p for p in PACKAGE.rglob("*.py") if p.parent != PACKAGE or p.stem in LEVEL)
 
 
@@ -32,15 +32,15 @@ def imports(path: Path) -> list[tuple[str, bool]]:
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))
-def test_imports_go_up_only(path: Path) -> None:
+def test_imports_lead_to_lower_layers_only(path: Path) -> None:
     parts = path.relative_to(PACKAGE).with_suffix("").parts
     for module, inside in imports(path):
         names = module.split(".")
         if names[0] == "qfrewrite" and len(names) > 1:
-            below = LEVEL[names[1]] > LEVEL[parts[0]] or (
+            higher = LEVEL[names[1]] > LEVEL[parts[0]] or (
                 LEVEL[names[1]] == LEVEL[parts[0]] and names[1] != parts[0]
             )
-            assert not below, f"{path.name} imports {module}"
+            assert not higher, f"{path.name} imports {module}"
         assert names[0] != "tensorflow" or inside, "tensorflow is imported in functions only"
         assert names[0] != "networkx" or parts == ("ir", "graph")
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from graphs import Samples, normal
 
 from qfrewrite.ir import Array
 
@@ -19,26 +20,14 @@ X = (1, 6, 8, 4)
 Feed = tuple[int, ...] | Array
 
 
-def values(*shape: int, seed: int = 0) -> Array:
-    """Normal float32 values, the same for the same shape."""
-    rng = np.random.default_rng((seed, *shape))
-    return np.asarray(rng.normal(size=shape), np.float32)
-
-
 def positive(*shape: int) -> Array:
     """Float32 values between 0.1 and about 3."""
-    return np.abs(values(*shape)) + np.float32(0.1)
+    return np.abs(normal(*shape)) + np.float32(0.1)
 
 
 def integers(*shape: int, below: int, dtype: str = "int32") -> Array:
     """Integers from 0 to `below`, exclusive."""
     return np.random.default_rng(shape).integers(0, below, shape).astype(dtype)
-
-
-class Samples(list[dict[str, Array]]):
-    """Samples for calibration."""
-
-    description = "values in another order"
 
 
 @dataclass(frozen=True)
@@ -83,7 +72,7 @@ class Case:
 
 def case(build: Callable[..., Any], *feeds: Feed, **kw: Any) -> Case:
     """A `Case`; feeds are arrays, or shapes of normal values (default: one of shape `X`)."""
-    arrays = [values(*f) if isinstance(f, tuple) else f for f in feeds or (X,)]
+    arrays = [normal(*f) if isinstance(f, tuple) else f for f in feeds or (X,)]
     return Case(build, tuple(arrays), **kw)
 
 

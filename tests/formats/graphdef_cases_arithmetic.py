@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
-from graphdef_cases import Case, X, case, integers, positive, values
+from graphdef_cases import Case, X, case, integers, positive
+from graphs import normal
 
 # [0.5, 1.5, ...] and their negatives: what rounds to even, and what is exact.
 HALVES = (np.arange(-24, 24, dtype=np.float32) / 4).reshape(1, 3, 4, 4)
@@ -15,36 +16,36 @@ BROADCASTING: Mapping[str, Case] = {
     "add a scalar": case(lambda tf, x: x + 1.5),
     "add a scalar computed from constants": case(
         lambda tf, x: x + tf.constant(2.0) * tf.constant(0.75)),
-    "add a row": case(lambda tf, x: x + values(4)),
-    "add a plane": case(lambda tf, x: x + values(6, 8, 4)),
-    "add a column": case(lambda tf, x: x + values(6, 1, 1)),
-    "add a longer constant": case(lambda tf, x: x + values(2, 1, 1, 1), (1, 6, 4)),
+    "add a row": case(lambda tf, x: x + normal(4)),
+    "add a plane": case(lambda tf, x: x + normal(6, 8, 4)),
+    "add a column": case(lambda tf, x: x + normal(6, 1, 1)),
+    "add a longer constant": case(lambda tf, x: x + normal(2, 1, 1, 1), (1, 6, 4)),
     "add what is computed": case(lambda tf, x, y: x + y, X, (8, 4)),
     "add both ways": case(lambda tf, x, y: x + y, (1, 6, 1, 4), (1, 1, 8, 1)),
     "add a scalar input": case(lambda tf, x, y: x + y, X, np.array(0.75, np.float32)),
-    "add by its old name": case(lambda tf, x: tf.raw_ops.Add(x=x, y=values(4))),
+    "add by its old name": case(lambda tf, x: tf.raw_ops.Add(x=x, y=normal(4))),
     "add n": case(lambda tf, x: tf.add_n([x, tf.nn.relu(x), x])),
-    "add to a constant of rank 5": case(lambda tf, x: x + values(2, 1, 3, 1, 4), (2, 5, 3, 1, 4)),
-    "subtract from a constant": case(lambda tf, x: values(4) - x),
+    "add to a constant of rank 5": case(lambda tf, x: x + normal(2, 1, 3, 1, 4), (2, 5, 3, 1, 4)),
+    "subtract from a constant": case(lambda tf, x: normal(4) - x),
     "multiply by minus one": case(lambda tf, x: x * -1.0),
     "multiply two branches": case(lambda tf, x: tf.nn.relu(x) * tf.tanh(x)),
-    "divide by a constant": case(lambda tf, x: x / (np.abs(values(4)) + np.float32(0.5))),
+    "divide by a constant": case(lambda tf, x: x / (np.abs(normal(4)) + np.float32(0.5))),
     "divide a constant": case(lambda tf, x: 2.0 / x, positive(*X)),
     "divide by its old name": case(
         lambda tf, x, y: tf.raw_ops.Div(x=x, y=y), X, positive(*X)),
     "divide where zero is zero": case(
         lambda tf, x: tf.math.divide_no_nan(x, tf.nn.relu(x)), int8=0.05),
-    "maximum of a constant": case(lambda tf, x: tf.maximum(x, values(8, 4))),
+    "maximum of a constant": case(lambda tf, x: tf.maximum(x, normal(8, 4))),
     "minimum of two": case(lambda tf, x: tf.minimum(x, -x)),
     "clip by value": case(lambda tf, x: tf.clip_by_value(x, -0.5, 0.75)),
     "clip in one op": case(lambda tf, x: tf.raw_ops.ClipByValue(
         t=x, clip_value_min=-0.5, clip_value_max=0.75)),
-    "squared difference": case(lambda tf, x: tf.math.squared_difference(x, values(4))),
-    "bias of rank 2": case(lambda tf, x: tf.nn.bias_add(x, values(5)), (3, 5)),
-    "bias of rank 3": case(lambda tf, x: tf.nn.bias_add(x, values(5)), (2, 3, 5)),
-    "bias of rank 5": case(lambda tf, x: tf.nn.bias_add(x, values(5)), (1, 2, 3, 4, 5)),
-    "bias by its old name": case(lambda tf, x: tf.raw_ops.BiasAddV1(value=x, bias=values(4))),
-    "same constant twice": case(lambda tf, x: (x + (c := tf.constant(values(4)))) * c),
+    "squared difference": case(lambda tf, x: tf.math.squared_difference(x, normal(4))),
+    "bias of rank 2": case(lambda tf, x: tf.nn.bias_add(x, normal(5)), (3, 5)),
+    "bias of rank 3": case(lambda tf, x: tf.nn.bias_add(x, normal(5)), (2, 3, 5)),
+    "bias of rank 5": case(lambda tf, x: tf.nn.bias_add(x, normal(5)), (1, 2, 3, 4, 5)),
+    "bias by its old name": case(lambda tf, x: tf.raw_ops.BiasAddV1(value=x, bias=normal(4))),
+    "same constant twice": case(lambda tf, x: (x + (c := tf.constant(normal(4)))) * c),
 }  # fmt: skip
 
 UNARY: Mapping[str, Case] = {
@@ -61,7 +62,7 @@ UNARY: Mapping[str, Case] = {
     "inverse by its old name": case(lambda tf, x: tf.raw_ops.Inv(x=x), positive(*X)),
     "sin": case(lambda tf, x: tf.sin(x * 3.0)),
     "cos": case(lambda tf, x: tf.cos(x * 3.0)),
-    "tan": case(lambda tf, x: tf.tan(x), values(*X) / 4),
+    "tan": case(lambda tf, x: tf.tan(x), normal(*X) / 4),
     "sign": case(lambda tf, x: tf.sign(x), HALVES),
     "floor": case(lambda tf, x: tf.floor(x), HALVES),
     "ceil": case(lambda tf, x: tf.math.ceil(x), HALVES),
@@ -73,7 +74,7 @@ UNARY: Mapping[str, Case] = {
     "relu -1 to 1": case(lambda tf, x: tf.maximum(tf.minimum(x, 1.0), -1.0)),
     "leaky relu": case(lambda tf, x: tf.nn.leaky_relu(x, 0.3)),
     "leaky relu by default": case(lambda tf, x: tf.raw_ops.LeakyRelu(features=x)),
-    "prelu": case(lambda tf, x: tf.nn.relu(x) - values(4) * tf.nn.relu(-x)),
+    "prelu": case(lambda tf, x: tf.nn.relu(x) - normal(4) * tf.nn.relu(-x)),
     "elu": case(lambda tf, x: tf.nn.elu(x)),
     "selu": case(lambda tf, x: tf.nn.selu(x)),
     "softplus": case(lambda tf, x: tf.nn.softplus(x * 4.0)),
@@ -122,10 +123,10 @@ UNARY: Mapping[str, Case] = {
     "bounded far above": case(
         lambda tf, x: x * tf.minimum(tf.math.rsqrt(tf.reduce_sum(x * x, -1, True)), 1e12)),
     "atan": case(lambda tf, x: tf.atan(x)),
-    "asin and acos": case(lambda tf, x: tf.asin(x) * tf.acos(x), np.tanh(values(*X))),
+    "asin and acos": case(lambda tf, x: tf.asin(x) * tf.acos(x), np.tanh(normal(*X))),
     "asinh": case(lambda tf, x: tf.asinh(x * 5.0)),
     "acosh": case(lambda tf, x: tf.acosh(x), 1 + positive(*X)),
-    "atanh": case(lambda tf, x: tf.atanh(x), np.tanh(values(*X)), int8=0.5),
+    "atanh": case(lambda tf, x: tf.atanh(x), np.tanh(normal(*X)), int8=0.5),
     "is finite": case(lambda tf, x: tf.math.is_finite(x) & ~tf.math.is_inf(x)),
     "buckets": case(lambda tf, x: tf.raw_ops.Bucketize(input=x, boundaries=[-1.0, 0.0, 0.5])),
     "atan2": case(lambda tf, x, y: tf.atan2(x, y), X, X),
@@ -145,19 +146,19 @@ UNARY: Mapping[str, Case] = {
 COMPARING: Mapping[str, Case] = {
     "greater": case(lambda tf, x: tf.greater(x, 0.1)),
     "greater or equal": case(lambda tf, x, y: tf.greater_equal(x, y), X, (8, 4)),
-    "less": case(lambda tf, x: tf.less(x, values(4))),
+    "less": case(lambda tf, x: tf.less(x, normal(4))),
     "less or equal": case(lambda tf, x: tf.less_equal(x, tf.nn.relu(x))),
     "equal": case(lambda tf, x: tf.equal(x, 3), integers(4, 9, below=5)),
     "not equal": case(lambda tf, x: tf.not_equal(x, tf.nn.relu(x))),
     "and": case(lambda tf, x: tf.logical_and(x > 0.0, x < 1.0)),
-    "or": case(lambda tf, x: tf.logical_or(x > 1.0, x < values(4))),
+    "or": case(lambda tf, x: tf.logical_or(x > 1.0, x < normal(4))),
     "not": case(lambda tf, x: tf.logical_not(x > 0.0)),
     "exclusive or": case(lambda tf, x: tf.math.logical_xor(x > 0.0, x < 1.0)),
     "logic on inputs": case(lambda tf, x, y: tf.logical_and(x, tf.logical_not(y)), MASK, ~MASK),
     "any": case(lambda tf, x: tf.reduce_any(x > 1.5, -1)),
     "all": case(lambda tf, x: tf.reduce_all(x > -1.0, [1, 2], keepdims=True)),
     "select": case(lambda tf, x: tf.where(x > 0.1, x, tf.abs(x) * 2.0)),
-    "select a constant": case(lambda tf, x: tf.where(x > 0.1, x, values(4)), int8=0.12),
+    "select a constant": case(lambda tf, x: tf.where(x > 0.1, x, normal(4)), int8=0.12),
     "select by a row": case(lambda tf, x: tf.where(
         np.array([True, False, True, False]), x, tf.zeros_like(x))),
     "select by a scalar": case(lambda tf, x: tf.raw_ops.SelectV2(
@@ -195,7 +196,7 @@ REDUCING: Mapping[str, Case] = {
     "normalize": case(lambda tf, x: tf.nn.l2_normalize(x, -1)),
     "moments": case(lambda tf, x: list(tf.nn.moments(x, [1, 2], keepdims=True))),
     "layer normalization": case(lambda tf, x: (
-        lambda m, v: (x - m) * tf.math.rsqrt(v + 1e-3) * values(4) + values(4, seed=1))(
+        lambda m, v: (x - m) * tf.math.rsqrt(v + 1e-3) * normal(4) + normal(4, seed=1))(
             *tf.nn.moments(x, [-1], keepdims=True)), int8=0.07),
     "softmax of rank 2": case(lambda tf, x: tf.nn.softmax(x * 3.0), (3, 9)),
     "softmax over an inner axis": case(lambda tf, x: tf.nn.softmax(x, 1)),
@@ -210,22 +211,22 @@ REDUCING: Mapping[str, Case] = {
 }  # fmt: skip
 
 MATRICES: Mapping[str, Case] = {
-    "matmul": case(lambda tf, x: tf.matmul(x, values(5, 3)), (4, 5)),
+    "matmul": case(lambda tf, x: tf.matmul(x, normal(5, 3)), (4, 5)),
     "matmul transposed": case(
-        lambda tf, x: tf.matmul(x, values(3, 4), transpose_a=True, transpose_b=True), (4, 5)),
-    "matmul of a constant": case(lambda tf, x: tf.matmul(values(3, 4), x), (4, 5)),
+        lambda tf, x: tf.matmul(x, normal(3, 4), transpose_a=True, transpose_b=True), (4, 5)),
+    "matmul of a constant": case(lambda tf, x: tf.matmul(normal(3, 4), x), (4, 5)),
     "matmul of two inputs": case(lambda tf, x, y: tf.matmul(x, y), (4, 5), (5, 3)),
     "matmul of two, transposed": case(
         lambda tf, x, y: tf.matmul(x, y, transpose_a=True, transpose_b=True), (5, 4), (3, 5)),
     "batch matmul": case(lambda tf, x, y: tf.matmul(x, y), (2, 3, 4, 5), (2, 3, 5, 6)),
     "batch matmul that broadcasts": case(lambda tf, x, y: tf.matmul(x, y), (2, 3, 4, 5), (5, 6)),
-    "batch matmul of a constant": case(lambda tf, x: tf.matmul(x, values(2, 5, 6)), (2, 4, 5)),
+    "batch matmul of a constant": case(lambda tf, x: tf.matmul(x, normal(2, 5, 6)), (2, 4, 5)),
     "batch matmul adjoint": case(
         lambda tf, x, y: tf.matmul(x, y, adjoint_b=True), (2, 4, 5), (2, 6, 5)),
     "dense on the last axis": case(
-        lambda tf, x: tf.tensordot(x, values(5, 6), [[2], [0]]), (2, 3, 5)),
+        lambda tf, x: tf.tensordot(x, normal(5, 6), [[2], [0]]), (2, 3, 5)),
     "dense with bias and activation": case(
-        lambda tf, x: tf.nn.relu(tf.nn.bias_add(tf.matmul(x, values(5, 3)), values(3))), (1, 5)),
+        lambda tf, x: tf.nn.relu(tf.nn.bias_add(tf.matmul(x, normal(5, 3)), normal(3))), (1, 5)),
     **{
         f"einsum {equation}": case(
             lambda tf, *x, equation=equation: tf.einsum(equation, *x), *shapes)
@@ -250,13 +251,13 @@ MATRICES: Mapping[str, Case] = {
         )
     },
     "einsum of a projection": case(
-        lambda tf, x: tf.einsum("abc,cde->abde", x, values(6, 2, 4)), (1, 5, 6)),
+        lambda tf, x: tf.einsum("abc,cde->abde", x, normal(6, 2, 4)), (1, 5, 6)),
     "einsum of a projection back": case(
-        lambda tf, x: tf.einsum("abcd,cde->abe", x, values(2, 4, 6)), (1, 5, 2, 4)),
+        lambda tf, x: tf.einsum("abcd,cde->abe", x, normal(2, 4, 6)), (1, 5, 2, 4)),
     "einsum of a dense layer": case(
-        lambda tf, x: tf.einsum("ab,bc->ac", x, values(6, 3)) + values(3), (2, 6)),
+        lambda tf, x: tf.einsum("ab,bc->ac", x, normal(6, 3)) + normal(3), (2, 6)),
     "einsum with the constant first": case(
-        lambda tf, x: tf.einsum("ij,bj->bi", values(3, 6), x), (2, 6)),
+        lambda tf, x: tf.einsum("ij,bj->bi", normal(3, 6), x), (2, 6)),
 }  # fmt: skip
 
 SPECTRA: Mapping[str, Case] = {

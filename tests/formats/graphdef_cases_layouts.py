@@ -6,46 +6,47 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from graphdef_cases import Case, Layout, nchw, values
+from graphdef_cases import Case, Layout, nchw
+from graphs import normal
 
 
 def conv(tf: Any, x: Any, f: Layout, outputs: int = 6, size: int = 3, stride: int = 1) -> Any:
     """A convolution over 4 channels."""
     return tf.nn.conv2d(
-        x, values(size, size, 4, outputs), f.dims(1, stride, stride, 1), "SAME", data_format=f.name
+        x, normal(size, size, 4, outputs), f.dims(1, stride, stride, 1), "SAME", data_format=f.name
     )
 
 
 def channelwise(f: Layout, count: int, seed: int = 0) -> Any:
     """A constant with one value per channel, shaped for broadcasting."""
-    return values(count, seed=seed).reshape(f.dims(1, 1, 1, count))
+    return normal(count, seed=seed).reshape(f.dims(1, 1, 1, count))
 
 
 def network(tf: Any, x: Any, f: Layout) -> Any:
     """A small classifier with a shortcut."""
-    y = tf.nn.bias_add(conv(tf, x, f, 4), values(4), data_format=f.name)
+    y = tf.nn.bias_add(conv(tf, x, f, 4), normal(4), data_format=f.name)
     y = tf.compat.v1.nn.fused_batch_norm(
-        y, values(4), values(4, seed=1), values(4, seed=2), np.abs(values(4)) + 0.1,
+        y, normal(4), normal(4, seed=1), normal(4, seed=2), np.abs(normal(4)) + 0.1,
         is_training=False, data_format=f.name)[0]  # fmt: skip
     y = tf.nn.max_pool2d(tf.nn.relu(y) + x, 2, 2, "SAME", data_format=f.name)
     y = tf.reduce_mean(y, [f.axis("H"), f.axis("W")])
-    return tf.nn.softmax(tf.matmul(y, values(4, 3)))
+    return tf.nn.softmax(tf.matmul(y, normal(4, 3)))
 
 
 LAYOUTS: Mapping[str, Case] = {
     "NCHW conv": nchw(conv),
     "NCHW conv with stride": nchw(lambda tf, x, f: conv(tf, x, f, stride=2)),
     "NCHW conv dilated": nchw(lambda tf, x, f: tf.nn.conv2d(
-        x, values(3, 3, 4, 5), 1, "SAME", data_format=f.name, dilations=f.dims(1, 2, 2, 1))),
+        x, normal(3, 3, 4, 5), 1, "SAME", data_format=f.name, dilations=f.dims(1, 2, 2, 1))),
     "NCHW conv with explicit padding": nchw(lambda tf, x, f: tf.nn.conv2d(
-        x, values(3, 3, 4, 5), 1, f.pads((1, 2), (0, 1)), data_format=f.name)),
+        x, normal(3, 3, 4, 5), 1, f.pads((1, 2), (0, 1)), data_format=f.name)),
     "NCHW depthwise": nchw(lambda tf, x, f: tf.nn.depthwise_conv2d(
-        x, values(3, 3, 4, 2), f.dims(1, 2, 2, 1), "SAME", data_format=f.name)),
+        x, normal(3, 3, 4, 2), f.dims(1, 2, 2, 1), "SAME", data_format=f.name)),
     "NCHW transposed conv": nchw(lambda tf, x, f: tf.nn.conv2d_transpose(
-        x, values(3, 3, 5, 4), f.dims(1, 12, 16, 5), 2, "SAME", data_format=f.name)),
-    "NCHW bias": nchw(lambda tf, x, f: tf.nn.bias_add(x, values(4), data_format=f.name)),
+        x, normal(3, 3, 5, 4), f.dims(1, 12, 16, 5), 2, "SAME", data_format=f.name)),
+    "NCHW bias": nchw(lambda tf, x, f: tf.nn.bias_add(x, normal(4), data_format=f.name)),
     "NCHW batch normalization": nchw(lambda tf, x, f: tf.compat.v1.nn.fused_batch_norm(
-        x, values(4), values(4), values(4), np.abs(values(4)) + 0.1, is_training=False,
+        x, normal(4), normal(4), normal(4), np.abs(normal(4)) + 0.1, is_training=False,
         data_format=f.name)[0]),
     "NCHW average pool": nchw(lambda tf, x, f: tf.nn.avg_pool2d(
         x, f.dims(1, 3, 2, 1), f.dims(1, 2, 2, 1), "SAME", data_format=f.name)),
@@ -92,11 +93,11 @@ LAYOUTS: Mapping[str, Case] = {
     "NCHW times a constant per channel": nchw(
         lambda tf, x, f: conv(tf, x, f) * channelwise(f, 6) + channelwise(f, 6, 1)),
     "NCHW plus a plane": nchw(lambda tf, x, f: conv(tf, x, f) + (
-        values(6, 8) if f.name == "NCHW" else values(6, 8)[:, :, None])),
+        normal(6, 8) if f.name == "NCHW" else normal(6, 8)[:, :, None])),
     "NCHW plus a column": nchw(lambda tf, x, f: conv(tf, x, f) + (
-        values(6, 1, 1) if f.name == "NCHW" else values(6, 1, 1).reshape(6))),
+        normal(6, 1, 1) if f.name == "NCHW" else normal(6, 1, 1).reshape(6))),
     "NCHW times a gate": nchw(lambda tf, x, f: conv(tf, x, f) * tf.reshape(
-        tf.sigmoid(tf.matmul(tf.reduce_mean(x, [f.axis("H"), f.axis("W")]), values(4, 6))),
+        tf.sigmoid(tf.matmul(tf.reduce_mean(x, [f.axis("H"), f.axis("W")]), normal(4, 6))),
         f.dims(1, 1, 1, 6))),
     "NCHW between two layouts": nchw(lambda tf, x, f: conv(tf, x, f, 4) + x),
     "NCHW local response": nchw(lambda tf, x, f: conv(tf, tf.nn.relu(x), f)),

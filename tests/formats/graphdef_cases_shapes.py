@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from graphdef_cases import Case, X, case, integers, values
+from graphdef_cases import Case, X, case, integers
+from graphs import normal
 
 INDICES = integers(2, 3, below=4)
 
@@ -52,18 +53,18 @@ SLICING: Mapping[str, Case] = {
             (0, 0, 4, 2, 8), (15, 15, 0, 0, 0), (1, 8, 2, 0, 1),
         )
     },
-    "slice of a constant": case(lambda tf, x: x + tf.constant(values(5, 4))[2]),
+    "slice of a constant": case(lambda tf, x: x + tf.constant(normal(5, 4))[2]),
     "slice by a computed end": case(lambda tf, x: x[:, : tf.shape(x)[1] - 2]),
     "unstack": case(lambda tf, x: tf.unstack(x, axis=-1)[2]),
     "unstack and stack": case(lambda tf, x: tf.stack(tf.unstack(x, axis=1)[::2], -1)),
     "stack in front": case(lambda tf, x: tf.stack([x, -x])),
-    "stack with a constant": case(lambda tf, x: tf.stack([x, values(3, 4)], 1), (3, 4)),
+    "stack with a constant": case(lambda tf, x: tf.stack([x, normal(3, 4)], 1), (3, 4)),
 }  # fmt: skip
 
 JOINING: Mapping[str, Case] = {
     "concat on the last axis": case(lambda tf, x: tf.concat([x, tf.nn.relu(x), x], -1)),
     "concat on a middle axis": case(lambda tf, x: tf.concat([x, x * 2.0], -3)),
-    "concat with a constant": case(lambda tf, x: tf.concat([values(2, 4), x], 0), (3, 4)),
+    "concat with a constant": case(lambda tf, x: tf.concat([normal(2, 4), x], 0), (3, 4)),
     "concat of one": case(lambda tf, x: tf.raw_ops.ConcatV2(values=[x, x], axis=0)),
     "concat by its old name": case(lambda tf, x: tf.raw_ops.Concat(concat_dim=1, values=[x, x])),
     "split": case(lambda tf, x: tf.split(x, 2, 3)),
@@ -98,7 +99,7 @@ GATHERING: Mapping[str, Case] = {
     "gather one": case(lambda tf, x: tf.gather(x, 2, axis=1)),
     "gather a table": case(lambda tf, x: tf.gather(x, [[0, 1], [3, 2]], axis=3)),
     "gather from a constant": case(
-        lambda tf, i: tf.gather(values(4, 5), i) * 2.0, INDICES),
+        lambda tf, i: tf.gather(normal(4, 5), i) * 2.0, INDICES),
     "gather by an input": case(lambda tf, x, i: tf.gather(x, i, axis=1), (3, 4, 5), INDICES),
     "gather by int64": case(
         lambda tf, x, i: tf.gather(x, i), (4, 5), INDICES.astype(np.int64)),
@@ -110,9 +111,9 @@ GATHERING: Mapping[str, Case] = {
     "gather per batch by a constant": case(
         lambda tf, x: tf.gather(x, INDICES, axis=-1, batch_dims=1), (2, 3, 4)),
     "embedding": case(
-        lambda tf, i: tf.reduce_mean(tf.gather(values(9, 6), i), 1), integers(1, 7, below=9)),
+        lambda tf, i: tf.reduce_mean(tf.gather(normal(9, 6), i), 1), integers(1, 7, below=9)),
     "embedding of floats": case(
-        lambda tf, x: tf.gather(values(9, 6), tf.cast(x, tf.int32)),
+        lambda tf, x: tf.gather(normal(9, 6), tf.cast(x, tf.int32)),
         integers(1, 7, below=9, dtype="float32")),
     "gather nd": case(lambda tf, x: tf.gather_nd(x, [[0, 1], [0, 0]])),
     "gather nd by an input": case(
@@ -170,7 +171,7 @@ FORMS: Mapping[str, Case] = {
     "transpose": case(lambda tf, x: tf.transpose(x, [0, 3, 1, 2])),
     "transpose reversed": case(lambda tf, x: tf.transpose(x)),
     "transpose of rank 5": case(lambda tf, x: tf.transpose(x, [0, 4, 2, 1, 3]), (1, 2, 3, 4, 5)),
-    "transpose and add": case(lambda tf, x: tf.transpose(x, [0, 3, 1, 2]) + values(6, 8)),
+    "transpose and add": case(lambda tf, x: tf.transpose(x, [0, 3, 1, 2]) + normal(6, 8)),
     "two transposes": case(
         lambda tf, x: tf.transpose(tf.nn.relu(tf.transpose(x, [0, 2, 1, 3])), [0, 3, 2, 1])),
     "fill": case(lambda tf, x: x + tf.fill(tf.shape(x)[1:3], 0.5)[:, :, tf.newaxis]),
@@ -182,12 +183,12 @@ FORMS: Mapping[str, Case] = {
     "shape of several": case(lambda tf, x, y: tf.reshape(
         x + y, tf.reverse(tf.raw_ops.ShapeN(input=[x, y])[1], [0])), (2, 3), (2, 3)),
     "a float64 constant": case(lambda tf, x: x + tf.cast(tf.constant(
-        values(4).astype(np.float64)), tf.float32)),
+        normal(4).astype(np.float64)), tf.float32)),
     "a half constant": case(
-        lambda tf, x: x + tf.cast(tf.constant(values(4).astype(np.float16)), tf.float32)),
+        lambda tf, x: x + tf.cast(tf.constant(normal(4).astype(np.float16)), tf.float32)),
     "a constant that repeats": case(lambda tf, x: x * tf.constant(0.5, shape=[8, 4])),
     "arithmetic of constants": case(lambda tf, x: x * tf.sqrt(
-        tf.constant(values(4)) ** 2 + tf.constant(1.0)) / tf.constant(3.0)),
+        tf.constant(normal(4)) ** 2 + tf.constant(1.0)) / tf.constant(3.0)),
     "identities": case(lambda tf, x: tf.stop_gradient(tf.identity(tf.identity_n([x, x])[1]))),
     "checked": case(lambda tf, x: tf.ensure_shape(
         tf.debugging.check_numerics(x, "wrong"), X) + 0.5),
@@ -200,16 +201,16 @@ FORMS: Mapping[str, Case] = {
         lambda tf, x: [(y := tf.nn.relu(x)), tf.identity(y), tf.reshape(y, X)]),
     "no op at all": case(lambda tf, x: x),
     "unknown batch": case(
-        lambda tf, x: tf.nn.conv2d(x, values(3, 3, 4, 5), 1, "SAME"),
+        lambda tf, x: tf.nn.conv2d(x, normal(3, 3, 4, 5), 1, "SAME"),
         stated=((None, 6, 8, 4),)),
     "unknown batch, flattened": case(
-        lambda tf, x: tf.matmul(tf.reshape(x, [-1, 192]), values(192, 3)),
+        lambda tf, x: tf.matmul(tf.reshape(x, [-1, 192]), normal(192, 3)),
         stated=((None, 6, 8, 4),)),
     "unknown batch, kept by shape": case(
         lambda tf, x: tf.reshape(x, tf.stack([tf.shape(x)[0], 48, 4])),
         stated=((None, 6, 8, 4),)),
     "unknown sizes": case(
-        lambda tf, x: tf.reduce_mean(tf.nn.conv2d(x, values(3, 3, 4, 5), 2, "SAME"), [1, 2]),
+        lambda tf, x: tf.reduce_mean(tf.nn.conv2d(x, normal(3, 3, 4, 5), 2, "SAME"), [1, 2]),
         stated=((None, None, None, 4),), inputs=("x:1x6x8x4",)),
     "unknown sizes, resized by half": case(
         lambda tf, x: tf.compat.v1.image.resize_bilinear(x, tf.shape(x)[1:3] // 2),

@@ -6,15 +6,16 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from graphdef_cases import Case, X, case, values
+from graphdef_cases import Case, X, case
+from graphs import normal
 
-W = values(3, 3, 4, 5)
+W = normal(3, 3, 4, 5)
 
 CONVOLUTIONS: Mapping[str, Case] = {
     **{
         f"conv {size} stride {stride} {padding}": case(
             lambda tf, x, size=size, stride=stride, padding=padding: tf.nn.conv2d(
-                x, values(*size, 4, 5), stride, padding))
+                x, normal(*size, 4, 5), stride, padding))
         for size, stride, padding in (
             ((1, 1), 1, "VALID"), ((3, 3), 1, "SAME"), ((3, 3), 2, "SAME"), ((2, 2), 2, "SAME"),
             ((3, 1), [2, 1], "SAME"), ((4, 5), [1, 3], "SAME"), ((3, 3), 2, "VALID"),
@@ -28,50 +29,50 @@ CONVOLUTIONS: Mapping[str, Case] = {
         lambda tf, x: tf.nn.conv2d(x, W, 2, [[0, 0], [1, 2], [0, 1], [0, 0]])),
     "conv with explicit padding that is even": case(
         lambda tf, x: tf.nn.conv2d(x, W, 2, [[0, 0], [1, 1], [1, 1], [0, 0]])),
-    "conv in groups": case(lambda tf, x: tf.nn.conv2d(x, values(3, 3, 2, 6), 1, "SAME")),
+    "conv in groups": case(lambda tf, x: tf.nn.conv2d(x, normal(3, 3, 2, 6), 1, "SAME")),
     "conv of a computed kernel": case(
         lambda tf, x, w: tf.nn.conv2d(x, w, 1, "SAME"), X, (3, 3, 4, 5)),
     "conv and bias": case(lambda tf, x: tf.nn.relu6(
-        tf.nn.bias_add(tf.nn.conv2d(x, W, 1, "SAME"), values(5))), int8=0.04),
+        tf.nn.bias_add(tf.nn.conv2d(x, W, 1, "SAME"), normal(5))), int8=0.04),
     "conv in one dimension": case(
-        lambda tf, x: tf.nn.relu(tf.nn.conv1d(x, values(3, 4, 5), 2, "SAME") + values(5)),
+        lambda tf, x: tf.nn.relu(tf.nn.conv1d(x, normal(3, 4, 5), 2, "SAME") + normal(5)),
         (1, 9, 4)),
     "conv in one dimension, dilated": case(
-        lambda tf, x: tf.nn.conv1d(x, values(3, 4, 5), 1, "VALID", dilations=2), (1, 9, 4)),
+        lambda tf, x: tf.nn.conv1d(x, normal(3, 4, 5), 1, "VALID", dilations=2), (1, 9, 4)),
     "causal conv": case(lambda tf, x: tf.nn.conv1d(
-        tf.pad(x, [[0, 0], [4, 0], [0, 0]]), values(3, 4, 5), 1, "VALID", dilations=2), (1, 9, 4)),
+        tf.pad(x, [[0, 0], [4, 0], [0, 0]]), normal(3, 4, 5), 1, "VALID", dilations=2), (1, 9, 4)),
     "conv in three dimensions": case(
-        lambda tf, x: tf.nn.conv3d(x, values(2, 3, 3, 2, 4), [1, 1, 2, 2, 1], "SAME"),
+        lambda tf, x: tf.nn.conv3d(x, normal(2, 3, 3, 2, 4), [1, 1, 2, 2, 1], "SAME"),
         (1, 4, 5, 6, 2)),
     "depthwise": case(lambda tf, x: tf.nn.depthwise_conv2d(
-        x, values(3, 3, 4, 1), [1, 2, 2, 1], "SAME")),
+        x, normal(3, 3, 4, 1), [1, 2, 2, 1], "SAME")),
     "depthwise with a multiplier": case(lambda tf, x: tf.nn.depthwise_conv2d(
-        x, values(3, 3, 4, 3), [1, 1, 1, 1], "VALID")),
+        x, normal(3, 3, 4, 3), [1, 1, 1, 1], "VALID")),
     "depthwise with explicit padding": case(lambda tf, x: tf.nn.depthwise_conv2d(
-        x, values(3, 3, 4, 1), [1, 2, 2, 1], [[0, 0], [0, 2], [1, 0], [0, 0]])),
+        x, normal(3, 3, 4, 1), [1, 2, 2, 1], [[0, 0], [0, 2], [1, 0], [0, 0]])),
     "depthwise of one channel": case(lambda tf, x: tf.nn.depthwise_conv2d(
-        x, values(3, 3, 1, 6), [1, 1, 1, 1], "SAME"), (1, 6, 8, 1)),
+        x, normal(3, 3, 1, 6), [1, 1, 1, 1], "SAME"), (1, 6, 8, 1)),
     "separable": case(lambda tf, x: tf.nn.separable_conv2d(
-        x, values(3, 3, 4, 1), values(1, 1, 4, 6), [1, 1, 1, 1], "SAME")),
+        x, normal(3, 3, 4, 1), normal(1, 1, 4, 6), [1, 1, 1, 1], "SAME")),
     "transposed conv": case(lambda tf, x: tf.nn.conv2d_transpose(
-        x, values(3, 3, 6, 4), [1, 12, 16, 6], 2, "SAME")),
+        x, normal(3, 3, 6, 4), [1, 12, 16, 6], 2, "SAME")),
     "transposed conv, valid": case(lambda tf, x: tf.nn.conv2d_transpose(
-        x, values(3, 2, 6, 4), [1, 13, 16, 6], 2, "VALID")),
+        x, normal(3, 2, 6, 4), [1, 13, 16, 6], 2, "VALID")),
     "transposed conv of a computed size": case(lambda tf, x: tf.nn.conv2d_transpose(
-        x, values(2, 2, 6, 4), tf.stack([tf.shape(x)[0], tf.shape(x)[1] * 2, 16, 6]), 2, "VALID")
-        + values(6)),
+        x, normal(2, 2, 6, 4), tf.stack([tf.shape(x)[0], tf.shape(x)[1] * 2, 16, 6]), 2, "VALID")
+        + normal(6)),
     "transposed conv dilated": case(lambda tf, x: tf.nn.conv2d_transpose(
-        x, values(3, 2, 6, 4), [1, 10, 11, 6], 1, "VALID", dilations=[2, 3])),
+        x, normal(3, 2, 6, 4), [1, 10, 11, 6], 1, "VALID", dilations=[2, 3])),
     "dilation by batches": case(lambda tf, x: tf.nn.relu(tf.batch_to_space(tf.nn.conv2d(
         tf.space_to_batch(x, [2, 2], [[2, 2], [2, 2]]), W, 1, "VALID"),
         [2, 2], [[0, 0], [0, 0]]))),
     "batch normalization": case(lambda tf, x: tf.compat.v1.nn.fused_batch_norm(
-        tf.nn.conv2d(x, values(1, 1, 4, 4), 1, "SAME"), values(4), values(4, seed=1),
-        values(4, seed=2), np.abs(values(4)) + 0.1, epsilon=1e-3, is_training=False)[0]),
+        tf.nn.conv2d(x, normal(1, 1, 4, 4), 1, "SAME"), normal(4), normal(4, seed=1),
+        normal(4, seed=2), np.abs(normal(4)) + 0.1, epsilon=1e-3, is_training=False)[0]),
     "batch normalization of the input": case(lambda tf, x: tf.compat.v1.nn.fused_batch_norm(
-        x, values(4), values(4), values(4), np.abs(values(4)) + 0.1, is_training=False)[0]),
+        x, normal(4), normal(4), normal(4), np.abs(normal(4)) + 0.1, is_training=False)[0]),
     "batch normalization, decomposed": case(lambda tf, x: tf.nn.batch_normalization(
-        tf.nn.conv2d(x, W, 1, "SAME"), values(5), np.abs(values(5)) + 0.1, values(5), values(5),
+        tf.nn.conv2d(x, W, 1, "SAME"), normal(5), np.abs(normal(5)) + 0.1, normal(5), normal(5),
         1e-3)),
     "patches": case(lambda tf, x: tf.image.extract_patches(
         x, [1, 2, 2, 1], [1, 2, 2, 1], [1, 1, 1, 1], "VALID")),
@@ -108,7 +109,7 @@ POOLING: Mapping[str, Case] = {
     "max pool in three dimensions": case(
         lambda tf, x: tf.nn.max_pool3d(x, 2, 2, "VALID"), (1, 4, 5, 6, 2)),
     "global pool and dense": case(lambda tf, x: tf.matmul(
-        tf.reduce_mean(x, [1, 2]), values(4, 3)) + values(3)),
+        tf.reduce_mean(x, [1, 2]), normal(4, 3)) + normal(3)),
 }  # fmt: skip
 
 PADDING: Mapping[str, Case] = {
@@ -195,12 +196,12 @@ FAKE_QUANT: Mapping[str, Case] = {
         x, tf.quantization.fake_quant_with_min_max_vars_per_channel(
             W, -np.ones(5, "f4"), np.arange(1, 6, dtype="f4")), 1, "SAME")),
     "fake quant on depthwise weights": case(lambda tf, x: tf.nn.depthwise_conv2d(
-        x, fake_quant(tf, values(3, 3, 4, 1), -2.0, 2.0), [1, 1, 1, 1], "SAME")),
+        x, fake_quant(tf, normal(3, 3, 4, 1), -2.0, 2.0), [1, 1, 1, 1], "SAME")),
     "fake quant on dense weights": case(lambda tf, x: tf.matmul(
-        x, fake_quant(tf, values(5, 3), -1.5, 1.5)), (2, 5)),
+        x, fake_quant(tf, normal(5, 3), -1.5, 1.5)), (2, 5)),
     "trained layer": case(lambda tf, x: fake_quant(tf, tf.nn.relu(tf.nn.bias_add(tf.nn.conv2d(
         fake_quant(tf, x, -3.0, 3.0), fake_quant(tf, W, -2.0, 2.0, narrow_range=True), 1, "SAME"),
-        values(5))), 0.0, 12.0)),
+        normal(5))), 0.0, 12.0)),
 }  # fmt: skip
 
 WINDOWS: Mapping[str, Case] = {

@@ -6,11 +6,11 @@ from math import erf, sqrt
 
 import numpy as np
 import pytest
-from graphs import normal
+from graphs import Samples, normal
 from pass_checks import largest_difference, outputs_of
 
 from qfrewrite.formats.tflite_write import serialize
-from qfrewrite.ir import Array, Graph, Model, Tensor
+from qfrewrite.ir import Graph, Model, Tensor
 from qfrewrite.lower.model import lower_float, lower_model
 from qfrewrite.lower.scheme import SCHEMES, QuantOptions
 from qfrewrite.ops.build import GraphBuilder
@@ -18,12 +18,6 @@ from qfrewrite.ops.check import verify_graph
 from qfrewrite.passes import PassContext, run_passes
 from qfrewrite.rewrite.raising import raise_graph
 from qfrewrite.runtime.session import Runner, Session
-
-
-class Samples(list[dict[str, Array]]):
-    """Samples for calibration."""
-
-    description = "normal values"
 
 
 class Formula:
