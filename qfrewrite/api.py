@@ -277,13 +277,13 @@ def open_context(
     from qfrewrite.ops.subgraphs import keeps_state
     from qfrewrite.runtime.session import input_specs
 
-    aliases = {
-        model.graphs[s.subgraph].inputs[place].name: name
-        for s in model.signatures for name, place in s.inputs
-    }  # fmt: skip
     how = chosen_preprocess(model, preprocess)
 
-    def opened(graph: Graph, own: Any) -> PassContext:
+    def opened(graph: Graph, own: Any, subgraph: int = 0) -> PassContext:
+        aliases = {
+            graph.inputs[place].name: name
+            for s in model.signatures if s.subgraph == subgraph for name, place in s.inputs
+        }  # fmt: skip
         inputs = [replace(spec, alias=aliases.get(spec.name)) for spec in input_specs(graph)]
         source = open_data(own, inputs, preprocess=how, seed=seed)
         in_order = keeps_state(graph)
@@ -301,7 +301,7 @@ def open_context(
         context = opened(model.graph, main)
         context.reopen = lambda graph: opened(graph, main)
     for key, (graph, own) in others.items():
-        context.signatures[key] = opened(graph, own)
+        context.signatures[key] = opened(graph, own, model.graphs.index(graph))
     return context
 
 

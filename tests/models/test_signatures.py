@@ -97,6 +97,28 @@ def test_the_second_signature_runs_in_the_runtime(tmp_path: Path) -> None:
     np.testing.assert_allclose(runner(x=x, cache=cache)["y"], wanted, atol=2.5)
 
 
+def test_signatures_whose_tensors_have_the_same_names(tmp_path: Path) -> None:
+    """Each input is known by the name of its own signature: fails where the last one wins."""
+    graphs = []
+    for name in ("see", "hear"):
+        b = GraphBuilder(name)
+        graphs.append(b.finish(b.op("ADD", b.input("x", (1, 4)), b.input("z", (1, 4)), name="y")))
+    signatures = [
+        Signature("see", 0, (("image", 0), ("mask", 1)), (("y", 0),)),
+        Signature("hear", 1, (("sound", 0), ("gain", 1)), (("y", 0),)),
+    ]
+    given = {
+        s.key: {name: normal(8, 1, 4, scale=scale, seed=k) for k, (name, _) in enumerate(s.inputs)}
+        for s, scale in zip(signatures, (1.0, 20.0), strict=True)
+    }
+    both = Model(graphs, signatures=signatures)
+    qf.run_passes(both, "calibrate", data=given)
+    largest = [
+        max(abs(op.attrs["max"]) for op in graph.ops_of("FAKE_QUANT")) for graph in both.graphs
+    ]
+    assert largest[1] > 10 * largest[0]
+
+
 def test_a_signature_without_data_is_calibrated_with_a_notice(tmp_path: Path) -> None:
     source = tmp_path / "m.tflite"
     write_tflite(model(), source)
