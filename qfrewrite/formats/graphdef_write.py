@@ -70,7 +70,7 @@ def _write_op(e: Emitter, op: Op) -> None:
         write = _as_node(spec.graphdef)
     if write is None:
         raise UnsupportedError(
-            "has no form in a GraphDef", where=f"op '{op.name}' ({op.kind})",
+            "has no form in a GraphDef", where=op.place,
             remedy="write a .tflite instead",
         )  # fmt: skip
     try:
@@ -79,7 +79,7 @@ def _write_op(e: Emitter, op: Op) -> None:
                 kind_of(tensor)
         write(e, op)
     except QfError as error:
-        raise (error if error.where else error.at(f"op '{op.name}' ({op.kind})")) from None
+        raise (error if error.where else error.at(op.place)) from None
 
 
 def _name_outputs(e: Emitter, outputs: tuple[Tensor, ...]) -> None:

@@ -255,7 +255,7 @@ class _GraphWriter:
             }
             return self.model.table("Operator", values)
         except QfError as error:
-            raise error.at(f"op '{op.name}' ({op.kind})") from None
+            raise error.at(op.place) from None
 
 
 _FIRST_UNION = frozenset(names.SCHEMA.enum("BuiltinOptions").values())

@@ -15,10 +15,11 @@ Rank = tuple[int, ...]
 class Op:
     """One operation; compared by identity.
 
-    `kind` is TFLite's builtin name (`CONV_2D`), or `BATCH_NORM`. `inputs` is the truth for slot
-    order; an optional slot that is not used holds None. `rank` is the position in the file it
-    came from, extended for ops put in later. `meta` keeps what a file format needs to write the
-    op back (source node, version, custom options). Ops are written through `Graph` only.
+    `kind` is TFLite's builtin name (`CONV_2D`), or that of an op of our own (`BATCH_NORM`), which
+    is written as others. `inputs` is the truth for slot order; an optional slot that is not used
+    holds None. `rank` is the position in the file it came from, extended for ops put in later.
+    `meta` keeps what a file format needs to write the op back (source node, version, custom
+    options). Ops are written through `Graph` only.
     """
 
     __slots__ = ("attrs", "inputs", "intermediates", "kind", "meta", "name", "outputs", "rank")
@@ -55,6 +56,11 @@ class Op:
 
     def __setattr__(self, field: str, value: object) -> NoReturn:
         raise AttributeError(f"op {self.name!r}: set {field} through Graph.update_op")
+
+    @property
+    def place(self) -> str:
+        """How errors name the op."""
+        return f"op '{self.name}' ({self.kind})"
 
     def __repr__(self) -> str:
         return f"<Op {self.kind} {self.name!r}>"

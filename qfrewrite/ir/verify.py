@@ -42,7 +42,7 @@ def _violations(graph: Graph) -> Iterator[tuple[str, str]]:
     for tensor in graph.tensors:
         yield from _tensor_violations(graph, tensor)
     for op in graph.ops:
-        place = f"op '{op.name}' ({op.kind})"
+        place = op.place
         for slot, operand in enumerate(op.inputs):
             if operand is None:
                 continue

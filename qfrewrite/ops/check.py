@@ -50,7 +50,7 @@ def verify_op(op: Op, unknown: Collection[Tensor] = ()) -> None:
     spec = spec_of(op)
     if spec is None:
         return
-    place = f"op '{op.name}' ({op.kind})"
+    place = op.place
     for slot, port in enumerate(spec.inputs):
         tensor = op.input(slot)
         if tensor is not None and port.rank not in (None, len(tensor.shape)):

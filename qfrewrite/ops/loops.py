@@ -55,7 +55,7 @@ def _verify(op: Op, condition: Graph, body: Graph) -> None:
         return  # An op says it cannot be computed: so will the runtime.
     raise VerifyError(
         f"is a loop without an end, or of {MOST_STEPS} steps or more",
-        where=f"op '{op.name}' ({op.kind})",
+        where=op.place,
     )
 
 

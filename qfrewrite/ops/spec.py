@@ -174,7 +174,7 @@ def require_spec(op: Op) -> OpSpec:
     if spec is None:
         raise UnsupportedError(
             "has no row in the op table",
-            where=f"op '{op.name}' ({op.kind})",
+            where=op.place,
             remedy="keep it as it is, or add its row under qfrewrite/ops",
         )
     return spec
@@ -224,7 +224,7 @@ def attr(op: Op, name: str) -> Any:
 
 def shape_error(op: Op, what: str) -> VerifyError:
     """The error a shape rule raises: the op's operands do not fit together."""
-    return VerifyError(what, where=f"op '{op.name}' ({op.kind})")
+    return VerifyError(what, where=op.place)
 
 
 def shape_of(op: Op, slot: int) -> Shape:
@@ -248,7 +248,7 @@ def const_ints(op: Op, slot: int) -> tuple[int, ...]:
     if tensor is None or tensor.data is None:
         raise UnsupportedError(
             f"operand {slot} must be a constant",
-            where=f"op '{op.name}' ({op.kind})",
+            where=op.place,
             remedy="shapes that depend on the data are not supported",
         )
     return tuple(int(v) for v in tensor.data.reshape(-1))
@@ -283,7 +283,7 @@ def computed(op: Op, values: list[Array | None]) -> list[Array]:
             return reference(op, values)
     except MemoryError:
         raise UnsupportedError(
-            "takes more memory than there is", where=f"op '{op.name}' ({op.kind})",
+            "takes more memory than there is", where=op.place,
             remedy="the file is damaged, or this machine too small",
         ) from None  # fmt: skip
     except _MALFORMED as error:
@@ -298,7 +298,7 @@ def unknown_shape(op: Op) -> list[Shape]:
     """The shape rule of an op whose output sizes depend on its operands' values."""
     raise UnsupportedError(
         "has an output whose shape depends on the data",
-        where=f"op '{op.name}' ({op.kind})", remedy="keep it as it is",
+        where=op.place, remedy="keep it as it is",
     )  # fmt: skip
 
 

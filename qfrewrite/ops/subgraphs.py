@@ -80,7 +80,7 @@ def run_graphs(op: Op, graphs: Sequence[Graph]) -> Iterator[tuple[Run, Graph]]:
     for run in RUNS.get(op.kind, ()):
         index = op.attrs.get(run.index, 0)
         if not 0 <= index < len(graphs):
-            raise VerifyError(f"runs subgraph {index} of {len(graphs)}", where=_place(op))
+            raise VerifyError(f"runs subgraph {index} of {len(graphs)}", where=op.place)
         yield run, graphs[index]
 
 
@@ -131,10 +131,10 @@ def variables(graphs: Sequence[Graph]) -> list[Variable]:
             handle = op.input(0)
             keys = handles.get(handle, set()) if handle is not None else set()
             if not keys:
-                raise VerifyError("uses a variable that no VAR_HANDLE names", where=_place(op))
+                raise VerifyError("uses a variable that no VAR_HANDLE names", where=op.place)
             values = op.outputs[:1] if op.kind == "READ_VARIABLE" else op.inputs[1:2]
             if not values or values[0] is None:
-                raise VerifyError("has no value to read or write", where=_place(op))
+                raise VerifyError("has no value to read or write", where=op.place)
             value = values[0]
             first, *others = (found.setdefault(key, Variable(key[1])) for key in sorted(keys))
             for other in others:  # one handle for several: they need one type
@@ -199,7 +199,7 @@ def _same_count(
     if len(mine) != len(its):
         raise VerifyError(
             f"has {len(mine)} {ours}, its subgraph '{body.name}' has {len(its)} {theirs}",
-            where=_place(op),
+            where=op.place,
         )
 
 
@@ -212,7 +212,7 @@ def verify_subgraphs(graphs: Sequence[Graph]) -> None:
                 if why := _differ(source, target):
                     raise VerifyError(
                         f"'{source.name}' {why[0]} and '{target.name}', which takes its value, "
-                        f"{why[1]}", where=_place(op),
+                        f"{why[1]}", where=op.place,
                     )  # fmt: skip
     for variable in variables(graphs):
         first = next((u for u in variable.uses if _known_size(u.value)), variable.uses[0])
@@ -252,7 +252,3 @@ def _verify_order(graphs: Sequence[Graph]) -> None:
     if left:
         names = ", ".join(f"'{graph.name}'" for graph in graphs if graph in left)
         raise VerifyError("runs itself", where=f"subgraph {names}")
-
-
-def _place(op: Op) -> str:
-    return f"op '{op.name}' ({op.kind})"

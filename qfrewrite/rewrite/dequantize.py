@@ -101,6 +101,6 @@ def _clips_at_zero(graph: Graph, op: Op) -> bool:
 def _refuse(op: Op) -> None:
     if any(t.quant is not None for t in op.intermediates):
         raise UnsupportedError(
-            "has a quantized state that no float op holds", where=f"op '{op.name}' ({op.kind})",
+            "has a quantized state that no float op holds", where=op.place,
             remedy="start from the float model",
         )  # fmt: skip

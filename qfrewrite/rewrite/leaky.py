@@ -14,10 +14,10 @@ Float64 = npt.NDArray[np.float64]
 
 
 def raise_leaky(rw: Rewriter) -> None:
-    """Given  y = RELU(x) + a * min(x, 0), or y = max(x, a * x), 0 <= a <= 1, a constant
+    """Given  y = RELU(x) + a * min(x, 0), a constant; or y = max(x, a * x), a constant from 0 to 1
     Result y = PRELU(x, a), or LEAKY_RELU(x) where a is a single number.
 
-    a * min(x, 0) comes as -a * RELU(-x) (Keras), a * (x - |x|) / 2, a * MINIMUM(x, 0) and the like.
+    a * min(x, 0) is also recognised as -a * RELU(-x), which Keras writes, and a * (x - |x|) / 2.
     """
     graph = rw.graph
     for op in graph.ops_of("ADD", "SUB", "MAXIMUM"):

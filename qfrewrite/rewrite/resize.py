@@ -58,7 +58,7 @@ class Resizing:
             except QfError as error:
                 raise VerifyError(
                     f"cannot take an input of {self.size[0]}x{self.size[1]}: {error.what}",
-                    where=f"op '{op.name}' ({op.kind})", remedy=error.remedy or self._hint(),
+                    where=op.place, remedy=error.remedy or self._hint(),
                 ) from None  # fmt: skip
 
     def changed(self, tensor: Tensor) -> bool:

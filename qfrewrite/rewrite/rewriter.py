@@ -114,7 +114,7 @@ class Rewriter:
             raise VerifyError(
                 f"cannot go: output '{out.name}' is {out.dtype}{list(out.shape)}, "
                 f"'{source.name}' is {source.dtype}{list(source.shape)}",
-                where=f"op '{op.name}' ({op.kind})",
+                where=op.place,
             )  # fmt: skip
         elif op.kind == "IDENTITY":
             return
