@@ -26,21 +26,22 @@ _POOR_DB, _DROP_DB = 30.0, 5.0
 
 @dataclass
 class LayerFidelity:
-    """One tensor in both models, over all samples.
-
-    sqnr_db: 10 log10(sum x^2 / sum (x - q)^2). lost_db: by how much that lies below the worst of
-    the values it is computed from, of which what lies above 30 dB does not count: what the layer
-    itself loses. cosine: of both as vectors. max_error: the largest |x - q|, real units. order:
-    its place in execution order.
-    """
+    """One tensor in both models, over all samples."""
 
     name: str
     op: str
+    """The kind of the op that computes it."""
     order: int
+    """Its place in execution order."""
     sqnr_db: float = inf
+    """10 log10(sum x^2 / sum (x - q)^2)."""
     lost_db: float = 0.0
+    """What the layer itself loses: by how much `sqnr_db` lies below the worst of the values that it
+    is computed from, of which an SQNR above 30 dB counts as 30."""
     cosine: float = 1.0
+    """Of both as vectors."""
     max_error: float = 0.0
+    """The largest |x - q|, in real units."""
     _sums: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0, 0.0], repr=False)
 
     def add(self, x: Array, q: Array) -> None:
@@ -129,10 +130,12 @@ def _prepared(source: Graph, sizes: Sequence[tuple[int, ...]]) -> _Prepared:
 
 
 def _check_inputs(first: Graph, second: Graph) -> None:
-    shapes = [[spec.forms[0] for spec in input_specs(graph)] for graph in (first, second)]
+    shapes = [
+        ", ".join(f"[{spec.forms[0]}]" for spec in input_specs(graph)) for graph in (first, second)
+    ]
     if shapes[0] != shapes[1]:
         raise UsageError(
-            f"the models take different inputs: {shapes[0]} and {shapes[1]}", where="compare",
+            f"the models take different inputs: {' and '.join(shapes)}", where="compare",
             remedy="compare a model with one made from it",
         )  # fmt: skip
 

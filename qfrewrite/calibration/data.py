@@ -49,17 +49,16 @@ _SOURCES = "a folder of images, an image, a .txt list of images, an .npy or an .
 
 @dataclass(frozen=True)
 class InputSpec:
-    """An input of a model: its name, its shape with the batch axis, its element type.
-
-    open_axes: where a sample may have any size; `shape` says one of them. alias: what the model's
-    signature calls it.
-    """
+    """An input of a model."""
 
     name: str
     shape: tuple[int, ...]
+    """With the batch axis; on an open axis one of the sizes that are possible."""
     dtype: str = "float32"
     open_axes: tuple[int, ...] = ()
+    """The axes on which samples may have any size."""
     alias: str | None = field(default=None, compare=False)
+    """What the model's signature calls it."""
 
     def fit(self, shape: tuple[int, ...]) -> tuple[int, ...] | None:
         """The input's shape for a sample of `shape`, which may lack a batch axis of 1; or None."""
@@ -271,7 +270,7 @@ def synthetic(
     inputs = [replace(i, shape=i.assumed, open_axes=()) for i in _checked_inputs(inputs)]
     size = sum(math.prod(i.shape) * NUMPY_DTYPES[i.dtype].itemsize for i in inputs)
     if size > _MOST_SYNTHETIC:
-        what = f"an input takes {size / 2**30:.2f} GB: {', '.join(map(str, inputs))}"
+        what = f"a sample takes {size / 2**30:.2f} GB: {', '.join(map(str, inputs))}"
         raise DataError(what, where="synthetic inputs", remedy="check the model's input shape, or "
                         "give data")  # fmt: skip
     items = SyntheticItems(inputs, samples, seed=seed, low=low, high=high)

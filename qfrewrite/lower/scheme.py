@@ -15,18 +15,17 @@ from qfrewrite.ir.names import closest
 
 @dataclass(frozen=True)
 class Scheme:
-    """One way to quantize.
-
-    activations: their element type, or None where they stay float; weights: the element type of
-    weights; per_channel: whether kernels take weights with a scale per channel; hybrid: whether
-    float ops read integer weights by themselves (else a DEQUANTIZE stands before them).
-    """
+    """One way to quantize."""
 
     name: str
     activations: str | None
+    """Their element type; None if they stay float."""
     weights: str | None
+    """Their element type; None if they stay float32."""
     per_channel: bool = True
+    """Whether kernels support weights with a scale per channel."""
     hybrid: bool = False
+    """Whether float ops read integer weights by themselves; else a DEQUANTIZE precedes them."""
 
 
 SCHEMES: Mapping[str, Scheme] = MappingProxyType(
@@ -63,21 +62,23 @@ _CONVERTS = {"int8": ("int8", "uint8", "int16"), "uint8": ("int8", "uint8"),
 class QuantOptions:
     """How to quantize.
 
-    scheme: one of `SCHEMES`; per_channel: a scale per output channel for weights;
-    fc_per_channel: likewise for FULLY_CONNECTED (None: as the others); io: element type of the
-    model's inputs and outputs (None: that of the activations); keep_float, keep_int16: names of
-    ops that stay float, or compute with int16 activations: whole, as tables print them, or
-    patterns with `*` and `?`; slow: kinds of ops whose quantized kernel is slower than the ops
-    that can take their place.
+    Names of ops are whole, as tables print them, or patterns with `*` and `?`.
     """
 
     scheme: str = "int8"
+    """One of `SCHEMES`."""
     per_channel: bool = True
+    """Whether weights get a scale per output channel."""
     fc_per_channel: bool | None = None
+    """The same for FULLY_CONNECTED; None: as the others."""
     io: str | None = None
+    """Element type of the model's inputs and outputs; None: that of the activations."""
     keep_float: tuple[str, ...] = ()
+    """Names of ops that stay float."""
     keep_int16: tuple[str, ...] = ()
+    """Names of ops that compute with int16 activations."""
     slow: frozenset[str] = frozenset()
+    """Kinds of ops whose quantized kernel is slower than the ops that can replace them."""
 
     def __post_init__(self) -> None:
         """Refuse what no scheme has."""

@@ -18,9 +18,9 @@ from qfrewrite.rewrite.rewriter import Rewriter
 
 
 class _Draft:
-    """Puts ops at the place of one, and says what their results span where the operand's is known.
+    """Puts ops in the place of `op`, and records the ranges of their results.
 
-    ranges: of activations, completed with those of intermediate results.
+    ranges: of activations. Those of results are added if the range of the operand is known.
     """
 
     def __init__(self, graph: Graph, op: Op, ranges: dict[Tensor, Range]) -> None:
@@ -75,7 +75,7 @@ def _pair(d: _Draft) -> Tensor | None:
 
 
 def _hard_swish(d: _Draft) -> Tensor:
-    """x * RELU6(x + 3) / 6; the division is exact in codes, and so comes first."""
+    """x * RELU6(x + 3) / 6; dividing the gate changes its scale alone, so that comes first."""
     x, known = d.operand
     low, high = (known[0] + 3, known[1] + 3) if known is not None else (0.0, 6.0)
     most = min(max(high, 0.0), 6.0)

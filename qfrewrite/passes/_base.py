@@ -24,24 +24,24 @@ from qfrewrite.rewrite.rewriter import Log
 
 @dataclass(frozen=True)
 class Pass(ABC):
-    """One named rewrite. Subclasses are frozen dataclasses whose fields are the parameters.
-
-    name: how the pass is called in lists. exact: whether it keeps what the graph computes (the
-    runner can prove it) or changes it (the report says by how much). requires: the form of `FORMS`
-    that the graph must have: the runner brings it there first, as a step of its own. measured:
-    whether the runner compares outputs before and after an inexact pass. judges_on: how many
-    samples it wants to be held back from calibration for that, and for its own judgement.
-    gives_ranges: whether the graph can be written in integers afterwards; who runs it asks for
-    that. sets_size: whether it gives the inputs another size.
-    """
+    """One named rewrite. Subclasses are frozen dataclasses whose fields are the parameters."""
 
     name: ClassVar[str]
+    """What the pass is called in lists."""
     exact: ClassVar[bool]
+    """Whether it keeps what the graph computes (the runner can prove it) or changes it (the report
+    says by how much)."""
     requires: ClassVar[str | None] = None
+    """The form, of `FORMS`, that the graph must have. The runner establishes it first, as a step of
+    its own."""
     measured: ClassVar[bool] = True
+    """Whether the runner compares outputs before and after an inexact pass."""
     judges_on: ClassVar[int] = 50
+    """How many samples are held back from calibration for that, and for its own judgement."""
     gives_ranges: ClassVar[bool] = False
+    """Whether the graph can be written in integers afterwards; running the pass asks for that."""
     sets_size: ClassVar[bool] = False
+    """Whether it gives the inputs another size."""
 
     @abstractmethod
     def run(self, graph: Graph, rw: PassRewriter) -> None:
