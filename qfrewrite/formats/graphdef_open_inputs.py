@@ -14,11 +14,11 @@ from qfrewrite.formats.graphdef_sizes import Sizes, fitting_sizes
 
 Shape = tuple[int | None, ...]
 
-# Sizes that are tried: images and sequences up to this one, oblong images up to that one.
+# The largest sizes that are tried: of square images and sequences, and of oblong images.
 _MOST, _MOST_OBLONG = 2048, 128
 # Ranks that are tried where even that is unknown.
 _RANKS = (4, 2, 3)
-# How many sizes are tried in earnest before a message names one.
+# How many sizes the graph is read with, to find one that a message names.
 _TRIALS = 4
 # Numbers of channels that are tried.
 _CHANNELS = 8
@@ -182,7 +182,7 @@ def _ambiguous(
     """The error that names shapes that work, as far as one is found."""
     for candidates in found[:_TRIALS]:
         sizes = candidates.sizes
-        # The most divisible by two, as networks halve; then the first that is no mere icon.
+        # The most divisible by two, as networks halve; then the first of 64 or more.
         halvings = np.minimum(np.log2(sizes & -sizes), 5)
         order = np.lexsort((sizes, sizes < 64, -halvings))
         for index in order[:_TRIALS]:

@@ -75,9 +75,15 @@ def _arithmetic() -> Mapping[str, Converter]:
     return {name: _either(convert, others.get(name)) for name, convert in ON_SHAPES.items()}
 
 
+TABLES: tuple[Mapping[str, Converter], ...] = (
+    ARITHMETIC, FORMULAS, SHAPE, INDEX, WINDOW, LINEAR, EINSUM, FOURIER, QUANT, CONTROL, LISTS,
+    DRAWS,
+)  # fmt: skip
+"""Converters by node op, a table per family; no op is in two of them."""
+
 CONVERTERS: Mapping[str, Converter] = {
-    **_rows(), **ARITHMETIC, **FORMULAS, **_arithmetic(), **SHAPE, **INDEX, **WINDOW, **LINEAR,
-    **EINSUM, **FOURIER, **QUANT,
-    **CONTROL, **LISTS, **DRAWS,
-}  # fmt: skip
+    **_rows(),
+    **{node_op: convert for table in TABLES for node_op, convert in table.items()},
+    **_arithmetic(),
+}
 """Converters by node op."""

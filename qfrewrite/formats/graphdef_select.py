@@ -12,12 +12,13 @@ from qfrewrite.errors import ModelFileError, UsageError
 from qfrewrite.formats.graphdef_nodes import Ref, ancestors, attribute, data_refs, parse_ref
 from qfrewrite.formats.tensor_proto import MAX_RANK
 
-# Nodes that do not compute a result: nobody asks for what they give.
-_DEBRIS = re.compile(
+# Nodes that are no outputs: what they give is no result of the graph.
+_NO_RESULT = re.compile(
     r"NoOp|Assert|Const|Placeholder|Print|PrintV2|.*Summary(V2)?|Assign.*|Save(V2|Slices)?"
     r"|Restore(V2|Slice)?|ShardedFilename|MergeV2Checkpoints|MergeSummary|WriteFile"
 )
-# How many outputs a node has: a number, or the attribute that says it (a list: by its length).
+# How many results a node has, where there are several: a number, or the attribute that states it (a
+# list: by its length). Outputs of a node that only training reads are no results.
 _MANY_OUTPUTS: Mapping[str, int | str] = {
     "Case": "Tout",
     "If": "Tout",
@@ -97,10 +98,10 @@ def find_outputs(nodes: Mapping[str, Any]) -> list[Ref]:
     alive = _reached(nodes)
     candidates = [
         n for n in nodes
-        if n in alive and not _DEBRIS.fullmatch(nodes[n].op) and _output_count(nodes[n])
+        if n in alive and not _NO_RESULT.fullmatch(nodes[n].op) and _output_count(nodes[n])
     ]  # fmt: skip
     ends = [n for n in candidates if not read_by[n]]
-    ends = ends or [n for n in candidates if all(_DEBRIS.fullmatch(op) for op in read_by[n])]
+    ends = ends or [n for n in candidates if all(_NO_RESULT.fullmatch(op) for op in read_by[n])]
     ends = [n for n in ends if not _guards(nodes, nodes[n])] or ends
     if not ends:
         raise ModelFileError(

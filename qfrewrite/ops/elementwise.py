@@ -51,7 +51,7 @@ def broadcast_shape(op: Op) -> list[Shape]:
 def _unary(f: Callable[[Array], Any]) -> Reference:
     def reference(op: Op, x: list[Array | None]) -> list[Array]:
         assert x[0] is not None
-        # Kernels give NaN and infinity without a word.
+        # Kernels give NaN and infinity, and no error.
         with np.errstate(all="ignore"):
             return [np.asarray(f(x[0]), x[0].dtype)]
 

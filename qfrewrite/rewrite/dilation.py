@@ -1,4 +1,4 @@
-"""SPACE_TO_BATCH_ND, convolution, BATCH_TO_SPACE_ND: a dilated convolution in disguise."""
+"""SPACE_TO_BATCH_ND, convolution, BATCH_TO_SPACE_ND: one dilated convolution."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def raise_dilation(rw: Rewriter) -> None:
         if isinstance(chain, NoMatch):
             rw.skip(spread, chain)
             continue
-        _undisguise(rw, spread, chain)
+        _dilate(rw, spread, chain)
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,8 @@ def _added_axis(ops: list[Op]) -> int | NoMatch | None:
     return axis
 
 
-def _undisguise(rw: Rewriter, spread: Op, chain: _Chain) -> None:
+def _dilate(rw: Rewriter, spread: Op, chain: _Chain) -> None:
+    """Give the convolution of `chain` its dilation and padding, and take out both ends."""
     graph, conv, first, gather = rw.graph, chain.conv, chain.ops[0], chain.ops[-1]
     graph.update_op(first, inputs=[spread.operand(0), *first.inputs[1:]])
     if first is not conv:

@@ -79,15 +79,15 @@ def _dequantize_weights(rw: Rewriter) -> None:
                 rw.edit("dequantized", op, f"{tensor.dtype} '{tensor.name}' to float32")
 
 
-def _hybrid_values(codes: Array, quant: Quant) -> Array:
+def _hybrid_values(values: Array, quant: Quant) -> Array:
     """The real weights of a float op with quantized ones, float32.
 
-    The converters of 2018 wrote signed codes with zero point 0 and called them uint8: kernels of
+    The converters of 2018 wrote signed values with zero point 0 and called them uint8: kernels of
     float ops read the bytes as int8.
     """
-    if codes.dtype == np.uint8 and not quant.zero_point.any():
-        codes = codes.view(np.int8)
-    return dequantize(codes, quant)
+    if values.dtype == np.uint8 and not quant.zero_point.any():
+        values = values.view(np.int8)
+    return dequantize(values, quant)
 
 
 def _raise_decomposed(rw: Rewriter) -> None:
