@@ -39,8 +39,9 @@ def print_costs(model: Model, how: str, top: int | None, *, quiet: bool) -> None
         where = peaks["int8_arena_bytes"]
         click.echo(
             f"{t.count(head['macs'])} MACs, {t.count(head['parameters'])} parameters; weights "
-            f"{t.count(head['weight_bytes'])}B as they are, {t.count(head['int8_weight_bytes'])}B "
-            f"in int8; activations at their peak {t.count(head['peak_arena_bytes'])}B, "
-            f"{t.count(head['peak_int8_arena_bytes'])}B in int8"
+            f"{t.byte_count(head['weight_bytes'])} as they are, "
+            f"{t.byte_count(head['int8_weight_bytes'])} in int8; activations at their peak "
+            f"{t.byte_count(head['peak_arena_bytes'])}, "
+            f"{t.byte_count(head['peak_int8_arena_bytes'])} in int8"
             + ("" if where is None else f" (at {where.name})")
         )

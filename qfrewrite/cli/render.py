@@ -18,6 +18,7 @@ from rich.table import Table
 
 from qfrewrite.analyze.judge import Judgement
 from qfrewrite.api import SaveReport
+from qfrewrite.cli.tables import byte_count
 from qfrewrite.ir import Model, Tensor
 from qfrewrite.lower.targets import grouped
 from qfrewrite.ops.shapes import open_axes
@@ -172,7 +173,7 @@ class Reporter:
             return
         before, low = source.stat().st_size, saved.lowering
         lines = [("written", f"[bold]{escape(str(saved.path))}[/bold]"),
-                 ("size", f"{_size(before)} -> {_size(saved.size)} "
+                 ("size", f"{byte_count(before)} -> {byte_count(saved.size)} "
                           f"({100 * saved.size / before:.0f} %)")]  # fmt: skip
         if low.counts:
             stayed = ", ".join(f"{count} {what}" for what, count in low.counts.items())
@@ -250,10 +251,6 @@ def _figure(key: str, value: Any) -> str:
     if key.endswith("rate"):
         return f"{100 * value:.3g} %"
     return f"{value:.1f}" if isinstance(value, float) else escape(str(value))
-
-
-def _size(count: int) -> str:
-    return f"{count / 1e6:.2f} MB" if count >= 1e6 else f"{count / 1e3:.1f} kB"
 
 
 def _sizes(tensor: Tensor) -> list[str]:

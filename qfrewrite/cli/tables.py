@@ -56,6 +56,11 @@ def count(value: int) -> str:
     return str(value)
 
 
+def byte_count(value: int) -> str:
+    """`47.3 kB`."""
+    return f"{value / 1e6:.2f} MB" if value >= 1e6 else f"{value / 1e3:.1f} kB"
+
+
 def shape(value: Sequence[int]) -> str:
     """`1x224x224x3`; `?` for what depends on the data."""
     return "x".join("?" if n < 0 else str(n) for n in value) or "scalar"

@@ -142,6 +142,16 @@ def test_passes_are_listed_with_parameters(capsys: Output) -> None:
     assert "FAKE_QUANT" in capsys.readouterr().out
 
 
+def test_parameters_that_must_be_given_are_shown_as_such(capsys: Output) -> None:
+    assert run(["passes"]) == 0
+    assert run(["passes", "calibrate"]) == 0
+    assert run(["passes", "resize_input(size=64x64)"]) == 0
+    said = capsys.readouterr().out
+    assert "MISSING" not in said
+    assert "size" in said
+    assert "(required)" in said
+
+
 def test_the_help_describes_every_command_and_starts_with_the_passes(capsys: Output) -> None:
     """Click cuts off, with three dots, a first sentence that fills more than its line."""
     assert run(["--help"]) == 0

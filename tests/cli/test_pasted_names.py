@@ -100,13 +100,3 @@ def test_a_short_name_is_not_that_of_a_deeper_layer(tmp_path: Path) -> None:
     assert len([1 for *_, why in every.float_ops if why == "kept float by name"]) == 5
     with pytest.raises(UsageError, match="'conv_9' names no op"):
         qf.save(model, tmp_path / "k.tflite", keep_float=["conv_9"])
-
-
-def test_parameters_that_must_be_given_are_shown_as_such(capsys: Output) -> None:
-    assert run(["passes"]) == 0
-    assert run(["passes", "calibrate"]) == 0
-    assert run(["passes", "resize_input(size=64x64)"]) == 0
-    said = capsys.readouterr().out
-    assert "MISSING" not in said
-    assert "size" in said
-    assert "(required)" in said
