@@ -130,21 +130,13 @@ def _reached(nodes: Mapping[str, Any]) -> set[str]:
 def _guards(nodes: Mapping[str, Any], node: Any) -> bool:
     """Whether `node` joins the branches of an assertion (tf.debugging, tf.Assert).
 
-    As a function it is an If that gives truth values; otherwise a Merge of the two sides of a
-    Switch whose value is its own condition.
+    It is an If that gives truth values; version 1 conditions have become one before.
     """
     node = behind_identities(nodes, node)
-    if node.op in ("If", "StatelessIf"):
-        types = attribute(node, "Tout")
-        return isinstance(types, tuple) and set(types) == {"DT_BOOL"}
-    return node.op == "Merge" and all(_is_pivot(nodes, ref) for ref in data_refs(node))
-
-
-def _is_pivot(nodes: Mapping[str, Any], ref: Ref) -> bool:
-    """Whether `ref` is a condition, switched by itself."""
-    node = behind_identities(nodes, nodes[ref.node])
-    refs = data_refs(node)
-    return node.op == "Switch" and len(refs) == 2 and refs[0] == refs[1]
+    if node.op not in ("If", "StatelessIf"):
+        return False
+    types = attribute(node, "Tout")
+    return isinstance(types, tuple) and set(types) == {"DT_BOOL"}
 
 
 def behind_identities(nodes: Mapping[str, Any], node: Any) -> Any:

@@ -11,6 +11,8 @@ from graphdefs import Nodes
 
 import qfrewrite as qf
 from qfrewrite.formats.graphdef_emit import Kind
+from qfrewrite.formats.graphdef_frames import structured
+from qfrewrite.formats.graphdef_functions import Library
 from qfrewrite.formats.graphdef_nodes import index_nodes
 from qfrewrite.formats.graphdef_read import parse_graphdef
 from qfrewrite.formats.graphdef_schema import DATA_TYPES, AttrValue
@@ -95,19 +97,20 @@ def test_the_end_of_an_assertion_is_no_output(through: int) -> None:
     g.add("Less", "less", ["x", "ten"])
     g.const("axes", np.array([0, 1], np.int32))
     g.add("All", "all", ["less", "axes"])
-    g.add("Switch", "switch", ["all", "all"])
-    g.add("Identity", "no", ["switch"])
-    g.add("Identity", "yes", ["switch:1"])
+    truth = Kind("DT_BOOL")
+    g.add("Switch", "switch", ["all", "all"], T=truth)
+    g.add("Identity", "no", ["switch"], T=truth)
+    g.add("Identity", "yes", ["switch:1"], T=truth)
     g.add("Assert", "assert", ["no"])
-    end = g.add("Merge", "merge", ["no", "yes", "^assert"], N=2)
+    end = g.add("Merge", "merge", ["no", "yes", "^assert"], N=2, T=truth)
     for i in range(through):
-        end = g.add("Identity", f"end{i}", [end])
+        end = g.add("Identity", f"end{i}", [end], T=truth)
     g.add("Relu", "y", ["x", f"^{end}"])
     assert names(g) == ["y"]
 
 
 def test_a_branch_that_gives_a_value_is_an_output() -> None:
-    """The same Merge of values is a result: only a condition that is switched by itself is none."""
+    """The same Merge of values is a result."""
     g = Nodes()
     g.placeholder("x", (1, 4))
     g.placeholder("on", (), "DT_BOOL")
@@ -115,7 +118,8 @@ def test_a_branch_that_gives_a_value_is_an_output() -> None:
     g.add("Neg", "neg", ["switch"])
     g.add("Merge", "merge", ["neg", "switch:1"], N=2)
     g.add("Relu", "y", ["x"])
-    assert [str(r) for r in find_outputs(index_nodes(g.message))] == ["merge", "y"]
+    nodes = structured(index_nodes(g.message), Library())
+    assert [str(r) for r in find_outputs(nodes)] == ["merge", "y"]
 
 
 def test_rings_of_identities_end() -> None:
