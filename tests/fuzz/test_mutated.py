@@ -27,11 +27,11 @@ pytestmark = pytest.mark.skipif(
 
 @pytest.mark.slow
 def test_damaged_files_are_refused_or_converted() -> None:
-    """Mutations of the code that this was seen to catch: see below.
+    """Two mutations of the code that this was seen to catch.
 
-    The check of types in `ops/check.py` left out: seed 176 ends the process by SIGSEGV. Ranges of
-    BatchNorm statistics that are NaN let through: seed 1350 is a ValueError. Both count as defects,
-    as do 10 seconds of processor time, an error in 2 GB of memory, and any file left behind.
+    Without the check of types in `ops/check.py` seed 176 ends the process by SIGSEGV. Where
+    BatchNorm statistics that are no numbers give ranges, seed 1350 is a ValueError. Defects are
+    also: 10 seconds of processor time, 2 GB of memory, several lines, and any file left behind.
     """
     script = ROOT / "benchmarks" / "fuzz.py"
     done = subprocess.run(

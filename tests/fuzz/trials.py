@@ -54,9 +54,12 @@ class Trial:
 
 
 def damaged(models: list[Path], contents: list[bytes], seed: int) -> tuple[Path, bytes]:
-    """The damaged file that belongs to a seed. Larger models are taken less often."""
+    """The damaged file that belongs to a seed. Larger models are taken less often.
+
+    Small ones all count alike, so that the choice does not depend on how they are written.
+    """
     rng = random.Random(seed)
-    weights = [1 / max(len(data), 4000) for data in contents]
+    weights = [1 / max(len(data), 10_000) for data in contents]
     at = rng.choices(range(len(models)), weights)[0]
     return models[at], mutated(contents[at], models[at].suffix, rng)
 
