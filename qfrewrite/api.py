@@ -269,15 +269,15 @@ def open_context(
     """
     if isinstance(data, PassContext):
         return data
-    if data is None:
-        return PassContext(threads=threads, seed=seed)
-    from qfrewrite.calibration.cache import FirstSamples, one_pass
-    from qfrewrite.calibration.data import open_data
     from qfrewrite.calibration.preprocess import chosen_preprocess
-    from qfrewrite.ops.subgraphs import keeps_state
-    from qfrewrite.runtime.session import input_specs
 
     how = chosen_preprocess(model, preprocess)
+    if data is None:
+        return PassContext(threads=threads, seed=seed, preprocess=how)
+    from qfrewrite.calibration.cache import FirstSamples, one_pass
+    from qfrewrite.calibration.data import open_data
+    from qfrewrite.ops.subgraphs import keeps_state
+    from qfrewrite.runtime.session import input_specs
 
     def opened(graph: Graph, own: Any, subgraph: int = 0) -> PassContext:
         aliases = {
@@ -296,7 +296,7 @@ def open_context(
         return PassContext(kept, measuring, any_left, threads=threads, seed=seed, source=source)
 
     main, others = _by_signature(model, data)
-    context = PassContext(threads=threads, seed=seed)
+    context = PassContext(threads=threads, seed=seed, preprocess=how)
     if main is not None:
         context = opened(model.graph, main)
         context.reopen = lambda graph: opened(graph, main)

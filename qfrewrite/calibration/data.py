@@ -257,11 +257,14 @@ def synthetic(
     seed: int = 0,
     low: float = -1.0,
     high: float = 1.0,
+    preprocess: Preprocess | str | None = None,
 ) -> Samples:
     """Inputs to run a model on where there is no data; the same for the same arguments.
 
-    Rank 4: smooth random images with edges, each spanning [low, high] (8-bit integers: all
-    codes). Other floats: uniform noise in [low, high]. Other integers: 0..7.
+    Inputs that look like images ([N, H, W, C], 1 or 3 channels, 32 pixels or more) get procedural
+    images with the statistics of photographs, preprocessed as `preprocess` says or else mapped to
+    [low, high]. Other floats of rank 4: smooth maps with edges, each spanning [low, high] (8-bit
+    integers: all values). Other floats: uniform noise in [low, high]. Other integers: 0..7.
     """
     if samples < 1 or not (math.isfinite(low) and math.isfinite(high) and low < high):
         what = f"cannot make {samples} samples in [{low:g}, {high:g}]"
@@ -273,7 +276,9 @@ def synthetic(
         what = f"a sample takes {size / 2**30:.2f} GB: {', '.join(map(str, inputs))}"
         raise DataError(what, where="synthetic inputs", remedy="check the model's input shape, or "
                         "give data")  # fmt: skip
-    items = SyntheticItems(inputs, samples, seed=seed, low=low, high=high)
+    if isinstance(preprocess, str):
+        preprocess = Preprocess.parse(preprocess)
+    items = SyntheticItems(inputs, samples, seed=seed, low=low, high=high, preprocess=preprocess)
     return Samples(inputs, items, range(samples), _counted(samples, items.unit))
 
 

@@ -1,4 +1,4 @@
-"""Stand-ins for data where there is none: smooth random images, noise, small integers."""
+"""Stand-ins for data where there is none: procedural images, noise, small integers."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from qfrewrite.calibration.procedural import procedural_image
 from qfrewrite.ir import NUMPY_DTYPES, Array
 
 if TYPE_CHECKING:
     from qfrewrite.calibration.data import InputSpec
+    from qfrewrite.calibration.preprocess import Preprocess
 
 # Cells of the noise per side and its amplitude: about 1/f, as in photographs.
 _OCTAVES = ((2, 1.0), (4, 0.6), (8, 0.35), (16, 0.2), (32, 0.1))
@@ -20,19 +22,39 @@ _EDGE_HEIGHT = 0.8
 _COLOUR = 0.5
 # Indices into tables must exist, whatever the table: integers stay small.
 _INTEGERS_BELOW = 8
+# What looks like an image: its number of channels and the least of its sides.
+_CHANNELS = (1, 3)
+_LEAST_SIDE = 32
+
+
+def looks_like_image(spec: InputSpec) -> bool:
+    """Whether an input [N, H, W, C] is taken for pictures: 1 or 3 channels, 32 pixels or more."""
+    shape = spec.assumed
+    return len(shape) == 4 and shape[3] in _CHANNELS and min(shape[1:3]) >= _LEAST_SIDE
 
 
 class SyntheticItems:
-    """Random inputs by index: the same index, seed and inputs give the same sample."""
+    """Random inputs by index: the same index, seed and inputs give the same sample.
+
+    preprocess: how the levels of procedural images become floats; None maps 0..255 to [low, high].
+    """
 
     shuffled = False
     decodes = False
-    unit = "synthetic input"
 
     def __init__(
-        self, inputs: Sequence[InputSpec], count: int, *, seed: int, low: float, high: float
+        self,
+        inputs: Sequence[InputSpec],
+        count: int,
+        *,
+        seed: int,
+        low: float,
+        high: float,
+        preprocess: Preprocess | None = None,
     ) -> None:
         self._inputs = tuple(inputs)
+        self.unit = "procedural image" if all(map(looks_like_image, inputs)) else "synthetic input"
+        self._preprocess = preprocess
         self._count = count
         self._seed = seed
         self._low, self._high = low, high
@@ -43,29 +65,46 @@ class SyntheticItems:
 
     def label(self, index: int) -> str:
         """How a message names a sample."""
-        return f"synthetic input {index}"
+        return f"{self.unit} {index}"
 
     def load(self, index: int) -> dict[str, Array]:
         """The sample `index`, by input name."""
         return {
             spec.name: synthetic_array(
-                spec, np.random.default_rng([self._seed, index, k]), self._low, self._high
+                spec,
+                np.random.default_rng([self._seed, index, k]),
+                self._low,
+                self._high,
+                self._preprocess,
             )
             for k, spec in enumerate(self._inputs)
         }
 
 
 def synthetic_array(
-    spec: InputSpec, rng: np.random.Generator, low: float, high: float
+    spec: InputSpec,
+    rng: np.random.Generator,
+    low: float,
+    high: float,
+    preprocess: Preprocess | None = None,
 ) -> npt.NDArray[np.generic]:
     """One random value for an input.
 
-    Floats lie in [low, high]: a smooth image touching both ends where the rank is 4, uniform
-    noise otherwise. 8-bit images span all codes; other integers lie in 0..7.
+    Inputs that look like images get procedural ones, their levels 0..255 preprocessed, or mapped
+    to [low, high]. Other floats lie in [low, high]: smooth maps touching both ends where the rank
+    is 4, uniform noise otherwise. 8-bit images and maps take all values; other integers lie in
+    0..7.
     """
     dtype = NUMPY_DTYPES[spec.dtype]
-    image = len(spec.shape) == 4
-    if image and dtype.itemsize == 1 and dtype.kind in "iu":
+    image, byte = len(spec.shape) == 4, dtype.itemsize == 1 and dtype.kind in "iu"
+    if looks_like_image(spec) and (byte or dtype.kind == "f"):
+        levels = np.stack([procedural_image(rng, *spec.shape[1:]) for _ in range(spec.shape[0])])
+        if byte:
+            return (levels.astype(np.int16) + np.iinfo(dtype).min).astype(dtype)
+        if preprocess is not None:
+            return preprocess.apply(levels).astype(dtype)
+        return (low + (high - low) / 255 * levels.astype(np.float32)).astype(dtype)
+    if image and byte:
         codes = np.iinfo(dtype)
         return np.rint(_images(spec.shape, rng, codes.min, codes.max)).astype(dtype)
     if dtype.kind in "fc":

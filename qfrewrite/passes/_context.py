@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
+from qfrewrite.calibration.cache import CachedSamples
 from qfrewrite.calibration.data import DataSource
+from qfrewrite.calibration.preprocess import Preprocess
 from qfrewrite.calibration.ranges import RangeTable
 from qfrewrite.errors import DataError
 from qfrewrite.ir import Array, Graph, Tensor
 from qfrewrite.lower.scheme import QuantOptions
 from qfrewrite.rewrite.rewriter import Log, Rewriter
 from qfrewrite.runtime.metrics import Outputs, graph_outputs
+
+# How many procedural images stand in for data: to calibrate on, and to judge tries by.
+IMAGINED = 150
+_IMAGINED_ASIDE = 32
 
 # Called with a label and a total, gives a function to call with the number done.
 Progress = Callable[[str, int | None], Callable[[int], None]]
@@ -47,6 +53,8 @@ class PassContext:
     samples were dealt from. reopen: opens the
     data anew for a graph whose inputs have other shapes; size: what the image input was given.
     signatures: the contexts of the model's other entry points, by the names of their signatures.
+    preprocess: how pixels become inputs, where there is no data; imagined: whether `data` are
+    procedural images that stand in for data.
     """
 
     data: Samples | None = None
@@ -64,6 +72,8 @@ class PassContext:
     reopen: Callable[[Graph], PassContext] | None = None
     size: tuple[int, int] | None = None
     signatures: dict[str, PassContext] = field(default_factory=dict)
+    preprocess: Preprocess | None = None
+    imagined: bool = False
     _outputs: dict[tuple[Graph, int], Outputs] = field(default_factory=dict, repr=False)
 
     @property
@@ -84,14 +94,36 @@ class PassContext:
         """The same data and settings for a try on the side, without what this run keeps."""
         return PassContext(
             self.data, self.measuring, self.held_back, threads=self.threads, seed=self.seed,
-            quant=self.quant,
+            quant=self.quant, preprocess=self.preprocess, imagined=self.imagined,
         )  # fmt: skip
+
+    def imagining(self, graph: Graph) -> PassContext | None:
+        """Without data: these settings with procedural images to calibrate and to measure on.
+
+        None where an input of `graph` does not look like an image.
+        """
+        from qfrewrite.calibration.data import synthetic
+        from qfrewrite.calibration.synthetic import looks_like_image
+        from qfrewrite.runtime.session import input_specs
+
+        specs = input_specs(graph)
+        if not specs or not all(map(looks_like_image, specs)):
+            return None
+        drawn, others = (
+            CachedSamples(synthetic(specs, count, seed, preprocess=self.preprocess))
+            for count, seed in ((IMAGINED, self.seed), (_IMAGINED_ASIDE, self.seed + 1))
+        )
+        return replace(self, data=drawn, measuring=others, imagined=True, _outputs={})
 
     def resized(self, graph: Graph, size: tuple[int, int]) -> None:
         """Read the data at the size [H, W] that the graph's image input has from now on."""
         self.size = size
         self._outputs.clear()
         if self.data is None:
+            return
+        if self.imagined:
+            new = self.imagining(graph) or replace(self, data=None, measuring=None, imagined=False)
+            self.data, self.measuring, self.imagined = new.data, new.measuring, new.imagined
             return
         if self.reopen is None:
             raise DataError("the data were made for another input size", where="resize_input",

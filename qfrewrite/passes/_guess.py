@@ -41,7 +41,9 @@ def guess_ranges(
     text = f"no data: ranges of {len(known)} tensors from BatchNorm statistics"
     if rest:
         known |= _synthetic_rows(rw, rest, choice, details)
-        text += f", of {len(rest)} from synthetic inputs in [-1, 1]"
+        imagined = rw.context.imagining(graph) is not None
+        made_up = "procedural images" if imagined else "synthetic inputs in [-1, 1]"
+        text += f", of {len(rest)} from {made_up}"
         if has_open_sizes(graph):
             taken = ", ".join(f"{spec} as {list(spec.assumed)}" for spec in input_specs(graph))
             text += f" ({taken})"
@@ -57,8 +59,10 @@ def _synthetic_rows(
     from qfrewrite.calibration.data import synthetic
     from qfrewrite.runtime.session import input_specs
 
-    made_up = synthetic(input_specs(rw.graph), samples=_SYNTHETIC, seed=rw.context.seed)
-    context = PassContext(made_up, threads=rw.context.threads, seed=rw.context.seed)
+    context = rw.context.imagining(rw.graph)
+    if context is None:
+        made_up = synthetic(input_specs(rw.graph), samples=_SYNTHETIC, seed=rw.context.seed)
+        context = PassContext(made_up, threads=rw.context.threads, seed=rw.context.seed)
     table = measure(rw.graph, {t: details[t] for t in tensors}, context, choice)
     for row in table:
         if row.stats is not None:

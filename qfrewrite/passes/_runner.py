@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from qfrewrite.calibration.statistics import propagate
 from qfrewrite.errors import UsageError, VerifyError
 from qfrewrite.ir import Graph, Model
 from qfrewrite.ops.check import verify_model
@@ -119,6 +120,7 @@ class _Run:
     def __init__(self, model: Model, context: PassContext, verify: str) -> None:
         self.model, self.context, self.verify = model, context, verify
         self.report = RunReport()
+        self._imagined: PassContext | None = None
 
     @contextmanager
     def kept_whole(self) -> Iterator[None]:
@@ -150,7 +152,7 @@ class _Run:
 
     def do(self, one: Pass) -> None:
         """Run a pass on every graph."""
-        context, model = self.context, self.model
+        context, model = self._stood_in(), self.model
         with self._step(str(one), one.keeps_function, measured=one.measured) as report:
             outputs = [len(g.outputs) for g in model.graphs]
             run_alone = entries(model)
@@ -165,7 +167,17 @@ class _Run:
                 )  # fmt: skip
                 one.run(graph, PassRewriter(graph, own, report.log, main=main, signature=key))
             _drop_stale_signatures(model, outputs)
+        self.context.ranges, self.context.size = context.ranges, context.size
         self.report.passes.append(report)
+
+    def _stood_in(self) -> PassContext:
+        """What passes see: procedural images, where there are neither data nor statistics."""
+        given, graph = self.context, self.model.graph
+        if given.data is not None or given.measuring is not None:
+            return given
+        if self._imagined is None and not propagate(graph):
+            self._imagined = given.imagining(graph)
+        return self._imagined or given
 
     @contextmanager
     def _step(

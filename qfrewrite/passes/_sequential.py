@@ -50,7 +50,8 @@ _SHRINK = np.linspace(1.0, 0.5, 11)
 @dataclass(frozen=True)
 class Settings:
     """How to fit. per_channel: whether a layer's weights get a scale per output channel; levels:
-    of weights on each side of 0, 127 or fewer."""
+    of weights on each side of 0, 127 or fewer; headroom: by what the range seen at a tensor is to
+    be widened."""
 
     per_channel: Callable[[Op], bool]
     refit: bool
@@ -60,6 +61,7 @@ class Settings:
     seed: int
     threads: int | None
     levels: int = 127
+    headroom: Callable[[Tensor], float] | None = None
 
 
 @dataclass(frozen=True)
@@ -144,7 +146,8 @@ class Sequential:
             shared = group.fixed is not None or group.symmetric or _joined(self.graph, group)
             quant = group.quant(self.settings.dtype) if shared else None
         if quant is None and np.isfinite(seen).all():
-            quant = activation_quant(*seen, self.settings.dtype)
+            wider = self.settings.headroom(tensor) if self.settings.headroom is not None else 1.0
+            quant = activation_quant(seen[0] * wider, seen[1] * wider, self.settings.dtype)
         if quant is not None:
             self.solution.quants[tensor] = quant
 

@@ -52,7 +52,8 @@ class AbsorbDeadChannels(Pass):
             if float_weights(op) is None:
                 _row(rw, op, absorb_reported(rw, op, dead_by_weights(op), "without weights"),
                      "weights")  # fmt: skip
-        if rw.main and rw.context.data is not None:
+        # A channel that made-up images do not wake may be alive on real ones.
+        if rw.main and rw.context.data is not None and not rw.context.imagined:
             _by_data(rw)
         if self.remove:
             channels, costs = trace_channels(graph), Costs(rw)

@@ -62,7 +62,7 @@ class Auto(Pass):
             Calibrate().apply(graph, rw)
             return
         context = rw.context
-        if context.data is None:
+        if context.data is None or context.imagined:
             raise UsageError("needs data to judge by", where="auto", remedy="give --data")
         judge = _Judge(context, context.outputs(graph), self.labels)
         expensive = "@per-channel" if context.quant.per_channel else "@per-tensor"

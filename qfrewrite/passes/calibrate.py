@@ -102,7 +102,9 @@ class Calibrate(Pass):
         details = self._details(rw, tensors, choice)
         table = measure(rw.graph, details, rw.context, choice, samples=self.samples)
         how = "" if self.method in (None, "minmax") else f", chosen by {self.method}"
-        rw.note(f"ranges from {table.data}{how}")
+        if rw.context.imagined:
+            how += "; give --data for ranges that fit your inputs"
+        rw.note(f"{'no data: ' if rw.context.imagined else ''}ranges from {table.data}{how}")
         return table
 
     def _replayed(

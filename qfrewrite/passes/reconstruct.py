@@ -17,7 +17,7 @@ from qfrewrite.lower.substitute import substitute
 from qfrewrite.ops.subgraphs import keeps_state
 from qfrewrite.passes._base import Pass, register
 from qfrewrite.passes._context import PassContext, PassRewriter
-from qfrewrite.passes._measure import measure, row_names
+from qfrewrite.passes._measure import headroom, measure, row_names
 from qfrewrite.passes._sensitivity import fidelity_of
 from qfrewrite.passes._sequential import Layer, Sequential, Settings, Solution
 from qfrewrite.passes.calibrate import Calibrate, insert_range, observable
@@ -93,6 +93,7 @@ class Reconstruct(Pass):
             Calibrate().run(graph, rw)
             return
         if rw.context.data is None:
+            # Where BatchNorm statistics are known, ranges from them are better than fits to images.
             rw.warn("no data: nothing can be fitted; ranges come from calibrate")
             Calibrate().run(graph, rw)
             return
@@ -101,6 +102,8 @@ class Reconstruct(Pass):
                     "one; ranges come from calibrate")  # fmt: skip
             Calibrate().run(graph, rw)
             return
+        if rw.context.imagined:
+            rw.warn(f"no data: layers are fitted to {rw.context.data.description}")
         inner = rw.context.quant.kind.activations
         if inner is not None:
             # Both paths must compute what will be written.
@@ -170,6 +173,7 @@ class Reconstruct(Pass):
             lambda op: per_channel and context.quant.per_channel_for(op),
             self.refit != "false", self.rounding, self.scale == "search", dtype, context.seed,
             context.threads, _LEVELS[self.bits],
+            partial(headroom, graph) if context.imagined else None,
         )  # fmt: skip
         assert context.data is not None
         solver = Sequential(graph, groups, context.data, self.samples, settings)

@@ -702,8 +702,8 @@ def test_range_warning_is_silent_on_usual_ranges(a: float, b: float) -> None:
 # Synthetic inputs
 
 
-def test_synthetic_images_span_the_range() -> None:
-    spec = InputSpec("x", (1, 32, 48, 3))
+def test_synthetic_maps_span_the_range() -> None:
+    spec = InputSpec("x", (1, 32, 48, 5))
     samples = synthetic([spec], 4, low=-0.5, high=2.5)
     assert samples.description == "4 synthetic inputs"
     for sample in samples:

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -61,6 +62,14 @@ def test_a_pipe_that_stays_open_gets_it_all() -> None:
     wrong = subprocess.run([sys.executable, "-m", "qfrewrite", "no.pb"], capture_output=True)
     assert wrong.stderr.startswith(b"qfrewrite: error: no.pb")
     assert wrong.returncode == 3
+
+
+@pytest.fixture(autouse=True)
+def interruptible() -> Iterator[None]:
+    """A shell starts work in the background with SIGINT ignored: not so here."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 def send_while_loading(monkeypatch: pytest.MonkeyPatch, number: int, at: int) -> None:
