@@ -34,6 +34,10 @@ def take_usual_sizes(graph: Graph) -> list[str]:
     return [f"{spec} leaves its size open: taken as {list(spec.assumed)}" for spec in specs]
 
 
+# Windows replaces and removes no file that is mapped into memory, as the interpreter maps its own.
+_MAPPED_FILES_ARE_LOCKED = os.name == "nt"
+
+
 def default_threads() -> int:
     """As many threads as this process may use processors."""
     try:
@@ -223,6 +227,8 @@ def _interpreter(content: bytes | Path, threads: int) -> Any:
         from ai_edge_litert.interpreter import Interpreter
     except ImportError:
         from tensorflow.lite import Interpreter
+    if isinstance(content, Path) and _MAPPED_FILES_ARE_LOCKED:
+        content = content.read_bytes()
     if isinstance(content, Path):
         return Interpreter(model_path=str(content), num_threads=threads)
     return Interpreter(model_content=content, num_threads=threads)
