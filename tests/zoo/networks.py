@@ -53,7 +53,7 @@ def _value(rng: np.random.Generator, tensor: Any) -> Array:
         for step in range(rng.integers(1, 5)):
             value = value + np.roll(value, 2**step, axis)
     value = value / np.abs(value).max() * rng.uniform(0.3, 1)
-    return np.clip(value + rng.uniform(-0.4, 0.4, shape[-1]), -1, 1).astype(np.float32)
+    return np.clip(value + rng.uniform(-0.2, 0.2, shape[-1]), -1, 1).astype(np.float32)
 
 
 def _settle(model: Network) -> None:
@@ -374,7 +374,7 @@ def group_norm() -> Network:
     from keras import Model, layers
 
     x = source = layers.Input((24, 24, 3), name="image")
-    for filters in (8, 16):
+    for filters in (16, 32):
         x = layers.Conv2D(filters, 3, 2, padding="same")(x)
         x = layers.ReLU()(layers.GroupNormalization(4)(x))
     return Model(source, _classes(x))

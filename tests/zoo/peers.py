@@ -16,7 +16,7 @@ from qfrewrite.formats.tflite_read import read_tflite
 from qfrewrite.ir import Array, Model
 from qfrewrite.runtime.session import Runner
 
-CALIBRATION, MEASURING = 100, 16
+CALIBRATION, MEASURING = 100, 64
 # Ops that only change the type of what they are given.
 _CONVERSIONS = frozenset({"QUANTIZE", "DEQUANTIZE", "CAST"})
 
@@ -45,7 +45,9 @@ class Subject:
     @cached_property
     def wanted(self) -> list[list[Array]]:
         """What Keras computes for the measuring samples."""
-        return [[np.asarray(v) for v in self._call(*x)] for x in self.measuring]
+        batch = [np.concatenate(parts) for parts in zip(*self.measuring, strict=True)]
+        outputs = [np.asarray(v) for v in self._call(*batch)]
+        return [[v[i : i + 1] for v in outputs] for i in range(len(self.measuring))]
 
     def _call(self, *values: Any) -> list[Any]:
         result = self.model(list(values) if len(values) > 1 else values[0], training=False)
