@@ -8,8 +8,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import networks
 import numpy as np
+import zoo
 
 import qfrewrite as qf
 from qfrewrite.formats.tflite_read import read_tflite
@@ -30,17 +30,17 @@ class Subject:
     @cached_property
     def model(self) -> Any:
         """The Keras model."""
-        return networks.built(self.name)
+        return zoo.built(self.name)
 
     @cached_property
     def calibration(self) -> list[list[Array]]:
         """Samples to calibrate on."""
-        return networks.samples(self.model, CALIBRATION, seed=1)
+        return zoo.samples(self.model, CALIBRATION, seed=1)
 
     @cached_property
     def measuring(self) -> list[list[Array]]:
         """Samples nobody calibrates on."""
-        return networks.samples(self.model, MEASURING, seed=2)
+        return zoo.samples(self.model, MEASURING, seed=2)
 
     @cached_property
     def wanted(self) -> list[list[Array]]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import networks
 import pytest
+import zoo
 from peers import Subject, float_ops, largest_difference, sqnr_db
 
 import qfrewrite as qf
@@ -26,7 +26,7 @@ ALLOWANCE = 1.0
 WITHOUT_PEER = {"lstm": 26.0, "gru": 31.0, "bilstm": 33.0}
 
 
-@pytest.fixture(scope="module", params=list(networks.NETWORKS))
+@pytest.fixture(scope="module", params=list(zoo.NETWORKS))
 def subject(request: pytest.FixtureRequest) -> Subject:
     """One network with all that is made of it, for the tests of both forms."""
     return Subject(request.param)
