@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -17,6 +18,8 @@ from qfrewrite.passes._context import PassContext, PassRewriter
 from qfrewrite.passes._measure import measure, row_names
 
 _SYNTHETIC = 16
+# Fewer samples where the inputs are large: a few hold as many values as many small ones.
+_SYNTHETIC_VALUES = 1 << 25
 
 
 def guess_ranges(
@@ -61,7 +64,10 @@ def _synthetic_rows(
 
     context = rw.context.imagining(rw.graph)
     if context is None:
-        made_up = synthetic(input_specs(rw.graph), samples=_SYNTHETIC, seed=rw.context.seed)
+        specs = input_specs(rw.graph)
+        values = sum(math.prod(spec.assumed) for spec in specs)
+        samples = max(min(_SYNTHETIC, _SYNTHETIC_VALUES // max(values, 1)), 1)
+        made_up = synthetic(specs, samples=samples, seed=rw.context.seed)
         context = PassContext(made_up, threads=rw.context.threads, seed=rw.context.seed)
     table = measure(rw.graph, {t: details[t] for t in tensors}, context, choice)
     for row in table:

@@ -172,3 +172,22 @@ def test_the_scale_of_a_shape_means_nothing(tmp_path: Path) -> None:
     write_tflite(Model([graph]), tmp_path / "model.tflite")
     qf.quantize(tmp_path / "model.tflite", tmp_path / "int8.tflite", passes="calibrate")
     assert qf.check(tmp_path / "int8.tflite") == []
+
+
+@pytest.mark.parametrize(("size", "samples"), [(64, 16), (1 << 22, 8), (1 << 25, 1), (1 << 26, 1)])
+def test_large_inputs_are_made_up_fewer_times(
+    size: int, samples: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """16 samples of 100 MB, which a damaged shape asks for, took a minute."""
+    counts: list[int] = []
+
+    def made_up(inputs: Any, samples: int, seed: int) -> Any:
+        counts.append(samples)
+        raise DataError("enough is known")
+
+    monkeypatch.setattr("qfrewrite.calibration.data.synthetic", made_up)
+    b = GraphBuilder()
+    model = Model([b.finish(b.op("ABS", b.input("x", (1, size))))])
+    with pytest.raises(DataError, match="enough"):
+        qf.run_passes(model, "calibrate")
+    assert counts == [samples]
