@@ -19,11 +19,12 @@ _POSITIVE = frozenset({
 })  # fmt: skip
 # Element types that are no numbers to multiply with.
 _NO_NUMBERS = frozenset({"string", "resource", "variant", "bool", "complex64", "complex128"})
-# Ops whose results have another type than their operands, or types of their own each.
+# Ops whose results have another type of numbers than their operands.
 _CONVERTS = frozenset({
     "CAST", "BITCAST", "QUANTIZE", "DEQUANTIZE", "DENSIFY", "COMPLEX_ABS", "REAL", "IMAG",
-    "RFFT2D", *RUNS,
+    "RFFT2D",
 })  # fmt: skip
+_BYTES = frozenset({"string", "resource", "variant"})
 
 
 def verify_graph(graph: Graph) -> None:
@@ -102,14 +103,15 @@ def _check_types(op: Op, spec: OpSpec, place: str) -> None:
         t for slot, t in enumerate(op.inputs)
         if t is not None and (port := spec.input_port(slot)) is not None and port.role == "act"
     ]  # fmt: skip
-    if not operands or op.kind in _CONVERTS:
+    if not operands or op.kind in RUNS:
         return
     types = {t.dtype for t in operands}
     for slot, out in enumerate(op.outputs):
         port = spec.output_port(slot)
         if port is None or port.role != "act" or port.dtype is not None or out.dtype in types:
             continue
-        if "float32" in types or out.dtype in _NO_NUMBERS:
+        converts = op.kind in _CONVERTS and not types & _BYTES
+        if not converts and ("float32" in types or types & _BYTES or out.dtype in _NO_NUMBERS):
             raise VerifyError(
                 f"output '{out.name}' is {out.dtype}, computed from {', '.join(sorted(types))}",
                 where=place,

@@ -14,7 +14,7 @@ from state_models import smoothing
 import qfrewrite as qf
 from qfrewrite.analyze.costs import model_cost
 from qfrewrite.analyze.layers import inspect_model
-from qfrewrite.errors import DataError, QfError
+from qfrewrite.errors import DataError, QfError, VerifyError
 from qfrewrite.formats.tflite_write import write_tflite
 from qfrewrite.ir import Graph, Model, Op, Quant, Tensor
 from qfrewrite.ops.build import GraphBuilder
@@ -191,3 +191,14 @@ def test_large_inputs_are_made_up_fewer_times(
     with pytest.raises(DataError, match="enough"):
         qf.run_passes(model, "calibrate")
     assert counts == [samples]
+
+
+def test_bytes_are_not_dequantized(tmp_path: Path) -> None:
+    """The values of a string are raw bytes, of rank 1: weights made of them had one axis."""
+    qf.save(Model([network()]), tmp_path / "half.tflite", scheme="float16")
+    model = qf.load(tmp_path / "half.tflite")
+    half = next(t for t in model.graph.tensors if t.shape == (8, 3, 3, 4))
+    put(half, dtype="string", data=np.frombuffer(half.value().tobytes(), np.uint8))
+    write_tflite(model, tmp_path / "damaged.tflite")
+    with pytest.raises(VerifyError, match=r"\A[^\n]*computed from string[^\n]*\Z"):
+        inspect_model(qf.load(tmp_path / "damaged.tflite"))
