@@ -15,7 +15,7 @@ from qfrewrite.ops.subgraphs import RUNS, verify_subgraphs
 # Attributes that kernels divide by.
 _POSITIVE = frozenset({
     "stride_w", "stride_h", "dilation_w_factor", "dilation_h_factor", "filter_width",
-    "filter_height", "block_size",
+    "filter_height", "block_size", "num_splits",
 })  # fmt: skip
 # Element types that are no numbers to multiply with.
 _NO_NUMBERS = frozenset({"string", "resource", "variant", "bool", "complex64", "complex128"})

@@ -18,6 +18,7 @@ from qfrewrite.errors import DataError, QfError, VerifyError
 from qfrewrite.formats.tflite_write import write_tflite
 from qfrewrite.ir import Graph, Model, Op, Quant, Tensor
 from qfrewrite.ops.build import GraphBuilder
+from qfrewrite.ops.check import verify_op
 
 
 def network() -> Graph:
@@ -202,3 +203,15 @@ def test_bytes_are_not_dequantized(tmp_path: Path) -> None:
     write_tflite(model, tmp_path / "damaged.tflite")
     with pytest.raises(VerifyError, match=r"\A[^\n]*computed from string[^\n]*\Z"):
         inspect_model(qf.load(tmp_path / "damaged.tflite"))
+
+
+def test_a_split_into_none(tmp_path: Path) -> None:
+    """With a computed axis no shape rule speaks, and the kernel divides by the number of parts."""
+    b = GraphBuilder()
+    x, axis = b.input("x", (1, 4)), b.input("axis", (1,), "int32")
+    graph = b.finish(b.op("RELU", b.op("ABS", x, name="parts")))
+    op = graph.op("parts")
+    graph.add_tensor(axis)
+    put(op, kind="SPLIT", inputs=(axis, x), attrs={"num_splits": 0})
+    with pytest.raises(VerifyError, match="num_splits 0, needs 1 or more"):
+        verify_op(op)
