@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
@@ -21,6 +22,8 @@ from qfrewrite.runtime.metrics import Outputs, graph_outputs
 # How many procedural images stand in for data: to calibrate on, and to judge tries by.
 IMAGINED = 150
 _IMAGINED_ASIDE = 32
+# Of large images fewer are drawn: as many values, and no less than a few images.
+_IMAGINED_VALUES, _IMAGINED_LEAST = 1 << 27, 4
 
 # Called with a label and a total, gives a function to call with the number done.
 Progress = Callable[[str, int | None], Callable[[int], None]]
@@ -109,8 +112,10 @@ class PassContext:
         specs = input_specs(graph)
         if not specs or not all(map(looks_like_image, specs)):
             return None
+        values = sum(math.prod(spec.assumed) for spec in specs)
+        most = max(_IMAGINED_VALUES // max(values, 1), _IMAGINED_LEAST)
         drawn, others = (
-            CachedSamples(synthetic(specs, count, seed, preprocess=self.preprocess))
+            CachedSamples(synthetic(specs, min(count, most), seed, preprocess=self.preprocess))
             for count, seed in ((IMAGINED, self.seed), (_IMAGINED_ASIDE, self.seed + 1))
         )
         return replace(self, data=drawn, measuring=others, imagined=True, _outputs={})

@@ -10,6 +10,7 @@ from pass_checks import check_pass
 from qfrewrite.api import calibrate
 from qfrewrite.calibration.data import synthetic
 from qfrewrite.ir import Model
+from qfrewrite.ops.build import GraphBuilder
 from qfrewrite.passes import PassContext, run_passes
 from qfrewrite.runtime.session import input_specs
 
@@ -82,3 +83,49 @@ def test_ranges_without_data_are_replayed_with_their_means(tmp_path: Path) -> No
             for t in model.graph.tensors if "channel_mean" in t.meta
         })  # fmt: skip
     assert means[0] == means[1] != {}
+
+
+def imagined(shape: tuple[int, ...]) -> PassContext | None:
+    b = GraphBuilder()
+    return PassContext().imagining(b.finish(b.op("RELU", b.input("x", shape))))
+
+
+def test_procedural_images_stand_in_where_inputs_look_like_images() -> None:
+    context = imagined((1, 64, 64, 3))
+    assert context is not None
+    assert context.data is not None
+    assert context.data.description == "150 procedural images"
+    assert imagined((1, 64, 64, 2)) is None
+
+
+def test_of_large_images_fewer_are_drawn() -> None:
+    context = imagined((1, 2048, 2048, 3))
+    assert context is not None
+    assert context.data is not None
+    assert context.data.description == "10 procedural images"
+
+
+def test_final_scores_get_headroom_on_images_that_show_nothing() -> None:
+    """Without it the largest score of a real image is clipped, and classes tie."""
+    b = GraphBuilder()
+    x = b.input("x", (1, 32, 32, 3))
+    w = b.const("w", np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32))
+    pooled = b.op(
+        "MEAN", x, b.const("axes", np.array([1, 2], np.int32)), attrs={"keep_dims": False}
+    )
+    scores = b.op("FULLY_CONNECTED", pooled, w)
+    graph = b.finish(b.op("SOFTMAX", scores))
+    data = imagined((1, 32, 32, 3))
+    assert data is not None
+    assert data.data is not None
+    tables = []
+    for context in (PassContext(threads=1), PassContext(data.data, threads=1)):
+        run_passes(Model([graph.clone()[0]]), "calibrate", context)
+        assert context.ranges is not None
+        tables.append(context.ranges)
+    made_up, as_data = tables
+    for name in as_data.rows:
+        wider = 2.0 if name == scores.name else 1.0
+        assert made_up.rows[name].range == pytest.approx(
+            [wider * end for end in as_data.rows[name].range], rel=1e-5
+        )
