@@ -73,7 +73,7 @@ def clip_gaussian(g: Gaussian, low: float, high: float) -> Gaussian:
 def propagate(graph: Graph) -> dict[Tensor, Gaussian]:
     """Every tensor whose distribution follows from BatchNorm statistics in the graph.
 
-    Reads `meta["bn_stats"]`, which folding leaves on a tensor, and BATCH_NORM ops themselves.
+    Reads `meta["bn_stats"]`, which folding leaves on a tensor.
     """
     known: dict[Tensor, Gaussian] = {}
     for tensor in graph.tensors:
@@ -91,6 +91,11 @@ def propagate(graph: Graph) -> dict[Tensor, Gaussian]:
             if made is not None and made.finite and made.mean.size == op.output.shape[-1]:
                 known[op.output] = made
     return known
+
+
+def has_statistics(graph: Graph) -> bool:
+    """Whether BatchNorm says how values are distributed, in an op or where it was folded."""
+    return bool(graph.ops_of("BATCH_NORM") or propagate(graph))
 
 
 def _same(op: Op, g: list[Gaussian]) -> Gaussian:

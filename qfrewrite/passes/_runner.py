@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from qfrewrite.calibration.statistics import propagate
+from qfrewrite.calibration.statistics import has_statistics
 from qfrewrite.errors import UsageError, VerifyError
 from qfrewrite.ir import Graph, Model
 from qfrewrite.ops.check import verify_model
@@ -175,7 +175,7 @@ class _Run:
         given, graph = self.context, self.model.graph
         if given.data is not None or given.measuring is not None:
             return given
-        if self._imagined is None and not propagate(graph):
+        if self._imagined is None and not has_statistics(graph):
             self._imagined = given.imagining(graph)
         return self._imagined or given
 

@@ -9,7 +9,7 @@ from pass_checks import check_pass
 
 from qfrewrite.api import calibrate
 from qfrewrite.calibration.data import synthetic
-from qfrewrite.ir import Model
+from qfrewrite.ir import Graph, Model
 from qfrewrite.ops.build import GraphBuilder
 from qfrewrite.passes import PassContext, run_passes
 from qfrewrite.runtime.session import input_specs
@@ -129,3 +129,19 @@ def test_final_scores_get_headroom_on_images_that_show_nothing() -> None:
         assert made_up.rows[name].range == pytest.approx(
             [wider * end for end in as_data.rows[name].range], rel=1e-5
         )
+
+
+@pytest.mark.parametrize("passes", ["calibrate", "fold_bn,calibrate"])
+def test_statistics_come_before_procedural_images(passes: str) -> None:
+    """Also where BatchNorm is still an op when the first pass is run."""
+    report = run_passes(Model([batch_normed((1, 32, 32, 3))]), passes, PassContext(threads=1))
+    assert "from BatchNorm statistics" in report.passes[-1].log.notes[0]
+
+
+def batch_normed(shape: tuple[int, ...]) -> Graph:
+    b, rng = GraphBuilder(), np.random.default_rng(0)
+    w = b.const("w", rng.normal(size=(4, 3, 3, shape[-1])).astype(np.float32))
+    attrs = {"padding": "SAME", "stride_w": 1, "stride_h": 1}
+    y = b.op("CONV_2D", b.input("x", shape), w, attrs=attrs)
+    vectors = [b.const(f"v{i}", np.full(4, 1.0, np.float32)) for i in range(4)]
+    return b.finish(b.op("RELU", b.op("BATCH_NORM", y, *vectors, attrs={"epsilon": 1e-3})))
