@@ -11,7 +11,7 @@ from qfrewrite.calibration.observers import Detail
 from qfrewrite.calibration.ranges import BATCH_NORM, RangeRow, RangeTable
 from qfrewrite.calibration.search import MethodChoice
 from qfrewrite.calibration.statistics import propagate
-from qfrewrite.ir import Tensor
+from qfrewrite.ir import Graph, Tensor
 from qfrewrite.ir.fingerprint import graph_fingerprint
 from qfrewrite.ops.shapes import has_open_sizes
 from qfrewrite.passes._context import PassContext, PassRewriter
@@ -29,7 +29,6 @@ def guess_ranges(
     details: dict[Tensor, Detail],
 ) -> RangeTable:
     """A table of `tensors` that needs no data; a note says what it rests on."""
-    from qfrewrite.runtime.session import input_specs
 
     graph, names = rw.graph, dict(zip(tensors, row_names(tensors), strict=True))
     gaussians = {t: g for t, g in propagate(graph).items() if t in names}
@@ -47,13 +46,20 @@ def guess_ranges(
         imagined = rw.context.imagining(graph) is not None
         made_up = "procedural images" if imagined else "synthetic inputs in [-1, 1]"
         text += f", of {len(rest)} from {made_up}"
-        if has_open_sizes(graph):
-            taken = ", ".join(f"{spec} as {list(spec.assumed)}" for spec in input_specs(graph))
-            text += f" ({taken})"
+        text += taken_sizes(graph)
     option = "--data" if rw.signature is None else f"--data {rw.signature}=PATH"
     rw.note(f"{text}; give {option} for ranges that fit your inputs")
     rows = {name: known[name] for name in names.values()}
     return RangeTable(rows, graph.name, "no data", 0, graph_fingerprint(graph))
+
+
+def taken_sizes(graph: Graph) -> str:
+    """At which sizes inputs that leave theirs open are made up, as text; empty where none does."""
+    from qfrewrite.runtime.session import input_specs
+
+    if not has_open_sizes(graph):
+        return ""
+    return f" ({', '.join(f'{spec} as {list(spec.assumed)}' for spec in input_specs(graph))})"
 
 
 def _synthetic_rows(

@@ -17,7 +17,7 @@ from qfrewrite.lower.groups import find_groups
 from qfrewrite.lower.ranges import Range
 from qfrewrite.passes._base import Pass, register
 from qfrewrite.passes._context import PassRewriter
-from qfrewrite.passes._guess import guess_ranges
+from qfrewrite.passes._guess import guess_ranges, taken_sizes
 from qfrewrite.passes._measure import measure, row_names
 from qfrewrite.rewrite.match import LINEAR
 from qfrewrite.rewrite.relayout import with_padding
@@ -103,7 +103,7 @@ class Calibrate(Pass):
         table = measure(rw.graph, details, rw.context, choice, samples=self.samples)
         how = "" if self.method in (None, "minmax") else f", chosen by {self.method}"
         if rw.context.imagined:
-            how += "; give --data for ranges that fit your inputs"
+            how += f"{taken_sizes(rw.graph)}; give --data for ranges that fit your inputs"
         rw.note(f"{'no data: ' if rw.context.imagined else ''}ranges from {table.data}{how}")
         return table
 
