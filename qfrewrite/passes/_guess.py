@@ -42,9 +42,9 @@ def guess_ranges(
     rest = [t for t in tensors if t not in gaussians]
     text = f"no data: ranges of {len(known)} tensors from BatchNorm statistics"
     if rest:
-        known |= _synthetic_rows(rw, rest, choice, details)
-        imagined = rw.context.imagining(graph) is not None
-        made_up = "procedural images" if imagined else "synthetic inputs in [-1, 1]"
+        imagined = rw.context.imagining(graph)
+        known |= _synthetic_rows(rw, rest, choice, details, imagined)
+        made_up = "procedural images" if imagined is not None else "synthetic inputs in [-1, 1]"
         text += f", of {len(rest)} from {made_up}"
         text += taken_sizes(graph)
     option = "--data" if rw.signature is None else f"--data {rw.signature}=PATH"
@@ -63,12 +63,16 @@ def taken_sizes(graph: Graph) -> str:
 
 
 def _synthetic_rows(
-    rw: PassRewriter, tensors: list[Tensor], choice: MethodChoice, details: dict[Tensor, Detail]
+    rw: PassRewriter,
+    tensors: list[Tensor],
+    choice: MethodChoice,
+    details: dict[Tensor, Detail],
+    context: PassContext | None,
 ) -> dict[str, RangeRow]:
+    """Ranges on the procedural images of `context`; without it on a few synthetic inputs."""
     from qfrewrite.calibration.data import synthetic
     from qfrewrite.runtime.session import input_specs
 
-    context = rw.context.imagining(rw.graph)
     if context is None:
         specs = input_specs(rw.graph)
         values = sum(math.prod(spec.assumed) for spec in specs)
