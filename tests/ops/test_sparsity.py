@@ -175,4 +175,4 @@ def test_the_sparse_detector_has_no_float_op(tmp_path: Path) -> None:
     qf.run_passes(model, "calibrate", data=[{k: v.copy() for k, v in s.items()} for s in samples])
     saved = qf.save(model, tmp_path / "int8.tflite")
     assert saved.lowering.float_ops == []
-    assert compare(wanted, collect(Runner(saved.path, threads=1), samples)).sqnr_db > 16
+    assert compare(wanted, collect(Runner(saved.path, threads=1), samples)).sqnr_db > 15
