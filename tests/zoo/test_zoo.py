@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import zoo
-from peers import Subject, float_ops, largest_difference, sqnr_db
+from peers import WITHOUT_PEER, Subject, float_ops, largest_difference, sqnr_db
 
 import qfrewrite as qf
 
@@ -21,9 +21,6 @@ FORMS = ("pb", "tflite")
 TOLERANCE = 1e-4
 # How far below TensorFlow's int8 ours may be, dB.
 ALLOWANCE = 1.0
-# TensorFlow's calibrator ends in a segmentation fault on loops, so there is nothing to compare
-# with; the least signal to noise ratio that is accepted instead, dB.
-WITHOUT_PEER = {"lstm": 32.0, "gru": 29.0, "bilstm": 34.0}
 
 
 @pytest.fixture(scope="module", params=list(zoo.NETWORKS))
