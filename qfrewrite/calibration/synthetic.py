@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +25,10 @@ _INTEGERS_BELOW = 8
 # What looks like an image: its number of channels and the least of its sides.
 _CHANNELS = (1, 3)
 _LEAST_SIDE = 32
+# Images of one batch that are drawn; a hostile file may ask for a batch of any size.
+_DISTINCT = 64
+
+Drawn = TypeVar("Drawn", bound=npt.NDArray[Any])
 
 
 def looks_like_image(spec: InputSpec) -> bool:
@@ -98,7 +102,7 @@ def synthetic_array(
     dtype = NUMPY_DTYPES[spec.dtype]
     image, byte = len(spec.shape) == 4, dtype.itemsize == 1 and dtype.kind in "iu"
     if looks_like_image(spec) and (byte or dtype.kind == "f"):
-        levels = np.stack([procedural_image(rng, *spec.shape[1:]) for _ in range(spec.shape[0])])
+        levels = _batch(spec.shape[0], lambda: procedural_image(rng, *spec.shape[1:]))
         if byte:
             return (levels.astype(np.int16) + np.iinfo(dtype).min).astype(dtype)
         if preprocess is not None:
@@ -118,15 +122,23 @@ def _images(
     shape: tuple[int, ...], rng: np.random.Generator, low: float, high: float
 ) -> npt.NDArray[np.float32]:
     """Smooth images with a few edges, [N, H, W, C], each spanning [low, high]."""
-    x = np.empty(shape, np.float32)
-    for image in x:
-        height, width, channels = image.shape
+    count, height, width, channels = shape
+
+    def image() -> npt.NDArray[np.float32]:
         planes = _planes(channels, height, width, rng)
-        if image.size:
+        if planes.size:
             bottom, top = planes.min(), planes.max()
             planes = (planes - bottom) / (top - bottom) if top > bottom else planes * 0
-        image[...] = np.clip(low + (high - low) * planes, low, high).transpose(1, 2, 0)
-    return x
+        spread = np.clip(low + (high - low) * planes, low, high).transpose(1, 2, 0)
+        return np.asarray(spread, np.float32)
+
+    return _batch(count, image)
+
+
+def _batch(count: int, draw: Callable[[], Drawn]) -> Drawn:
+    """`count` images by `draw`, [N, H, W, C]; the first ones come again in a very large batch."""
+    drawn = np.stack([draw() for _ in range(max(min(count, _DISTINCT), 1))])
+    return cast(Drawn, drawn[np.arange(count) % _DISTINCT])
 
 
 def _planes(

@@ -6,7 +6,7 @@ Nothing here recurses: a file may hold a chain of any length.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from qfrewrite.errors import ModelFileError
@@ -81,12 +81,10 @@ def ancestors(nodes: Mapping[str, Any], ends: Iterable[str], stop: set[str]) -> 
     return seen
 
 
-def sort_nodes(
-    nodes: Mapping[str, Any], wanted: set[str], stop: set[str], loop: Callable[[Any], Exception]
-) -> list[Any]:
+def sort_nodes(nodes: Mapping[str, Any], wanted: set[str], stop: set[str]) -> list[Any]:
     """The `wanted` nodes, producers first, otherwise in file order.
 
-    Raises what `loop` makes of one of the nodes that form a cycle.
+    Raises ModelFileError where nodes form a cycle.
     """
     rank = {name: i for i, name in enumerate(nodes) if name in wanted}
     names = list(rank)
@@ -108,7 +106,11 @@ def sort_nodes(
             if not waits[reader]:
                 heapq.heappush(ready, position[reader])
     if len(ordered) < len(names):
-        raise loop(_on_cycle(nodes, {name for name in names if waits[name]}))
+        raise ModelFileError(
+            "is part of a cycle that is no loop",
+            where=place(_on_cycle(nodes, {name for name in names if waits[name]})),
+            remedy="the file is damaged: freeze the graph again",
+        )
     return ordered
 
 

@@ -162,7 +162,7 @@ class _Scope:
     def read(self, ends: Iterable[Ref], stop: set[str]) -> None:
         """Convert what `ends` need, producers first, not looking behind `stop`."""
         wanted = ancestors(self.nodes, [ref.node for ref in ends], stop)
-        for node in sort_nodes(self.nodes, wanted, stop, _loop):
+        for node in sort_nodes(self.nodes, wanted, stop):
             if node.name not in stop:
                 self._convert(node)
 
@@ -300,11 +300,3 @@ class _Reader:
         for tensor in graph.tensors:
             if tensor.name == name and not graph.is_input(tensor):
                 graph.update_tensor(tensor, name=graph.unique_name(f"{name}/inner"))
-
-
-def _loop(node: Any) -> Exception:
-    return ModelFileError(
-        "is part of a cycle that is no loop",
-        where=place(node),
-        remedy="the file is damaged: freeze the graph again",
-    )

@@ -118,7 +118,7 @@ def fitting_sizes(
         for ref, dims in inputs.items()
     }
     wanted = ancestors(nodes, [ref.node for ref in ends], stop)
-    for node in sort_nodes(nodes, wanted, stop, lambda node: _UnknownError()):
+    for node in sort_nodes(nodes, wanted, stop):
         if node.name in stop:
             continue
         rule = _RULES.get(node.op)

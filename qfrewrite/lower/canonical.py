@@ -38,6 +38,7 @@ def canonicalise(graph: Graph, log: Log | None = None) -> None:
         _lower_batch_norm(rw, op)
     fold_constants(rw)
     _multiply_by_computed_weights(rw)
+    _split_squared_differences(rw)
     drop_identities(rw)
     _drop_reshapes(rw)
     for op in graph.prune(keep=lambda op: op.kind in _EFFECTS or not op.outputs):
@@ -90,6 +91,22 @@ def _multiply_by_computed_weights(rw: Rewriter) -> None:
             new = append_op(graph, "ADD", [new.output, b], name=op.name, anchor=op)
         replace_op(graph, op, new)
         rw.edit("replaced", new, "FULLY_CONNECTED of computed weights -> BATCH_MATMUL")
+
+
+def _split_squared_differences(rw: Rewriter) -> None:
+    """Given  y = SQUARED_DIFFERENCE(a, b);  Result  y = MUL(d, d), d = SUB(a, b).
+
+    The int8 kernel is slow wherever there is one (`benchmarks/zoo.py`), and d wants a range.
+    """
+    graph = rw.graph
+    for op in graph.ops_of("SQUARED_DIFFERENCE"):
+        if op.output.dtype != "float32":
+            continue
+        name = f"{op.name}/difference"
+        d = append_op(graph, "SUB", list(op.inputs), name=name, anchor=op).output
+        new = append_op(graph, "MUL", [d, d], name=op.name, anchor=op)
+        replace_op(graph, op, new)
+        rw.edit("replaced", new, "SQUARED_DIFFERENCE -> SUB, MUL")
 
 
 def drop_identities(rw: Rewriter) -> None:

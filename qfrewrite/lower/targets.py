@@ -51,7 +51,7 @@ class Target:
     """Further conditions, by kind of op."""
     slow: frozenset[str] = frozenset()
     """Kinds whose int8 kernel is slower than the ops that can replace them, measured by
-    `benchmarks/latency.py`."""
+    `benchmarks/zoo.py`."""
 
 
 @dataclass(frozen=True)

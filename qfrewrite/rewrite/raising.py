@@ -29,9 +29,9 @@ from qfrewrite.rewrite.match import (
     per_channel,
 )
 from qfrewrite.rewrite.padding import raise_lowest_padding, raise_same_padding
-from qfrewrite.rewrite.reshapes import sink_reshapes
+from qfrewrite.rewrite.reshapes import keep_reduced_axes, sink_reshapes
 from qfrewrite.rewrite.rewriter import Log, Rewriter
-from qfrewrite.rewrite.simplify import drop_neutral, merge_equal
+from qfrewrite.rewrite.simplify import drop_idle_clips, drop_neutral, merge_equal
 from qfrewrite.rewrite.weight_ranges import note_weight_ranges
 
 # Types of the quantized constants that kernels of float ops take as weights.
@@ -50,12 +50,14 @@ def raise_graph(graph: Graph, log: Log | None = None) -> Rewriter:
     raise_dense(rw)
     raise_dilation(rw)
     sink_reshapes(rw)
+    keep_reduced_axes(rw)
     raise_same_padding(rw)
     raise_lowest_padding(rw)
     raise_leaky(rw)
     _raise_scale_offset(rw)
     _merge_bias(rw)
     drop_neutral(rw)
+    drop_idle_clips(rw)
     merge_equal(rw)
     return rw
 

@@ -6,6 +6,7 @@ BatchNorm and activation, and with the next layer's EXPAND_DIMS it does nothing 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import prod
 
 import numpy as np
@@ -23,19 +24,44 @@ _UNARY = (
     "BATCH_NORM", "FAKE_QUANT",
 )  # fmt: skip
 _BINARY = ("ADD", "SUB", "MUL", "DIV", "PRELU")
+# Activations that kernels of `_BINARY` apply themselves.
+_FUSED = ("RELU", "RELU6", "RELU_N1_TO_1")
+_REDUCTIONS = ("MEAN", "SUM", "REDUCE_MAX", "REDUCE_MIN")
+
+
+def keep_reduced_axes(rw: Rewriter) -> None:
+    """Given  y = r(MEAN(x)), r puts the axes back with size 1;  Result  y = MEAN(x, keep_dims)."""
+    graph = rw.graph
+    for op in graph.ops_of(*_REDUCTIONS):
+        reader = sole_reader(graph, op.output)
+        if isinstance(reader, NoMatch) or reader.kind not in _RESHAPES or not _is_fixed(reader):
+            continue
+        axes = op.operand(1).data
+        if axes is None or attr(op, "keep_dims") or _is_open(op.operand(0)):
+            continue
+        rank = len(op.operand(0).shape)
+        reduced = {int(a) % rank for a in axes.reshape(-1)}
+        kept = tuple(1 if i in reduced else d for i, d in enumerate(op.operand(0).shape))
+        if reader.output.shape == kept:
+            graph.update_op(op, attrs={**op.attrs, "keep_dims": True})
+            graph.update_tensor(op.output, shape=kept)
+            rw.bypass(reader, detail=f"'{op.name}' keeps its axes")
 
 
 def sink_reshapes(rw: Rewriter) -> None:
     """Given  y = f(r(layer(x))), r a change of shape that keeps or splits the last axis
     Result y = r(f(layer(x))); a change of shape and its inverse are dropped.
 
-    f does the same at each position: an activation, BATCH_NORM, arithmetic with constants per
-    channel, the sum (product, ...) of two such r, or a PAD before the inverse of r.
+    f does the same at each position: an activation (behind ADD and its like too, which it is fused
+    into), BATCH_NORM, arithmetic with constants per channel, the sum (product, ...) of two such r,
+    or a PAD before the inverse of r.
     """
     graph = rw.graph
     _cancel_inverses(rw)
     for op in graph.ops_of(*_RESHAPES):
         layer = graph.producer(op.operand(0)) if op in graph else None
+        if layer is not None and layer.kind in _BINARY:
+            _sink_once(rw, op, _FUSED)
         moved = op if layer is not None and layer.kind in LINEAR else None
         while moved is not None:
             moved = _sink_once(rw, moved)
@@ -68,13 +94,16 @@ def _remove_unread(rw: Rewriter, op: Op) -> None:
         rw.graph.remove_op(op)
 
 
-def _sink_once(rw: Rewriter, op: Op) -> Op | None:
-    """Move `op` behind its reader; returns the op that does its work there, None where none."""
+def _sink_once(rw: Rewriter, op: Op, kinds: Sequence[str] = (*_UNARY, *_BINARY)) -> Op | None:
+    """Move `op` behind its reader, of one of `kinds`.
+
+    Returns the op that does its work there, None where none.
+    """
     graph, x, y = rw.graph, op.operand(0), op.output
     reader = sole_reader(graph, y)
-    if isinstance(reader, NoMatch) or reader.kind not in (*_UNARY, *_BINARY):
+    if isinstance(reader, NoMatch) or reader.kind not in kinds or not _is_fixed(op):
         return None
-    if not _channel_axes(op) or reader.output.shape != y.shape:
+    if reader.output.shape != y.shape:
         return None
     operands = _before_reshape(graph, op, reader)
     if operands is None:
@@ -94,15 +123,16 @@ def _sink_once(rw: Rewriter, op: Op) -> Op | None:
     return moved
 
 
-def _channel_axes(op: Op) -> tuple[int, ...]:
-    """The last sizes behind `op` that together are the last axis before it; () where none are.
-
-    Also () where a shape operand of `op` is computed, or a size is open.
-    """
+def _is_fixed(op: Op) -> bool:
+    """Whether all sizes of a change of shape are known, and none is computed."""
     x, y = op.operand(0), op.output
-    fixed = all(t is not None and t.is_const for t in op.inputs[1:])
-    if not fixed or _is_open(x, y) or not x.shape or not y.size:
-        return ()
+    constant_shape = all(t is not None and t.is_const for t in op.inputs[1:])
+    return constant_shape and not _is_open(x, y) and bool(x.shape) and y.size > 0
+
+
+def _channel_axes(op: Op) -> tuple[int, ...]:
+    """The last sizes behind `op` that together are the last axis before it; () where none are."""
+    x, y = op.operand(0), op.output
     counts = (n for n in range(1, len(y.shape) + 1) if prod(y.shape[-n:]) == x.shape[-1])
     count = next(counts, 0)
     return y.shape[-count:] if count else ()
@@ -116,6 +146,8 @@ def _before_reshape(graph: Graph, op: Op, reader: Op) -> list[Tensor | None] | N
     if reader.kind in _UNARY:
         alike = len(channels) == 1 or reader.kind != "BATCH_NORM"
         return [x, *reader.inputs[1:]] if alike else None
+    if not channels:
+        return None
     operands: list[Tensor | None] = []
     for tensor in reader.inputs:
         assert tensor is not None
@@ -135,6 +167,7 @@ def _counterpart(
         same = (
             producer is not None
             and producer.kind in _RESHAPES
+            and _is_fixed(producer)
             and _channel_axes(producer) == channels
         )
         source = producer.operand(0) if producer is not None and same else None

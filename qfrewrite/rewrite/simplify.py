@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
+from math import inf
 from types import MappingProxyType
 from typing import Any
 
@@ -18,6 +19,20 @@ from qfrewrite.rewrite.rewriter import Rewriter
 _NEUTRAL: Mapping[str, tuple[float, tuple[int, ...]]] = MappingProxyType(
     {"MUL": (1.0, (0, 1)), "DIV": (1.0, (1,)), "ADD": (0.0, (0, 1)), "SUB": (0.0, (1,))}
 )
+_CLIPS = ("RELU", "RELU6", "RELU_N1_TO_1")
+# Ends of the results, by kind.
+_BOUNDS: Mapping[str, tuple[float, float]] = MappingProxyType(
+    {
+        "RELU": (0.0, inf),
+        "RELU6": (0.0, 6.0),
+        "RELU_N1_TO_1": (-1.0, 1.0),
+        "LOGISTIC": (0.0, 1.0),
+        "SOFTMAX": (0.0, 1.0),
+        "TANH": (-1.0, 1.0),
+    }
+)
+# Results are values of the first operand.
+_KEEPS_BOUNDS = frozenset({"MAX_POOL_2D", "RESHAPE", "SQUEEZE", "EXPAND_DIMS", "TRANSPOSE"})
 
 
 def drop_neutral(rw: Rewriter) -> None:
@@ -33,6 +48,27 @@ def drop_neutral(rw: Rewriter) -> None:
             if c.quant is None and x.shape == op.output.shape and np.all(c.data == value):
                 rw.bypass(op, 1 - slot, detail=f"{op.kind} with {value:g}")
                 break
+
+
+def drop_idle_clips(rw: Rewriter) -> None:
+    """Given y = RELU(x) (RELU6, RELU_N1_TO_1), x never beyond its bounds;  Result y = x.
+
+    That is what its producer's kind says: another activation, or one before a MAX_POOL_2D or a
+    change of shape.
+    """
+    for op in rw.graph.ops_of(*_CLIPS):
+        low, high = _BOUNDS[op.kind]
+        least, most = _bounds(rw.graph, op.operand(0))
+        if low <= least and most <= high:
+            rw.bypass(op, detail=f"{op.kind} of values within {low:g}..{high:g}")
+
+
+def _bounds(graph: Graph, tensor: Tensor) -> tuple[float, float]:
+    """Ends of the values that the kind of the producer lets through."""
+    producer = graph.producer(tensor)
+    while producer is not None and producer.kind in _KEEPS_BOUNDS:
+        producer = graph.producer(producer.operand(0))
+    return _BOUNDS.get(producer.kind if producer is not None else "", (-inf, inf))
 
 
 def merge_equal(rw: Rewriter) -> None:

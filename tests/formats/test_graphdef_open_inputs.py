@@ -11,7 +11,7 @@ import pytest
 from conftest import shared_path
 from graphdefs import Nodes
 
-from qfrewrite.errors import UsageError
+from qfrewrite.errors import ModelFileError, UsageError
 from qfrewrite.formats.graphdef_nodes import index_nodes
 from qfrewrite.formats.graphdef_read import parse_graphdef
 from qfrewrite.formats.graphdef_schema import AttrValue, GraphDef
@@ -227,3 +227,12 @@ def test_hostile_attributes_strike_nothing_down() -> None:
     g.add("Split", "parts", ["axis", "x"], num_split=1 << 30)
     with pytest.raises(UsageError, match="unknown dimensions"):
         parse_graphdef(g.bytes(), outputs=[y, "parts"])
+
+
+def test_a_cycle_is_named_before_sizes_are_sought() -> None:
+    g = Nodes()
+    g.placeholder("x", ANY)
+    g.add("Add", "a", ["x", "b"])
+    g.add("Relu", "b", ["a"])
+    with pytest.raises(ModelFileError, match=r"node 'a' .*cycle that is no loop"):
+        parse_graphdef(g.bytes(), outputs=["b"])

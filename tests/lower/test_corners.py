@@ -328,3 +328,15 @@ def test_weights_read_as_a_value_too() -> None:
     _, _, fidelity = quantized(b.finish(y, b.op("MUL", x, w)))
     assert fidelity.sqnr_db > 25
     assert constant("w", normal(1)).is_const
+
+
+def test_a_squared_difference_is_a_product_of_differences() -> None:
+    """The product of the difference with itself, whose range is measured: not of the operands."""
+    b = GraphBuilder()
+    x = b.input("x", (1, 5, 8))
+    mean = b.op("MEAN", x, b.const("axes", ints(2)), attrs={"keep_dims": True})
+    graph, report, fidelity = quantized(b.finish(b.op("SQUARED_DIFFERENCE", x, mean, name="y")))
+    assert [op.kind for op in graph.ops] == ["MEAN", "SUB", "MUL"]
+    assert not report.float_ops
+    assert [t.name for t in graph.outputs] == ["y"]
+    assert fidelity.sqnr_db > 35

@@ -202,3 +202,31 @@ def test_frozen_layers_of_one_dimension(kind: str, want: list[str]) -> None:
     lowered = lower_model(model, QuantOptions("float32"))[0]
     as_reshape = {"EXPAND_DIMS": "RESHAPE", "SQUEEZE": "RESHAPE"}
     assert [op.kind for op in lowered.graph.ops] == [as_reshape.get(k, k) for k in want]
+
+
+@pytest.mark.parametrize("kind", ["ADD", "MUL"])
+def test_an_activation_reaches_the_arithmetic_before_a_reshape(kind: str) -> None:
+    """Group normalization ends so; an activation by itself is a slow op in 8 bits."""
+    b = GraphBuilder()
+    y = b.op(kind, b.input("x", (1, 3, 3, 2, 2)), b.const("c", normal(2, 1)))
+    y = b.op("RESHAPE", y, b.const("shape", np.array([1, 3, 3, 4], "i4")))
+    check_raising(b.finish(b.op("RELU", y, name="y")), [kind, "RELU", "RESHAPE"])
+
+
+@pytest.mark.parametrize("kind", ["MEAN", "REDUCE_MAX"])
+@pytest.mark.parametrize("axes", [[1, 2], [-2, -3]])
+def test_a_reduction_keeps_the_axes_that_a_reshape_puts_back(kind: str, axes: list[int]) -> None:
+    b = GraphBuilder()
+    y = b.op(kind, b.input("x", (1, 5, 3, 4)), b.const("axes", np.array(axes, "i4")))
+    y = b.op("RESHAPE", y, b.const("shape", np.array([1, 1, 1, 4], "i4")))
+    graph = b.finish(b.op("TANH", y, name="y"))
+    check_raising(graph, [kind, "TANH"])
+    assert graph.ops[0].attrs["keep_dims"]
+
+
+@pytest.mark.parametrize(("axes", "shape"), [([1, 2], [1, 2, 2, 1]), ([3], [1, 3, 5, 1])])
+def test_a_reduction_in_another_shape_stays(axes: list[int], shape: list[int]) -> None:
+    b = GraphBuilder()
+    y = b.op("MEAN", b.input("x", (1, 5, 3, 4)), b.const("axes", np.array(axes, "i4")))
+    y = b.op("RESHAPE", y, b.const("shape", np.array(shape, "i4")))
+    check_raising(b.finish(b.op("TANH", y, name="y")), ["MEAN", "RESHAPE", "TANH"])

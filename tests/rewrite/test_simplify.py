@@ -116,3 +116,33 @@ def test_layers_with_a_bias_or_batch_norm_of_their_own_stay(alike: bool) -> None
     graph = b.finish(b.op("CONCATENATION", *layers, attrs={"axis": 3}, name="y"))
     kinds = ["CONV_2D"] if alike else ["CONV_2D", "CONV_2D", "BATCH_NORM", "BATCH_NORM"]
     check_raising(graph, [*kinds, "CONCATENATION"])
+
+
+@pytest.mark.parametrize(
+    ("before", "between", "clip", "goes"),
+    [
+        ("RELU", None, "RELU", True),
+        ("RELU6", None, "RELU", True),
+        ("RELU6", "MAX_POOL_2D", "RELU6", True),
+        ("LOGISTIC", None, "RELU6", True),
+        ("TANH", None, "RELU_N1_TO_1", True),
+        ("RELU", None, "RELU6", False),
+        ("RELU", "TANH", "RELU", False),  # only kinds count, not signs
+        ("TANH", None, "RELU", False),
+        ("ABS", None, "RELU", False),
+    ],
+)
+def test_a_clip_that_never_clips_goes(
+    before: str, between: str | None, clip: str, goes: bool
+) -> None:
+    """Inputs reach 6 and more, so a RELU6 that goes by mistake changes the numbers."""
+    b = GraphBuilder()
+    x = b.op("MUL", b.input("x", SHAPE), b.const("c", np.float32(9)))
+    y = b.op(before, x)
+    kinds = ["MUL", before]
+    if between is not None:
+        pool = {"filter_height": 2, "filter_width": 2, "stride_h": 1, "stride_w": 1}
+        y = b.op(between, y, attrs=pool if between == "MAX_POOL_2D" else {})
+        kinds.append(between)
+    graph = b.finish(b.op("SIN", b.op(clip, y), name="y"))
+    check_raising(graph, [*kinds, "SIN"] if goes else [*kinds, clip, "SIN"])
