@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import re
 import runpy
+import shlex
+from pathlib import Path
 
+import pytest
 from conftest import ROOT
 
 
@@ -28,3 +31,25 @@ def test_every_pass_and_option_is_described() -> None:
     shipped = [n for n, cls in all_passes().items() if cls.__module__.startswith("qfrewrite.")]
     assert all(f"`{name}`" in passes for name in shipped)
     assert all(f"`{p.opts[-1]}" in options for p in convert.params if p.opts[0].startswith("-"))
+
+
+@pytest.mark.slow
+def test_commands_of_the_readme_work_in_their_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And what the page shows of `inspect` is what that prints, but for the spaces."""
+    from qfrewrite.cli.main import run
+
+    page = (ROOT / "README.md").read_text()
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
+    commands = [c for c in re.findall(r"^    qfrewrite (.*)$", page, re.M) if "model.pb" not in c]
+    assert len(commands) > 10
+    for command in commands:
+        assert run(shlex.split(command)) == 0, command
+        printed = capsys.readouterr().out
+        if command.startswith("inspect") and "--cost" not in command:
+            lines = {" ".join(line.split()) for line in printed.splitlines()}
+            shown = re.findall(r"^    ((?:layer|conv1|dw1|pw1|dw2).*)$", page, re.M)
+            assert len(shown) == 5
+            assert {" ".join(line.split()) for line in shown} <= lines
