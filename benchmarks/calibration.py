@@ -97,7 +97,8 @@ def write_models(folder: Path) -> tuple[Path, Path]:
 
 def make_samples(count: int, seed: int = 0) -> Iterator[FloatArray]:
     """Smooth random images, [1, 224, 224, 3] in [-1, 1]."""
-    from qfrewrite.calibration.data import InputSpec, synthetic
+    from qfrewrite.data.inputs import InputSpec
+    from qfrewrite.data.source import synthetic
 
     for sample in synthetic([InputSpec("input", (1, SIZE, SIZE, 3))], count, seed):
         yield sample["input"]
@@ -122,11 +123,11 @@ def bare(model: Path, samples: list[FloatArray]) -> float:
 def observer(model: Path, **detail: bool) -> Callable[[list[FloatArray]], float]:
     """A function that gives the seconds qfrewrite takes to observe every activation."""
     import qfrewrite as qf
+    from qfrewrite.calibration.observe import observe
     from qfrewrite.calibration.observers import Detail
     from qfrewrite.lower.canonical import canonicalise
     from qfrewrite.passes.calibrate import observable
     from qfrewrite.rewrite.raising import raise_graph
-    from qfrewrite.runtime.observe import observe
 
     graph = qf.load(model).graph
     raise_graph(graph)

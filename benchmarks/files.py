@@ -20,8 +20,8 @@ CHILD = """
 import json, resource, statistics, sys, time
 from pathlib import Path
 job, source, target = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
-from qfrewrite.formats.tflite_read import read_tflite
-from qfrewrite.formats.tflite_write import write_tflite
+from qfrewrite.formats.tflite.read import read_tflite
+from qfrewrite.formats.tflite.write import write_tflite
 
 def timed(f):
     start = time.perf_counter()

@@ -22,7 +22,7 @@ import qfrewrite as qf
 from qfrewrite.analyze.bench import bench_layers, time_models
 from qfrewrite.analyze.evaluate import evaluate
 from qfrewrite.analyze.sweep import sweep
-from qfrewrite.calibration.labels import read_labels
+from qfrewrite.data.labels import read_labels
 from qfrewrite.ir import Graph, Model, Tensor
 from qfrewrite.lower.cost import total_macs
 from qfrewrite.ops.build import GraphBuilder

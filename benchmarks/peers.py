@@ -33,8 +33,8 @@ from _common import (
 )
 from accuracy import REFERENCE, convert
 
-from qfrewrite.formats.tflite_read import read_tflite
-from qfrewrite.formats.tflite_write import write_tflite
+from qfrewrite.formats.tflite.read import read_tflite
+from qfrewrite.formats.tflite.write import write_tflite
 
 AI_EDGE = """
 import sys

@@ -33,8 +33,8 @@ if TYPE_CHECKING:
         save,
         sensitivity,
     )
-    from qfrewrite.calibration.labels import read_labels
     from qfrewrite.calibration.ranges import RangeTable
+    from qfrewrite.data.labels import read_labels
     from qfrewrite.errors import QfError
     from qfrewrite.ir import Graph, Model, Op, Tensor
     from qfrewrite.passes import Pass, PassReport, PassRewriter, RunReport, all_passes, register
@@ -69,7 +69,7 @@ _PUBLIC = {
     "load": "qfrewrite.api",
     "model_cost": "qfrewrite.analyze.costs",
     "quantize": "qfrewrite.api",
-    "read_labels": "qfrewrite.calibration.labels",
+    "read_labels": "qfrewrite.data.labels",
     "register": "qfrewrite.passes",
     "run_passes": "qfrewrite.api",
     "save": "qfrewrite.api",

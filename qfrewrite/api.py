@@ -9,14 +9,13 @@ from typing import Any
 
 from qfrewrite.analyze.judge import judge
 from qfrewrite.analyze.preprocessing import judge_preprocess
-from qfrewrite.calibration.cache import CachedSamples
 from qfrewrite.calibration.ranges import RangeTable
+from qfrewrite.data.cache import CachedSamples
 from qfrewrite.errors import UsageError
 from qfrewrite.formats.atomic import staged
 from qfrewrite.ir import Graph, Model
 from qfrewrite.passes import Pass, PassContext, Progress, RunReport, make_passes
 from qfrewrite.passes import run_passes as _run_passes
-from qfrewrite.passes._sensitivity import Sensitivity
 from qfrewrite.runtime.metrics import Fidelity
 from qfrewrite.saving import (
     DEFAULT_SCHEME,
@@ -27,6 +26,7 @@ from qfrewrite.saving import (
     quant_options,
     save,
 )
+from qfrewrite.solve.sensitivity import Sensitivity
 
 __all__ = [
     "QuantizeReport", "SaveReport", "asked_scheme", "calibrate", "check", "default_output",
@@ -77,7 +77,7 @@ def load(
     """
     path = Path(path)
     if is_tflite(path):
-        from qfrewrite.formats.tflite_read import read_tflite
+        from qfrewrite.formats.tflite.read import read_tflite
 
         if inputs or outputs:
             raise UsageError(
@@ -85,7 +85,7 @@ def load(
                 remedy="leave out --input and --output",
             )  # fmt: skip
         return read_tflite(path)
-    from qfrewrite.formats.graphdef_read import read_graphdef
+    from qfrewrite.formats.graphdef.read import read_graphdef
     from qfrewrite.rewrite.raising import raise_graph
 
     model = read_graphdef(path, inputs=inputs, outputs=outputs)
@@ -132,7 +132,7 @@ def run_passes(
     """Run passes on `model`, in place, and report what each changed, skipped and why.
 
     passes: text like `fold_bn,calibrate` or a list of passes. data: an image folder, `.npy`,
-    `.npz`, an array, or any iterable of samples (see `qfrewrite.calibration.data.open_data`);
+    `.npz`, an array, or any iterable of samples (see `qfrewrite.data.source.open_data`);
     `samples` of it are used and up to 50 others kept for measuring. preprocess: `mobilenet`,
     `unit`, `raw`, `imagenet` or `mean=..,std=..`, for images; by default what the metadata of a
     `.tflite` say, else `mobilenet`. verify: `off`, `structure` or `numeric`.
@@ -211,9 +211,9 @@ def sensitivity(
     held back. Without data layers are ranked on synthetic inputs, and there is no figure of the
     whole. The rest as in `run_passes` and `save`. Raises DataError, PassError, UsageError.
     """
-    from qfrewrite.calibration.data import synthetic
-    from qfrewrite.passes._sensitivity import sensitivities
+    from qfrewrite.data.source import synthetic
     from qfrewrite.runtime.session import input_specs
+    from qfrewrite.solve.sensitivity import sensitivities
 
     loaded = load(model) if isinstance(model, (str, Path)) else model.clone()
     dequantize(loaded)
@@ -269,13 +269,13 @@ def open_context(
     """
     if isinstance(data, PassContext):
         return data
-    from qfrewrite.calibration.preprocess import chosen_preprocess
+    from qfrewrite.data.preprocess import chosen_preprocess
 
     how = chosen_preprocess(model, preprocess)
     if data is None:
         return PassContext(threads=threads, seed=seed, preprocess=how)
-    from qfrewrite.calibration.cache import FirstSamples, one_pass
-    from qfrewrite.calibration.data import open_data
+    from qfrewrite.data.cache import FirstSamples, one_pass
+    from qfrewrite.data.source import open_data
     from qfrewrite.ops.subgraphs import keeps_state
     from qfrewrite.runtime.session import input_specs
 
@@ -310,7 +310,7 @@ def judge_data(model: Model, context: PassContext) -> tuple[str, list[str]]:
 
     model: float, before any pass. The text is empty for data that are no images.
     """
-    from qfrewrite.calibration.preprocess import stated_preprocess
+    from qfrewrite.data.preprocess import stated_preprocess
 
     if context.source is None or (how := context.source.preprocess) is None:
         return "", []

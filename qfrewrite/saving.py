@@ -11,7 +11,7 @@ from qfrewrite.ir import Model
 from qfrewrite.lower.quantized import has_ranges
 from qfrewrite.lower.scheme import SCHEMES, QuantOptions, QuantReport
 from qfrewrite.lower.spec_check import Violation
-from qfrewrite.lower.targets import Unmapped
+from qfrewrite.targets.target import Unmapped
 
 WEIGHTS = ("per-channel", "per-tensor")
 DEFAULT_SCHEME = "int8"
@@ -57,7 +57,7 @@ def save(
     options = quant_options(scheme, weights, fc_weights, io, keep_float, keep_int16, target)
     if path.suffix == ".pb":
         from qfrewrite.formats.atomic import write_atomic
-        from qfrewrite.formats.graphdef_write import graphdef_bytes
+        from qfrewrite.formats.graphdef.write import graphdef_bytes
         from qfrewrite.lower.model import lower_graphdef
 
         if scheme is not None:
@@ -76,12 +76,12 @@ def save(
 def _save_tflite(
     model: Model, path: Path, options: QuantOptions, target: str | None, *, asked: bool
 ) -> SaveReport:
-    from qfrewrite.formats.tflite_write import write_tflite
+    from qfrewrite.formats.tflite.write import write_tflite
     from qfrewrite.lower.model import lower_model
     from qfrewrite.lower.scheme_check import check_scheme
-    from qfrewrite.lower.target_table import TARGETS
-    from qfrewrite.lower.targets import unmapped
     from qfrewrite.ops.subgraphs import verify_subgraphs
+    from qfrewrite.targets.table import TARGETS
+    from qfrewrite.targets.target import unmapped
 
     lowered, lowering = lower_model(model, options)
     if asked:
@@ -122,7 +122,7 @@ def quant_options(
     Without a scheme it is int8. A target whose FULLY_CONNECTED takes one scale gets one, unless
     `fc_weights` says otherwise; ops that it computes slowly are written as faster ones.
     """
-    from qfrewrite.lower.target_table import TARGETS
+    from qfrewrite.targets.table import TARGETS
 
     _one_of("weights", weights, WEIGHTS)
     _one_of("fc_weights", fc_weights or weights, WEIGHTS)
@@ -140,10 +140,10 @@ def check(path: str | Path, *, target: str | None = None) -> list[Violation | Un
 
     Raises ModelFileError, UsageError.
     """
-    from qfrewrite.formats.tflite_read import read_tflite
+    from qfrewrite.formats.tflite.read import read_tflite
     from qfrewrite.lower.spec_check import check_model
-    from qfrewrite.lower.target_table import TARGETS
-    from qfrewrite.lower.targets import unmapped
+    from qfrewrite.targets.table import TARGETS
+    from qfrewrite.targets.target import unmapped
 
     _one_of("target", target or "litert", tuple(TARGETS))
     if not is_tflite(Path(path)):

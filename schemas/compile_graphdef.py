@@ -1,4 +1,4 @@
-"""Write qfrewrite/formats/graphdef.binpb from graphdef.proto.
+"""Write qfrewrite/formats/graphdef/graphdef.binpb from graphdef.proto.
 
 Run after a change to the schema: `python schemas/compile_graphdef.py`. Needs `protoc` on the path,
 or the package grpcio-tools. A descriptor set is checked in, and no generated Python, because
@@ -14,7 +14,7 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 SOURCE = HERE / "graphdef.proto"
-TARGET = HERE.parent / "qfrewrite" / "formats" / "graphdef.binpb"
+TARGET = HERE.parent / "qfrewrite" / "formats" / "graphdef" / "graphdef.binpb"
 
 
 def compile_schema(target: Path = TARGET) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from conftest import check_golden
 
-from qfrewrite.calibration.data import synthetic
+from qfrewrite.data.source import synthetic
 from qfrewrite.ir import Array, Graph, Model
 from qfrewrite.ir.text import graph_text
 from qfrewrite.ops.check import verify_graph

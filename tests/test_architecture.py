@@ -5,16 +5,17 @@ from __future__ import annotations
 import ast
 from pathlib import Path
 
+import networkx as nx
 import pytest
 from conftest import ROOT
 
 PACKAGE = ROOT / "qfrewrite"
 # From the lowest layer to the highest: each imports from lower layers only, and from itself.
 LAYERS = (
-    ("errors",), ("ir",), ("ops",), ("rewrite",), ("lower",), ("formats",), ("calibration",),
-    ("runtime",), ("passes",), ("saving",), ("analyze",), ("api",), ("cli",),
+    "errors", "ir", "ops", "rewrite", "lower", "targets", "formats", "data", "runtime",
+    "calibration", "solve", "passes", "saving", "analyze", "api", "cli",
 )  # fmt: skip
-LEVEL = {name: i for i, layer in enumerate(LAYERS) for name in layer}
+LEVEL = {name: i for i, name in enumerate(LAYERS)}
 MODULES = sorted(p for p in PACKAGE.rglob("*.py") if p.parent != PACKAGE or p.stem in LEVEL)
 
 
@@ -37,12 +38,27 @@ def test_imports_lead_to_lower_layers_only(path: Path) -> None:
     for module, inside in imports(path):
         names = module.split(".")
         if names[0] == "qfrewrite" and len(names) > 1:
-            higher = LEVEL[names[1]] > LEVEL[parts[0]] or (
-                LEVEL[names[1]] == LEVEL[parts[0]] and names[1] != parts[0]
-            )
-            assert not higher, f"{path.name} imports {module}"
+            assert LEVEL[names[1]] <= LEVEL[parts[0]], f"{path.name} imports {module}"
         assert names[0] != "tensorflow" or inside, "tensorflow is imported in functions only"
         assert names[0] != "networkx" or parts == ("ir", "graph")
+
+
+def test_no_modules_import_each_other() -> None:
+    """Also not under TYPE_CHECKING, and not by way of others; a package is not its modules."""
+    names = {".".join(p.relative_to(ROOT).with_suffix("").parts) for p in PACKAGE.rglob("*.py")}
+    graph = nx.DiGraph()
+    for path in PACKAGE.rglob("*.py"):
+        importer = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        graph.add_edges_from((importer, m) for m, _ in imports(path) if m in names)
+    assert [sorted(c) for c in nx.strongly_connected_components(graph) if len(c) > 1] == []
+
+
+def test_passes_are_one_file_each() -> None:
+    """Nothing else lies there but the registry and the runner."""
+    private = {p.stem for p in (PACKAGE / "passes").glob("_*.py")}
+    assert private == {"__init__", "_registry", "_runner"}
+    for path in (PACKAGE / "passes").glob("[!_]*.py"):
+        assert path.read_text().count("@register\n") == 1, path.name
 
 
 def test_files_are_named_for_what_they_do() -> None:

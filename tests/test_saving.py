@@ -13,8 +13,8 @@ from test_schemes import network
 import qfrewrite as qf
 from qfrewrite.cli.main import run
 from qfrewrite.errors import DataError, UsageError, VerifyError
-from qfrewrite.formats.tflite_read import read_tflite
-from qfrewrite.formats.tflite_write import write_tflite
+from qfrewrite.formats.tflite.read import read_tflite
+from qfrewrite.formats.tflite.write import write_tflite
 from qfrewrite.ir import Graph, Model
 from qfrewrite.ops.build import GraphBuilder
 

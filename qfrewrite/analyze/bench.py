@@ -9,16 +9,16 @@ from typing import Any
 import numpy as np
 
 from qfrewrite.errors import RunError
-from qfrewrite.formats.tflite_write import serialize
+from qfrewrite.formats.tflite.write import serialize
 from qfrewrite.ir import Graph, Model, Op, Tensor
 from qfrewrite.lower.canonical import is_fused
 from qfrewrite.lower.cost import macs
 from qfrewrite.lower.model import lower_model
 from qfrewrite.ops.build import GraphBuilder
 from qfrewrite.passes import Progress
-from qfrewrite.passes._sizes import has_ragged_map
 from qfrewrite.runtime.session import Runner
 from qfrewrite.runtime.timing import Timing, fed, time_in_turn
+from qfrewrite.solve.sizes import has_ragged_map
 
 _MULTIPLE = 8
 

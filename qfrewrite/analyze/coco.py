@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from qfrewrite.calibration.labels import LabelledImages
-from qfrewrite.calibration.preprocess import Preprocess, chosen_preprocess
+from qfrewrite.data.labels import LabelledImages
+from qfrewrite.data.preprocess import Preprocess, chosen_preprocess
 from qfrewrite.errors import DataError, QfError, UsageError
 from qfrewrite.ir import Array, Model
 from qfrewrite.passes import Progress

@@ -9,7 +9,7 @@ from math import inf, sqrt
 import numpy as np
 
 from qfrewrite.analyze.layers import observed_twins
-from qfrewrite.calibration.data import Sample
+from qfrewrite.data.inputs import Sample
 from qfrewrite.errors import UsageError
 from qfrewrite.ir import Array, Graph, Model, Tensor
 from qfrewrite.lower.canonical import canonicalise

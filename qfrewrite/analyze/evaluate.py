@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from qfrewrite.calibration.labels import LabelledImages, class_offset
-from qfrewrite.calibration.preprocess import Preprocess, chosen_preprocess
+from qfrewrite.data.labels import LabelledImages, class_offset
+from qfrewrite.data.preprocess import Preprocess, chosen_preprocess
 from qfrewrite.errors import UsageError
 from qfrewrite.ir import Array, Model
 from qfrewrite.passes import Progress

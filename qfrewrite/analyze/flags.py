@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from qfrewrite.analyze.layers import Layer
+from qfrewrite.analyze.layer import Flag, Layer
 
 # BatchNorm's largest gain over its median: the papers' outliers reach hundreds.
 _GAIN_RATIO = 10.0
@@ -17,15 +14,6 @@ _CHANNEL_RATIO = 32.0
 _POOR_SQNR = 20.0
 _MUCH_CLIPPED = 0.01
 _LISTED = 8
-
-
-@dataclass(frozen=True)
-class Flag:
-    """Why a layer will quantize badly. remedy: the pass or option that helps, or empty."""
-
-    what: str
-    text: str
-    remedy: str = ""
 
 
 def find_flags(layer: Layer, *, stays_float: bool) -> list[Flag]:

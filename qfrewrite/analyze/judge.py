@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 
 from qfrewrite.analyze.compare import LayerFidelity, compare_models
-from qfrewrite.calibration.data import synthetic
+from qfrewrite.data.source import synthetic
 from qfrewrite.errors import UsageError, VerifyError
-from qfrewrite.formats.tflite_read import read_tflite
-from qfrewrite.formats.tflite_write import serialize
+from qfrewrite.formats.tflite.read import read_tflite
+from qfrewrite.formats.tflite.write import serialize
 from qfrewrite.ir import Array, Graph, Model
 from qfrewrite.lower.scheme import QuantOptions
 from qfrewrite.ops.subgraphs import entries

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
-from typing import Any
+from dataclasses import dataclass, field
 
 import numpy as np
 
-from qfrewrite.analyze.flags import Flag, find_flags
+from qfrewrite.analyze.flags import find_flags
+from qfrewrite.analyze.layer import Layer
 from qfrewrite.calibration.observers import Detail
-from qfrewrite.calibration.ranges import RangeRow, RangeTable
+from qfrewrite.calibration.range_row import RangeRow
+from qfrewrite.calibration.ranges import RangeTable
 from qfrewrite.ir import Array, Graph, Model, Op, Tensor
 from qfrewrite.ir.quant import ACTIVATION_CODES, dequantize
 from qfrewrite.lower.canonical import canonicalise, fuses_into
@@ -38,50 +39,6 @@ from qfrewrite.runtime.session import take_usual_sizes
 
 # Weights this small beside the largest change nothing: the channel is its bias.
 _NOTHING = 1e-6
-
-
-@dataclass
-class Layer:
-    """One layer: an op with the BatchNorm folded into it and the activation fused into it.
-
-    output: the name of the tensor it writes. shape: of that tensor, with -1 where it depends on
-    the data (then no macs are counted). observed: min and max over
-    the data. range, scale, zero_point: chosen (or stored) for 8 bits. clipped, sparsity: fractions
-    of values outside the range, and exactly zero. sqnr_db: int8 values against float ones, from
-    the histogram. weights: min and max after folding. channel_ratio: the largest per-channel
-    magnitude of the weights over the smallest of a channel that is not dead. gain_max,
-    gain_median: of BatchNorm's |gamma| / sqrt(variance + epsilon). dead: the channels that never
-    change.
-    """
-
-    name: str
-    op: str
-    output: str
-    shape: tuple[int, ...]
-    parameters: int = 0
-    macs: int = 0
-    observed: Range | None = None
-    range: Range | None = None
-    scale: float | None = None
-    zero_point: int | None = None
-    clipped: float | None = None
-    sparsity: float | None = None
-    sqnr_db: float | None = None
-    weights: Range | None = None
-    channel_ratio: float | None = None
-    gain_max: float | None = None
-    gain_median: float | None = None
-    dead: list[int] = field(default_factory=list)
-    flags: list[Flag] = field(default_factory=list)
-    row: RangeRow | None = field(default=None, repr=False)
-    channel_weights: Array | None = field(default=None, repr=False)
-    unfolded_weights: Array | None = field(default=None, repr=False)
-
-    def record(self) -> dict[str, Any]:
-        """The figures as JSON values."""
-        held = {f.name: getattr(self, f.name) for f in fields(self) if f.repr}
-        held["flags"] = [asdict(f) for f in self.flags]
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in held.items()}
 
 
 @dataclass

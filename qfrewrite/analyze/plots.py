@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from qfrewrite.analyze.layers import Layer
+from qfrewrite.analyze.layer import Layer
 from qfrewrite.analyze.sweep import SizePoint
 from qfrewrite.errors import OutputError, UsageError
 

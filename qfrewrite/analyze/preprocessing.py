@@ -14,8 +14,8 @@ from math import prod, sqrt
 import numpy as np
 import numpy.typing as npt
 
-from qfrewrite.calibration.data import DataSource
-from qfrewrite.calibration.preprocess import Preprocess, stated_preprocess
+from qfrewrite.data.preprocess import Preprocess, stated_preprocess
+from qfrewrite.data.source import DataSource
 from qfrewrite.ir import Array, Graph, Model, Op, Tensor
 from qfrewrite.lower.canonical import canonicalise
 from qfrewrite.ops.spec import attr

@@ -8,16 +8,16 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from qfrewrite.analyze.evaluate import evaluate
-from qfrewrite.calibration.labels import LabelledImages
-from qfrewrite.calibration.preprocess import Preprocess
+from qfrewrite.data.labels import LabelledImages
+from qfrewrite.data.preprocess import Preprocess
 from qfrewrite.errors import QfError, UsageError
 from qfrewrite.ir import Model
 from qfrewrite.lower.cost import total_macs
-from qfrewrite.passes import PassContext, Progress, run_passes
-from qfrewrite.passes._relaying import plain_int8
-from qfrewrite.passes._sizes import MOST, ragged_maps, wasted_padding
+from qfrewrite.passes import PassContext, Progress, run_nested, run_passes
 from qfrewrite.runtime.session import Runner
 from qfrewrite.runtime.timing import time_in_turn
+from qfrewrite.solve.relaying import plain_int8
+from qfrewrite.solve.sizes import MOST, ragged_maps, wasted_padding
 
 _MOST_SIZES = 200
 
@@ -103,4 +103,4 @@ def _built(
         len(ragged_maps(copy.graph)), top1=accuracy.top1 if accuracy else None,
         top5=accuracy.top5 if accuracy else None,
     )  # fmt: skip
-    return point, plain_int8(copy.graph, threads=threads)
+    return point, plain_int8(copy.graph, run_nested, threads=threads)

@@ -12,7 +12,7 @@ from qfrewrite.calibration.observers import Detail, Sum, TensorStats
 from qfrewrite.lower.ranges import Range
 
 if TYPE_CHECKING:
-    from qfrewrite.calibration.ranges import RangeRow
+    from qfrewrite.calibration.range_row import RangeRow
 
 FORMAT = "qfrewrite-ranges-1"
 

@@ -15,7 +15,7 @@ from qfrewrite.cli import tables as t
 from qfrewrite.cli.render import open_console
 
 if TYPE_CHECKING:
-    from qfrewrite.analyze.layers import Layer
+    from qfrewrite.analyze.layer import Layer
     from qfrewrite.calibration.observers import TensorStats
     from qfrewrite.ir import Array
 

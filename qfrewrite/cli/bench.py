@@ -101,9 +101,9 @@ def _layers(model: Model, how: str, given: dict[str, Any], reporter: Reporter) -
 def _scores(loaded: list[Model], how: str, given: dict[str, Any], reporter: Reporter) -> None:
     from qfrewrite.analyze.bench import competition_score, time_models
     from qfrewrite.analyze.evaluate import evaluate
-    from qfrewrite.calibration.labels import read_labels
     from qfrewrite.cli import tables as t
     from qfrewrite.cli.render import open_console
+    from qfrewrite.data.labels import read_labels
 
     images = read_labels(given["data"], given["labels"], given["limit"])
     timings = time_models(loaded, runs=given["runs"], threads=given["threads"],

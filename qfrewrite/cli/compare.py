@@ -42,7 +42,7 @@ def compare(reference: Path, quantized: Path, **given: Any) -> None:
     with Reporter(quiet=given["quiet"], verbose=False, explain=False) as reporter:
         context = open_data_context(source, given, reporter)
         if context is None:
-            from qfrewrite.calibration.data import synthetic
+            from qfrewrite.data.source import synthetic
             from qfrewrite.runtime.session import input_specs
 
             samples: Any = synthetic(input_specs(source.graph), 16, seed=given["seed"])

@@ -48,9 +48,9 @@ def evaluate(models: tuple[Path, ...], how: str, **given: Any) -> None:
 def _classifiers(loaded: list[Model], how: str, given: dict[str, Any], reporter: Reporter) -> None:
     from qfrewrite.analyze.evaluate import evaluate as run
     from qfrewrite.analyze.evaluate import paired
-    from qfrewrite.calibration.labels import read_labels
     from qfrewrite.cli import tables as t
     from qfrewrite.cli.render import open_console
+    from qfrewrite.data.labels import read_labels
 
     images = read_labels(given["data"], given["labels"], given["limit"])
     found = [

@@ -11,7 +11,8 @@ import click
 from qfrewrite.cli.options import data_options, model_options, open_data_context
 
 if TYPE_CHECKING:
-    from qfrewrite.analyze.layers import Inspection, Layer
+    from qfrewrite.analyze.layer import Layer
+    from qfrewrite.analyze.layers import Inspection
 
 _SORTS = (
     "order", "name", "op", "parameters", "macs", "channel_ratio", "gain_max", "dead", "clipped",

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 if TYPE_CHECKING:
-    from qfrewrite.calibration.preprocess import Preprocess
     from qfrewrite.cli.render import Reporter
+    from qfrewrite.data.preprocess import Preprocess
     from qfrewrite.ir import Model
     from qfrewrite.passes import PassContext
 
@@ -146,7 +146,7 @@ def preprocessing(given: dict[str, Any], model: Model) -> Preprocess:
     """What --preprocess and --crop say, or without --preprocess what the model says."""
     from dataclasses import replace
 
-    from qfrewrite.calibration.preprocess import chosen_preprocess
+    from qfrewrite.data.preprocess import chosen_preprocess
 
     how = chosen_preprocess(model, given["preprocess"])
     return replace(how, crop=given["crop"]) if given["crop"] != 1.0 else how

@@ -11,7 +11,7 @@ def passes(name: str | None) -> None:
     """List the passes and pipelines, or describe one of them."""
     from qfrewrite.cli.render import pass_table, print_pass
     from qfrewrite.passes import all_passes, make_passes
-    from qfrewrite.passes._pipelines import PIPELINES
+    from qfrewrite.passes._registry import PIPELINES
 
     if name is None:
         pass_table(all_passes())

@@ -20,9 +20,9 @@ from qfrewrite.analyze.judge import Judgement
 from qfrewrite.api import SaveReport
 from qfrewrite.cli.tables import byte_count
 from qfrewrite.ir import Model, Tensor
-from qfrewrite.lower.targets import grouped
 from qfrewrite.ops.shapes import open_axes
 from qfrewrite.passes import Pass, PassContext, PassReport, RunReport, parameters
+from qfrewrite.targets.target import grouped
 
 _PIPE_WIDTH = 100
 RANKED_ONLY = (

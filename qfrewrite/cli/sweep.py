@@ -32,9 +32,9 @@ def sweep(model: Path, sizes: str, how: str, plot: Path | None, **given: Any) ->
     from qfrewrite import api
     from qfrewrite.analyze.sweep import parse_sizes
     from qfrewrite.analyze.sweep import sweep as run
-    from qfrewrite.calibration.labels import read_labels
     from qfrewrite.cli import tables as t
     from qfrewrite.cli.render import Reporter, open_console
+    from qfrewrite.data.labels import read_labels
     from qfrewrite.errors import UsageError
 
     wanted = parse_sizes(sizes)

@@ -223,6 +223,13 @@ def is_fused(op: Op) -> bool:
     return source is not None and bool(source.meta.get("virtual"))
 
 
+def name_in_file(graph: Graph, op: Op) -> str:
+    """What a reader of the file calls `op`: with a fused activation, by its result."""
+    if len(op.outputs) == 1 and op.output.meta.get("virtual"):
+        return written_as(graph, op.output).name
+    return op.name
+
+
 def written_as(graph: Graph, tensor: Tensor) -> Tensor:
     """What a kernel writes for `tensor`: a fused activation's result where there is one."""
     return graph.readers(tensor)[0].op.output if tensor.meta.get("virtual") else tensor

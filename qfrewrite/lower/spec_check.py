@@ -15,8 +15,7 @@ import numpy as np
 from qfrewrite.errors import VerifyError
 from qfrewrite.ir import Graph, Model, Op, Quant, Tensor
 from qfrewrite.ir.quant import ACTIVATION_CODES
-from qfrewrite.lower.canonical import is_fused
-from qfrewrite.lower.targets import name_in_file
+from qfrewrite.lower.canonical import is_fused, name_in_file
 from qfrewrite.ops import OpSpec, spec_of
 from qfrewrite.ops.spec import QUANTIZED, Port, fixed_quant, least_version
 from qfrewrite.ops.subgraphs import verify_subgraphs

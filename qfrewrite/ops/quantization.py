@@ -8,7 +8,7 @@ from qfrewrite.ir import Array, Op
 from qfrewrite.ir.quant import dequantize, quantize
 from qfrewrite.ops.elementwise import same_shape
 from qfrewrite.ops.features import makes, per_channel_operand, per_channel_result, says
-from qfrewrite.ops.spec import FLOAT_ONLY, OpSpec, act, attr, rows
+from qfrewrite.ops.spec import FLOAT_ONLY, OpSpec, Shape, act, attr, rows, shape_error
 
 
 def fake_quant_grid(
@@ -65,6 +65,13 @@ def holding_zero(low: Array, high: Array) -> tuple[Array, Array]:
     return np.minimum(low - shift, 0), np.maximum(high - shift, 0)
 
 
+def _fake_quant_shape(op: Op) -> list[Shape]:
+    """Shape of a FAKE_QUANT; TensorFlow and LiteRT take 2 to 16 bits."""
+    if not 2 <= attr(op, "num_bits") <= 16:
+        raise shape_error(op, f"num_bits is {attr(op, 'num_bits')}, must be 2 to 16")
+    return same_shape(op)
+
+
 def _fake_quant(op: Op, x: list[Array | None]) -> list[Array]:
     v = x[0]
     assert v is not None
@@ -97,7 +104,7 @@ def _dequantize(op: Op, x: list[Array | None]) -> list[Array]:
 
 rows(
     OpSpec(
-        "FAKE_QUANT", (act("x"),), (act("y"),), same_shape, _fake_quant, "FakeQuantOptions",
+        "FAKE_QUANT", (act("x"),), (act("y"),), _fake_quant_shape, _fake_quant, "FakeQuantOptions",
         {"min": 0.0, "max": 0.0, "num_bits": 8, "narrow_range": False, "axis": None},
         kernels=FLOAT_ONLY, since=((says("narrow_range"), 2),),
     ),

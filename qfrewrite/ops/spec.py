@@ -98,7 +98,7 @@ class OpSpec:
     kind: TFLite's builtin name. options: the flatbuffer table of its attributes, if it has one.
     graphdef: its name in a GraphDef where the two correspond one to one (same operands in the
     same slots); `graphdef_attrs` then pairs attribute names (ours -> GraphDef's). Ops whose
-    forms differ have an entry in `formats/graphdef_ops.py` instead.
+    forms differ have an entry in `formats/graphdef/rules/table.py` instead.
     attrs: every attribute with its default. infer: the shape rule. reference: what it computes,
     in numpy. kernels: the quantized types LiteRT computes it in. same_scale: whether input and
     output must share scale and zero point. symmetric: whether their zero point must be that of

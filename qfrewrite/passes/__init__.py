@@ -1,9 +1,9 @@
 """Passes: one file each, found by themselves; see docs/writing-a-pass.md."""
 
-from qfrewrite.passes._base import Pass, all_passes, make_passes, parameters, register
-from qfrewrite.passes._context import PassContext, PassRewriter, Progress
-from qfrewrite.passes._measure import measure, row_names
-from qfrewrite.passes._runner import PassReport, RunReport, run_passes
+from qfrewrite.passes._registry import Pass, all_passes, make_passes, parameters, register
+from qfrewrite.passes._runner import PassReport, RunReport, run_nested, run_passes
+from qfrewrite.solve.context import PassContext, PassRewriter, Progress
+from qfrewrite.solve.measure import measure, row_names
 
 __all__ = [
     "Pass",
@@ -18,5 +18,6 @@ __all__ = [
     "parameters",
     "register",
     "row_names",
+    "run_nested",
     "run_passes",
 ]

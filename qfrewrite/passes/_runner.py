@@ -14,11 +14,11 @@ from qfrewrite.ir import Graph, Model
 from qfrewrite.ops.check import verify_model
 from qfrewrite.ops.shapes import has_open_sizes, settle_shapes, take_sizes
 from qfrewrite.ops.subgraphs import entries
-from qfrewrite.passes._base import FORMS, Pass, make_passes
-from qfrewrite.passes._context import PassContext, PassRewriter, Samples, sample_count
+from qfrewrite.passes._registry import FORMS, Pass, make_passes
 from qfrewrite.rewrite.raising import raise_graph
 from qfrewrite.rewrite.rewriter import Log
 from qfrewrite.runtime.metrics import Fidelity, compare, graph_outputs
+from qfrewrite.solve.context import PassContext, PassRewriter, Samples, sample_count
 
 VERIFY_LEVELS = ("off", "structure", "numeric")
 # An exact rewrite differs from its source by float32 rounding only.
@@ -87,6 +87,7 @@ def run_passes(
     todo = make_passes(passes) if isinstance(passes, str) else list(passes)
     context = context or PassContext()
     run = _Run(model, context, verify)
+    context.nested = run_nested
     _settle_shapes(model, context, todo)
     if verify != "off":
         verify_model(model)
@@ -100,6 +101,17 @@ def run_passes(
         if after is not None:
             after(one, model)
     return run.report
+
+
+def run_nested(
+    passes: str, graph: Graph, context: PassContext, log: Log, main: bool, signature: str | None
+) -> None:
+    """Run passes for another pass, on its graph or on a copy to try them on; see `PassRewriter`."""
+    context.nested = run_nested
+    for one in make_passes(passes):
+        if one.requires is not None:
+            FORMS[one.requires](graph, log)
+        one.run(graph, PassRewriter(graph, context, log, main=main, signature=signature))
 
 
 def _settle_shapes(model: Model, context: PassContext, todo: Sequence[Pass]) -> None:
@@ -252,7 +264,7 @@ def _drop_stale_signatures(model: Model, outputs: Sequence[int]) -> None:
 
 
 def _synthetic(graph: Graph, seed: int) -> Samples:
-    from qfrewrite.calibration.data import synthetic
+    from qfrewrite.data.source import synthetic
     from qfrewrite.runtime.session import input_specs
 
     return synthetic(input_specs(graph), samples=8, seed=seed)

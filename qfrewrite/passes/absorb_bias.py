@@ -9,12 +9,12 @@ import numpy as np
 
 from qfrewrite.calibration.statistics import propagate
 from qfrewrite.ir import Graph, Op
-from qfrewrite.passes._base import Pass, register
-from qfrewrite.passes._context import PassRewriter
-from qfrewrite.passes._scaling import NEAR, REACH
+from qfrewrite.passes._registry import Pass, register
 from qfrewrite.rewrite.dead_channels import next_linear
 from qfrewrite.rewrite.fold import Float64, constant_response, pads, restate, set_weights
 from qfrewrite.rewrite.match import LINEAR, NoMatch, bias_of, float_weights, weights_of
+from qfrewrite.solve.context import PassRewriter
+from qfrewrite.solve.scaling import NEAR, REACH
 
 # Without data a channel is taken to stay above its mean less so many deviations.
 _SIGMAS = 3.0

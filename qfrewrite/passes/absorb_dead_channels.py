@@ -9,13 +9,13 @@ import numpy as np
 
 from qfrewrite.ir import Graph, Op
 from qfrewrite.lower.canonical import canonicalise
-from qfrewrite.passes._base import Pass, register
-from qfrewrite.passes._context import PassRewriter
-from qfrewrite.passes._dead import absorb_reported, fold_and_absorb
-from qfrewrite.passes._relaying import Costs, relay
+from qfrewrite.passes._registry import Pass, register
 from qfrewrite.rewrite.channel_rules import trace_channels, unused
 from qfrewrite.rewrite.dead_channels import DEAD_VARIANCE, DeadChannels, dead_by_weights
 from qfrewrite.rewrite.match import LINEAR, bias_of, float_weights
+from qfrewrite.solve.context import PassRewriter
+from qfrewrite.solve.dead_channels import absorb_reported, fold_and_absorb
+from qfrewrite.solve.relaying import Costs, relay
 
 # A channel whose output moved by no more than this fraction of its layer's range is constant.
 _STILL = 1e-5

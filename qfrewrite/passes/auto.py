@@ -6,15 +6,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
-from qfrewrite.calibration.labels import class_offset, read_table
+from qfrewrite.data.labels import class_offset, read_table
 from qfrewrite.errors import DataError, UsageError
 from qfrewrite.ir import Graph, Op
-from qfrewrite.passes._base import Pass, make_passes, register
-from qfrewrite.passes._context import PassContext, PassRewriter
-from qfrewrite.passes._pipelines import PIPELINES
-from qfrewrite.passes._sensitivity import fidelity_of, sensitivities
-from qfrewrite.passes.calibrate import Calibrate
+from qfrewrite.passes._registry import Pass, register
 from qfrewrite.runtime.metrics import Fidelity, Outputs
+from qfrewrite.solve.context import PassContext, PassRewriter
+from qfrewrite.solve.sensitivity import fidelity_of, sensitivities
 
 # Networks are a little too sure of themselves: what was lost on labelled images is so many times
 # what their own probabilities say (docs/accuracy.md).
@@ -59,7 +57,7 @@ class Auto(Pass):
     def run(self, graph: Graph, rw: PassRewriter) -> None:
         """Work on copies; the graph becomes the one that does."""
         if not rw.main:
-            Calibrate().apply(graph, rw)
+            rw.run_nested("calibrate")
             return
         context = rw.context
         if context.data is None or context.imagined:
@@ -68,7 +66,7 @@ class Auto(Pass):
         expensive = "@per-channel" if context.quant.per_channel else "@per-tensor"
         best: tuple[Graph, Fidelity] | None = None
         for name in ("@fast", expensive):
-            copy, found = _tried(graph, judge, name)
+            copy, found = _tried(rw, judge, name)
             if best is None or found.sqnr_db > best[1].sqnr_db:
                 best = copy, found
             rw.note(f"{name}: {found}, estimated drop {estimated_drop(found):.1f} points")
@@ -138,16 +136,11 @@ class _Judge:
         )  # fmt: skip
 
 
-def _tried(graph: Graph, judge: _Judge, name: str) -> tuple[Graph, Fidelity]:
+def _tried(rw: PassRewriter, judge: _Judge, name: str) -> tuple[Graph, Fidelity]:
     """A copy after the passes of the pipeline `name`, and how close it comes."""
-    copy = graph.clone()[0]
+    copy = rw.graph.clone()[0]
     context = replace(judge.context.aside(), progress=judge.context.progress)
-    edits = []
-    for one in make_passes(PIPELINES[name].passes):
-        inner = PassRewriter(copy, context)
-        one.apply(copy, inner)
-        edits += inner.log.edits
-    copy.meta["edits"] = edits
+    copy.meta["edits"] = rw.run_nested(name, copy, context).edits
     return copy, judge.fidelity(copy)
 
 

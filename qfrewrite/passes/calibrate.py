@@ -15,12 +15,12 @@ from qfrewrite.ir.quant import ACTIVATION_CODES
 from qfrewrite.lower.canonical import fuses_into
 from qfrewrite.lower.groups import find_groups
 from qfrewrite.lower.ranges import Range
-from qfrewrite.passes._base import Pass, register
-from qfrewrite.passes._context import PassRewriter
-from qfrewrite.passes._guess import guess_ranges, taken_sizes
-from qfrewrite.passes._measure import measure, row_names
+from qfrewrite.passes._registry import Pass, register
 from qfrewrite.rewrite.match import LINEAR
 from qfrewrite.rewrite.relayout import with_padding
+from qfrewrite.solve.context import PassRewriter
+from qfrewrite.solve.guess import guess_ranges, taken_sizes
+from qfrewrite.solve.measure import measure, row_names
 
 
 @register

@@ -9,9 +9,12 @@ import numpy as np
 
 from qfrewrite.errors import UsageError
 from qfrewrite.ir import Graph, Op
-from qfrewrite.passes._base import Pass, register
-from qfrewrite.passes._context import PassRewriter
-from qfrewrite.passes._scaling import (
+from qfrewrite.passes._registry import Pass, register
+from qfrewrite.rewrite.channels import Channels
+from qfrewrite.rewrite.fold import restate, set_weights
+from qfrewrite.rewrite.match import bias_of, channel_axis, weights_of
+from qfrewrite.solve.context import PassRewriter
+from qfrewrite.solve.scaling import (
     MARGIN,
     Float64,
     Group,
@@ -22,9 +25,6 @@ from qfrewrite.passes._scaling import (
     look,
     trace_scales,
 )
-from qfrewrite.rewrite.channels import Channels
-from qfrewrite.rewrite.fold import restate, set_weights
-from qfrewrite.rewrite.match import bias_of, channel_axis, weights_of
 
 # How far channels may be scaled.
 _MOST = 64.0

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from qfrewrite.ir import Graph
-from qfrewrite.passes._base import Pass, register
-from qfrewrite.passes._context import PassRewriter
+from qfrewrite.passes._registry import Pass, register
 from qfrewrite.rewrite.fold import fold_batch_norm
+from qfrewrite.solve.context import PassRewriter
 
 
 @register

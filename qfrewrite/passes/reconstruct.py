@@ -15,17 +15,17 @@ from qfrewrite.lower.groups import Groups, find_groups
 from qfrewrite.lower.ranges import Range
 from qfrewrite.lower.substitute import substitute
 from qfrewrite.ops.subgraphs import keeps_state
-from qfrewrite.passes._base import Pass, register
-from qfrewrite.passes._context import PassContext, PassRewriter
-from qfrewrite.passes._measure import headroom, measure, row_names
-from qfrewrite.passes._sensitivity import fidelity_of
-from qfrewrite.passes._sequential import Layer, Sequential, Settings, Solution
-from qfrewrite.passes.calibrate import Calibrate, insert_range, observable
+from qfrewrite.passes._registry import Pass, register
+from qfrewrite.passes.calibrate import insert_range, observable
 from qfrewrite.rewrite.fold import set_weights
 from qfrewrite.rewrite.match import LINEAR, channel_axis, float_weights, weight_slot
 from qfrewrite.rewrite.weight_ranges import KEY
 from qfrewrite.runtime.metrics import Fidelity
 from qfrewrite.runtime.units import units
+from qfrewrite.solve.context import PassContext, PassRewriter
+from qfrewrite.solve.measure import headroom, measure, row_names
+from qfrewrite.solve.sensitivity import fidelity_of
+from qfrewrite.solve.sequential import Layer, Sequential, Settings, Solution
 
 _REFIT = ("auto", "true", "false")
 # Levels of weights on each side of 0.
@@ -90,17 +90,17 @@ class Reconstruct(Pass):
         """Solve on the side, compare with plain calibration, take the better one."""
         if not rw.main:
             # Only the main graph is fitted.
-            Calibrate().run(graph, rw)
+            rw.run_nested("calibrate")
             return
         if rw.context.data is None:
             # Where BatchNorm statistics are known, ranges from them are better than fits to images.
             rw.warn("no data: nothing can be fitted; ranges come from calibrate")
-            Calibrate().run(graph, rw)
+            rw.run_nested("calibrate")
             return
         if keeps_state(graph):
             rw.warn("an inference depends on those before it, so layers cannot be fitted one by "
                     "one; ranges come from calibrate")  # fmt: skip
-            Calibrate().run(graph, rw)
+            rw.run_nested("calibrate")
             return
         if rw.context.imagined:
             rw.warn(f"no data: layers are fitted to {rw.context.data.description}")
@@ -114,7 +114,7 @@ class Reconstruct(Pass):
             return
         solution = self._best(graph, rw, tensors)
         if solution is None:
-            Calibrate().run(graph, rw)
+            rw.run_nested("calibrate")
             return
         _apply(graph, rw, solution)
         for op, layer in solution.layers.items():
@@ -126,7 +126,7 @@ class Reconstruct(Pass):
         Small networks may be better off without a refit, or with codes rounded one by one: those
         are tried where the first way does not beat plain calibration.
         """
-        plain = _fidelity(graph, rw, lambda g, r: Calibrate().run(g, r))
+        plain = _fidelity(graph, rw, lambda g, r: r.run_nested("calibrate", g, r.context))
         rw.note(f"plain calibration: {plain}")
         groups = find_groups(graph, self._float_ranges(graph, rw, tensors))
         best: tuple[Solution, Fidelity] | None = None
@@ -183,7 +183,7 @@ class Reconstruct(Pass):
 
 
 def _fidelity(
-    graph: Graph, rw: PassRewriter, edit: Callable[[Graph, PassRewriter], None]
+    graph: Graph, rw: PassRewriter, edit: Callable[[Graph, PassRewriter], object]
 ) -> Fidelity:
     """How close a copy of `graph` comes to float once `edit` is done and it is quantized."""
     copy, context = graph.clone()[0], rw.context

@@ -10,9 +10,9 @@ import numpy as np
 
 from qfrewrite.calibration.statistics import propagate
 from qfrewrite.ir import Graph, Op
-from qfrewrite.passes._base import Pass, register
-from qfrewrite.passes._context import PassRewriter
-from qfrewrite.passes._trial import Trials
+from qfrewrite.passes._registry import Pass, register
+from qfrewrite.solve.context import PassRewriter
+from qfrewrite.solve.trial import Trials
 
 _LIMIT = 6.0
 # Samples that settle a clip rate; calibration sees the rest.

@@ -10,7 +10,11 @@ import numpy as np
 
 from qfrewrite.errors import UsageError
 from qfrewrite.ir import Graph, Op
-from qfrewrite.passes._activation_cost import (
+from qfrewrite.passes._registry import Pass, register
+from qfrewrite.rewrite.dead_channels import dead_by_weights
+from qfrewrite.rewrite.fold import set_weights
+from qfrewrite.rewrite.match import float_weights
+from qfrewrite.solve.activation_cost import (
     Cost,
     Original,
     Site,
@@ -18,13 +22,9 @@ from qfrewrite.passes._activation_cost import (
     find_site,
     without_activation,
 )
-from qfrewrite.passes._base import Pass, register
-from qfrewrite.passes._context import PassRewriter
-from qfrewrite.passes._dead import absorb_reported, fold_and_absorb
-from qfrewrite.passes._trial import Trials
-from qfrewrite.rewrite.dead_channels import dead_by_weights
-from qfrewrite.rewrite.fold import set_weights
-from qfrewrite.rewrite.match import float_weights
+from qfrewrite.solve.context import PassRewriter
+from qfrewrite.solve.dead_channels import absorb_reported, fold_and_absorb
+from qfrewrite.solve.trial import Trials
 
 # Layers that lose more than this at the pointwise output are not tried; after so many tries that
 # failed the rest is not either.

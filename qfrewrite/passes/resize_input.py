@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from qfrewrite.ir import Graph
-from qfrewrite.passes._base import Pass, register
-from qfrewrite.passes._context import PassRewriter
-from qfrewrite.passes._sizes import parse_size, ragged_maps
+from qfrewrite.passes._registry import Pass, register
 from qfrewrite.rewrite.resize import Resizing, image_input
+from qfrewrite.solve.context import PassRewriter
+from qfrewrite.solve.sizes import parse_size, ragged_maps
 
 _LISTED = 5
 

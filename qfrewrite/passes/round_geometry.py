@@ -7,14 +7,14 @@ from typing import ClassVar
 
 from qfrewrite.errors import UsageError
 from qfrewrite.ir import Graph
-from qfrewrite.passes._base import Pass, register
-from qfrewrite.passes._context import PassRewriter
-from qfrewrite.passes._geometry import Plan, rounded_down, rounded_up
-from qfrewrite.passes._relaying import Costs, relay
-from qfrewrite.passes._sizes import next_even_size
+from qfrewrite.passes._registry import Pass, register
 from qfrewrite.passes.resize_input import resize
 from qfrewrite.rewrite.channel_rules import trace_channels
 from qfrewrite.rewrite.match import LINEAR
+from qfrewrite.solve.channel_counts import Plan, rounded_down, rounded_up
+from qfrewrite.solve.context import PassRewriter
+from qfrewrite.solve.relaying import Costs, relay
+from qfrewrite.solve.sizes import next_even_size
 
 _WHAT = ("channels", "spatial", "all")
 _MULTIPLES = (2, 4, 8, 16, 32, 64)

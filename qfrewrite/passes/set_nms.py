@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 from qfrewrite.errors import UsageError
 from qfrewrite.ir import Graph, Op
 from qfrewrite.ops.detection import decode_options, encode_options, is_detection, output_shapes
-from qfrewrite.passes._base import Pass, register
-from qfrewrite.passes._context import PassRewriter
+from qfrewrite.passes._registry import Pass, register
+from qfrewrite.solve.context import PassRewriter
 
 
 @register

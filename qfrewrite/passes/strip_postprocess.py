@@ -7,8 +7,8 @@ from typing import ClassVar
 
 from qfrewrite.ir import Graph
 from qfrewrite.ops.detection import is_detection
-from qfrewrite.passes._base import Pass, register
-from qfrewrite.passes._context import PassRewriter
+from qfrewrite.passes._registry import Pass, register
+from qfrewrite.solve.context import PassRewriter
 
 
 @register

@@ -8,7 +8,6 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from qfrewrite.calibration.fit import Factors, Float64, Moments, factorize, refit
 from qfrewrite.calibration.statistics import propagate
 from qfrewrite.errors import UsageError
 from qfrewrite.ir import Array, Graph, Op, Tensor, constant
@@ -16,12 +15,13 @@ from qfrewrite.lower.cost import macs, total_macs
 from qfrewrite.ops.build import append_op
 from qfrewrite.ops.shapes import unsettled
 from qfrewrite.ops.spec import attr
-from qfrewrite.passes._base import Pass, register
-from qfrewrite.passes._context import PassRewriter
+from qfrewrite.passes._registry import Pass, register
 from qfrewrite.rewrite.match import bias_of, float_weights, weights_of
 from qfrewrite.rewrite.rewriter import replace_op
 from qfrewrite.runtime.metrics import sqnr_db
 from qfrewrite.runtime.session import Session
+from qfrewrite.solve.context import PassRewriter
+from qfrewrite.solve.fit import Factors, Float64, Moments, factorize, refit
 
 # Positions of one sample that enter a covariance.
 _ROWS = 128

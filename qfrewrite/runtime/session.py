@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from qfrewrite.calibration.data import InputSpec
+from qfrewrite.data.inputs import InputSpec
 from qfrewrite.errors import QfError, RunError
 from qfrewrite.ir import Array, Graph, Model, Quant, Tensor
 from qfrewrite.ir.quant import dequantize, quantize
@@ -133,7 +133,7 @@ class Runner:
     ) -> Runner:
         """A model as `options` would have it written; by default as it is: an unedited `.tflite`
         as the file says, a GraphDef in float."""
-        from qfrewrite.formats.tflite_write import serialize
+        from qfrewrite.formats.tflite.write import serialize
 
         return Runner(serialize(lower_model(model, options)[0]), threads=threads)
 
@@ -205,7 +205,7 @@ def _check_safe(content: bytes | Path) -> None:
 
     Where subgraphs disagree it would write outside its memory; loops may have no end.
     """
-    from qfrewrite.formats.tflite_read import parse_tflite, read_tflite
+    from qfrewrite.formats.tflite.read import parse_tflite, read_tflite
 
     where = None if isinstance(content, bytes) else str(content)
     model = parse_tflite(content) if isinstance(content, bytes) else read_tflite(content)
@@ -274,7 +274,7 @@ def _to_real(value: Array, detail: dict[str, Any]) -> Array:
 
 
 def _bytes(graph: Graph, lower: Callable[[Graph], None]) -> bytes:
-    from qfrewrite.formats.tflite_write import serialize
+    from qfrewrite.formats.tflite.write import serialize
 
     needed = reached(graph) - {graph}
     # Subgraphs are numbered, so those that are not run leave empty ones in their places.

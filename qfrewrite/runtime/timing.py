@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from qfrewrite.calibration.data import synthetic
+from qfrewrite.data.source import synthetic
 from qfrewrite.runtime.session import Runner
 
 Float64 = npt.NDArray[np.float64]

@@ -17,7 +17,7 @@ from PIL import Image
 import qfrewrite as qf
 from qfrewrite.analyze.coco import evaluate_detector
 from qfrewrite.analyze.evaluate import Accuracy, evaluate, paired, wilson
-from qfrewrite.calibration.labels import read_labels
+from qfrewrite.data.labels import read_labels
 from qfrewrite.errors import DataError, UsageError
 from qfrewrite.ir import Graph, Model, Op, Tensor
 from qfrewrite.ops.build import GraphBuilder

@@ -16,7 +16,7 @@ from qfrewrite.analyze.compare import compare_models
 from qfrewrite.analyze.judge import is_poor
 from qfrewrite.cli.main import run
 from qfrewrite.errors import VerifyError
-from qfrewrite.formats.tflite_write import write_tflite
+from qfrewrite.formats.tflite.write import write_tflite
 from qfrewrite.ir import Model
 from qfrewrite.ops.build import GraphBuilder
 from qfrewrite.runtime.metrics import Fidelity

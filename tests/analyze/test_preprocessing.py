@@ -10,10 +10,10 @@ from conftest import ROOT, shared_path
 
 import qfrewrite as qf
 from qfrewrite.analyze.preprocessing import PreprocessVerdict, judge_preprocess
-from qfrewrite.calibration.data import open_data
-from qfrewrite.calibration.preprocess import Preprocess
 from qfrewrite.cli.main import run
-from qfrewrite.formats.tflite_metadata import ENTRY, metadata_bytes
+from qfrewrite.data.preprocess import Preprocess
+from qfrewrite.data.source import open_data
+from qfrewrite.formats.tflite.metadata import ENTRY, metadata_bytes
 from qfrewrite.ir import Model, constant
 from qfrewrite.runtime.session import input_specs
 

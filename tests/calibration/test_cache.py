@@ -6,8 +6,9 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from qfrewrite.calibration.cache import CachedSamples, FirstSamples, one_pass
-from qfrewrite.calibration.data import InputSpec, open_data
+from qfrewrite.data.cache import CachedSamples, FirstSamples, one_pass
+from qfrewrite.data.inputs import InputSpec
+from qfrewrite.data.source import open_data
 
 SPEC = InputSpec("x", (1, 4))
 
@@ -42,7 +43,7 @@ def test_small_samples_are_read_once() -> None:
         def label(self, index: int) -> str:
             return str(index)
 
-    from qfrewrite.calibration.data import Samples
+    from qfrewrite.data.source import Samples
 
     cached = CachedSamples(Samples([SPEC], Items(), range(5), "5 samples"))  # type: ignore[arg-type]
     for _ in range(3):

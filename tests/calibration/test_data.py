@@ -18,9 +18,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from qfrewrite.calibration.data import DataSource, InputSpec, Samples, open_data, synthetic
-from qfrewrite.calibration.data_checks import range_warning
-from qfrewrite.calibration.prefetch import prefetch
+from qfrewrite.data.checks import range_warning
+from qfrewrite.data.inputs import InputSpec
+from qfrewrite.data.prefetch import prefetch
+from qfrewrite.data.source import DataSource, Samples, open_data, synthetic
 from qfrewrite.errors import DataError, UsageError
 
 IMAGE = InputSpec("input", (1, 8, 8, 3))

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qfrewrite.calibration.fit import Moments, output_error, refit, round_weights
 from qfrewrite.ir import Array
+from qfrewrite.solve.fit import Moments, output_error, refit, round_weights
 
 
 def rows(n: int, g: int, m: int, k: int, seed: int) -> tuple[Array, Array, Array]:

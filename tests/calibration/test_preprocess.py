@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from qfrewrite.calibration.preprocess import Preprocess, crop_box, image_array, image_pixels
+from qfrewrite.data.preprocess import Preprocess, crop_box, image_array, image_pixels
 from qfrewrite.errors import DataError, UsageError
 
 RAW = Preprocess.parse("raw")

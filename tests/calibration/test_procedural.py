@@ -7,9 +7,10 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from qfrewrite.calibration.data import InputSpec, synthetic
-from qfrewrite.calibration.procedural import procedural_image
-from qfrewrite.calibration.synthetic import looks_like_image
+from qfrewrite.data.inputs import InputSpec
+from qfrewrite.data.procedural import procedural_image
+from qfrewrite.data.source import synthetic
+from qfrewrite.data.synthetic import looks_like_image
 from qfrewrite.ir import Array
 
 IMAGE = InputSpec("x", (1, 96, 128, 3), "float32")

@@ -12,8 +12,8 @@ from quantizing import quantized
 from test_schemes import network
 
 from qfrewrite.cli.main import run
-from qfrewrite.formats.tflite_read import read_tflite
-from qfrewrite.formats.tflite_write import write_tflite
+from qfrewrite.formats.tflite.read import read_tflite
+from qfrewrite.formats.tflite.write import write_tflite
 from qfrewrite.ir import Model, Quant
 
 DIGITS = str(ROOT / "examples" / "digits" / "digits_mobilenet.pb")
@@ -136,8 +136,8 @@ def test_auto_from_the_command_line(
 def test_the_names_that_options_take_are_all_there_are() -> None:
     from qfrewrite.cli import options
     from qfrewrite.lower.scheme import SCHEMES
-    from qfrewrite.lower.target_table import TARGETS
     from qfrewrite.saving import WEIGHTS
+    from qfrewrite.targets.table import TARGETS
 
     assert set(options.TARGETS) == set(TARGETS)
     assert tuple(SCHEMES) == options.SCHEMES

@@ -13,9 +13,9 @@ from conftest import ROOT
 from graphdefs import Nodes
 
 from qfrewrite.cli.main import run
-from qfrewrite.formats.graphdef_schema import GraphDef
-from qfrewrite.formats.tflite_read import read_tflite
-from qfrewrite.formats.tflite_write import write_tflite
+from qfrewrite.formats.graphdef.schema import GraphDef
+from qfrewrite.formats.tflite.read import read_tflite
+from qfrewrite.formats.tflite.write import write_tflite
 from qfrewrite.ir import Model
 from qfrewrite.ops.build import GraphBuilder
 

@@ -12,7 +12,7 @@ from graphs import normal
 import qfrewrite as qf
 from qfrewrite.cli.main import run
 from qfrewrite.errors import UsageError
-from qfrewrite.formats.tflite_write import write_tflite
+from qfrewrite.formats.tflite.write import write_tflite
 from qfrewrite.ir import Model
 from qfrewrite.ops.build import GraphBuilder
 

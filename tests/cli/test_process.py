@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
-from qfrewrite.calibration.items import ImageItems
 from qfrewrite.calibration.ranges import RangeTable
 from qfrewrite.cli.main import run
+from qfrewrite.data.items import ImageItems
 from qfrewrite.ir import Array
 
 MODEL = str(ROOT / "examples" / "digits" / "digits_mobilenet.pb")

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from qfrewrite.formats.graphdef_emit import Kind, attr_value
-from qfrewrite.formats.graphdef_schema import AttrValue, GraphDef
-from qfrewrite.formats.tensor_proto import numpy_to_tensor
+from qfrewrite.formats.graphdef.emit import Kind, attr_value
+from qfrewrite.formats.graphdef.schema import AttrValue, GraphDef
+from qfrewrite.formats.graphdef.tensor_proto import numpy_to_tensor
 
 FLOAT = Kind("DT_FLOAT")
 

@@ -12,9 +12,9 @@ import pytest
 from conftest import shared_path
 
 import qfrewrite as qf
-from qfrewrite.formats.appended_zip import find_zip
-from qfrewrite.formats.tflite_metadata import ENTRY, metadata_bytes, parse_metadata
-from qfrewrite.formats.tflite_write import chunks, serialize, write_tflite
+from qfrewrite.formats.tflite.appended_zip import find_zip
+from qfrewrite.formats.tflite.metadata import ENTRY, metadata_bytes, parse_metadata
+from qfrewrite.formats.tflite.write import chunks, serialize, write_tflite
 from qfrewrite.ir import Model
 from qfrewrite.ops.build import GraphBuilder
 

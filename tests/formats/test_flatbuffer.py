@@ -17,9 +17,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qfrewrite.errors import ModelFileError, UnsupportedError
-from qfrewrite.formats.flatbuffer import UNKNOWN, Decoder, Encoder
-from qfrewrite.formats.flatbuffer_schema import FieldSpec
-from qfrewrite.formats.tflite_schema import (
+from qfrewrite.formats.tflite.flatbuffer import UNKNOWN, Decoder, Encoder
+from qfrewrite.formats.tflite.flatbuffer_schema import FieldSpec
+from qfrewrite.formats.tflite.schema import (
     CODES,
     IDENTIFIER,
     SCHEMA,

@@ -17,8 +17,8 @@ from graphdef_cases_layouts import LAYOUTS
 from graphdef_cases_shapes import SHAPES
 from graphdef_cases_windows import WINDOWS
 
-from qfrewrite.formats.graphdef_read import parse_graphdef
-from qfrewrite.formats.tflite_write import serialize
+from qfrewrite.formats.graphdef.read import parse_graphdef
+from qfrewrite.formats.tflite.write import serialize
 from qfrewrite.ir import Array, Model
 from qfrewrite.lower.model import lower_model
 from qfrewrite.lower.scheme import QuantOptions

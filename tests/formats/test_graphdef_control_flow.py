@@ -10,7 +10,7 @@ import pytest
 from control_flow_cases import KERAS, SHAPE, V1, V2, frozen_v1, frozen_v2
 
 from qfrewrite import api
-from qfrewrite.formats.graphdef_read import parse_graphdef
+from qfrewrite.formats.graphdef.read import parse_graphdef
 from qfrewrite.ir import Array
 from qfrewrite.runtime.session import Runner
 

@@ -9,9 +9,9 @@ import pytest
 from graphdefs import FLOAT, Nodes
 
 from qfrewrite.errors import ModelFileError, UnsupportedError
-from qfrewrite.formats.graphdef_emit import Kind
-from qfrewrite.formats.graphdef_read import parse_graphdef
-from qfrewrite.formats.graphdef_schema import AttrValue, FunctionDef
+from qfrewrite.formats.graphdef.emit import Kind
+from qfrewrite.formats.graphdef.read import parse_graphdef
+from qfrewrite.formats.graphdef.schema import AttrValue, FunctionDef
 from qfrewrite.ir import Model
 from qfrewrite.runtime.session import Runner
 

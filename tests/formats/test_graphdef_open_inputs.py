@@ -12,9 +12,9 @@ from conftest import shared_path
 from graphdefs import Nodes
 
 from qfrewrite.errors import ModelFileError, UsageError
-from qfrewrite.formats.graphdef_nodes import index_nodes
-from qfrewrite.formats.graphdef_read import parse_graphdef
-from qfrewrite.formats.graphdef_schema import AttrValue, GraphDef
+from qfrewrite.formats.graphdef.nodes import index_nodes
+from qfrewrite.formats.graphdef.read import parse_graphdef
+from qfrewrite.formats.graphdef.schema import AttrValue, GraphDef
 
 RNG = np.random.default_rng(2)
 ANY = (-1, -1, -1, 3)

@@ -10,14 +10,14 @@ import pytest
 from graphdefs import Nodes
 
 import qfrewrite as qf
-from qfrewrite.formats.graphdef_emit import Kind
-from qfrewrite.formats.graphdef_frames import structured
-from qfrewrite.formats.graphdef_functions import Library
-from qfrewrite.formats.graphdef_nodes import index_nodes
-from qfrewrite.formats.graphdef_read import parse_graphdef
-from qfrewrite.formats.graphdef_schema import DATA_TYPES, AttrValue
-from qfrewrite.formats.graphdef_select import find_outputs
-from qfrewrite.formats.tflite_read import parse_tflite
+from qfrewrite.formats.graphdef.emit import Kind
+from qfrewrite.formats.graphdef.frames import structured
+from qfrewrite.formats.graphdef.functions import Library
+from qfrewrite.formats.graphdef.nodes import index_nodes
+from qfrewrite.formats.graphdef.read import parse_graphdef
+from qfrewrite.formats.graphdef.schema import DATA_TYPES, AttrValue
+from qfrewrite.formats.graphdef.select import find_outputs
+from qfrewrite.formats.tflite.read import parse_tflite
 from qfrewrite.ir import Array, Graph
 from qfrewrite.runtime.session import Session
 

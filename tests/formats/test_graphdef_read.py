@@ -10,8 +10,8 @@ import pytest
 from graphdefs import FLOAT, Nodes
 
 from qfrewrite.errors import ModelFileError, QfError, UnsupportedError, UsageError
-from qfrewrite.formats.graphdef_ops import TABLES
-from qfrewrite.formats.graphdef_read import parse_graphdef, read_graphdef
+from qfrewrite.formats.graphdef.read import parse_graphdef, read_graphdef
+from qfrewrite.formats.graphdef.rules.table import TABLES
 from qfrewrite.ir import Array, Graph
 from qfrewrite.rewrite.raising import raise_graph
 from qfrewrite.runtime.session import Session

@@ -12,11 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from qfrewrite.formats.graphdef_emit import Kind
-from qfrewrite.formats.graphdef_read import parse_graphdef
-from qfrewrite.formats.graphdef_schema import TensorProto
-from qfrewrite.formats.graphdef_write import graphdef_bytes
-from qfrewrite.formats.tensor_proto import numpy_to_tensor, tensor_to_numpy
+from qfrewrite.formats.graphdef.emit import Kind
+from qfrewrite.formats.graphdef.read import parse_graphdef
+from qfrewrite.formats.graphdef.schema import TensorProto
+from qfrewrite.formats.graphdef.tensor_proto import numpy_to_tensor, tensor_to_numpy
+from qfrewrite.formats.graphdef.write import graphdef_bytes
 from qfrewrite.ir import Array
 from qfrewrite.lower.model import lower_graphdef
 from qfrewrite.rewrite.raising import raise_graph

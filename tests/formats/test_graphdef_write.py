@@ -11,12 +11,12 @@ from graphdefs import Nodes
 from test_graphdef_read import conv_net, run
 
 import qfrewrite as qf
-from qfrewrite.calibration.data import synthetic
+from qfrewrite.data.source import synthetic
 from qfrewrite.errors import UnsupportedError
-from qfrewrite.formats.graphdef_read import parse_graphdef
-from qfrewrite.formats.graphdef_schema import GraphDef
-from qfrewrite.formats.graphdef_write import graphdef_bytes
-from qfrewrite.formats.tflite_read import parse_tflite
+from qfrewrite.formats.graphdef.read import parse_graphdef
+from qfrewrite.formats.graphdef.schema import GraphDef
+from qfrewrite.formats.graphdef.write import graphdef_bytes
+from qfrewrite.formats.tflite.read import parse_tflite
 from qfrewrite.ir import Model
 from qfrewrite.lower.model import lower_graphdef, lower_model
 from qfrewrite.ops.build import GraphBuilder

@@ -21,9 +21,9 @@ from conftest import ROOT, shared_path
 
 import qfrewrite as qf
 from qfrewrite.errors import UnsupportedError
-from qfrewrite.formats.graphdef_nodes import parse_ref
-from qfrewrite.formats.graphdef_schema import GraphDef
-from qfrewrite.formats.graphdef_write import graphdef_bytes
+from qfrewrite.formats.graphdef.nodes import parse_ref
+from qfrewrite.formats.graphdef.schema import GraphDef
+from qfrewrite.formats.graphdef.write import graphdef_bytes
 from qfrewrite.ir import Array, Graph, Model
 from qfrewrite.lower.model import lower_graphdef
 from qfrewrite.ops.build import GraphBuilder, append_op

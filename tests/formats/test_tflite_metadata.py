@@ -9,7 +9,7 @@ from conftest import shared_path
 
 import qfrewrite as qf
 from qfrewrite.errors import ModelFileError
-from qfrewrite.formats.tflite_metadata import (
+from qfrewrite.formats.tflite.metadata import (
     ENTRY,
     Normalization,
     metadata_bytes,

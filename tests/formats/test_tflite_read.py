@@ -13,10 +13,10 @@ from conftest import shared_path
 from tflite_models import SYNTHETIC, conv_model, encoded, said
 
 from qfrewrite.errors import ModelFileError, QfError, UnsupportedError
-from qfrewrite.formats.flatbuffer import Encoder
-from qfrewrite.formats.tflite_read import parse_tflite, read_tflite
-from qfrewrite.formats.tflite_schema import CODES, SCHEMA
-from qfrewrite.formats.tflite_write import serialize
+from qfrewrite.formats.tflite.flatbuffer import Encoder
+from qfrewrite.formats.tflite.read import parse_tflite, read_tflite
+from qfrewrite.formats.tflite.schema import CODES, SCHEMA
+from qfrewrite.formats.tflite.write import serialize
 from qfrewrite.ir import Signature
 
 

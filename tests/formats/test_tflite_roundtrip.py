@@ -21,10 +21,10 @@ from tflite_models import (
     touched,
 )
 
-from qfrewrite.formats.flatbuffer import Decoder
-from qfrewrite.formats.tflite_read import parse_tflite, read_tflite
-from qfrewrite.formats.tflite_schema import CODES, SCHEMA
-from qfrewrite.formats.tflite_write import chunks, serialize
+from qfrewrite.formats.tflite.flatbuffer import Decoder
+from qfrewrite.formats.tflite.read import parse_tflite, read_tflite
+from qfrewrite.formats.tflite.schema import CODES, SCHEMA
+from qfrewrite.formats.tflite.write import chunks, serialize
 from qfrewrite.ir import Graph, Model, Op, Tensor
 from qfrewrite.ir.verify import verify_structure
 

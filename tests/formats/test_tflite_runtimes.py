@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from qfrewrite.formats.tflite_read import parse_tflite
-from qfrewrite.formats.tflite_runtimes import _runtimes, min_runtime_version
-from qfrewrite.formats.tflite_write import serialize
+from qfrewrite.formats.tflite.read import parse_tflite
+from qfrewrite.formats.tflite.runtimes import _runtimes, min_runtime_version
+from qfrewrite.formats.tflite.write import serialize
 from qfrewrite.ir import Model
 from qfrewrite.ops import OPS
 from qfrewrite.ops.build import GraphBuilder

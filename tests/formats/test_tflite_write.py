@@ -10,8 +10,8 @@ import pytest
 from tflite_models import conv_model, rich_model, said, touched
 
 from qfrewrite.errors import UnsupportedError
-from qfrewrite.formats.tflite_read import parse_tflite
-from qfrewrite.formats.tflite_write import op_version, serialize, write_tflite
+from qfrewrite.formats.tflite.read import parse_tflite
+from qfrewrite.formats.tflite.write import op_version, serialize, write_tflite
 from qfrewrite.ir import Graph, Model, Op, Signature, Tensor, constant
 
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from qfrewrite.formats.flatbuffer import Decoder, Encoder
-from qfrewrite.formats.tflite_schema import IDENTIFIER, SCHEMA
+from qfrewrite.formats.tflite.flatbuffer import Decoder, Encoder
+from qfrewrite.formats.tflite.schema import IDENTIFIER, SCHEMA
 from qfrewrite.ir import Graph, Model, Op, Quant, Signature, Tensor, constant
 
 RNG = np.random.default_rng(7)

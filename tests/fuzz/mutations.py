@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from qfrewrite.errors import QfError
-from qfrewrite.formats.flatbuffer import Decoder, Encoder
-from qfrewrite.formats.graphdef_schema import GraphDef
-from qfrewrite.formats.tflite_schema import IDENTIFIER, SCHEMA
+from qfrewrite.formats.graphdef.schema import GraphDef
+from qfrewrite.formats.tflite.flatbuffer import Decoder, Encoder
+from qfrewrite.formats.tflite.schema import IDENTIFIER, SCHEMA
 
 Values = dict[str, Any]
 # Words of 32 bits at the borders of types, sizes and offsets; NaN and the infinities.

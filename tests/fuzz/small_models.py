@@ -11,8 +11,8 @@ from graphs import normal, separable
 from state_models import smoothing
 
 import qfrewrite as qf
-from qfrewrite.formats.graphdef_emit import Kind
-from qfrewrite.formats.tflite_write import write_tflite
+from qfrewrite.formats.graphdef.emit import Kind
+from qfrewrite.formats.tflite.write import write_tflite
 from qfrewrite.ir import Array, Graph, Model, Tensor
 from qfrewrite.lower.model import lower_float
 from qfrewrite.ops.build import GraphBuilder

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from qfrewrite.calibration.data import synthetic
-from qfrewrite.formats.tflite_read import parse_tflite
-from qfrewrite.formats.tflite_write import serialize
+from qfrewrite.data.source import synthetic
+from qfrewrite.formats.tflite.read import parse_tflite
+from qfrewrite.formats.tflite.write import serialize
 from qfrewrite.ir import Graph, Model
 from qfrewrite.lower.model import lower_model
 from qfrewrite.lower.scheme import QuantOptions, QuantReport

@@ -9,7 +9,7 @@ import pytest
 from graphs import normal
 from quantizing import quantized
 
-from qfrewrite.formats.tflite_write import serialize
+from qfrewrite.formats.tflite.write import serialize
 from qfrewrite.ir import Graph, Model, Op, Tensor, constant
 from qfrewrite.lower.model import lower_model
 from qfrewrite.lower.scheme import QuantOptions

@@ -12,7 +12,7 @@ from conftest import ROOT
 from graphs import normal
 
 import qfrewrite as qf
-from qfrewrite.formats.tflite_write import serialize
+from qfrewrite.formats.tflite.write import serialize
 from qfrewrite.ir import Array, Graph, Model
 from qfrewrite.lower.model import lower_model
 from qfrewrite.lower.scheme import QuantOptions

@@ -9,7 +9,7 @@ import pytest
 from graphs import normal
 
 from qfrewrite.errors import UnsupportedError
-from qfrewrite.formats.tflite_write import serialize
+from qfrewrite.formats.tflite.write import serialize
 from qfrewrite.ir import Array, Graph, Model
 from qfrewrite.ir.quant import SMALLEST_SCALE
 from qfrewrite.lower.model import lower_model

@@ -7,18 +7,18 @@ import pytest
 from graphs import normal
 from test_quantized_kernels import SCHEME_OF, Samples, errors, float_twin
 
-from qfrewrite.formats.tflite_read import parse_tflite
-from qfrewrite.formats.tflite_write import serialize
+from qfrewrite.formats.tflite.read import parse_tflite
+from qfrewrite.formats.tflite.write import serialize
 from qfrewrite.ir import Graph, Model
 from qfrewrite.lower.canonical import fuse_activations, is_fused
 from qfrewrite.lower.model import lower_model
 from qfrewrite.lower.scheme import QuantOptions
-from qfrewrite.lower.target_table import TARGETS
-from qfrewrite.lower.targets import unmapped
 from qfrewrite.ops.build import GraphBuilder
 from qfrewrite.ops.spec import least_version
 from qfrewrite.passes import PassContext, run_passes
 from qfrewrite.runtime.session import Session
+from qfrewrite.targets.table import TARGETS
+from qfrewrite.targets.target import unmapped
 
 
 def upsampling(activation: str, *, scale: float = 0.3) -> Graph:

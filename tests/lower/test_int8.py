@@ -8,8 +8,8 @@ from graphs import normal, separable
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qfrewrite.calibration.data import synthetic
-from qfrewrite.formats.tflite_write import serialize
+from qfrewrite.data.source import synthetic
+from qfrewrite.formats.tflite.write import serialize
 from qfrewrite.ir import Array, Graph, Model, Tensor
 from qfrewrite.lower.quantized import lower_quantized
 from qfrewrite.lower.scheme import QuantOptions, QuantReport

@@ -10,9 +10,9 @@ from pass_checks import largest_difference, outputs_of
 from quantizing import quantized
 from random_graphs import KINDS, Recipe, grow, is_tame, recipes
 
-from qfrewrite.calibration.data import synthetic
-from qfrewrite.formats.tflite_read import parse_tflite
-from qfrewrite.formats.tflite_write import serialize
+from qfrewrite.data.source import synthetic
+from qfrewrite.formats.tflite.read import parse_tflite
+from qfrewrite.formats.tflite.write import serialize
 from qfrewrite.ir import Model
 from qfrewrite.lower.model import lower_model
 from qfrewrite.runtime.session import Runner, input_specs

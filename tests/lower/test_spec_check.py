@@ -11,8 +11,8 @@ from graphs import normal
 from quantizing import quantized
 from test_schemes import network
 
-from qfrewrite.formats.tflite_read import read_tflite
-from qfrewrite.formats.tflite_write import write_tflite
+from qfrewrite.formats.tflite.read import read_tflite
+from qfrewrite.formats.tflite.write import write_tflite
 from qfrewrite.ir import Graph, Model, Op, Quant, Tensor
 from qfrewrite.lower.spec_check import RULES, check_graph, check_model
 from qfrewrite.ops.build import GraphBuilder

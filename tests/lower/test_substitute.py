@@ -8,9 +8,9 @@ from graphs import normal
 from quantizing import quantized
 
 from qfrewrite.ir import Graph
-from qfrewrite.lower.target_table import TARGETS
 from qfrewrite.ops.build import GraphBuilder
 from qfrewrite.saving import quant_options
+from qfrewrite.targets.table import TARGETS
 
 
 def activated(kind: str, *, gain: float = 3.0, shift: float = 0.0) -> Graph:

@@ -11,9 +11,9 @@ from quantizing import quantized
 from test_schemes import network
 
 from qfrewrite.ir import Graph, Model
-from qfrewrite.lower.target_table import TARGETS
-from qfrewrite.lower.targets import unmapped
 from qfrewrite.ops.build import GraphBuilder
+from qfrewrite.targets.table import TARGETS
+from qfrewrite.targets.target import unmapped
 
 
 def missing(graph: Graph, target: str) -> list[str]:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from graphs import batch_norm, normal
 
-from qfrewrite.calibration.data import synthetic
+from qfrewrite.data.source import synthetic
 from qfrewrite.ir import Array, Graph, Model, Op
 from qfrewrite.lower.model import lower_graphdef, lower_model
 from qfrewrite.lower.scheme import QuantOptions

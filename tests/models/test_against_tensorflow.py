@@ -10,7 +10,7 @@ import pytest
 from conftest import shared_path
 
 import qfrewrite as qf
-from qfrewrite.calibration.data import open_data
+from qfrewrite.data.source import open_data
 from qfrewrite.ir import Array
 from qfrewrite.runtime.session import Runner, input_specs
 

@@ -11,10 +11,10 @@ import pytest
 from graphs import normal
 
 import qfrewrite as qf
-from qfrewrite.calibration.data import synthetic
-from qfrewrite.formats.tflite_read import read_tflite
-from qfrewrite.formats.tflite_schema import default_attrs
-from qfrewrite.formats.tflite_write import write_tflite
+from qfrewrite.data.source import synthetic
+from qfrewrite.formats.tflite.read import read_tflite
+from qfrewrite.formats.tflite.schema import default_attrs
+from qfrewrite.formats.tflite.write import write_tflite
 from qfrewrite.ir import Graph, Model, Op, Tensor, constant
 from qfrewrite.runtime.metrics import collect, compare
 from qfrewrite.runtime.session import Runner, input_specs

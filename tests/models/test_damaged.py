@@ -15,7 +15,7 @@ import qfrewrite as qf
 from qfrewrite.analyze.costs import model_cost
 from qfrewrite.analyze.layers import inspect_model
 from qfrewrite.errors import DataError, QfError, VerifyError
-from qfrewrite.formats.tflite_write import write_tflite
+from qfrewrite.formats.tflite.write import write_tflite
 from qfrewrite.ir import Graph, Model, Op, Quant, Tensor
 from qfrewrite.ops.build import GraphBuilder
 from qfrewrite.ops.check import verify_op
@@ -186,7 +186,7 @@ def test_large_inputs_are_made_up_fewer_times(
         counts.append(samples)
         raise DataError("enough is known")
 
-    monkeypatch.setattr("qfrewrite.calibration.data.synthetic", made_up)
+    monkeypatch.setattr("qfrewrite.data.source.synthetic", made_up)
     b = GraphBuilder()
     model = Model([b.finish(b.op("ABS", b.input("x", (1, size))))])
     with pytest.raises(DataError, match="enough"):

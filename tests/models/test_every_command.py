@@ -43,7 +43,7 @@ DATA = """
 import sys
 import numpy as np
 import qfrewrite as qf
-from qfrewrite.calibration.data import synthetic
+from qfrewrite.data.source import synthetic
 from qfrewrite.runtime.session import input_specs
 samples = list(synthetic(input_specs(qf.load(sys.argv[1]).graph), 10))
 np.savez(sys.argv[2], **{k: np.stack([s[k] for s in samples]) for k in samples[0]})

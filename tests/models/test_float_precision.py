@@ -15,8 +15,8 @@ from conftest import shared_path
 from test_against_tensorflow import images_for, run_tensorflow
 
 import qfrewrite as qf
-from qfrewrite.formats.graphdef_schema import DATA_TYPES, GraphDef
-from qfrewrite.formats.tensor_proto import numpy_to_tensor, tensor_to_numpy
+from qfrewrite.formats.graphdef.schema import DATA_TYPES, GraphDef
+from qfrewrite.formats.graphdef.tensor_proto import numpy_to_tensor, tensor_to_numpy
 from qfrewrite.ir import Array
 from qfrewrite.runtime.session import Session
 

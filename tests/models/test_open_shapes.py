@@ -12,8 +12,8 @@ from click.testing import CliRunner
 from graphs import normal
 
 import qfrewrite as qf
-from qfrewrite.calibration.data import synthetic
 from qfrewrite.cli.main import main
+from qfrewrite.data.source import synthetic
 from qfrewrite.runtime.metrics import collect, compare
 from qfrewrite.runtime.session import Runner, input_specs
 

@@ -17,7 +17,7 @@ from test_quantized_kernels import run_codes
 from test_schemes import network
 
 import qfrewrite as qf
-from qfrewrite.formats.tflite_write import serialize
+from qfrewrite.formats.tflite.write import serialize
 from qfrewrite.ir import Model
 
 VELA = shutil.which("vela", path=str(Path(sys.executable).parent)) or shutil.which("vela")

@@ -11,9 +11,9 @@ from conftest import shared_path
 
 import qfrewrite as qf
 from qfrewrite.api import open_context
-from qfrewrite.calibration.data import synthetic
-from qfrewrite.formats.tflite_read import parse_tflite
-from qfrewrite.formats.tflite_write import serialize
+from qfrewrite.data.source import synthetic
+from qfrewrite.formats.tflite.read import parse_tflite
+from qfrewrite.formats.tflite.write import serialize
 from qfrewrite.lower.model import lower_model
 from qfrewrite.lower.scheme import QuantOptions
 from qfrewrite.runtime.metrics import collect, graph_outputs

@@ -9,11 +9,11 @@ import pytest
 from graphs import normal
 
 import qfrewrite as qf
-from qfrewrite.calibration.data import synthetic
 from qfrewrite.cli.main import run
+from qfrewrite.data.source import synthetic
 from qfrewrite.errors import DataError
-from qfrewrite.formats.tflite_read import read_tflite
-from qfrewrite.formats.tflite_write import serialize, write_tflite
+from qfrewrite.formats.tflite.read import read_tflite
+from qfrewrite.formats.tflite.write import serialize, write_tflite
 from qfrewrite.ir import Array, Graph, Model, Op, Signature, Tensor
 from qfrewrite.ops.build import GraphBuilder
 from qfrewrite.ops.subgraphs import entries

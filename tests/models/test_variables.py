@@ -14,8 +14,8 @@ from state_models import smoothing
 import qfrewrite as qf
 from qfrewrite import api
 from qfrewrite.errors import UnsupportedError
-from qfrewrite.formats.tflite_read import read_tflite
-from qfrewrite.formats.tflite_write import write_tflite
+from qfrewrite.formats.tflite.read import read_tflite
+from qfrewrite.formats.tflite.write import write_tflite
 from qfrewrite.ir import Array, Model, Quant
 from qfrewrite.ops.subgraphs import variables
 from qfrewrite.runtime.metrics import collect, compare

@@ -9,7 +9,7 @@ import pytest
 
 import qfrewrite as qf
 from qfrewrite.errors import RunError, VerifyError
-from qfrewrite.formats.tflite_write import write_tflite
+from qfrewrite.formats.tflite.write import write_tflite
 from qfrewrite.ir import Graph, Model, Op, Tensor, constant
 from qfrewrite.ops.build import GraphBuilder, append_op
 from qfrewrite.ops.loops import MOST_STEPS, verify_loops

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 from cases import CASES, MOVES, built
 
-from qfrewrite.formats.tflite_read import parse_tflite
-from qfrewrite.formats.tflite_write import serialize
+from qfrewrite.formats.tflite.read import parse_tflite
+from qfrewrite.formats.tflite.write import serialize
 from qfrewrite.ir import Array, Graph, Model, Quant, Tensor
 from qfrewrite.ir.quant import dequantize, quantize
 from qfrewrite.lower.model import lower_model

@@ -10,10 +10,10 @@ import pytest
 from conftest import shared_path
 
 import qfrewrite as qf
-from qfrewrite.calibration.data import synthetic
+from qfrewrite.data.source import synthetic
 from qfrewrite.errors import ModelFileError
-from qfrewrite.formats.tflite_read import parse_tflite, read_tflite
-from qfrewrite.formats.tflite_write import serialize, write_tflite
+from qfrewrite.formats.tflite.read import parse_tflite, read_tflite
+from qfrewrite.formats.tflite.write import serialize, write_tflite
 from qfrewrite.ir import Array, Graph, Model, Op, Tensor
 from qfrewrite.ops.build import append_op
 from qfrewrite.ops.sparsity import dense_value

@@ -11,8 +11,8 @@ from state_models import handle, smoothing
 
 import qfrewrite as qf
 from qfrewrite.errors import QfError, RunError, VerifyError
-from qfrewrite.formats.tflite_read import parse_tflite
-from qfrewrite.formats.tflite_write import serialize, write_tflite
+from qfrewrite.formats.tflite.read import parse_tflite
+from qfrewrite.formats.tflite.write import serialize, write_tflite
 from qfrewrite.ir import Graph, Model, Op, Tensor
 from qfrewrite.ops.build import append_op
 from qfrewrite.ops.subgraphs import keeps_state, variables, verify_subgraphs

@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from networks import random_network, residual
 
-from qfrewrite.calibration.data import synthetic
+from qfrewrite.data.source import synthetic
 from qfrewrite.errors import DataError, PassError
-from qfrewrite.formats.tflite_write import serialize
+from qfrewrite.formats.tflite.write import serialize
 from qfrewrite.ir import Graph, Model, Signature
 from qfrewrite.ir.quant import dequantize
 from qfrewrite.lower.model import lower_model
@@ -429,7 +429,7 @@ def test_weights_lie_on_the_grid_that_is_written() -> None:
 
 def test_where_plain_calibration_is_better_it_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     import qfrewrite.passes.reconstruct as module
-    from qfrewrite.passes._sequential import Layer, Solution
+    from qfrewrite.solve.sequential import Layer, Solution
 
     real = module._apply
 

@@ -8,7 +8,7 @@ from graphs import separable
 from pass_checks import check_pass
 
 from qfrewrite.api import calibrate
-from qfrewrite.calibration.data import synthetic
+from qfrewrite.data.source import synthetic
 from qfrewrite.ir import Graph, Model
 from qfrewrite.ops.build import GraphBuilder
 from qfrewrite.passes import PassContext, run_passes

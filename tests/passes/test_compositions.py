@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from networks import random_network
 
 from qfrewrite.analyze.costs import model_cost
-from qfrewrite.calibration.data import synthetic
-from qfrewrite.formats.tflite_write import serialize
+from qfrewrite.data.source import synthetic
+from qfrewrite.formats.tflite.write import serialize
 from qfrewrite.ir import Model
 from qfrewrite.lower.model import lower_model
 from qfrewrite.lower.scheme import QuantOptions

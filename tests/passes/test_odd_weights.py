@@ -10,8 +10,8 @@ from graphs import normal
 from pass_checks import largest_difference, outputs_of
 
 import qfrewrite as qf
-from qfrewrite.calibration.data import synthetic
-from qfrewrite.formats.tflite_read import read_tflite
+from qfrewrite.data.source import synthetic
+from qfrewrite.formats.tflite.read import read_tflite
 from qfrewrite.ir import Graph, Model, Quant, Tensor
 from qfrewrite.ops.build import GraphBuilder
 from qfrewrite.passes import PassContext, all_passes, run_passes

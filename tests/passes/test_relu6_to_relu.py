@@ -5,7 +5,7 @@ import pytest
 from graphs import normal
 from pass_checks import check_pass
 
-from qfrewrite.calibration.data import synthetic
+from qfrewrite.data.source import synthetic
 from qfrewrite.ir import Graph
 from qfrewrite.ops.build import GraphBuilder
 from qfrewrite.runtime.session import input_specs

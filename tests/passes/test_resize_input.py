@@ -12,7 +12,7 @@ from networks import conv, dense, mobilenet_v1, mobilenet_v2, pooled, ssd, unet
 from pass_checks import largest_difference, outputs_of
 
 import qfrewrite as qf
-from qfrewrite.calibration.data import synthetic
+from qfrewrite.data.source import synthetic
 from qfrewrite.errors import DataError, PassError, QfError
 from qfrewrite.ir import Graph, Model, Op, Tensor
 from qfrewrite.ir.text import graph_text

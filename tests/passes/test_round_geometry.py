@@ -17,9 +17,9 @@ from networks import (
 )
 from pass_checks import check_pass, largest_difference, outputs_of
 
-from qfrewrite.calibration.data import synthetic
+from qfrewrite.data.source import synthetic
 from qfrewrite.errors import PassError
-from qfrewrite.formats.tflite_write import serialize
+from qfrewrite.formats.tflite.write import serialize
 from qfrewrite.ir import Graph, Model
 from qfrewrite.lower.cost import macs
 from qfrewrite.lower.model import lower_model

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from graphs import batch_norm, normal, separable
 
-from qfrewrite.calibration.data import open_data, synthetic
 from qfrewrite.calibration.ranges import RangeTable
+from qfrewrite.data.source import open_data, synthetic
 from qfrewrite.errors import UsageError, VerifyError
 from qfrewrite.ir import Array, Graph, Model, Signature
 from qfrewrite.ir.text import graph_text

@@ -10,14 +10,14 @@ from hypothesis import strategies as st
 from networks import conv, dense, mobilenet_v1, pooled
 from pass_checks import check_pass, largest_difference, outputs_of
 
-from qfrewrite.calibration.data import synthetic
-from qfrewrite.calibration.fit import factorize
+from qfrewrite.data.source import synthetic
 from qfrewrite.errors import PassError
 from qfrewrite.ir import Graph, Model
 from qfrewrite.lower.cost import macs
 from qfrewrite.ops.build import GraphBuilder
 from qfrewrite.passes import PassContext, RunReport, make_passes, run_passes
 from qfrewrite.runtime.session import input_specs
+from qfrewrite.solve.fit import factorize
 
 
 def factorized(graph: Graph, params: str, *, data: bool = True, count: int = 24) -> RunReport:

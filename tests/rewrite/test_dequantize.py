@@ -9,9 +9,9 @@ from quantizing import quantized
 from test_schemes import network
 
 from qfrewrite import api
-from qfrewrite.calibration.data import synthetic
+from qfrewrite.data.source import synthetic
 from qfrewrite.errors import UnsupportedError
-from qfrewrite.formats.tflite_write import serialize
+from qfrewrite.formats.tflite.write import serialize
 from qfrewrite.ir import Graph, Model, Op, Quant, Tensor
 from qfrewrite.passes import PassContext
 from qfrewrite.rewrite.dequantize import dequantize_graph, quantized_graphs

@@ -9,7 +9,7 @@ import pytest
 from graphs import Samples, normal
 from pass_checks import largest_difference, outputs_of
 
-from qfrewrite.formats.tflite_write import serialize
+from qfrewrite.formats.tflite.write import serialize
 from qfrewrite.ir import Graph, Model, Tensor
 from qfrewrite.lower.model import lower_float, lower_model
 from qfrewrite.lower.scheme import SCHEMES, QuantOptions

@@ -6,7 +6,7 @@ from graphs import batch_norm, normal
 from keras_graphs import frozen, randomise
 from test_raising import check_raising
 
-from qfrewrite.formats.graphdef_read import parse_graphdef
+from qfrewrite.formats.graphdef.read import parse_graphdef
 from qfrewrite.ir import Array, Tensor
 from qfrewrite.lower.model import lower_model
 from qfrewrite.lower.scheme import QuantOptions

@@ -6,8 +6,8 @@ from graphs import normal
 from pass_checks import largest_difference, outputs_of
 
 from qfrewrite.errors import VerifyError
-from qfrewrite.formats.tflite_read import parse_tflite
-from qfrewrite.formats.tflite_write import serialize
+from qfrewrite.formats.tflite.read import parse_tflite
+from qfrewrite.formats.tflite.write import serialize
 from qfrewrite.ir import Graph, Model
 from qfrewrite.lower.model import lower_model
 from qfrewrite.lower.scheme import QuantOptions

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from graphs import normal
 
-from qfrewrite.formats.tflite_read import parse_tflite
-from qfrewrite.formats.tflite_write import serialize
+from qfrewrite.formats.tflite.read import parse_tflite
+from qfrewrite.formats.tflite.write import serialize
 from qfrewrite.ir import Graph, Model, Op, Quant, Tensor
 from qfrewrite.lower.model import lower_float
 from qfrewrite.ops.build import GraphBuilder

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from graphs import normal, separable
 
+from qfrewrite.calibration.observe import observe
 from qfrewrite.calibration.observers import Detail
 from qfrewrite.calibration.ranges import RangeTable
 from qfrewrite.calibration.search import MethodChoice
@@ -20,7 +21,6 @@ from qfrewrite.lower.canonical import canonicalise
 from qfrewrite.ops.build import GraphBuilder
 from qfrewrite.passes import PassContext, measure
 from qfrewrite.passes.calibrate import observable
-from qfrewrite.runtime.observe import observe
 
 FULL = Detail(channel_mean=True, full=True)
 SAMPLES = [{"x": normal(1, 6, 6, 4, seed=k) * (1 + k % 3)} for k in range(23)]

@@ -13,8 +13,8 @@ from PIL import Image
 import qfrewrite as qf
 from qfrewrite.cli.main import main
 from qfrewrite.errors import DataError, RunError
-from qfrewrite.formats.tflite_read import read_tflite
-from qfrewrite.formats.tflite_write import write_tflite
+from qfrewrite.formats.tflite.read import read_tflite
+from qfrewrite.formats.tflite.write import write_tflite
 from qfrewrite.ir import Array, Graph, Model
 from qfrewrite.ops.build import GraphBuilder
 from qfrewrite.runtime.metrics import collect, compare

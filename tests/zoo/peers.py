@@ -12,7 +12,7 @@ import numpy as np
 import zoo
 
 import qfrewrite as qf
-from qfrewrite.formats.tflite_read import read_tflite
+from qfrewrite.formats.tflite.read import read_tflite
 from qfrewrite.ir import Array, Model
 from qfrewrite.runtime.session import Runner
 

@@ -1,0 +1,90 @@
+"""One tensor's range: how it was chosen, and what was observed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from qfrewrite.calibration.histogram import Float64
+from qfrewrite.calibration.observers import TensorStats
+from qfrewrite.calibration.search import Losses, Method, choose, losses
+from qfrewrite.errors import UsageError
+from qfrewrite.ir.quant import Quant, activation_quant
+from qfrewrite.lower.ranges import Range
+
+# How ranges come about that follow from no observations.
+BATCH_NORM = "batch_norm"
+MANUAL = "manual"
+FIXED = "fixed"
+
+
+@dataclass
+class RangeRow:
+    """One tensor: its range, how it was chosen, and what was observed.
+
+    method: a method's name (`greedy`), `batch_norm`, `fixed` (prescribed by the op), or `manual`.
+    whole: no method is to clip it, unless told to by name (model inputs, final scores).
+    moving: the moving averages of minimum and maximum, where they were taken. guessed_mean: the
+    mean per channel that BatchNorm statistics tell.
+    """
+
+    name: str
+    range: Range
+    method: str = MANUAL
+    stats: TensorStats | None = None
+    whole: bool = False
+    moving: Range | None = None
+    guessed_mean: Float64 | None = None
+
+    @property
+    def known(self) -> bool:
+        """Whether the range rests on anything: a tensor nobody saw has none."""
+        return self.stats is None or self.stats.range is not None
+
+    @property
+    def channel_mean(self) -> Float64 | None:
+        """The mean per channel, [C], observed or from BatchNorm statistics; None if unknown."""
+        return self.stats.channel_mean if self.stats is not None else self.guessed_mean
+
+    @property
+    def low(self) -> float:
+        """The lower end."""
+        return self.range[0]
+
+    @property
+    def high(self) -> float:
+        """The upper end."""
+        return self.range[1]
+
+    @property
+    def quant(self) -> Quant:
+        """Scale and zero point of int8 for this range."""
+        return activation_quant(*self.range)
+
+    @property
+    def losses(self) -> Losses | None:
+        """Quantization and saturation loss of int8, where a histogram was taken."""
+        values = None if self.stats is None else self.stats.distribution
+        return None if values is None else losses(values, *self.range)
+
+    @property
+    def clipped(self) -> float | None:
+        """The fraction of values outside the range, where a histogram was taken."""
+        values = None if self.stats is None else self.stats.distribution
+        return None if values is None else values.outside(*self.range)
+
+    def chosen(self, method: Method) -> RangeRow:
+        """This row with the range that `method` chooses; as it is where nothing was observed."""
+        if self.stats is None or self.method == FIXED:
+            return self
+        if method.name == "ema":
+            if self.moving is None:
+                raise UsageError(
+                    "moving averages depend on the order of samples: they are taken while samples "
+                    "run, and do not merge", where=f"ema of '{self.name}'",
+                    remedy="calibrate with method=ema in one run",
+                )  # fmt: skip
+            low, high = self.moving
+            found = min(low, 0.0), max(high, 0.0)
+        else:
+            found = choose(self.stats, method)
+        return replace(self, range=found, method=str(method))

@@ -1,0 +1,1 @@
+"""Samples: sources, preprocessing, labels, caches, and stand-ins where there are no data."""

@@ -1,0 +1,1 @@
+"""Frozen GraphDef files (`.pb`) in and out."""

@@ -1,0 +1,437 @@
+"""The graph under construction while a GraphDef is read, and the view one node's converter has."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from math import prod
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from qfrewrite.errors import ModelFileError, UnsupportedError
+from qfrewrite.formats.graphdef.functions import CallStack, Function, Library
+from qfrewrite.formats.graphdef.nodes import attribute, place
+from qfrewrite.formats.graphdef.values import (
+    Computed,
+    Constant,
+    FakeQuant,
+    Layout,
+    Perm,
+    Value,
+    common_perm,
+    fake_quant_attrs,
+    identity_perm,
+    moves_units_only,
+    transposition,
+)
+from qfrewrite.ir import NUMPY_DTYPES, Array, Graph, Op, Tensor
+from qfrewrite.ir.tensor import dtype_name
+from qfrewrite.ops import require_spec
+from qfrewrite.ops.spec import computed, inferred, output_types
+
+# Beyond this a shape in a file is a mistake or an attack, not a tensor.
+MAX_ELEMENTS = 1 << 40
+# Shape arithmetic is done on reading up to this many elements.
+MAX_FOLDED = 1 << 16
+
+_INT32 = np.iinfo(np.int32)
+
+
+class Run(Protocol):
+    """Reads a function with these arguments into the importer's graph; gives its results."""
+
+    def __call__(
+        self, importer: Importer, function: Function, args: Sequence[Value]
+    ) -> list[Value]:
+        """The results of `function` for the values `args`."""
+        ...
+
+
+@dataclass(eq=False)
+class Program:
+    """What all graphs that are made of one file share.
+
+    library: its functions. run: how they are read. bodies: the subgraphs made of them, which ops
+    name by their number (the main graph is number 0). calls: the functions that are being read.
+    """
+
+    library: Library
+    run: Run
+    bodies: list[Graph] = field(default_factory=list)
+    calls: CallStack = field(default_factory=CallStack)
+    notices: list[str] = field(default_factory=list)
+
+
+class Importer:
+    """Puts ops and constants into `graph`; knows no op of GraphDef."""
+
+    def __init__(self, graph: Graph, program: Program) -> None:
+        self.graph = graph
+        self.program = program
+        self.notices = program.notices
+        # What stands before the names of nodes: those of a function are its own.
+        self.prefix = ""
+
+    def inside(self, graph: Graph) -> Importer:
+        """An importer of the same file for another graph."""
+        return Importer(graph, self.program)
+
+    def run(self, function: Function, args: Sequence[Value], prefix: str) -> list[Value]:
+        """The results of `function`, read into the graph.
+
+        prefix: what stands before the names of its nodes; if empty, what does before those here.
+
+        Raises UnsupportedError where the function is being read already.
+        """
+        outer = self.prefix
+        self.program.calls.enter(function)
+        try:
+            self.prefix = prefix or outer
+            return self.program.run(self, function, args)
+        finally:
+            self.prefix = outer
+            self.program.calls.leave()
+
+    def notice(self, text: str) -> None:
+        """Say something to the user, once."""
+        if text not in self.notices:
+            self.notices.append(text)
+
+    def add(
+        self,
+        kind: str,
+        inputs: Sequence[Tensor | None],
+        attrs: Mapping[str, Any] | None,
+        *,
+        name: str,
+        dtype: str | None = None,
+        node: Any = None,
+        fold: bool = False,
+    ) -> list[Tensor]:
+        """Append an op and return its outputs; compute it instead where `fold` allows it."""
+        dtype = dtype or _result_type(kind, inputs)
+        draft = Op(kind, tuple(inputs), (Tensor(name, (), dtype),), attrs, name=name)
+        spec = require_spec(draft)
+        shapes = inferred(draft)
+        if max((prod(s) for s in shapes), default=0) > MAX_ELEMENTS:
+            raise ModelFileError(f"has an output of impossible shape {[list(s) for s in shapes]}")
+        names = [name if i == 0 else f"{name}:{i}" for i in range(len(shapes))]
+        types = output_types(draft, dtype, len(shapes))
+        if fold and spec.reference is not None and _foldable(inputs, shapes):
+            # The reference asks its op for the output's shape, so it gets one of its own.
+            outputs = tuple(map(Tensor, names, shapes, types))
+            op = Op(kind, tuple(inputs), outputs, attrs, name=name)
+            results = computed(op, [None if t is None else t.data for t in inputs])
+            return [
+                Tensor(n, r.shape, made, np.asarray(r))
+                for n, r, made in zip(names, results, types, strict=True)
+            ]
+        outputs = tuple(
+            Tensor(self.graph.unique_name(n), s, made)
+            for n, s, made in zip(names, shapes, types, strict=True)
+        )
+        meta = None if node is None else {"node": node}
+        self.graph.add_op(Op(kind, tuple(inputs), outputs, attrs, name=outputs[0].name, meta=meta))
+        return list(outputs)
+
+    def laid_out(self, value: Value, perm: Perm) -> Tensor:
+        """`value` as a tensor in which its axis i lies at `perm[i]`."""
+        if isinstance(value, Constant):
+            order = transposition(identity_perm(len(perm)), perm)
+            return self.constant(
+                value, Layout(None if order == identity_perm(len(perm)) else order)
+            )
+        if value.perm == perm:
+            return value.tensor
+        if perm not in value.laid:
+            value.laid[perm] = self._transposed(value, perm)
+        return value.laid[perm]
+
+    def plain(self, value: Value) -> Tensor:
+        """`value` as a tensor laid out as the file sees it."""
+        return self.laid_out(value, identity_perm(len(value.shape)))
+
+    def reshaped(self, tensor: Tensor, shape: Sequence[int], name: str) -> Tensor:
+        """`tensor` in another shape of the same size, by a RESHAPE called `name`."""
+        operand = self.ints(shape, f"{name}/shape")
+        return self.add("RESHAPE", [tensor, operand], {}, name=name)[0]
+
+    def _transposed(self, value: Computed, perm: Perm) -> Tensor:
+        order = transposition(value.perm, perm)
+        plain = perm == identity_perm(len(perm))
+        name = value.name if plain else f"{value.tensor.name}/transposed"
+        shape = tuple(value.tensor.shape[p] for p in order)
+        if moves_units_only(order, value.tensor.shape):
+            return self.reshaped(value.tensor, shape, name)
+        operand = self.ints(order, f"{name}/perm")
+        return self.add("TRANSPOSE", [value.tensor, operand], {}, name=name)[0]
+
+    def constant(self, value: Constant, layout: Layout) -> Tensor:
+        """The tensor that holds `value` in `layout`, fake quantized where it is."""
+        if layout not in value.laid:
+            value.laid[layout] = self._lay_constant(value, layout)
+        return value.laid[layout]
+
+    def _lay_constant(self, value: Constant, layout: Layout) -> Tensor:
+        if value.data.dtype == object:
+            raise UnsupportedError(
+                "holds text that an op reads", where=f"constant '{value.name}'",
+                remedy="cut the graph behind it",
+            )  # fmt: skip
+        data = layout.apply(value.data)
+        name = self.graph.unique_name(value.name)
+        tensor = Tensor(name, data.shape, dtype_name(data.dtype), data)
+        if value.fake_quant is None:
+            return self.graph.add_tensor(tensor)
+        fake = value.fake_quant.moved(layout, value.shape)
+        attrs = fake_quant_attrs(fake)
+        if attrs is not None:
+            return self._fake_quant(tensor, attrs, fake)
+        # Ranges along several axes: quantize as the file has it, then move the values.
+        attrs = fake_quant_attrs(value.fake_quant)
+        if attrs is None:
+            raise UnsupportedError("is fake quantized along more than one axis")
+        plain = Tensor(name, value.shape, tensor.dtype, value.data)
+        moved = Computed(
+            self._fake_quant(plain, attrs, fake), identity_perm(len(value.shape)), name
+        )
+        order = layout.perm or moved.perm
+        out = self.laid_out(moved, transposition(order, moved.perm))
+        if layout.shape is None:
+            return out
+        return self.reshaped(out, layout.shape, f"{name}/reshaped")
+
+    def _fake_quant(self, tensor: Tensor, attrs: Mapping[str, Any], fake: FakeQuant) -> Tensor:
+        return self.add("FAKE_QUANT", [tensor], attrs, name=fake.name, node=fake.node)[0]
+
+    def ints(self, values: npt.ArrayLike, name: str) -> Tensor:
+        """A constant int32 operand; values beyond int32 are taken as its bounds."""
+        # numpy makes a scalar of a clipped array of rank 0.
+        data = np.asarray(np.clip(np.asarray(values, np.int64), _INT32.min, _INT32.max), np.int32)
+        return Tensor(self.graph.unique_name(name), data.shape, "int32", data)
+
+    def number(self, value: float, dtype: str, name: str) -> Tensor:
+        """A constant scalar operand of element type `dtype`."""
+        data = np.array(value, NUMPY_DTYPES[dtype])
+        return Tensor(self.graph.unique_name(name), (), dtype, data)
+
+
+class NodeContext:
+    """One node, the values it reads, and the importer its ops go to."""
+
+    def __init__(self, importer: Importer, node: Any, inputs: Sequence[Value]) -> None:
+        self.importer = importer
+        self.node = node
+        self.inputs = tuple(inputs)
+        self.name = f"{importer.prefix}{node.name}"
+        # Shape arithmetic is done here and now.
+        self.fold = bool(inputs) and all(
+            isinstance(v, Constant) and v.fake_quant is None for v in inputs
+        )
+        self.fold = self.fold and (
+            any(isinstance(v, Constant) and v.from_shape for v in inputs)
+            or all(isinstance(v, Constant) and v.is_shape_operand for v in inputs)
+        )
+
+    # -- reading ---------------------------------------------------------------------------
+
+    def attr(self, name: str, default: Any = None) -> Any:
+        """An attribute of the node, see `attribute`."""
+        return attribute(self.node, name, default)
+
+    def require(self, count: int) -> None:
+        """Raise ModelFileError where the node reads fewer than `count` values."""
+        if len(self.inputs) < count:
+            raise ModelFileError(f"reads {len(self.inputs)} values, needs {count}")
+
+    def value(self, slot: int) -> Value:
+        """What the node reads in `slot`; raises ModelFileError where it reads nothing there."""
+        self.require(slot + 1)
+        return self.inputs[slot]
+
+    def shape(self, slot: int) -> tuple[int, ...]:
+        """The shape in `slot`, as the file sees it."""
+        return self.value(slot).shape
+
+    def plain(self, slot: int) -> Tensor:
+        """The tensor in `slot`, laid out as the file sees it."""
+        return self.importer.plain(self.value(slot))
+
+    def stored(self, slot: int, perm: Perm) -> Tensor:
+        """The tensor in `slot` with axis i at `perm[i]`; raises ModelFileError on another rank."""
+        value = self.value(slot)
+        if len(value.shape) != len(perm):
+            raise ModelFileError(f"input {slot} has shape {list(value.shape)}, needs {len(perm)}D")
+        return self.importer.laid_out(value, perm)
+
+    def perm(self, slot: int) -> Perm:
+        """The permutation under which `slot` is stored."""
+        value = self.value(slot)
+        return value.perm if isinstance(value, Computed) else identity_perm(len(value.shape))
+
+    def known(self, slot: int) -> Constant | None:
+        """The constant in `slot`; None where it is computed from an input."""
+        value = self.value(slot)
+        if isinstance(value, Constant):
+            return value if value.fake_quant is None else None
+        return self._evaluate(value)
+
+    def constant(self, slot: int) -> Constant:
+        """The constant in `slot`; raises UnsupportedError where it is computed."""
+        known = self.known(slot)
+        if known is None:
+            raise UnsupportedError(
+                f"input {slot} must be a constant, and is computed from an input",
+                remedy="freeze the graph, or cut it before this node",
+            )
+        return known
+
+    def _evaluate(self, value: Computed) -> Constant | None:
+        data = evaluate(self.importer.graph, value.tensor)
+        return None if data is None else Constant(value.name, data.transpose(value.perm))
+
+    def array(self, slot: int) -> Array:
+        """The value of the constant in `slot`."""
+        return self.constant(slot).data
+
+    def holds_ints(self, slot: int) -> bool:
+        """Whether the value in `slot` is known and consists of integers."""
+        value = self.value(slot)
+        return isinstance(value, Constant) and value.data.dtype.kind in "iu"
+
+    def ints(self, slot: int) -> tuple[int, ...]:
+        """The integers of the constant in `slot`, flattened; raises ModelFileError on floats."""
+        data = self.array(slot)
+        if data.dtype.kind not in "iu" or data.size > MAX_FOLDED:
+            raise ModelFileError(f"input {slot} must be integers, and is {data.dtype}")
+        return tuple(int(v) for v in data.reshape(-1))
+
+    def axis(self, value: int, rank: int) -> int:
+        """`value` counted from the front; raises ModelFileError outside [-rank, rank)."""
+        if not -rank <= value < rank:
+            raise ModelFileError(f"axis {value} is outside rank {rank}")
+        return value % rank
+
+    # -- writing ---------------------------------------------------------------------------
+
+    def operand(self, values: npt.ArrayLike, slot: int | None, suffix: str) -> Tensor:
+        """A constant int32 operand, named after the constant in `slot` it was made from."""
+        value = self.value(slot) if slot is not None else None
+        name = value.name if isinstance(value, Constant) else f"{self.name}/{suffix}"
+        if isinstance(value, Constant) and np.array_equal(values, value.data):
+            return self.importer.constant(value, Layout(dtype="int32"))
+        return self.importer.ints(values, name)
+
+    def emit(
+        self,
+        kind: str,
+        inputs: Sequence[Tensor | None],
+        attrs: Mapping[str, Any] | None = None,
+        *,
+        perm: Perm | None = None,
+        dtype: str | None = None,
+        name: str | None = None,
+    ) -> list[Value]:
+        """Append an op; its outputs are stored under `perm` (default: as the file sees them)."""
+        main = name is None
+        outputs = self.importer.add(
+            kind, inputs, attrs or {}, name=name or self.name, dtype=dtype, fold=self.fold,
+            node=self.node if main else None,
+        )  # fmt: skip
+        return [self._as_value(t, perm or identity_perm(len(t.shape))) for t in outputs]
+
+    def _as_value(self, tensor: Tensor, perm: Perm) -> Value:
+        if tensor.data is not None and tensor not in self.importer.graph:
+            return Constant(tensor.name, tensor.data, self._tells_shape())
+        name = tensor.name
+        plain = perm == identity_perm(len(perm))
+        return Computed(tensor, perm, name if plain else f"{name}/transposed")
+
+    def _tells_shape(self) -> bool:
+        return any(isinstance(v, Constant) and v.from_shape for v in self.inputs)
+
+    def unary(self, kind: str, attrs: Mapping[str, Any] | None = None, **kw: Any) -> list[Value]:
+        """Append an op that works element by element on input 0, in whatever layout that has."""
+        perm = self.perm(0)
+        return self.emit(kind, [self.stored(0, perm)], attrs, perm=perm, **kw)
+
+    def binary(self, kind: str, slots: tuple[int, int] = (0, 1)) -> list[Value]:
+        """Append an element-wise op of two inputs that broadcast."""
+        values = [self.value(s) for s in slots]
+        rank = max(len(v.shape) for v in values)
+        perm = common_perm(values, rank)
+        return self.emit(kind, [self.broadcast(v, perm) for v in values], perm=perm)
+
+    def broadcast(self, value: Value, perm: Perm) -> Tensor:
+        """`value` laid out so that it broadcasts against tensors stored under `perm`."""
+        rank, missing = len(value.shape), len(perm) - len(value.shape)
+        if perm == identity_perm(len(perm)) or not rank:
+            return self.importer.laid_out(value, identity_perm(rank))
+        if not missing:
+            if isinstance(value, Constant):
+                return self._constant_for(value, perm)
+            return self.importer.laid_out(value, perm)
+        full = (*[1] * missing, *value.shape)
+        if isinstance(value, Constant):
+            return self._constant_for(value.moved(Layout(shape=full), value.name), perm)
+        plain = self.importer.laid_out(value, identity_perm(rank))
+        wide = self.importer.reshaped(plain, full, f"{self.name}/broadcast")
+        return self.importer.laid_out(Computed(wide, identity_perm(len(full)), wide.name), perm)
+
+    def _constant_for(self, value: Constant, perm: Perm) -> Tensor:
+        """A constant under `perm` without leading axes of size 1: a per-channel one is [C]."""
+        order = transposition(identity_perm(len(perm)), perm)
+        shape = [value.shape[p] for p in order]
+        while len(shape) > 1 and shape[0] == 1:
+            del shape[0]
+        return self.importer.constant(value, Layout(order, tuple(shape)))
+
+
+def evaluate(graph: Graph, tensor: Tensor) -> Array | None:
+    """The value of a tensor computed from small constants alone; None where it is not."""
+    if tensor.data is not None:
+        return tensor.data
+    known: dict[Tensor, Array] = {}
+    stack = [tensor]
+    while stack:
+        t = stack[-1]
+        op = graph.producer(t)
+        spec = None if op is None else require_spec(op)
+        if op is None or spec is None or spec.reference is None or t.size > MAX_FOLDED:
+            return None
+        for source in op.inputs:
+            if source is not None and source.data is not None:
+                known.setdefault(source, source.data)
+        waiting = [s for s in op.inputs if s is not None and s not in known]
+        if waiting:
+            stack += waiting
+            continue
+        results = computed(op, [None if s is None else known[s] for s in op.inputs])
+        known.update(zip(op.outputs, results, strict=True))
+        stack.pop()
+    return known[tensor]
+
+
+def _result_type(kind: str, inputs: Sequence[Tensor | None]) -> str:
+    spec = require_spec(Op(kind, (), (), name=kind))
+    for slot, tensor in enumerate(inputs):
+        port = spec.input_port(slot)
+        if tensor is not None and port is not None and port.role == "act":
+            return tensor.dtype
+    return "float32"
+
+
+def _foldable(inputs: Sequence[Tensor | None], shapes: Sequence[tuple[int, ...]]) -> bool:
+    known = all(t is None or t.is_const for t in inputs)
+    small = sum(prod(s) for s in shapes) <= MAX_FOLDED
+    return known and small and all(t is None or t.dtype in NUMPY_DTYPES for t in inputs)
+
+
+def unsupported(node: Any, remedy: str | None = None) -> UnsupportedError:
+    """The error for a node that has no form in the IR."""
+    return UnsupportedError(
+        f"op {node.op} is not supported", where=place(node),
+        remedy=remedy or "cut the graph before it with --output, or after it with --input",
+    )  # fmt: skip

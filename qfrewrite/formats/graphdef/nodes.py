@@ -1,0 +1,159 @@
+"""Nodes of a GraphDef: references by name, attributes, order.
+
+Nothing here recurses: a file may hold a chain of any length.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+from qfrewrite.errors import ModelFileError
+from qfrewrite.formats.graphdef.schema import data_type_name
+
+ALIASES = frozenset({
+    "Identity", "StopGradient", "Snapshot", "PreventGradient", "CheckNumerics",
+    "PlaceholderWithDefault", "DeepCopy", "Copy", "EnsureShape", "Print",
+})  # fmt: skip
+"""Ops whose result is their first operand."""
+
+
+class Ref(NamedTuple):
+    """One output of one node."""
+
+    node: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"{self.node}:{self.port}" if self.port else self.node
+
+
+def parse_ref(text: str) -> Ref:
+    """`name` or `name:port`; the port defaults to 0."""
+    name, colon, port = text.rpartition(":")
+    if colon and port.isdecimal() and len(port) < 6:
+        return Ref(name, int(port))
+    return Ref(text, 0)
+
+
+def data_refs(node: Any) -> list[Ref]:
+    """What `node` reads; edges that only carry order (`^name`) are left out."""
+    return [parse_ref(text) for text in node.input if not text.startswith("^")]
+
+
+def place(node: Any) -> str:
+    """How errors name a node."""
+    return f"node '{node.name}' ({node.op})"
+
+
+def index_nodes(graph_def: Any) -> dict[str, Any]:
+    """Nodes by name in file order; raises ModelFileError on nameless and repeated nodes."""
+    nodes: dict[str, Any] = {}
+    for node in graph_def.node:
+        if not node.name or not node.op:
+            raise ModelFileError("has a node without a name or an op: it is not a GraphDef")
+        if node.name in nodes:
+            raise ModelFileError("stands twice in the file", where=place(node))
+        nodes[node.name] = node
+    for node in graph_def.node:
+        for ref in data_refs(node):
+            if ref.node not in nodes:
+                raise ModelFileError(
+                    f"reads '{ref.node}', which is not in the file",
+                    where=place(node),
+                    remedy="the file is incomplete: freeze or extract the graph again",
+                )
+    return nodes
+
+
+def ancestors(nodes: Mapping[str, Any], ends: Iterable[str], stop: set[str]) -> set[str]:
+    """The names of `ends` and of all they are computed from, not looking behind `stop`."""
+    seen: set[str] = set()
+    stack = list(ends)
+    while stack:
+        name = stack.pop()
+        if name in seen:
+            continue
+        seen.add(name)
+        if name not in stop:
+            stack.extend(ref.node for ref in data_refs(nodes[name]))
+    return seen
+
+
+def sort_nodes(nodes: Mapping[str, Any], wanted: set[str], stop: set[str]) -> list[Any]:
+    """The `wanted` nodes, producers first, otherwise in file order.
+
+    Raises ModelFileError where nodes form a cycle.
+    """
+    rank = {name: i for i, name in enumerate(nodes) if name in wanted}
+    names = list(rank)
+    position = {name: i for i, name in enumerate(names)}
+    waits = dict.fromkeys(names, 0)
+    readers: dict[str, list[str]] = {name: [] for name in names}
+    for name in names:
+        sources = set() if name in stop else {r.node for r in data_refs(nodes[name])}
+        waits[name] = len(sources)
+        for source in sources:
+            readers[source].append(name)
+    ready = [position[name] for name in names if not waits[name]]
+    ordered: list[Any] = []
+    while ready:
+        name = names[heapq.heappop(ready)]
+        ordered.append(nodes[name])
+        for reader in readers[name]:
+            waits[reader] -= 1
+            if not waits[reader]:
+                heapq.heappush(ready, position[reader])
+    if len(ordered) < len(names):
+        raise ModelFileError(
+            "is part of a cycle that is no loop",
+            where=place(_on_cycle(nodes, {name for name in names if waits[name]})),
+            remedy="the file is damaged: freeze the graph again",
+        )
+    return ordered
+
+
+def _on_cycle(nodes: Mapping[str, Any], waiting: set[str]) -> Any:
+    """A node on a cycle: walking from reader to source within `waiting` must come back."""
+    name, seen = min(waiting), set()
+    while name not in seen:
+        seen.add(name)
+        name = next(r.node for r in data_refs(nodes[name]) if r.node in waiting)
+    return nodes[name]
+
+
+_SCALARS = {"s", "i", "f", "b", "type", "shape", "tensor"}
+
+
+def attribute(node: Any, name: str, default: Any = None) -> Any:
+    """An attribute as a Python value: text, number, bool, `DT_*`, tuple of these, or message."""
+    if name not in node.attr:
+        return default
+    value = node.attr[name]
+    field = value.WhichOneof("value")
+    if field == "list":
+        parts = (_plain(key, list(getattr(value.list, key))) for key in ("i", "f", "b", "s"))
+        types = tuple(data_type_name(t) for t in value.list.type)
+        return next((p for p in parts if p), types)
+    if field not in _SCALARS:
+        return default
+    return _plain(field, [getattr(value, field)])[0]
+
+
+def _plain(field: str, values: list[Any]) -> tuple[Any, ...]:
+    if field == "s":
+        return tuple(v.decode("utf-8", "replace") for v in values)
+    if field == "type":
+        return tuple(data_type_name(v) for v in values)
+    return tuple(values)
+
+
+def int_list(node: Any, name: str, default: tuple[int, ...], length: int = 4) -> tuple[int, ...]:
+    """An attribute that is a list of `length` integers; raises ModelFileError otherwise."""
+    value = attribute(node, name, default)
+    value = value if value != () else default
+    right = isinstance(value, tuple) and all(type(v) is int for v in value)
+    if not right or len(value) != length:
+        raise ModelFileError(f"attribute {name} is {value!r}, not {length} integers")
+    return tuple(value)

@@ -1,0 +1,206 @@
+"""Inputs whose shape the file leaves open: the size that the layers imply, or one that works."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from qfrewrite.formats.graphdef.nodes import Ref, attribute, data_refs
+from qfrewrite.formats.graphdef.select import InputSpec, behind_identities, unknown_shape
+from qfrewrite.formats.graphdef.sizes import Sizes, fitting_sizes
+
+Shape = tuple[int | None, ...]
+
+# The largest sizes that are tried: of square images and sequences, and of oblong images.
+_MOST, _MOST_OBLONG = 2048, 128
+# Ranks that are tried where even that is unknown.
+_RANKS = (4, 2, 3)
+# How many sizes the graph is read with, to find one that a message names.
+_TRIALS = 4
+# Numbers of channels that are tried.
+_CHANNELS = 8
+_CONVOLUTIONS = ("Conv2D", "DepthwiseConv2dNative")
+
+
+@dataclass(frozen=True)
+class _Found:
+    """Shapes of all open inputs for every candidate of one form that fits, [candidates]."""
+
+    shapes: Mapping[Ref, tuple[int | Sizes, ...]]
+    """By input: numbers, and arrays of sizes along the candidates."""
+    sizes: Sizes
+    """The size that varies: that of the height."""
+    square: bool
+
+    def at(self, index: int) -> dict[Ref, tuple[int, ...]]:
+        """The shapes of one candidate."""
+        return {
+            ref: tuple(int(d if isinstance(d, int) else d[index]) for d in dims)
+            for ref, dims in self.shapes.items()
+        }
+
+
+def settle_inputs(
+    nodes: Mapping[str, Any],
+    known: Mapping[Ref, Shape | None],
+    specs: Sequence[InputSpec],
+    ends: Sequence[Ref],
+    reads: Callable[[Mapping[Ref, tuple[int, ...]]], bool],
+) -> tuple[list[InputSpec], list[str]]:
+    """`specs` with the sizes that the layers leave no choice about, and notices about them.
+
+    known: the shapes as the file or the user states them. reads: whether the graph can be read
+    with given shapes. Raises UsageError, which names shapes that work, where several do.
+    """
+    opened = [spec for spec in specs if _is_open(known[spec.ref])]
+    if not opened:
+        return list(specs), []
+    found = _fitting(nodes, known, ends)
+    total = sum(f.sizes.size for f in found)
+    if total != 1:
+        raise _ambiguous(opened, known, found, reads)
+    shapes = found[0].at(0)
+    notices = [
+        f"input '{spec.ref}': its size is not stated; taken as "
+        f"{_text(shapes[spec.ref])}, the only {'square ' if found[0].square else ''}one its "
+        "layers take"
+        for spec in opened
+    ]
+    return [
+        InputSpec(s.ref, shapes[s.ref]) if s in opened else s for s in specs
+    ], notices  # fmt: skip
+
+
+def _is_open(shape: Shape | None) -> bool:
+    return shape is None or None in shape[1:]
+
+
+def _text(shape: Sequence[int]) -> str:
+    return "x".join(map(str, shape))
+
+
+def _fitting(
+    nodes: Mapping[str, Any], known: Mapping[Ref, Shape | None], ends: Sequence[Ref]
+) -> list[_Found]:
+    """The forms of the open inputs, each with the sizes that no layer refuses."""
+    line = np.arange(1, _MOST + 1)
+    found = []
+    for oblong, strict in ((False, True), (True, True), (False, False), (True, False)):
+        side = np.arange(1, _MOST_OBLONG + 1)
+        height = np.repeat(side, side.size) if oblong else line
+        width = np.tile(side, side.size) if oblong else line
+        for form in _forms(nodes, known):
+            image = any(_is_image(s) for s in form.values())
+            if oblong and not image:
+                continue
+            shapes = {ref: _filled(shape, height, width) for ref, shape in form.items()}
+            fits = fitting_sizes(nodes, shapes, ends, height.size, strict=strict)
+            if fits.any():
+                kept = {
+                    ref: tuple(d if isinstance(d, int) else d[fits] for d in dims)
+                    for ref, dims in shapes.items()
+                }
+                found.append(_Found(kept, height[fits], image and not oblong))
+        if found:
+            break
+    return found
+
+
+def _forms(
+    nodes: Mapping[str, Any], known: Mapping[Ref, Shape | None]
+) -> Iterator[dict[Ref, Shape]]:
+    """The shapes with every rank and every number of channels that may be; sizes stay open."""
+    channels = sorted(_kernel_channels(nodes)) or [1, 3]
+    for rank in _RANKS if None in known.values() else (0,):
+        ranked = {ref: _of_rank(shape, rank) for ref, shape in known.items()}
+        axes = {ref: _open_channels(nodes, shape) for ref, shape in ranked.items()}
+        if all(axis is None for axis in axes.values()):
+            yield ranked
+            continue
+        for count in channels:
+            yield {
+                ref: tuple(count if i == axes[ref] else d for i, d in enumerate(shape))
+                for ref, shape in ranked.items()
+            }
+
+
+def _of_rank(shape: Shape | None, rank: int) -> Shape:
+    """`shape` for a batch of 1 where that is open; an unknown one with `rank` axes."""
+    dims: list[int | None] = [None] * rank if shape is None else list(shape)
+    if dims and dims[0] is None:
+        dims[0] = 1
+    return tuple(dims)
+
+
+def _open_channels(nodes: Mapping[str, Any], shape: Shape) -> int | None:
+    """The axis of channels, where it is open beside others."""
+    if len(shape) < 3 or shape.count(None) < 2:
+        return None
+    axis = 1 if len(shape) == 4 and _is_nchw(nodes) else len(shape) - 1
+    return axis if shape[axis] is None else None
+
+
+def _is_nchw(nodes: Mapping[str, Any]) -> bool:
+    return any(
+        attribute(n, "data_format") == "NCHW" for n in nodes.values() if n.op in _CONVOLUTIONS
+    )
+
+
+def _kernel_channels(nodes: Mapping[str, Any]) -> set[int]:
+    """The numbers of channels that the first convolutions read."""
+    counts: set[int] = set()
+    for node in nodes.values():
+        if node.op in _CONVOLUTIONS and len(data_refs(node)) > 1 and len(counts) < _CHANNELS:
+            kernel = behind_identities(nodes, nodes[data_refs(node)[1].node])
+            if kernel.op == "Const":
+                dims = kernel.attr["value"].tensor.tensor_shape.dim
+                counts |= {int(dims[2].size)} if len(dims) == 4 else set()
+    return {c for c in counts if 0 < c < _MOST}
+
+
+def _is_image(shape: Shape) -> bool:
+    return len(shape) == 4 and shape.count(None) == 2
+
+
+def _filled(shape: Shape, height: Sizes, width: Sizes) -> tuple[int | Sizes, ...]:
+    """The first open size is the height, others are the width."""
+    first = shape.index(None) if None in shape else -1
+    return tuple(
+        d if d is not None else height if i == first else width for i, d in enumerate(shape)
+    )
+
+
+def _ambiguous(
+    opened: Sequence[InputSpec],
+    known: Mapping[Ref, Shape | None],
+    found: Sequence[_Found],
+    reads: Callable[[Mapping[Ref, tuple[int, ...]]], bool],
+) -> Exception:
+    """The error that names shapes that work, as far as one is found."""
+    for candidates in found[:_TRIALS]:
+        sizes = candidates.sizes
+        # The most divisible by two, as networks halve; then the first of 64 or more.
+        halvings = np.minimum(np.log2(sizes & -sizes), 5)
+        order = np.lexsort((sizes, sizes < 64, -halvings))
+        for index in order[:_TRIALS]:
+            shapes = candidates.at(int(index))
+            if reads(shapes):
+                first = opened[0]
+                more = "".join(f" --input {s.ref}:{_text(shapes[s.ref])}" for s in opened[1:])
+                return unknown_shape(
+                    first, known[first.ref], _text(shapes[first.ref]) + more, _range(sizes)
+                )
+    return unknown_shape(opened[0], known[opened[0].ref])
+
+
+def _range(sizes: Sizes) -> str:
+    """What the layers say about sizes, where they say something simple."""
+    low, high = int(sizes.min()), int(sizes.max())
+    if sizes.size != high - low + 1:
+        return ""
+    if high < _MOST:
+        return f"and its layers take sizes {low} to {high}"
+    return f"and its layers take any size from {low}" if low > 1 else "and its layers take any size"

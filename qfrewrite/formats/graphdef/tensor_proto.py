@@ -1,0 +1,175 @@
+"""TensorProto to numpy and back.
+
+Source: tensorflow/core/framework/tensor.proto. The values are either raw bytes
+(`tensor_content`) or a list in the field of the element type; a list shorter than the tensor
+repeats its last value.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from qfrewrite.errors import ModelFileError, UnsupportedError
+from qfrewrite.formats.graphdef.schema import DATA_TYPES, TensorProto, data_type_name
+from qfrewrite.ir import Array
+
+# A shape is a claim of the file: a few bytes can stand for any number of repeated values.
+MAX_REPEATED = 1 << 26
+MAX_RANK = 16
+
+
+@dataclass(frozen=True)
+class _Element:
+    """How one element type is stored: as `stored` in raw bytes, or in the list `field`."""
+
+    stored: np.dtype[Any]
+    field: str
+
+
+def _element(stored: str, field: str) -> _Element:
+    return _Element(np.dtype(stored), field)
+
+
+_ELEMENTS: Mapping[str, _Element] = {
+    "DT_FLOAT": _element("<f4", "float_val"),
+    "DT_DOUBLE": _element("<f8", "double_val"),
+    "DT_HALF": _element("<f2", "half_val"),
+    "DT_BFLOAT16": _element("<u2", "half_val"),
+    "DT_INT8": _element("i1", "int_val"),
+    "DT_UINT8": _element("u1", "int_val"),
+    "DT_INT16": _element("<i2", "int_val"),
+    "DT_UINT16": _element("<u2", "int_val"),
+    "DT_INT32": _element("<i4", "int_val"),
+    "DT_UINT32": _element("<u4", "uint32_val"),
+    "DT_INT64": _element("<i8", "int64_val"),
+    "DT_UINT64": _element("<u8", "uint64_val"),
+    "DT_BOOL": _element("?", "bool_val"),
+    "DT_QINT8": _element("i1", "int_val"),
+    "DT_QUINT8": _element("u1", "int_val"),
+    "DT_QINT16": _element("<i2", "int_val"),
+    "DT_QUINT16": _element("<u2", "int_val"),
+    "DT_QINT32": _element("<i4", "int_val"),
+    "DT_COMPLEX64": _element("<c8", "scomplex_val"),
+    "DT_COMPLEX128": _element("<c16", "dcomplex_val"),
+}
+
+# numpy -> the type that is written.
+_WRITTEN: Mapping[str, str] = {
+    "float32": "DT_FLOAT", "float64": "DT_DOUBLE", "float16": "DT_HALF", "int8": "DT_INT8",
+    "uint8": "DT_UINT8", "int16": "DT_INT16", "uint16": "DT_UINT16", "int32": "DT_INT32",
+    "uint32": "DT_UINT32", "int64": "DT_INT64", "uint64": "DT_UINT64", "bool": "DT_BOOL",
+    "complex64": "DT_COMPLEX64", "complex128": "DT_COMPLEX128",
+}  # fmt: skip
+
+
+def tensor_to_numpy(proto: Any, where: str) -> Array:
+    """The value of a TensorProto: read-only, a view where the bytes allow it.
+
+    DT_BFLOAT16 becomes float32, the quantized types become the integers of their width, DT_STRING
+    an object array of bytes. `where` names the node in errors. Raises ModelFileError where the
+    message contradicts itself, UnsupportedError for a type numpy cannot hold.
+    """
+    name = data_type_name(proto.dtype)
+    shape = _shape_of(proto, where)
+    if name == "DT_STRING":
+        return _fill(np.array(list(proto.string_val), object), shape, where)
+    element = _ELEMENTS.get(name)
+    if element is None:
+        raise UnsupportedError(
+            f"holds a constant of {name}",
+            where=where,
+            remedy="cut the graph before it, or store the constant as DT_FLOAT",
+        )
+    content = proto.tensor_content
+    if content:
+        values = _from_content(content, element.stored, shape, where)
+    else:
+        values = _fill(_from_list(proto, element, where), shape, where)
+    if name == "DT_BFLOAT16":
+        values = (values.astype(np.uint32) << 16).view(np.float32)
+    values.flags.writeable = False
+    return values
+
+
+def numpy_to_tensor(array: Array, data_type: str | None = None) -> Any:
+    """A TensorProto that holds `array` as raw bytes; a single value goes into its list field.
+
+    `data_type` names the element type where the array's own does not say it (`DT_QUINT8`).
+    Raises UnsupportedError for an array that no element type fits.
+    """
+    name = data_type or _WRITTEN.get(array.dtype.name)
+    if name is None:
+        raise UnsupportedError(f"a constant of numpy's {array.dtype} has no form in a GraphDef")
+    proto = TensorProto(dtype=DATA_TYPES[name])
+    # An empty shape means a scalar, an absent one an unknown shape.
+    proto.tensor_shape.SetInParent()
+    for size in array.shape:
+        proto.tensor_shape.dim.add().size = size
+    if array.ndim == 0 and name in ("DT_FLOAT", "DT_INT32", "DT_INT64", "DT_BOOL"):
+        getattr(proto, _ELEMENTS[name].field).append(array.item())
+    elif array.size:
+        stored = _ELEMENTS[name].stored
+        proto.tensor_content = np.ascontiguousarray(array, stored).tobytes()
+    return proto
+
+
+def _shape_of(proto: Any, where: str) -> tuple[int, ...]:
+    if proto.tensor_shape.unknown_rank:
+        raise ModelFileError("is a constant of unknown rank", where=where)
+    shape = tuple(int(d.size) for d in proto.tensor_shape.dim)
+    if len(shape) > MAX_RANK or min(shape, default=0) < 0:
+        raise ModelFileError(f"is a constant of impossible shape {list(shape)}", where=where)
+    return shape
+
+
+def _from_content(
+    content: bytes, stored: np.dtype[Any], shape: tuple[int, ...], where: str
+) -> Array:
+    if len(content) != prod(shape) * stored.itemsize:
+        raise ModelFileError(
+            f"says shape {list(shape)}, which takes {prod(shape) * stored.itemsize} bytes, "
+            f"and holds {len(content)}",
+            where=where,
+        )
+    return np.frombuffer(content, stored).reshape(shape)
+
+
+def _from_list(proto: Any, element: _Element, where: str) -> Array:
+    values = getattr(proto, element.field)
+    if element.stored.kind == "c":
+        # Real and imaginary parts in turn, as complex numbers lie in memory.
+        whole = np.array(values[: len(values) // 2 * 2], f"<f{element.stored.itemsize // 2}")
+        return whole.view(element.stored)
+    if element.field == "half_val":
+        return np.array(values, np.int64).astype(np.uint16).view(element.stored)
+    wide = np.array(values) if len(values) else np.zeros(0, element.stored)
+    stored = wide.astype(element.stored)
+    if element.field == "int_val" and not np.array_equal(stored, wide):
+        raise ModelFileError(f"holds values that no {element.stored} can", where=where)
+    return stored
+
+
+def _fill(values: Array, shape: tuple[int, ...], where: str) -> Array:
+    """`values` as an array of `shape`, its last value repeated; zeros where there is none."""
+    size = prod(shape)
+    if values.size > size:
+        raise ModelFileError(
+            f"says shape {list(shape)} and holds {values.size} values", where=where
+        )
+    if values.size == size:
+        return values.reshape(shape)
+    if size > MAX_REPEATED:
+        raise ModelFileError(
+            f"says shape {list(shape)} and holds {values.size} values only", where=where
+        )
+    if values.size <= 1:
+        empty = b"" if values.dtype == object else values.dtype.type(0)
+        one = values.reshape(()) if values.size else np.array(empty, values.dtype)
+        return np.broadcast_to(one, shape)
+    last = np.broadcast_to(values[-1:], (size - values.size,))
+    return np.concatenate([values, last]).reshape(shape)

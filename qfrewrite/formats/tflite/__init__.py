@@ -1,0 +1,1 @@
+"""`.tflite` flatbuffers in and out."""

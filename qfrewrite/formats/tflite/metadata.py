@@ -1,0 +1,240 @@
+"""TFLite's model metadata: what a `.tflite` says of its inputs and outputs for people and apps.
+
+It is a flatbuffer of its own (identifier `M001`) in the metadata entry `TFLITE_METADATA`. Layout:
+metadata_schema.fbs of TensorFlow Lite Support, version 1.5. The codec is that of `.tflite`, so
+what is decoded can be changed and encoded again.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+import numpy as np
+
+from qfrewrite.errors import ModelFileError, UnsupportedError
+from qfrewrite.formats.tflite.flatbuffer import UNKNOWN, Decoder, Encoder, Values
+from qfrewrite.formats.tflite.flatbuffer_schema import FieldSpec, Schema, TableSpec
+from qfrewrite.ir import Graph, Model, Quant
+from qfrewrite.ir.quant import ACTIVATION_CODES, quantize
+
+ENTRY = "TFLITE_METADATA"
+"""The name of the metadata entry."""
+IDENTIFIER = b"M001"
+
+# Fields in the order of their slots; a union takes two (`<field>_type` before it).
+_TABLES = {
+    "ModelMetadata": "name:string description:string version:string "
+    "subgraph_metadata:[SubGraphMetadata] author:string license:string "
+    "associated_files:[AssociatedFile] min_parser_version:string",
+    "SubGraphMetadata": "name:string description:string input_tensor_metadata:[TensorMetadata] "
+    "output_tensor_metadata:[TensorMetadata] associated_files:[AssociatedFile] "
+    "input_process_units:[ProcessUnit] output_process_units:[ProcessUnit] "
+    "input_tensor_groups:[TensorGroup] output_tensor_groups:[TensorGroup] "
+    "custom_metadata:[CustomMetadata]",
+    "TensorMetadata": "name:string description:string dimension_names:[string] content:Content "
+    "process_units:[ProcessUnit] stats:Stats associated_files:[AssociatedFile]",
+    "TensorGroup": "name:string tensor_names:[string]",
+    "CustomMetadata": "name:string data:[ubyte]",
+    "AssociatedFile": "name:string description:string type:byte locale:string version:string",
+    "Content": "content_properties:ContentProperties range:ValueRange",
+    "ValueRange": "min:int max:int",
+    "FeatureProperties": "",
+    "ImageProperties": "color_space:byte default_size:ImageSize",
+    "ImageSize": "width:uint height:uint",
+    "BoundingBoxProperties": "index:[uint] type:byte coordinate_type:byte",
+    "AudioProperties": "sample_rate:uint channels:uint",
+    "Stats": "max:[float] min:[float]",
+    "ProcessUnit": "options:ProcessUnitOptions",
+    "NormalizationOptions": "mean:[float] std:[float]",
+    "ScoreCalibrationOptions": "score_transformation:byte default_score:float",
+    "ScoreThresholdingOptions": "global_score_threshold:float",
+    "BertTokenizerOptions": "vocab_file:[AssociatedFile]",
+    "SentencePieceTokenizerOptions": "sentencePiece_model:[AssociatedFile] "
+    "vocab_file:[AssociatedFile]",
+    "RegexTokenizerOptions": "delim_regex_pattern:string vocab_file:[AssociatedFile]",
+}
+_UNIONS = {
+    "ContentProperties": (
+        "NONE", "FeatureProperties", "ImageProperties", "BoundingBoxProperties", "AudioProperties",
+    ),
+    "ProcessUnitOptions": (
+        "NONE", "NormalizationOptions", "ScoreCalibrationOptions", "ScoreThresholdingOptions",
+        "BertTokenizerOptions", "SentencePieceTokenizerOptions", "RegexTokenizerOptions",
+    ),
+}  # fmt: skip
+# `force_align` of the schema.
+_ALIGN = {("CustomMetadata", "data"): 16}
+_SCALARS = {"byte": "b", "ubyte": "B", "int": "i", "uint": "I", "float": "f"}
+
+
+def _table(name: str, text: str) -> TableSpec:
+    fields: list[FieldSpec] = []
+    for item in text.split():
+        field, kind = item.split(":")
+        if kind in _UNIONS:
+            members = MappingProxyType(dict(enumerate(_UNIONS[kind])))
+            fields.append(
+                FieldSpec(f"{field}_type", len(fields), "scalar", "B", "NONE", "", members)
+            )
+            fields.append(FieldSpec(field, len(fields), "union", "I", names=members))
+        else:
+            fields.append(_field(field, len(fields), kind, _ALIGN.get((name, field), 1)))
+    defaults = MappingProxyType({f.name: f.default for f in fields})
+    return TableSpec(name, len(fields), tuple(fields), defaults)
+
+
+def _field(name: str, slot: int, kind: str, align: int) -> FieldSpec:
+    inner = re.sub(r"[\[\]]", "", kind)
+    many = "s" if inner != kind else ""
+    if inner in _SCALARS:
+        code = _SCALARS[inner]
+        zero = 0.0 if code == "f" else 0
+        return FieldSpec(name, slot, f"scalar{many}", code, None if many else zero, align=align)
+    if inner == "string":
+        return FieldSpec(name, slot, f"string{many}", "I")
+    return FieldSpec(name, slot, f"table{many}", "I", table=inner)
+
+
+SCHEMA = Schema.of(_table(name, text) for name, text in _TABLES.items())
+"""The tables of the metadata."""
+
+
+@dataclass(frozen=True)
+class Normalization:
+    """How an input is made of pixels or other raw values: (x - mean) / std.
+
+    One value each, or one for every channel.
+    """
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+def parse_metadata(content: bytes) -> Values:
+    """The `ModelMetadata` table; raises ModelFileError where it is damaged."""
+    if content[4:8] != IDENTIFIER:
+        raise ModelFileError("is no model metadata", where=ENTRY)
+    try:
+        return Decoder(SCHEMA, memoryview(content)).root("ModelMetadata")
+    except ModelFileError as error:
+        raise error.at(ENTRY) from None
+
+
+def metadata_bytes(values: Values) -> bytes:
+    """The flatbuffer of a `ModelMetadata` table."""
+    encoder = Encoder(SCHEMA)
+    encoder.finish(encoder.table(SCHEMA.table("ModelMetadata"), values), IDENTIFIER)
+    return b"".join(bytes(chunk) for chunk in encoder.chunks())
+
+
+def normalizations(model: Model) -> Mapping[str, Normalization]:
+    """What the metadata says of the main graph's inputs, by the tensors' names.
+
+    Inputs are matched by their place, as the format prescribes. Empty where there is no metadata,
+    where it is damaged, or where it describes another number of inputs.
+    """
+    content = next((value for name, value in model.metadata if name == ENTRY), None)
+    if content is None:
+        return {}
+    try:
+        graphs = parse_metadata(content)["subgraph_metadata"] or []
+    except ModelFileError:
+        return {}
+    described = (graphs[0]["input_tensor_metadata"] if graphs else None) or []
+    if len(described) != len(model.graph.inputs):
+        return {}
+    units = (_normalization(one["process_units"] or []) for one in described)
+    return {
+        tensor.name: unit
+        for tensor, unit in zip(model.graph.inputs, units, strict=True)
+        if unit is not None
+    }
+
+
+@dataclass(frozen=True)
+class Held:
+    """What an input or output holds: its element type, and how that stands for real values."""
+
+    dtype: str
+    quant: Quant | None
+
+    def real(self, value: float) -> float:
+        """What a value of this element type stands for."""
+        if self.quant is None or self.dtype not in ACTIVATION_CODES:
+            return value
+        return (value - float(self.quant.zero_point[0])) * float(self.quant.scale[0])
+
+    def held(self, value: float) -> float:
+        """The value of this element type that stands for `value`."""
+        if self.quant is None or self.dtype not in ACTIVATION_CODES:
+            return value
+        return float(quantize(np.array(value), self.quant, self.dtype))
+
+
+Interface = Mapping[str, tuple[Held, ...]]
+
+
+def interface(graph: Graph) -> Interface:
+    """What the inputs and outputs of a graph hold."""
+    sides = {"input": graph.inputs, "output": graph.outputs}
+    return {side: tuple(Held(t.dtype, t.quant) for t in ts) for side, ts in sides.items()}
+
+
+def restated(content: bytes, before: Interface, after: Interface) -> bytes:
+    """Metadata of a model whose inputs and outputs were `before`, for what they are now.
+
+    `stats` give the least and largest values of a tensor in its own element type: 0 and 255 of a
+    uint8 image that was -1 and 1 in float. Normalization is by definition that of the real values
+    and stays. Tensors that are not there any more are not described either. What is damaged or
+    newer than the schema stays as it is.
+    """
+    try:
+        values = parse_metadata(content)
+        graphs = values["subgraph_metadata"] or []
+        changed = [_restate(graphs[0], side, before[side], after[side])
+                   for side in before] if graphs else []  # fmt: skip
+        return metadata_bytes(values) if any(changed) and not _has_unknown(values) else content
+    except (ModelFileError, UnsupportedError):
+        return content
+
+
+def _restate(graph: Values, side: str, before: tuple[Held, ...], after: tuple[Held, ...]) -> bool:
+    """Restate one side of `graph`, in place; returns whether anything changed."""
+    described = graph[f"{side}_tensor_metadata"]
+    if not described or len(described) != len(before):
+        return False
+    if len(before) != len(after):
+        graph[f"{side}_tensor_metadata"] = graph[f"{side}_tensor_groups"] = None
+        return True
+    changed = False
+    for one, old, new in zip(described, before, after, strict=True):
+        stats = one["stats"]
+        for key in ("max", "min") if stats is not None else ():
+            if stats[key] is not None:
+                ends = [new.held(old.real(float(v))) for v in stats[key]]
+                changed = changed or not np.array_equal(ends, stats[key])
+                stats[key] = np.array(ends, np.float32)
+    return changed
+
+
+def _has_unknown(values: object) -> bool:
+    if isinstance(values, dict):
+        return UNKNOWN in values or any(map(_has_unknown, values.values()))
+    return isinstance(values, list) and any(map(_has_unknown, values))
+
+
+def _normalization(units: list[Values]) -> Normalization | None:
+    """The unit that scales, if its numbers make sense."""
+    for unit in units:
+        if unit["options_type"] == "NormalizationOptions" and unit["options"] is not None:
+            mean, std = (unit["options"][name] for name in ("mean", "std"))
+            sizes = {0 if mean is None else len(mean), 0 if std is None else len(std)}
+            if 0 in sizes or len(sizes - {1}) > 1:
+                return None
+            if not np.isfinite([*mean, *std]).all() or min(std) <= 0:
+                return None
+            return Normalization(tuple(map(float, mean)), tuple(map(float, std)))
+    return None

@@ -1,0 +1,303 @@
+"""What a pass is, how it becomes known by name, and lists of passes as text."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import pkgutil
+import re
+import types
+import typing
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, Field, dataclass, fields
+from functools import cache
+from typing import Any, ClassVar, NamedTuple, TypeVar
+
+from qfrewrite.errors import PassError, UsageError
+from qfrewrite.ir import Graph
+from qfrewrite.lower.canonical import canonicalise
+from qfrewrite.rewrite.rewriter import Log
+from qfrewrite.solve.context import PassRewriter
+
+
+@dataclass(frozen=True)
+class Pass(ABC):
+    """One named rewrite. Subclasses are frozen dataclasses whose fields are the parameters."""
+
+    name: ClassVar[str]
+    """What the pass is called in lists."""
+    exact: ClassVar[bool]
+    """Whether it keeps what the graph computes (the runner can prove it) or changes it (the report
+    says by how much)."""
+    requires: ClassVar[str | None] = None
+    """The form, of `FORMS`, that the graph must have. The runner establishes it first, as a step of
+    its own."""
+    measured: ClassVar[bool] = True
+    """Whether the runner compares outputs before and after an inexact pass."""
+    judges_on: ClassVar[int] = 50
+    """How many samples are held back from calibration for that, and for its own judgement."""
+    gives_ranges: ClassVar[bool] = False
+    """Whether the graph can be written in integers afterwards; running the pass asks for that."""
+    sets_size: ClassVar[bool] = False
+    """Whether it gives the inputs another size."""
+
+    @abstractmethod
+    def run(self, graph: Graph, rw: PassRewriter) -> None:
+        """Edit `graph` through `rw`; say through `rw.skip` what was left, and why."""
+
+    @property
+    def keeps_function(self) -> bool:
+        """Whether the pass is exact with the parameters it has."""
+        return self.exact
+
+    def __str__(self) -> str:
+        given = [
+            f"{f.name}={quote(_show(getattr(self, f.name)))}"
+            for f in fields(self)
+            if getattr(self, f.name) != f.default
+        ]
+        return self.name + (f"({', '.join(given)})" if given else "")
+
+
+FORMS: Mapping[str, Callable[[Graph, Log], None]] = types.MappingProxyType(
+    {"canonical": canonicalise}
+)
+"""What a pass may require of the graph, by name, and what brings a graph there."""
+
+P = TypeVar("P", bound=type[Pass])
+_REGISTRY: dict[str, type[Pass]] = {}
+
+
+def register(cls: P) -> P:
+    """Class decorator: make a pass known by its name."""
+    known = _REGISTRY.get(cls.name)
+    if known is not None and known.__qualname__ != cls.__qualname__:
+        raise PassError(f"'{cls.name}' is the name of another pass", where=cls.__qualname__)
+    _REGISTRY[cls.name] = cls
+    return cls
+
+
+@cache
+def _load_all() -> None:
+    """Import every module of this package: a pass is one file here, found by itself."""
+    package = importlib.import_module("qfrewrite.passes")
+    for module in pkgutil.iter_modules(package.__path__):
+        if not module.name.startswith("_"):
+            importlib.import_module(f"qfrewrite.passes.{module.name}")
+
+
+def all_passes() -> Mapping[str, type[Pass]]:
+    """Every known pass by name, alphabetically."""
+    _load_all()
+    return types.MappingProxyType(dict(sorted(_REGISTRY.items())))
+
+
+class Pipeline(NamedTuple):
+    """A pass list as text, and what it is for."""
+
+    passes: str
+    what: str
+
+
+PIPELINES: Mapping[str, Pipeline] = types.MappingProxyType(
+    {
+        "@fast": Pipeline(
+            "absorb_dead_channels,calibrate",
+            "dead channels and bias correction; seconds",
+        ),
+        "@auto": Pipeline(
+            "auto",
+            "tries the others, from the cheapest on, until max_drop is met",
+        ),
+        "@per-channel": Pipeline(
+            "absorb_dead_channels,reconstruct(weights=per-channel)",
+            "the best that weights with a scale per channel give",
+        ),
+        "@per-tensor": Pipeline(
+            "absorb_dead_channels,equalize,reconstruct(weights=per-tensor,scale=search)",
+            "for chips that compute with one scale per weight tensor",
+        ),
+    }
+)
+"""By name."""
+
+
+def make_passes(text: str) -> list[Pass]:
+    """The passes that a list like `fold_bn,calibrate(samples=100)` names; raises PassError.
+
+    A name like `@per-tensor` stands for the passes of that pipeline; parameters given to it go to
+    those of its passes that have them.
+    """
+    return [one for item in parse_list(text) for one in _expanded(item)]
+
+
+def _expanded(item: PassText) -> list[Pass]:
+    if not item.name.startswith("@"):
+        return [_make(item)]
+    if item.name not in PIPELINES:
+        raise PassError(
+            f"no such pipeline: '{item.name}'", remedy=_nearest(item.name, list(PIPELINES))
+        )
+    known, made, used = all_passes(), [], set()
+    for part in parse_list(PIPELINES[item.name].passes):
+        names = {f.name for f in fields(known[part.name])}
+        more = tuple((k, v) for k, v in item.params if k in names)
+        used |= {k for k, _ in more}
+        given = {k for k, _ in more}
+        made.append(_make(PassText(part.name, (*((k, v) for k, v in part.params
+                                                 if k not in given), *more))))  # fmt: skip
+    for key, _ in item.params:
+        if key not in used:
+            raise PassError(f"no such parameter: '{key}'", where=item.name,
+                            remedy="its passes have none of that name")  # fmt: skip
+    return made
+
+
+def parameters(cls: type[Pass]) -> list[tuple[str, str, Any]]:
+    """Name, type and default of each parameter of a pass; MISSING where it must be given."""
+    return [(f.name, _type_name(cls, f), f.default) for f in fields(cls)]
+
+
+def _make(item: PassText) -> Pass:
+    known = all_passes()
+    cls = known.get(item.name)
+    if cls is None:
+        raise PassError(f"no such pass: '{item.name}'", remedy=_nearest(item.name, list(known)))
+    wanted = {f.name: f for f in fields(cls)}
+    values: dict[str, Any] = {}
+    for key, text in item.params:
+        if key not in wanted:
+            hint = _nearest(key, list(wanted)) if wanted else "it takes no parameters"
+            raise PassError(f"no such parameter: '{key}'", where=item.name, remedy=hint)
+        values[key] = _convert(item.name, key, text, _hints(cls)[key])
+    missing = [n for n, f in wanted.items() if f.default is MISSING and n not in values]
+    if missing:
+        raise PassError(f"needs {', '.join(missing)}", where=item.name)
+    try:
+        return cls(**values)
+    except UsageError as error:
+        raise PassError(error.what, where=item.name, remedy=error.remedy) from None
+
+
+def _nearest(name: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f"did you mean '{close[0]}'?" if close else f"known: {', '.join(known)}"
+
+
+def _hints(cls: type[Pass]) -> dict[str, Any]:
+    return typing.get_type_hints(cls)
+
+
+def _type_name(cls: type[Pass], f: Field[Any]) -> str:
+    hint = _hints(cls)[f.name]
+    return hint.__name__ if isinstance(hint, type) else str(hint).replace("typing.", "")
+
+
+_TRUE = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+
+
+def _convert(where: str, key: str, text: str, hint: Any) -> Any:
+    """`text` as a value of the annotated type."""
+    options = typing.get_args(hint) or (hint,)
+    # What stands in quotes is text, also the word none.
+    bare, text = text, unquoted(text)
+    if (bare.lower() == "none" or not text) and type(None) in options:
+        return None
+    for kind in options:
+        if kind is bool and text.lower() in _TRUE:
+            return _TRUE[text.lower()]
+        if kind in (int, float, str):
+            try:
+                return kind(text)
+            except ValueError:
+                continue
+    wanted = " or ".join(getattr(k, "__name__", str(k)) for k in options)
+    raise PassError(f"{key}={text} is not a valid {wanted}", where=where)
+
+
+def _show(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+# Lists of passes as text: `name(key=value, ...)`, separated by commas -----------------------------
+
+_NAME = re.compile(r"\s*(@[A-Za-z][A-Za-z0-9_-]*|[A-Za-z_][A-Za-z0-9_]*)\s*")
+_PAIRS = {"(": ")", "[": "]"}
+
+
+@dataclass(frozen=True)
+class PassText:
+    """One pass of a list: its name and its parameters as written, with their quotes."""
+
+    name: str
+    params: tuple[tuple[str, str], ...] = ()
+
+
+def parse_list(text: str) -> list[PassText]:
+    """Split `a,b(k=v),c(k="x,y")` into passes; raises PassError naming what is wrong.
+
+    Values run to the next comma outside quotes and brackets.
+    """
+    items = _split(text)
+    if not any(item.strip() for item in items):
+        raise PassError("the pass list is empty", remedy="`qfrewrite passes` lists them")
+    return [_parse_one(item) for item in items]
+
+
+def quote(value: str) -> str:
+    """`value` as it stands in a list: quoted where it holds a separator, or reads as nothing."""
+    special = re.search(r"[,()=\s\[\]]", value) or value.lower() in ("", "none")
+    return f'"{value}"' if special else value
+
+
+def unquoted(text: str) -> str:
+    """A value without the quotes around it."""
+    return text.strip("\"'")
+
+
+def _split(text: str) -> list[str]:
+    """Parts between commas that are outside quotes and brackets."""
+    parts, start, quoted = [], 0, ""
+    stack: list[str] = []
+    for i, char in enumerate(text):
+        if quoted:
+            quoted = "" if char == quoted else quoted
+        elif char in "\"'":
+            quoted = char
+        elif char in _PAIRS:
+            stack.append(_PAIRS[char])
+        elif char in _PAIRS.values():
+            if not stack or stack.pop() != char:
+                raise PassError(f"'{char}' closes nothing", where=f"pass list '{text}'")
+        elif char == "," and not stack:
+            parts.append(text[start:i])
+            start = i + 1
+    if stack or quoted:
+        raise PassError(
+            f"'{stack[-1] if stack else quoted}' is missing", where=f"pass list '{text}'"
+        )
+    return [*parts, text[start:]]
+
+
+def _parse_one(item: str) -> PassText:
+    match = _NAME.match(item)
+    if match is None:
+        raise PassError(
+            "expected a pass name", where=f"pass list at '{item.strip()}'",
+            remedy="write name or name(key=value)",
+        )  # fmt: skip
+    name, rest = match.group().strip(), item[match.end() :].strip()
+    if not rest:
+        return PassText(name)
+    if not (rest.startswith("(") and rest.endswith(")")):
+        raise PassError(f"unexpected '{rest}'", where=name, remedy="write name(key=value)")
+    params = []
+    for pair in _split(rest[1:-1]):
+        if not pair.strip():
+            continue
+        key, equals, value = pair.partition("=")
+        if not equals:
+            raise PassError(f"'{pair.strip()}' is not key=value", where=name)
+        params.append((key.strip(), value.strip()))
+    return PassText(name, tuple(params))

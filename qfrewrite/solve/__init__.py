@@ -1,0 +1,1 @@
+"""How several passes solve something: fits, tries, the choice of channel counts and ranges."""

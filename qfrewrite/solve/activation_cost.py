@@ -1,0 +1,206 @@
+"""What an activation between a depthwise and a pointwise layer is worth, and how to do without."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import inf
+
+import numpy as np
+
+from qfrewrite.calibration.statistics import Gaussian, clip_gaussian, propagate
+from qfrewrite.ir import Array, Graph, Op, Tensor
+from qfrewrite.lower.ranges import ACTIVATION_BOUNDS
+from qfrewrite.rewrite.fold import pads
+from qfrewrite.rewrite.match import NoMatch, bias_of, float_weights, sole_reader, weights_of
+from qfrewrite.runtime.metrics import sqnr_db
+from qfrewrite.runtime.session import Session
+from qfrewrite.solve.context import PassRewriter
+from qfrewrite.solve.fit import Float64, Moments, refit
+
+# A clone of a graph, and the map from the graph's tensors to its own.
+Original = tuple[Graph, dict[Tensor, Tensor]]
+# Positions of one sample that enter the moments, evenly spread; and how many are added at once,
+# since a product of a few rows is all overhead.
+_ROWS, _BLOCK = 128, 1024
+# One sample in so many is held back from the fit.
+_HELD_EVERY = 4
+
+
+@dataclass(frozen=True)
+class Site:
+    """A depthwise op, the activation that follows it, and the 1x1 op that reads that, if any."""
+
+    depthwise: Op
+    relu6: Op
+    pointwise: Op | None
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """The values that the activation lets through."""
+        return ACTIVATION_BOUNDS[self.relu6.kind]
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Doing without an activation: SQNR at the pointwise output in dB, the weights [O, C] and the
+    bias [O] that reach it, and the fraction of values the activation clips at either end."""
+
+    sqnr: float
+    weights: Float64
+    bias: Float64
+    clip_rate: float
+
+
+def find_site(rw: PassRewriter, op: Op) -> Site | None:
+    """The site that the depthwise `op` begins; None where no ReLU follows it."""
+    relu6 = sole_reader(rw.graph, op.output)
+    if isinstance(relu6, NoMatch) or relu6.kind not in ("RELU6", "RELU"):
+        return None
+    reader = sole_reader(rw.graph, relu6.output)
+    if isinstance(reader, NoMatch) or reader.kind != "CONV_2D":
+        return Site(op, relu6, None)
+    if float_weights(reader) is not None:
+        return Site(op, relu6, None)
+    fits = weights_of(reader).shape[1:] == (1, 1, op.output.shape[-1])
+    return Site(op, relu6, reader if fits and not pads(reader) else None)
+
+
+def costs(rw: PassRewriter, sites: Sequence[Site], *, fit: bool) -> dict[Op, Cost]:
+    """What each activation (the key) costs: from data, else from BatchNorm statistics.
+
+    fit: whether the pointwise weights are fitted to do without it; needs data.
+    """
+    judged = [s for s in sites if s.pointwise is not None]
+    if not judged:
+        return {}
+    if rw.context.data is not None:
+        return _measured(rw, judged, fit)
+    rw.note("no data: the cost of removing ReLU6 follows from BatchNorm statistics")
+    known = propagate(rw.graph)
+    return {
+        s.relu6: _gaussian_cost(s, known[s.depthwise.output])
+        for s in judged
+        if s.depthwise.output in known
+    }
+
+
+def _measured(rw: PassRewriter, sites: list[Site], fit: bool) -> dict[Op, Cost]:
+    meters = [_Meter(s) for s in sites]
+    probes = [s.depthwise.output for s in sites]
+    label = "measuring what ReLU6 does after depthwise layers"
+    for index, values in enumerate(rw.observe(probes, label)):
+        for meter, value in zip(meters, values, strict=True):
+            meter.add(value, value, held=_is_held(index))
+    return {s.relu6: m.cost(fit) for s, m in zip(sites, meters, strict=True)}
+
+
+def without_activation(
+    rw: PassRewriter, site: Site, original: Original, *, fit: bool = True
+) -> Cost:
+    """The cost of one site, fitted to what an `original` graph gives where this one has changed.
+
+    original: the graph before its changes.
+    """
+    graph, twins = original
+    assert rw.context.data is not None
+    meter, now = _Meter(site), site.depthwise.output
+    before = Session(graph, [twins[now]], threads=rw.context.threads)
+    label = f"fitting what follows {site.depthwise.name}"
+    for index, (sample, values) in enumerate(
+        zip(rw.context.data, rw.observe([now], label), strict=False)
+    ):
+        meter.add(values[0], before.run(sample)[0], held=_is_held(index))
+    return meter.cost(fit)
+
+
+def _is_held(index: int) -> bool:
+    return index % _HELD_EVERY == _HELD_EVERY - 1
+
+
+class _Meter:
+    """Moments of a layer's outputs x before the activation and a behind it, streamed."""
+
+    def __init__(self, site: Site) -> None:
+        assert site.pointwise is not None
+        channels = site.depthwise.output.shape[-1]
+        self._bounds = site.bounds
+        self._weights = weights_of(site.pointwise).astype(np.float64).reshape(-1, channels)
+        self._bias = bias_of(site.pointwise)
+        # For those fitted on and those held back: of x with a, and of a with itself.
+        self._mixed = [Moments(1, channels, channels) for _ in range(2)]
+        self._kept = [Moments(1, channels, channels) for _ in range(2)]
+        self._waiting: list[list[tuple[Array, Array]]] = [[], []]
+        self._clipped, self._seen = 0, 0
+
+    def add(self, x: Array, before: Array, *, held: bool) -> None:
+        """Take positions of one sample: x, and what it was before anything was changed."""
+        step = max(x.size // x.shape[-1] // _ROWS, 1)
+        rows, known = (np.array(v.reshape(-1, v.shape[-1])[::step]) for v in (x, before))
+        self._waiting[held].append((rows, np.clip(known, *self._bounds)))
+        if sum(len(one) for one, _ in self._waiting[held]) >= _BLOCK:
+            self._flush(held)
+
+    def _flush(self, held: bool) -> None:
+        if not self._waiting[held]:
+            return
+        x, a = (np.concatenate(v)[:, None] for v in zip(*self._waiting[held], strict=True))
+        self._waiting[held].clear()
+        self._mixed[held].add(x, a)
+        self._kept[held].add(a, a)
+        low, high = self._bounds
+        self._clipped += int(np.count_nonzero((x < low) | (x > high)))
+        self._seen += x.size
+
+    def cost(self, fit: bool) -> Cost:
+        """What doing without the activation costs, of all that was added."""
+        self._flush(False)
+        self._flush(True)
+        fitted, held = self._mixed
+        w, both = self._weights, fitted.plus(held)
+        # The error on what was held back; where there is nothing, on all.
+        judge, kept = (held, self._kept[1]) if held.count else (both, self._kept[0])
+        xx, ax = (m[0] for m in judge.about(*judge.means))
+        aa = kept.about(*kept.means)[0][0]
+        signal = float(((w @ aa) * w).sum())
+
+        def noise(of: Float64) -> float:
+            return signal - 2 * float(((w @ ax) * of).sum()) + float(((of @ xx) * of).sum())
+
+        best = w
+        if fit and self._clipped and fitted.count and held.count:
+            found = refit(_at_output(fitted, w), _at_output(held, w), w[None])[0][0]
+            best = min(w, found, key=noise)
+        mean_x, mean_a = (m[0] for m in both.means)
+        bias = self._bias + w @ mean_a - best @ mean_x
+        return Cost(
+            sqnr_db(signal, max(noise(best), 0.0)), best, bias, self._clipped / max(self._seen, 1)
+        )
+
+
+def _at_output(moments: Moments, w: Float64) -> Moments:
+    """Moments of x with w a, from those of x with a."""
+    result = Moments(1, w.shape[0], moments.inputs, moments.count)
+    result.x, result.xx = moments.x, moments.xx
+    result.y, result.yx = moments.y @ w.T, w @ moments.yx
+    return result
+
+
+def _gaussian_cost(site: Site, x: Gaussian) -> Cost:
+    """Channels taken as independent."""
+    assert site.pointwise is not None
+    low, high = site.bounds
+    w = weights_of(site.pointwise).astype(np.float64).reshape(-1, x.mean.size)
+    kept = clip_gaussian(x, low, high)
+    # x - clip(x) = (x - high)+ - (low - x)+; the two never meet.
+    under = clip_gaussian(Gaussian(x.mean - low, x.std), -inf, 0.0)
+    change = under.std**2, under.mean
+    if high < inf:
+        over = clip_gaussian(Gaussian(x.mean - high, x.std), 0.0, inf)
+        change = change[0] + over.std**2 - 2 * under.mean * over.mean, under.mean + over.mean
+    power = (w**2).sum(0)
+    clipped = float(1 - x.above(low).mean())
+    if high < inf:
+        clipped += float(x.above(high).mean())
+    sqnr = sqnr_db(float(power @ kept.std**2), float(power @ np.maximum(change[0], 0)))
+    return Cost(sqnr, w, bias_of(site.pointwise) - w @ change[1], clipped)

@@ -1,0 +1,180 @@
+"""Channels that must be scaled together, the layers that write and read them, and their values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from qfrewrite.calibration.statistics import propagate
+from qfrewrite.ir import Array, Graph, Op, Tensor
+from qfrewrite.rewrite.channel_rules import RULES
+from qfrewrite.rewrite.channels import Channels, Ids, Trace, stay, trace
+from qfrewrite.rewrite.match import LINEAR, act_slot, channel_axis, float_weights, weights_of
+from qfrewrite.solve.context import PassRewriter
+
+Float64 = npt.NDArray[np.float64]
+Bool = npt.NDArray[np.bool_]
+
+# How near to 6 the largest value of a channel may come, after scaling and before: what no sample
+# showed must not clip either. Measured on images held back: wider, the function is not kept.
+MARGIN, NEAR = 0.6, 0.65
+# How far activations reach where no data say it, in standard deviations.
+REACH = 6.0
+# Ops f with f(t x) = t f(x) for t > 0, channel by channel. ReLU6 only where it does not clip.
+_HOMOGENEOUS = (
+    "RELU", "RELU6", "LEAKY_RELU", "PRELU", "MAX_POOL_2D", "AVERAGE_POOL_2D", "PAD", "MIRROR_PAD",
+    "MEAN", "SUM", "REDUCE_MAX", "REDUCE_MIN", "RESHAPE", "CONCATENATION", "SPLIT", "SPLIT_V",
+    "SLICE", "STRIDED_SLICE", "TRANSPOSE", "TILE", "IDENTITY", "SPACE_TO_DEPTH",
+    "CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class End:
+    """A layer that writes or reads channels, and the class of each row or column of its weights."""
+
+    op: Op
+    ids: Ids
+
+
+@dataclass
+class Group:
+    """Classes of channels that are balanced at once, those that one layer writes first.
+
+    ids: [C]; writers, readers: the layers whose weights are scaled.
+    """
+
+    first: Op
+    ids: Ids
+    writers: list[End]
+    readers: list[End]
+
+
+@dataclass
+class Values:
+    """Of each class: the largest magnitude seen, whether a RELU6 limits it, whether that clips."""
+
+    most: Float64
+    limited: Bool
+    fixed: Bool
+
+
+def trace_scales(graph: Graph) -> Channels:
+    """Classes of channels that have to be scaled alike, and which cannot be."""
+    rules: dict[str, Trace] = {kind: RULES[kind].trace for kind in _HOMOGENEOUS}
+    return trace(graph, {**rules, "DEPTHWISE_CONV_2D": _trace_depthwise, "ADD": _trace_sum,
+                         "SUB": _trace_sum})  # fmt: skip
+
+
+def _trace_depthwise(channels: Channels, op: Op) -> None:
+    """What it makes can be scaled by itself."""
+    if (why := float_weights(op)) is not None:
+        stay(channels, op, str(why))
+    else:
+        channels.ids(op.operand(0))
+        channels.fresh(op.output)
+
+
+def _trace_sum(channels: Channels, op: Op) -> None:
+    """A sum of two scaled alike is scaled so too; a constant would have to be as well."""
+    if any(t is None or t.is_const or t.shape != op.output.shape for t in op.inputs):
+        stay(channels, op, f"is added to by '{op.name}'")
+    else:
+        RULES["ADD"].trace(channels, op)
+
+
+def find_groups(rw: PassRewriter, channels: Channels) -> list[Group]:
+    """Every group that may be scaled, in the order of the graph; says why others may not."""
+    writers = [End(op, ids) for op in rw.graph.ops_of(*LINEAR)
+               if (ids := channels.of(op.output)) is not None]  # fmt: skip
+    readers = [End(op, _tiled(channels, op)) for op in rw.graph.ops_of(*LINEAR)]
+    groups, taken = [], np.zeros(channels.count, np.bool_)
+    for end in writers:
+        why = channels.why_frozen(end.ids)
+        if why is not None:
+            rw.skip(end.op, f"channels stay: {why}")
+        ids = end.ids[~channels.is_frozen(end.ids) & ~taken[end.ids]]
+        taken[ids] = True
+        ids = np.unique(ids)
+        inside = np.zeros(channels.count, np.bool_)
+        inside[ids] = True
+        read = [r for r in readers if r.ids.size and inside[r.ids].any()]
+        if ids.size and read:
+            written = [w for w in writers if inside[w.ids].any()]
+            groups.append(Group(end.op, ids, written, read))
+    return groups
+
+
+def _tiled(channels: Channels, op: Op) -> Ids:
+    """The class of each input of a layer's weights."""
+    ids = channels.of(op.operand(act_slot(op)))
+    if ids is None or float_weights(op) is not None:
+        return np.zeros(0, np.int64)
+    inputs = ids.size if op.kind == "DEPTHWISE_CONV_2D" else weights_of(op).shape[-1]
+    return np.tile(ids, inputs // max(ids.size, 1))
+
+
+def largest_written(end: End, w: Float64, count: int) -> Float64:
+    """The largest weight that writes each class, as a fraction of the layer's largest."""
+    rows = np.moveaxis(np.abs(w), channel_axis(end.op), 0).reshape(end.ids.size, -1).max(1)
+    return _by_class(end.ids, rows, count)
+
+
+def largest_read(end: End, w: Float64, count: int) -> Float64:
+    """The largest weight that reads each class, as a fraction of the layer's largest."""
+    columns = np.abs(w).reshape(-1, w.shape[-1]).max(0)
+    if end.op.kind == "DEPTHWISE_CONV_2D":
+        columns = columns.reshape(end.ids.size, -1).max(1)
+    return _by_class(end.ids, columns, count)
+
+
+def _by_class(ids: Ids, values: Float64, count: int) -> Float64:
+    found = np.zeros(count)
+    np.maximum.at(found, ids, values / max(values.max(initial=0.0), 1e-30))
+    return found
+
+
+def look(rw: PassRewriter, channels: Channels) -> Values:
+    """The largest activation of each class, and what RELU6 does to it."""
+    most, limited = np.zeros(channels.count), np.zeros(channels.count, np.bool_)
+    tensors = [(t, ids) for t in _activations(rw.graph) if (ids := channels.of(t)) is not None]
+    for tensor, ids in tensors:
+        maker = rw.graph.producer(tensor)
+        if maker is not None and maker.kind == "RELU6":
+            limited[ids] = True
+    if rw.main and rw.context.data is not None:
+        for values in rw.observe([t for t, _ in tensors], "looking at activations"):
+            for (_, ids), value in zip(tensors, values, strict=True):
+                np.maximum.at(most, ids, np.abs(value.reshape(-1, value.shape[-1])).max(0))
+    else:
+        known = propagate(rw.graph)
+        for tensor, ids in tensors:
+            np.maximum.at(most, ids, _guessed(rw.graph, tensor, known, limited[ids]))
+    return Values(most, limited, limited & (most >= NEAR * 6.0))
+
+
+def _guessed(graph: Graph, tensor: Tensor, known: dict[Tensor, Any], limited: Bool) -> Array:
+    """What the values before the activation may reach, by BatchNorm statistics."""
+    maker = graph.producer(tensor)
+    before = tensor
+    if maker is not None and maker.kind in ("RELU", "RELU6"):
+        before = maker.operand(0)
+    stats = known.get(before)
+    if stats is None:
+        return np.where(limited, 6.0, 0.0)
+    reach: Array = np.maximum(stats.mean + REACH * stats.std, 0.0)
+    return reach
+
+
+def _activations(graph: Graph) -> list[Tensor]:
+    """What layers and sums give, behind their RELU where they have one."""
+    found = []
+    for op in graph.ops_of(*LINEAR, "ADD", "SUB", "RELU", "RELU6"):
+        readers = graph.readers(op.output)
+        clipped = len(readers) == 1 and readers[0].op.kind in ("RELU", "RELU6")
+        if op.output.dtype == "float32" and not clipped:
+            found.append(op.output)
+    return found

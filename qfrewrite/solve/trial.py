@@ -1,0 +1,63 @@
+"""What an edit does to a network's scores, tried on a copy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from qfrewrite.ir import Array, Graph, Op, Tensor
+from qfrewrite.runtime.metrics import compare, graph_outputs
+from qfrewrite.solve.context import PassRewriter
+from qfrewrite.solve.sensitivity import fidelity_of
+
+# Ops behind which differences of scores are hidden, and ops between them and the graph's output.
+_HIDES = ("SOFTMAX", "LOG_SOFTMAX", "LOGISTIC")
+_MOVES = ("RESHAPE", "SQUEEZE", "EXPAND_DIMS", "IDENTITY")
+# Samples that say what quantizing alone costs.
+_CALIBRATED_ON = 100
+
+
+class Trials:
+    """Edits to copies of a graph, each judged by the SQNR of the scores, in dB.
+
+    Scores are the graph's outputs, or what a final SOFTMAX reads: behind it a few large
+    probabilities drown the rest. Judged on the measuring samples, in float.
+    """
+
+    def __init__(self, rw: PassRewriter) -> None:
+        self._rw = rw
+        copy, _ = self._copy()
+        self._reference = self._outputs(copy)
+
+    def sqnr(self, edit: Callable[[PassRewriter, dict[Op, Op]], None]) -> float:
+        """With `edit` made to a copy; it gets the copy's rewriter and the map to its ops."""
+        copy, twins = self._copy()
+        makers = ((op, copy.producer(twins[op.outputs[0]])) for op in self._rw.graph.ops)
+        ops = {op: twin for op, twin in makers if twin is not None}
+        edit(PassRewriter(copy, self._rw.context), ops)
+        return compare(self._reference, self._outputs(copy)).sqnr_db
+
+    def quantized_sqnr(self) -> float:
+        """After plain calibration, as it will be written."""
+        copy, context = self._copy()[0], self._rw.context
+        self._rw.run_nested(f"calibrate(samples={_CALIBRATED_ON})", copy, context.aside())
+        options = replace(context.quant, io="float32")
+        return fidelity_of(
+            copy, self._reference, context.judged_on, options, context.threads
+        ).sqnr_db
+
+    def _copy(self) -> tuple[Graph, dict[Tensor, Tensor]]:
+        copy, twins = self._rw.graph.clone()
+        copy.set_io(outputs=[_scores(copy, t) for t in copy.outputs])
+        return copy, twins
+
+    def _outputs(self, copy: Graph) -> list[list[Array]]:
+        context = self._rw.context
+        return graph_outputs(copy, context.judged_on, threads=context.threads)
+
+
+def _scores(graph: Graph, output: Tensor) -> Tensor:
+    maker = graph.producer(output)
+    while maker is not None and maker.kind in _MOVES:
+        maker = graph.producer(maker.operand(0))
+    return maker.operand(0) if maker is not None and maker.kind in _HIDES else output

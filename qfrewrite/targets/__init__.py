@@ -1,0 +1,1 @@
+"""What each runtime and chip supports."""

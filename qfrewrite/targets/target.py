@@ -1,0 +1,119 @@
+"""Which ops of a model a runtime or chip does not take, why, and what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from qfrewrite.ir import Model, Op
+from qfrewrite.lower.canonical import is_fused, name_in_file
+from qfrewrite.ops.features import hybrid
+from qfrewrite.ops.spec import QUANTIZED
+
+
+@dataclass(frozen=True)
+class Limit:
+    """A condition on an op: what holds where it is met, what is wrong and what to do else."""
+
+    holds: Callable[[Op], bool]
+    why: str
+    remedy: str
+
+
+@dataclass(frozen=True)
+class Target:
+    """A runtime or chip."""
+
+    name: str
+    what: str
+    """Its full name, for people."""
+    ops: frozenset[str] | None = None
+    """The kinds of ops it computes; None: all that LiteRT does."""
+    dtypes: tuple[str, ...] = ("int8", "uint8", "int16")
+    """The element types of quantized activations."""
+    floats: bool = True
+    """Whether it computes in float."""
+    hybrid: bool = True
+    """Whether it computes in float with int8 weights."""
+    fallback: str | None = None
+    """What computes the ops that do not map; None: nothing does."""
+    per_axis_fc: bool = True
+    """Whether FULLY_CONNECTED supports a scale per channel."""
+    rank: int | None = None
+    """The most axes of a tensor."""
+    batch: int | None = None
+    """The most samples at once."""
+    fixed_shapes: bool = False
+    """Whether shapes must be known."""
+    free_batch: bool = True
+    """Whether the batch may vary all the same."""
+    limits: Mapping[str, tuple[Limit, ...]] = field(default_factory=dict)
+    """Further conditions, by kind of op."""
+    slow: frozenset[str] = frozenset()
+    """Kinds whose int8 kernel is slower than the ops that can replace them, measured by
+    `benchmarks/zoo.py`."""
+
+
+@dataclass(frozen=True)
+class Unmapped:
+    """An op that the target does not take."""
+
+    name: str
+    kind: str
+    why: str
+    remedy: str
+
+    def __str__(self) -> str:
+        return f"op '{self.name}' ({self.kind}): {self.why}; {self.remedy}"
+
+
+def unmapped(model: Model, target: Target) -> list[Unmapped]:
+    """Every op of `model`, a lowered one, that `target` does not take; the first reason of each."""
+    return [
+        Unmapped(name_in_file(graph, op), op.kind, *reason)
+        for graph in model.graphs
+        for op in graph.ops
+        if not is_fused(op) and (reason := _reason(op, target)) is not None
+    ]
+
+
+def grouped(missing: list[Unmapped]) -> list[str]:
+    """One line for all ops of a kind that fail for one reason."""
+    groups: dict[tuple[str, str, str], list[str]] = {}
+    for one in missing:
+        groups.setdefault((one.kind, one.why, one.remedy), []).append(one.name)
+    return [
+        str(Unmapped(names[0], *key)) if len(names) == 1
+        else f"{len(names)} {key[0]}, e.g. '{names[0]}': {key[1]}; {key[2]}"
+        for key, names in groups.items()
+    ]  # fmt: skip
+
+
+def _reason(op: Op, target: Target) -> tuple[str, str] | None:
+    """Why `op` does not map and what to do; None where it does."""
+    if target.ops is not None and op.kind not in target.ops:
+        where = f"it runs on {target.fallback}" if target.fallback else "it cannot run there"
+        return f"{target.what} has no {op.kind}", where
+    computed = [t for t in (*filter(None, op.inputs), *op.outputs) if not t.is_const]
+    types = {t.dtype for t in computed}
+    if "float32" in types and not target.floats and op.kind not in ("QUANTIZE", "DEQUANTIZE"):
+        return "computes in float", "give it ranges (calibrate), and do not keep it float"
+    if not target.hybrid and hybrid(op):
+        return "reads int8 weights with float activations", "use scheme int8 or weight-only"
+    wrong = sorted(types & QUANTIZED - set(target.dtypes))
+    if wrong:
+        return f"is {wrong[0]}", f"use a scheme with {' or '.join(target.dtypes)} activations"
+    signatures = [(t.shape_signature or ())[1 if target.free_batch else 0 :] for t in computed]
+    if target.fixed_shapes and any(-1 in signature for signature in signatures):
+        return "has a dimension that is not known", "export it with fixed shapes"
+    if target.rank is not None and any(len(t.shape) > target.rank for t in computed):
+        return f"has more than {target.rank} axes", "reshape before it"
+    if target.batch is not None and any(
+        len(t.shape) > 1 and t.shape[0] > target.batch for t in computed if t.dtype in QUANTIZED
+    ):
+        return f"has a batch above {target.batch}", f"convert with a batch of {target.batch}"
+    weights = op.input(1) if op.kind == "FULLY_CONNECTED" and not target.per_axis_fc else None
+    if weights is not None and weights.quant is not None and weights.quant.per_channel:
+        return "has a scale per channel", "use --fc-weights per-tensor"
+    failed = (limit for limit in target.limits.get(op.kind, ()) if not limit.holds(op))
+    return next(((limit.why, limit.remedy) for limit in failed), None)
