@@ -2,118 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence, Sized
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from qfrewrite.analyze.judge import judge
-from qfrewrite.analyze.preprocessing import judge_preprocess
 from qfrewrite.calibration.ranges import RangeTable
-from qfrewrite.data.cache import CachedSamples
-from qfrewrite.errors import UsageError
-from qfrewrite.formats.atomic import staged
-from qfrewrite.ir import Graph, Model
-from qfrewrite.passes import Pass, PassContext, Progress, RunReport, make_passes
+from qfrewrite.conversion import Job, QuantizeReport, convert, dequantize, load
+from qfrewrite.ir import Model
+from qfrewrite.passes import Pass, Progress, RunReport, judged_on, make_passes
 from qfrewrite.passes import run_passes as _run_passes
 from qfrewrite.runtime.metrics import Fidelity
-from qfrewrite.saving import (
-    DEFAULT_SCHEME,
-    SaveReport,
-    check,
-    default_output,
-    is_tflite,
-    quant_options,
-    save,
-)
+from qfrewrite.saving import SaveReport, check, quant_options, save
+from qfrewrite.solve.open_context import open_context
 from qfrewrite.solve.sensitivity import Sensitivity
 
 __all__ = [
-    "QuantizeReport", "SaveReport", "asked_scheme", "calibrate", "check", "default_output",
-    "dequantize", "judge", "judge_data", "judged_on", "load", "open_context", "quant_options",
-    "quantize", "run_passes", "save", "sensitivity",
-]  # fmt: skip
+    "QuantizeReport",
+    "SaveReport",
+    "calibrate",
+    "check",
+    "dequantize",
+    "load",
+    "open_context",
+    "quantize",
+    "run_passes",
+    "save",
+    "sensitivity",
+]
 
 DEFAULT_PASSES = "remove_dw_bn,relu6_to_relu,calibrate"
-# How many samples beyond the calibration samples the closing comparison runs on.
-HELD_BACK = Pass.judges_on
-
-
-@dataclass
-class QuantizeReport:
-    """What `quantize` did: passes, file, and how close the result is to float."""
-
-    passes: RunReport
-    saved: SaveReport
-    fidelity: Fidelity | None
-    """None if it was not measured, as without data."""
-    measured_on: str
-    """The samples that it was measured on, or why it was not measured."""
-    notices: list[str] = field(default_factory=list)
-    """What is unusual about the model."""
-    warnings: list[str] = field(default_factory=list)
-    """What speaks against the data or the result."""
-    preprocess: str = ""
-    """How images became the model's input; empty for other data."""
-    signatures: dict[str, Fidelity] = field(default_factory=dict)
-    """The fidelity of other entry points that have data, by the names of their signatures."""
-
-    @property
-    def path(self) -> Path:
-        """Where the result is."""
-        return self.saved.path
-
-
-def load(
-    path: str | Path,
-    *,
-    inputs: Sequence[str] | None = None,
-    outputs: Sequence[str] | None = None,
-) -> Model:
-    """Read a frozen GraphDef `.pb` or a `.tflite` model.
-
-    inputs, outputs: names where they shall not be found by themselves (GraphDef only); an input
-    may carry a shape: `input:1x224x224x3`. Raises ModelFileError, UnsupportedError, UsageError.
-    """
-    path = Path(path)
-    if is_tflite(path):
-        from qfrewrite.formats.tflite.read import read_tflite
-
-        if inputs or outputs:
-            raise UsageError(
-                "inputs and outputs of a .tflite are fixed", where=str(path),
-                remedy="leave out --input and --output",
-            )  # fmt: skip
-        return read_tflite(path)
-    from qfrewrite.formats.graphdef.read import read_graphdef
-    from qfrewrite.rewrite.raising import raise_graph
-
-    model = read_graphdef(path, inputs=inputs, outputs=outputs)
-    for graph in model.graphs:
-        raise_graph(graph)
-    model.mark_loaded()
-    return model
-
-
-def dequantize(model: Model) -> None:
-    """Make a quantized model the float model it stands for, in place; says so in its notices.
-
-    A float model stays as it is. Raises UnsupportedError for ops that only exist quantized.
-    """
-    from qfrewrite.ops.check import verify_model
-    from qfrewrite.ops.shapes import settle_shapes
-    from qfrewrite.rewrite.dequantize import dequantize_graph, quantized_graphs
-    from qfrewrite.rewrite.rewriter import Rewriter
-
-    if quantized := quantized_graphs(model.graphs):
-        for graph in model.graphs:
-            settle_shapes(graph)
-        verify_model(model)
-        count = sum(dequantize_graph(Rewriter(graph)) for graph in quantized)
-        model.notices.append(
-            f"the model is quantized already: {count} tensors were made float; what it lost by "
-            "that stays lost, so start from the float model where there is one"
-        )
 
 
 def run_passes(
@@ -141,7 +58,7 @@ def run_passes(
     dequantize(model)
     context = open_context(
         model, data, samples=samples, preprocess=preprocess, seed=seed, threads=threads,
-        held_back=judged_on(passes),
+        held_back=judged_on(_as_passes(passes)),
     )  # fmt: skip
     if progress is not None:
         context.progress = progress
@@ -231,123 +148,10 @@ def sensitivity(
     return (whole if context.data is not None else None), rows
 
 
-def judged_on(passes: str | Sequence[Pass]) -> int:
-    """How many samples these passes want held back from calibration."""
-    return max((one.judges_on for one in _as_passes(passes)), default=HELD_BACK)
-
-
-def asked_scheme(scheme: str | None, passes: str | Sequence[Pass]) -> str | None:
-    """The scheme that is asked for: by name, or by passes that are run to write integers."""
-    ranged = any(one.gives_ranges for one in _as_passes(passes))
-    return scheme or (DEFAULT_SCHEME if ranged else None)
-
-
 def _as_passes(passes: str | Sequence[Pass]) -> Sequence[Pass]:
     if isinstance(passes, str):
         return make_passes(passes) if passes else []
     return passes
-
-
-def open_context(
-    model: Model,
-    data: Any,
-    *,
-    samples: int = 200,
-    preprocess: Any = None,
-    seed: int = 0,
-    threads: int | None = None,
-    once: bool = False,
-    held_back: int = HELD_BACK,
-) -> PassContext:
-    """The data and settings that passes see; `data` may be a PassContext already.
-
-    data: of the main graph; of a model with several signatures also a dict of their data by the
-    signatures' names. A signature without data is calibrated on synthetic inputs. preprocess: of
-    images; by default what the model's metadata say, else `mobilenet`. held_back: how many samples
-    to keep from calibration, for measuring. once: whether the data are read in one pass only; then
-    nothing is held back, and what comes from an iterable is not kept in memory.
-    """
-    if isinstance(data, PassContext):
-        return data
-    from qfrewrite.data.preprocess import chosen_preprocess
-
-    how = chosen_preprocess(model, preprocess)
-    if data is None:
-        return PassContext(threads=threads, seed=seed, preprocess=how)
-    from qfrewrite.data.cache import FirstSamples, one_pass
-    from qfrewrite.data.source import open_data
-    from qfrewrite.ops.subgraphs import keeps_state
-    from qfrewrite.runtime.session import input_specs
-
-    def opened(graph: Graph, own: Any, subgraph: int = 0) -> PassContext:
-        aliases = {
-            graph.inputs[place].name: name
-            for s in model.signatures if s.subgraph == subgraph for name, place in s.inputs
-        }  # fmt: skip
-        inputs = [replace(spec, alias=aliases.get(spec.name)) for spec in input_specs(graph)]
-        source = open_data(own, inputs, preprocess=how, seed=seed)
-        in_order = keeps_state(graph)
-        if once:
-            passing = one_pass(source, samples, in_order=in_order)
-            return PassContext(passing, threads=threads, seed=seed)
-        calibration, others = source.split(samples, held_back, in_order=in_order)
-        kept, any_left = CachedSamples(calibration), len(others) > 0
-        measuring = CachedSamples(others) if any_left else FirstSamples(kept, held_back)
-        return PassContext(kept, measuring, any_left, threads=threads, seed=seed, source=source)
-
-    main, others = _by_signature(model, data)
-    context = PassContext(threads=threads, seed=seed, preprocess=how)
-    if main is not None:
-        context = opened(model.graph, main)
-        context.reopen = lambda graph: opened(graph, main)
-    for key, (graph, own) in others.items():
-        context.signatures[key] = opened(graph, own, model.graphs.index(graph))
-    return context
-
-
-def judge_data(model: Model, context: PassContext) -> tuple[str, list[str]]:
-    """How images become the model's input, and what speaks against that.
-
-    model: float, before any pass. The text is empty for data that are no images.
-    """
-    from qfrewrite.data.preprocess import stated_preprocess
-
-    if context.source is None or (how := context.source.preprocess) is None:
-        return "", []
-    most = len(context.data) if isinstance(context.data, Sized) else None
-    verdict = judge_preprocess(model, context.source, most, threads=context.threads)
-    if verdict.fits and isinstance(context.data, CachedSamples):
-        context.data.with_known_scale()
-    stated, text, warnings = stated_preprocess(model), str(how), []
-    if stated is not None and replace(stated, crop=how.crop) == how:
-        text += " (as the model's metadata say)"
-    elif stated is not None:
-        warnings.append(f"preprocess '{how}' is not what the model's metadata say: '{stated}'")
-    if (warning := verdict.warning(how)) is not None and not warnings:
-        warnings.append(warning)
-    return text, warnings
-
-
-def _by_signature(model: Model, data: Any) -> tuple[Any, dict[str, tuple[Graph, Any]]]:
-    """The main graph's data, and graph and data of other signatures by the signature's name.
-
-    A mapping whose keys are all names of signatures has data for each; else it is the main
-    graph's.
-    """
-    graphs = {s.key: model.graphs[s.subgraph] for s in model.signatures}
-    inputs = {t.name for t in model.graph.inputs} | {
-        n for s in model.signatures for n, _ in s.inputs
-    }
-    named = isinstance(data, Mapping) and bool(data) and set(data) <= set(graphs) - inputs
-    if not named:
-        return data, {}
-    main, others = None, {}
-    for key, own in data.items():
-        if graphs[key] is model.graph:
-            main = own
-        else:
-            others[model.signature_of(graphs[key]) or key] = graphs[key], own
-    return main, others
 
 
 def quantize(
@@ -371,30 +175,15 @@ def quantize(
     fails on is not left behind. The rest as in `load`, `run_passes` and `save` (to which all
     further arguments go).
     """
-    saving["scheme"] = asked_scheme(saving.get("scheme"), passes)
-    quant_options(**saving)  # a wrong name fails before the work
-    model = load(path, inputs=inputs, outputs=outputs)
-    dequantize(model)
-    reference, state = model.clone(), (model.graph, model.graph.version)
-    context = open_context(
-        model, data, samples=samples, preprocess=preprocess, seed=seed, threads=threads,
-        held_back=judged_on(passes),
-    )  # fmt: skip
-    context.quant = quant_options(**saving)
-    preprocessing, warnings = judge_data(reference, context)
-    report = run_passes(model, passes, data=context, verify=verify)
-    output = Path(output or default_output(model, saving["scheme"]))
-    with staged(output) as temporary:
-        saved = save(model, temporary, **saving)
-        found = judge(reference, temporary, context, state, report.names)
-    saved.path = output
-    return QuantizeReport(
-        report,
-        saved,
-        found.fidelity,
-        found.measured_on,
-        list(model.notices),
-        warnings + found.warnings,
-        preprocessing,
-        found.signatures,
+    job = Job(
+        passes=make_passes(passes) if isinstance(passes, str) else passes,
+        output=None if output is None else Path(output),
+        data=data,
+        samples=samples,
+        preprocess=preprocess,
+        seed=seed,
+        threads=threads,
+        verify=verify,
+        saving=saving,
     )
+    return convert(load(path, inputs=inputs, outputs=outputs), job)

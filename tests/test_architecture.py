@@ -13,7 +13,8 @@ PACKAGE = ROOT / "qfrewrite"
 # From the lowest layer to the highest: each imports from lower layers only, and from itself.
 LAYERS = (
     "errors", "ir", "ops", "rewrite", "lower", "targets", "formats", "data", "runtime",
-    "calibration", "solve", "passes", "saving", "analyze", "api", "cli",
+    "calibration", "solve", "passes", "saving", "analyze",
+    "conversion", "api", "cli",
 )  # fmt: skip
 LEVEL = {name: i for i, name in enumerate(LAYERS)}
 MODULES = sorted(p for p in PACKAGE.rglob("*.py") if p.parent != PACKAGE or p.stem in LEVEL)

@@ -7,13 +7,14 @@ values that enter the first layer are beside its bias; how sure the scores are.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Sized
 from dataclasses import dataclass, replace
 from math import prod, sqrt
 
 import numpy as np
 import numpy.typing as npt
 
+from qfrewrite.data.cache import CachedSamples
 from qfrewrite.data.preprocess import Preprocess, stated_preprocess
 from qfrewrite.data.source import DataSource
 from qfrewrite.ir import Array, Graph, Model, Op, Tensor
@@ -23,6 +24,7 @@ from qfrewrite.rewrite.dequantize import computes_quantized
 from qfrewrite.rewrite.match import LINEAR, bias_slot
 from qfrewrite.rewrite.raising import raise_graph
 from qfrewrite.runtime.session import Session
+from qfrewrite.solve.context import PassContext
 
 Float64 = npt.NDArray[np.float64]
 
@@ -60,6 +62,27 @@ class PreprocessVerdict:
             f"preprocess '{given}' does not fit the float model: {self.why}; "
             f"give --preprocess {self.better}"
         )
+
+
+def judge_data(model: Model, context: PassContext) -> tuple[str, list[str]]:
+    """How images become the model's input, and what speaks against that.
+
+    model: float, before any pass. The text is empty for data that are no images.
+    """
+    if context.source is None or (how := context.source.preprocess) is None:
+        return "", []
+    most = len(context.data) if isinstance(context.data, Sized) else None
+    verdict = judge_preprocess(model, context.source, most, threads=context.threads)
+    if verdict.fits and isinstance(context.data, CachedSamples):
+        context.data.with_known_scale()
+    stated, text, warnings = stated_preprocess(model), str(how), []
+    if stated is not None and replace(stated, crop=how.crop) == how:
+        text += " (as the model's metadata say)"
+    elif stated is not None:
+        warnings.append(f"preprocess '{how}' is not what the model's metadata say: '{stated}'")
+    if (warning := verdict.warning(how)) is not None and not warnings:
+        warnings.append(warning)
+    return text, warnings
 
 
 def judge_preprocess(

@@ -44,7 +44,7 @@ def bench(models: tuple[Path, ...], how: str, **given: Any) -> None:
         raise UsageError("needs images and their classes", where="--score",
                          remedy="give --data and --labels")  # fmt: skip
     loaded = [api.load(path) for path in models]
-    with Reporter(quiet=given["quiet"], verbose=False, explain=False) as reporter:
+    with Reporter(quiet=given["quiet"]) as reporter:
         if given["per_layer"]:
             for model in loaded:
                 _layers(model, how, given, reporter)

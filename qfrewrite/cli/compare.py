@@ -39,7 +39,7 @@ def compare(reference: Path, quantized: Path, **given: Any) -> None:
 
     source = api.load(reference, inputs=given["inputs"], outputs=given["outputs"])
     other = api.load(quantized)
-    with Reporter(quiet=given["quiet"], verbose=False, explain=False) as reporter:
+    with Reporter(quiet=given["quiet"]) as reporter:
         context = open_data_context(source, given, reporter)
         if context is None:
             from qfrewrite.data.source import synthetic

@@ -16,7 +16,7 @@ def print_costs(model: Model, how: str, top: int | None, *, quiet: bool) -> None
     from qfrewrite.cli.render import Reporter, open_console
 
     found = model_cost(model)
-    with Reporter(quiet=quiet, verbose=False, explain=False) as reporter:
+    with Reporter(quiet=quiet) as reporter:
         for text in found.notices:
             reporter.notice(text)
     records = [op.record() for op in found.ops]

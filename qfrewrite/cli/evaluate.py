@@ -38,7 +38,7 @@ def evaluate(models: tuple[Path, ...], how: str, **given: Any) -> None:
         raise UsageError("needs images and what they show",
                          remedy="give --data and either --labels or --coco")  # fmt: skip
     loaded = [api.load(path) for path in models]
-    with Reporter(quiet=given["quiet"], verbose=False, explain=False) as reporter:
+    with Reporter(quiet=given["quiet"]) as reporter:
         if given["coco"] is not None:
             _detectors(loaded, how, given, reporter)
         else:

@@ -77,14 +77,15 @@ def inspect(model: Path, **given: Any) -> None:
 
         print_costs(loaded, given["how"], given["top"], quiet=given["quiet"])
         return
-    with Reporter(quiet=given["quiet"], verbose=False, explain=False) as reporter:
+    with Reporter(quiet=given["quiet"]) as reporter:
         context = open_data_context(loaded, given, reporter)
         found = inspect_model(
             loaded, context=context, method=given["method"],
             ranges=None if given["ranges"] is None else RangeTable.load(given["ranges"]),
         )  # fmt: skip
         if context is not None:
-            reporter.data_warnings(context)
+            for text in getattr(context.data, "warnings", ()):
+                reporter.warning(text)
         for text in found.notices:
             reporter.notice(text)
         for text in found.ranges.warnings if found.ranges is not None else ():

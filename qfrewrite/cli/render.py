@@ -16,12 +16,12 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from qfrewrite.analyze.judge import Judgement
-from qfrewrite.api import SaveReport
 from qfrewrite.cli.tables import byte_count
+from qfrewrite.conversion import QuantizeReport, Watcher
 from qfrewrite.ir import Model, Tensor
+from qfrewrite.ir.text import graph_text
 from qfrewrite.ops.shapes import open_axes
-from qfrewrite.passes import Pass, PassContext, PassReport, RunReport, parameters
+from qfrewrite.passes import Pass, PassReport, RunReport, parameters
 from qfrewrite.targets.target import grouped
 
 _PIPE_WIDTH = 100
@@ -40,10 +40,17 @@ def open_console(*, stderr: bool = False) -> Console:
     return console
 
 
-class Reporter:
-    """Progress and notices on stderr (bars only on a terminal), the summary on stdout."""
+class Reporter(Watcher):
+    """Progress and notices on stderr (bars only on a terminal), the summary on stdout.
 
-    def __init__(self, *, quiet: bool, verbose: bool, explain: bool) -> None:
+    dump_after: the name of a pass after which the graph is printed, or `all`.
+    """
+
+    def __init__(
+        self, *, quiet: bool, verbose: bool = False, explain: bool = False,
+        dump_after: str | None = None,
+    ) -> None:  # fmt: skip
+        self._dump_after = dump_after
         self._quiet, self._verbose, self._explain = quiet, verbose, explain or verbose
         self._out, self._err = open_console(), open_console(stderr=True)
         self._progress: Progress | None = None
@@ -108,14 +115,20 @@ class Reporter:
         for label, text in zip(("inputs ", "outputs"), sides, strict=True):
             self._out.print(f"  {label}  {escape(text)}", soft_wrap=True)
 
-    def data_warnings(self, context: PassContext) -> None:
-        """What is odd about the data, once."""
-        for text in getattr(context.data, "warnings", ()):
-            self.notice(text, kind="warning")
+    def warning(self, text: str) -> None:
+        """One line on stderr."""
+        self.notice(text, kind="warning")
 
-    def passes(self, report: RunReport | None) -> None:
+    def after(self, one: Pass, model: Model) -> None:
+        """The graphs behind the pass that was asked for, as text."""
+        if self._dump_after in ("all", one.name):
+            print(f"# after {one.name}")
+            for graph in model.graphs:
+                print(graph_text(graph), end="")
+
+    def _passes(self, report: RunReport) -> None:
         """One row per pass; notes below; edits and skips where asked for."""
-        if report is None or self._quiet:
+        if not report.passes or self._quiet:
             return
         table = Table(box=SIMPLE_HEAD, pad_edge=False)
         for name in ("pass", "edits", "skips", "seconds", "cost"):
@@ -162,15 +175,14 @@ class Reporter:
             table.add_row(*(_figure(k, row.get(k)) for k in columns))
         self._out.print(table)
 
-    def result(self, source: Path, saved: SaveReport, found: Judgement, preprocess: str) -> None:
-        """Where the result is, how large, how close to float, and what stayed float.
-
-        preprocess: how images became the model's input; empty for other data.
-        """
-        for text in found.warnings:
-            self.notice(text, kind="warning")
+    def result(self, source: Path, report: QuantizeReport) -> None:
+        """What the passes did, where the result is, how large, how close to float, what stayed."""
+        self._passes(report.passes)
+        for text in report.about_result:
+            self.warning(text)
         if self._quiet:
             return
+        saved = report.saved
         before, low = source.stat().st_size, saved.lowering
         lines = [("written", f"[bold]{escape(str(saved.path))}[/bold]"),
                  ("size", f"{byte_count(before)} -> {byte_count(saved.size)} "
@@ -182,12 +194,12 @@ class Reporter:
                     f"{kind} '{name}' ({why})" for name, kind, why in low.float_ops
                 )
             lines.append(("ops", escape(stayed)))
-        if preprocess:
-            lines.append(("preprocess", escape(preprocess)))
-        if found.measured_on:
-            figures = f"{found.fidelity}, " if found.fidelity is not None else ""
-            lines.append(("float vs result", f"{figures}{escape(found.measured_on)}"))
-        lines += [("", escape(f"signature '{k}': {v}")) for k, v in found.signatures.items()]
+        if report.preprocess:
+            lines.append(("preprocess", escape(report.preprocess)))
+        if report.measured_on:
+            figures = f"{report.fidelity}, " if report.fidelity is not None else ""
+            lines.append(("float vs result", f"{figures}{escape(report.measured_on)}"))
+        lines += [("", escape(f"signature '{k}': {v}")) for k, v in report.signatures.items()]
         self._out.print()
         for label, text in lines:
             self._out.print(f"  {label:<16} {text}", soft_wrap=True)

@@ -34,7 +34,7 @@ def sensitivity(model: Path, pass_list: str, how: str, top: int | None, **given:
     from qfrewrite.cli.render import RANKED_ONLY, Reporter, open_console
 
     loaded = api.load(model, inputs=given["inputs"], outputs=given["outputs"])
-    with Reporter(quiet=given["quiet"], verbose=False, explain=False) as reporter:
+    with Reporter(quiet=given["quiet"]) as reporter:
         whole, rows = api.sensitivity(
             loaded, given["data"], passes=pass_list, samples=given["samples"],
             preprocess=preprocessing(given, loaded), seed=given["seed"], threads=given["threads"],

@@ -45,7 +45,7 @@ def sweep(model: Path, sizes: str, how: str, plot: Path | None, **given: Any) ->
     images = None
     if given["data"] is not None:
         images = read_labels(given["data"], given["labels"], given["limit"])
-    with Reporter(quiet=given["quiet"], verbose=False, explain=False) as reporter:
+    with Reporter(quiet=given["quiet"]) as reporter:
         points = run(loaded, wanted, images=images, preprocess=preprocessing(given, loaded),
                      runs=given["runs"], threads=given["threads"],
                      progress=reporter.progress)  # fmt: skip

@@ -9,7 +9,7 @@ import re
 import types
 import typing
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, fields
 from functools import cache
 from typing import Any, ClassVar, NamedTuple, TypeVar
@@ -19,6 +19,7 @@ from qfrewrite.ir import Graph
 from qfrewrite.lower.canonical import canonicalise
 from qfrewrite.rewrite.rewriter import Log
 from qfrewrite.solve.context import PassRewriter
+from qfrewrite.solve.open_context import HELD_BACK
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class Pass(ABC):
     its own."""
     measured: ClassVar[bool] = True
     """Whether the runner compares outputs before and after an inexact pass."""
-    judges_on: ClassVar[int] = 50
+    judges_on: ClassVar[int] = HELD_BACK
     """How many samples are held back from calibration for that, and for its own judgement."""
     gives_ranges: ClassVar[bool] = False
     """Whether the graph can be written in integers afterwards; running the pass asks for that."""
@@ -152,6 +153,11 @@ def _expanded(item: PassText) -> list[Pass]:
             raise PassError(f"no such parameter: '{key}'", where=item.name,
                             remedy="its passes have none of that name")  # fmt: skip
     return made
+
+
+def judged_on(passes: Sequence[Pass]) -> int:
+    """How many samples these passes want held back from calibration."""
+    return max((one.judges_on for one in passes), default=Pass.judges_on)
 
 
 def parameters(cls: type[Pass]) -> list[tuple[str, str, Any]]:

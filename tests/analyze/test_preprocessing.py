@@ -9,13 +9,14 @@ import pytest
 from conftest import ROOT, shared_path
 
 import qfrewrite as qf
-from qfrewrite.analyze.preprocessing import PreprocessVerdict, judge_preprocess
+from qfrewrite.analyze.preprocessing import PreprocessVerdict, judge_data, judge_preprocess
 from qfrewrite.cli.main import run
 from qfrewrite.data.preprocess import Preprocess
 from qfrewrite.data.source import open_data
 from qfrewrite.formats.tflite.metadata import ENTRY, metadata_bytes
 from qfrewrite.ir import Model, constant
 from qfrewrite.runtime.session import input_specs
+from qfrewrite.solve.open_context import open_context
 
 MODEL = ROOT / "examples" / "digits" / "digits_mobilenet.pb"
 CALIB = ROOT / "examples" / "digits" / "calib"
@@ -114,11 +115,11 @@ def test_right_pixels_are_not_warned_about(tmp_path: Path) -> None:
     """They look like raw pixels, which is what they must be; unseen by the float model they are
     suspected."""
     model = of_pixels()
-    context = qf.api.open_context(model, CALIB, samples=60, preprocess="raw")
-    assert qf.api.judge_data(model, context) == ("raw", [])
+    context = open_context(model, CALIB, samples=60, preprocess="raw")
+    assert judge_data(model, context) == ("raw", [])
     list(context.data)
     assert context.data.warnings == []
-    context = qf.api.open_context(model, CALIB, samples=60, preprocess="raw")
+    context = open_context(model, CALIB, samples=60, preprocess="raw")
     list(context.data)
     assert any("look like raw pixels" in text for text in context.data.warnings)
 
