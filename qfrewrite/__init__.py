@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from qfrewrite.data.labels import read_labels
     from qfrewrite.errors import QfError
     from qfrewrite.ir import Graph, Model, Op, Tensor
+    from qfrewrite.ops.text import graph_text, parse_graph
     from qfrewrite.passes import Pass, PassReport, PassRewriter, RunReport, all_passes, register
 
 __version__ = "0.1.0"
@@ -66,8 +67,10 @@ _PUBLIC = {
     "compare_models": "qfrewrite.analyze.compare",
     "evaluate": "qfrewrite.analyze.evaluate",
     "inspect_model": "qfrewrite.analyze.layers",
+    "graph_text": "qfrewrite.ops.text",
     "load": "qfrewrite.api",
     "model_cost": "qfrewrite.analyze.costs",
+    "parse_graph": "qfrewrite.ops.text",
     "quantize": "qfrewrite.api",
     "read_labels": "qfrewrite.data.labels",
     "register": "qfrewrite.passes",
@@ -101,9 +104,11 @@ __all__ = [
     "compare_models",
     "dequantize",
     "evaluate",
+    "graph_text",
     "inspect_model",
     "load",
     "model_cost",
+    "parse_graph",
     "quantize",
     "read_labels",
     "register",

@@ -7,8 +7,8 @@ from conftest import check_golden
 
 from qfrewrite.data.source import synthetic
 from qfrewrite.ir import Array, Graph, Model
-from qfrewrite.ir.text import graph_text
 from qfrewrite.ops.check import verify_graph
+from qfrewrite.ops.text import graph_text
 from qfrewrite.passes import PassContext, PassReport, run_passes
 from qfrewrite.runtime.session import Session, input_specs
 

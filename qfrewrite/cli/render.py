@@ -19,7 +19,7 @@ from rich.table import Table
 from qfrewrite.cli.tables import byte_count
 from qfrewrite.conversion import QuantizeReport, Watcher
 from qfrewrite.ir import Model, Tensor
-from qfrewrite.ir.text import graph_text
+from qfrewrite.ops.text import graph_text
 from qfrewrite.ops.shapes import open_axes
 from qfrewrite.passes import Pass, PassReport, RunReport, parameters
 from qfrewrite.targets.target import grouped

@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 
 from qfrewrite.errors import VerifyError
 from qfrewrite.ir import Graph, Op, Tensor, constant
-from qfrewrite.ir.text import graph_text
 from qfrewrite.ir.verify import verify_structure
 from qfrewrite.ops.build import GraphBuilder
+from qfrewrite.ops.text import graph_text
 
 
 def chain(*kinds: str) -> Graph:

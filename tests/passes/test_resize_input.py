@@ -15,9 +15,9 @@ import qfrewrite as qf
 from qfrewrite.data.source import synthetic
 from qfrewrite.errors import DataError, PassError, QfError
 from qfrewrite.ir import Graph, Model, Op, Tensor
-from qfrewrite.ir.text import graph_text
 from qfrewrite.ops.build import GraphBuilder
 from qfrewrite.ops.check import verify_graph
+from qfrewrite.ops.text import graph_text
 from qfrewrite.passes import PassContext, RunReport, make_passes, run_passes
 from qfrewrite.runtime.session import input_specs
 

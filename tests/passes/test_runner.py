@@ -11,9 +11,9 @@ from qfrewrite.calibration.ranges import RangeTable
 from qfrewrite.data.source import open_data, synthetic
 from qfrewrite.errors import UsageError, VerifyError
 from qfrewrite.ir import Array, Graph, Model, Signature
-from qfrewrite.ir.text import graph_text
 from qfrewrite.ops.build import GraphBuilder
 from qfrewrite.ops.check import verify_model
+from qfrewrite.ops.text import graph_text
 from qfrewrite.passes import Pass, PassContext, PassRewriter, run_passes
 from qfrewrite.rewrite import fold
 from qfrewrite.runtime.session import input_specs
