@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -41,3 +43,11 @@ def check_golden(name: str, text: str) -> None:
     if os.environ.get("QFREWRITE_GOLDEN") == "write":
         path.write_text(text)
     assert path.read_text() == text, f"differs from {path}; QFREWRITE_GOLDEN=write rewrites it"
+
+
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """A shell starts work in the background with SIGINT ignored: not so here."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)

@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -64,12 +63,7 @@ def test_a_pipe_that_stays_open_gets_it_all() -> None:
     assert wrong.returncode == 3
 
 
-@pytest.fixture(autouse=True)
-def interruptible() -> Iterator[None]:
-    """A shell starts work in the background with SIGINT ignored: not so here."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
+pytestmark = pytest.mark.usefixtures("interruptible")
 
 
 def send_while_loading(monkeypatch: pytest.MonkeyPatch, number: int, at: int) -> None:

@@ -83,6 +83,7 @@ def test_moving_averages_follow_the_order_of_samples() -> None:
     assert [r.range for r in tables[0]] == [r.range for r in tables[1]]
 
 
+@pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize("at", [1, 11])
 def test_an_interrupted_run_is_resumed(at: int, tmp_path: Path) -> None:
     checkpoint = tmp_path / "partial.json"
