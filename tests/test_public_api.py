@@ -11,9 +11,9 @@ import qfrewrite
 
 PUBLIC = [
     "Comparison", "Graph", "Inspection", "Model", "Op", "Pass", "PassReport", "PassRewriter",
-    "QfError", "QuantizeReport", "RangeTable", "RunReport", "SaveReport", "Tensor",
-    "__version__", "all_passes", "bench_layers", "bench_models", "calibrate", "check",
-    "compare_models", "dequantize", "evaluate", "graph_text", "inspect_model", "load", "model_cost", "parse_graph",
+    "QfError", "QuantizeReport", "RangeTable", "RunReport", "SaveReport", "Tensor", "__version__",
+    "all_passes", "bench_layers", "bench_models", "calibrate", "check", "compare_models",
+    "dequantize", "evaluate", "graph_text", "inspect_model", "load", "model_cost", "parse_graph",
     "quantize", "read_labels", "register", "run_passes", "save", "sensitivity", "sweep",
 ]  # fmt: skip
 

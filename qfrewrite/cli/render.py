@@ -19,8 +19,8 @@ from rich.table import Table
 from qfrewrite.cli.tables import byte_count
 from qfrewrite.conversion import QuantizeReport, Watcher
 from qfrewrite.ir import Model, Tensor
-from qfrewrite.ops.text import graph_text
 from qfrewrite.ops.shapes import open_axes
+from qfrewrite.ops.text import graph_text
 from qfrewrite.passes import Pass, PassReport, RunReport, parameters
 from qfrewrite.targets.target import grouped
 
