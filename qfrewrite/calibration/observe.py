@@ -21,8 +21,9 @@ from qfrewrite.calibration.counting import Scratch
 from qfrewrite.calibration.observers import Detail, TensorStats
 from qfrewrite.data.inputs import Sample
 from qfrewrite.ir import Array, Graph, Tensor
-from qfrewrite.lower.ranges import ACTIVATION_BOUNDS, Range
+from qfrewrite.lower.ranges import Range
 from qfrewrite.ops.shapes import has_open_sizes, unsettled
+from qfrewrite.ops.spec import clip_bounds
 from qfrewrite.ops.subgraphs import keeps_state
 from qfrewrite.rewrite.relayout import LIVE
 from qfrewrite.runtime.session import Session, default_threads
@@ -243,8 +244,7 @@ class _Part:
 
 
 def _bounds(graph: Graph, tensor: Tensor) -> Range:
-    maker = graph.producer(tensor)
-    return ACTIVATION_BOUNDS.get(maker.kind if maker is not None else "", (-inf, inf))
+    return clip_bounds(graph.producer(tensor))
 
 
 class _MovingAverage:

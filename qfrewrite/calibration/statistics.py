@@ -17,7 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 from qfrewrite.ir import Graph, Op, Tensor
-from qfrewrite.lower.ranges import ACTIVATION_BOUNDS, Range
+from qfrewrite.lower.ranges import Range
+from qfrewrite.ops.spec import clip_bounds, kinds_that
 from qfrewrite.rewrite.match import bias_of, channel_axis, float_weights, weights_of
 
 Float64 = npt.NDArray[np.float64]
@@ -103,7 +104,7 @@ def _same(op: Op, g: list[Gaussian]) -> Gaussian:
 
 
 def _activation(op: Op, g: list[Gaussian]) -> Gaussian:
-    return clip_gaussian(g[0], *ACTIVATION_BOUNDS[op.kind])
+    return clip_gaussian(g[0], *clip_bounds(op))
 
 
 def _add(op: Op, g: list[Gaussian]) -> Gaussian | None:
@@ -141,7 +142,7 @@ def _linear(op: Op, g: list[Gaussian]) -> Gaussian | None:
 
 _RULES: Mapping[str, Callable[[Op, list[Gaussian]], Gaussian | None]] = MappingProxyType(
     {
-        **dict.fromkeys(ACTIVATION_BOUNDS, _activation),
+        **dict.fromkeys(kinds_that(lambda op: op.clips), _activation),
         **dict.fromkeys(
             ("AVERAGE_POOL_2D", "MAX_POOL_2D", "MEAN", "RESHAPE", "SQUEEZE", "PAD",
              "RESIZE_BILINEAR", "RESIZE_NEAREST_NEIGHBOR", "FAKE_QUANT", "IDENTITY"),

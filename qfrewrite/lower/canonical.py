@@ -11,18 +11,15 @@ from collections.abc import Collection
 import numpy as np
 
 from qfrewrite.ir import Graph, Op, Tensor, constant
-from qfrewrite.ops import spec_of
 from qfrewrite.ops.build import append_op
 from qfrewrite.ops.shapes import settle_shapes, unsettled
-from qfrewrite.ops.spec import attr
+from qfrewrite.ops.spec import attr, facets, kinds_that
 from qfrewrite.rewrite.fold import bn_scale_offset, fold_batch_norm, fold_constants
 from qfrewrite.rewrite.match import NoMatch, bias_slot, sole_reader
 from qfrewrite.rewrite.raising import raise_graph
 from qfrewrite.rewrite.rewriter import Log, Rewriter, may_bypass, replace_op
 
-_RESHAPES = ("RESHAPE", "SQUEEZE", "EXPAND_DIMS")
-# Ops with effects beyond their outputs: never dropped as dead.
-_EFFECTS = ("CALL_ONCE", "ASSIGN_VARIABLE", "VAR_HANDLE", "WHILE", "IF", "CUSTOM")
+_RESHAPES = kinds_that(lambda op: op.reshapes)
 
 
 def canonicalise(graph: Graph, log: Log | None = None) -> None:
@@ -41,7 +38,7 @@ def canonicalise(graph: Graph, log: Log | None = None) -> None:
     _split_squared_differences(rw)
     drop_identities(rw)
     _drop_reshapes(rw)
-    for op in graph.prune(keep=lambda op: op.kind in _EFFECTS or not op.outputs):
+    for op in graph.prune(keep=lambda op: facets(op).effects or not op.outputs):
         rw.edit("removed", op, f"{op.kind} that no output needs")
     _add_missing_bias(rw)
 
@@ -210,8 +207,7 @@ def fuse_activations(graph: Graph) -> None:
     and (in a quantized graph) no scale of its own.
     """
     for op in graph.ops:
-        spec = spec_of(op)
-        if spec is not None and spec.activation is not None:
+        if facets(op).fusible:
             tensor, fuses = op.operand(0), fuses_into(graph, op) is not None
             if fuses != bool(tensor.meta.get("virtual")):
                 graph.update_tensor(tensor, meta={**tensor.meta, "virtual": fuses})
@@ -240,13 +236,11 @@ def fuses_into(graph: Graph, op: Op) -> Op | None:
 
     Pooling takes none: in int8 its result must keep the operand's scale, an activation's need not.
     """
-    spec = spec_of(op)
-    if spec is None or spec.activation is None or op.kind == "TANH":
+    # TANH is one by the schema alone: no kernel applies it.
+    if not (facets(op).fusible and facets(op).clips):
         return None
     source = op.operand(0)
     before = graph.producer(source)
-    if before is None or isinstance(sole_reader(graph, source), NoMatch):
+    if not facets(before).clips_freely or isinstance(sole_reader(graph, source), NoMatch):
         return None
-    row = spec_of(before)
-    takes = row is not None and row.fuses and not row.same_scale
-    return before if takes and source.dtype == op.output.dtype else None
+    return before if source.dtype == op.output.dtype else None

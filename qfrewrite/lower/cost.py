@@ -4,13 +4,7 @@ from __future__ import annotations
 
 from qfrewrite.ir import NUMPY_DTYPES, Graph, Op, Tensor
 from qfrewrite.ops import spec_of
-
-# Linear op -> whose positions each weight is used at: its output's, or its input's (a transposed
-# convolution scatters).
-_USED_AT = {
-    "CONV_2D": "output", "DEPTHWISE_CONV_2D": "output", "CONV_3D": "output",
-    "FULLY_CONNECTED": "output", "TRANSPOSE_CONV": "input",
-}  # fmt: skip
+from qfrewrite.ops.spec import facets
 
 
 def parameters(op: Op) -> int:
@@ -27,14 +21,8 @@ def parameters(op: Op) -> int:
 
 def macs(op: Op) -> int:
     """Multiply-accumulates of one inference; 0 for ops that do not multiply by weights."""
-    if op.kind == "BATCH_MATMUL":
-        return op.output.size * op.operand(0).shape[-1]
-    side = _USED_AT.get(op.kind)
-    held = [t for t in op.inputs if t is not None and t.is_const and len(t.shape) > 1]
-    if side is None or not held:
-        return 0
-    values = op.output if side == "output" else op.operand(2)
-    return int(held[0].size) * (values.size // max(values.shape[-1], 1))
+    rule = facets(op).macs
+    return 0 if rule is None else rule(op)
 
 
 def total_macs(graph: Graph) -> int:

@@ -29,6 +29,7 @@ from qfrewrite.lower.scheme import (
 from qfrewrite.lower.substitute import substitute
 from qfrewrite.lower.weights import given_bounds, mean_response, quantize_linear, weight_bounds
 from qfrewrite.ops import OpSpec, spec_of
+from qfrewrite.ops.spec import facets
 from qfrewrite.ops.subgraphs import Use
 from qfrewrite.rewrite.error_function import lower_erf
 from qfrewrite.rewrite.match import LINEAR, act_slot, bias_slot, channel_axis, weight_slot
@@ -232,7 +233,7 @@ class _Lowering:
         for op in self.graph.ops:
             if op in self.chosen:
                 self._convert_op(op, self.chosen[op])
-            elif op.kind not in ("QUANTIZE", "DEQUANTIZE"):
+            elif not facets(op).quantizes:
                 self.convert.feed_real(op)
 
     def _convert_op(self, op: Op, dtype: str) -> None:

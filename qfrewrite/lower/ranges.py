@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from math import inf
 from typing import Any
 
 import numpy as np
@@ -13,18 +12,11 @@ from qfrewrite.errors import VerifyError
 from qfrewrite.ir import Array, Graph, Op, Tensor
 from qfrewrite.lower.canonical import drop_identities
 from qfrewrite.ops.quantization import fake_quant_grid, holding_zero, nudged
-from qfrewrite.ops.spec import attr
+from qfrewrite.ops.spec import attr, clip_bounds, kinds_that
 from qfrewrite.rewrite.rewriter import Rewriter
 from qfrewrite.rewrite.weight_ranges import KEY
 
 Range = tuple[float, float]
-
-# What an activation leaves of its operand's range.
-ACTIVATION_BOUNDS: Mapping[str, Range] = {
-    "RELU": (0.0, inf),
-    "RELU6": (0.0, 6.0),
-    "RELU_N1_TO_1": (-1.0, 1.0),
-}
 
 
 @dataclass
@@ -90,7 +82,7 @@ def _full_grid(op: Op, low: float, high: float) -> Range:
 
 def _fill_activations(graph: Graph, ranges: dict[Tensor, Range]) -> None:
     """Where only the operand of an activation has a range, its result has one too."""
-    for op in graph.ops_of(*ACTIVATION_BOUNDS):
+    for op in graph.ops_of(*kinds_that(lambda op: op.clips)):
         known = ranges.get(op.operand(0))
         if known is not None and op.output not in ranges:
             ranges[op.output] = clip_range(op, known)
@@ -98,5 +90,5 @@ def _fill_activations(graph: Graph, ranges: dict[Tensor, Range]) -> None:
 
 def clip_range(op: Op, known: Range) -> Range:
     """The range of an activation's result."""
-    low, high = ACTIVATION_BOUNDS[op.kind]
+    low, high = clip_bounds(op)
     return min(max(known[0], low), high), max(min(known[1], high), low)

@@ -5,10 +5,8 @@ from __future__ import annotations
 from qfrewrite.errors import VerifyError
 from qfrewrite.ir import Model, Op, Tensor
 from qfrewrite.lower.scheme import QuantOptions, QuantReport
-from qfrewrite.ops import spec_of
-from qfrewrite.ops.spec import QUANTIZED
+from qfrewrite.ops.spec import QUANTIZED, facets
 
-_CONVERSIONS = ("QUANTIZE", "DEQUANTIZE", "FAKE_QUANT")
 _NO_RANGES = "add calibrate to the passes (-p calibrate), or leave out the scheme"
 
 
@@ -45,8 +43,11 @@ def check_scheme(lowered: Model, options: QuantOptions, report: QuantReport) -> 
 
 def _computing(model: Model) -> list[Op]:
     """The ops whose element types count: those that only move values do if there are no others."""
-    ops = [op for graph in model.graphs for op in graph.ops if op.kind not in _CONVERSIONS]
-    computing = [op for op in ops if (spec := spec_of(op)) is None or not spec.same_scale]
+    ops = [
+        op for graph in model.graphs for op in graph.ops
+        if not facets(op).quantizes and op.kind != "FAKE_QUANT"
+    ]  # fmt: skip
+    computing = [op for op in ops if not facets(op).same_scale]
     return computing if any(_activation(op) for op in computing) else ops
 
 

@@ -110,7 +110,7 @@ def _tensor(tensor: Tensor) -> Iterator[str]:
 
 def _types(graph: Graph, op: Op, spec: OpSpec) -> Iterator[str]:
     """All activations of an op are of one quantized type, for which it has a kernel."""
-    if op.kind in ("QUANTIZE", "DEQUANTIZE", "CAST"):
+    if spec.quantizes or op.kind == "CAST":
         return
     acts = [t for t, p in _ports(op, spec) if p.role == "act"]
     coded = {t.dtype for t in acts if t.quant is not None and t.dtype in QUANTIZED}

@@ -12,11 +12,14 @@ _CARRIED = (
     "BIDIRECTIONAL_SEQUENCE_LSTM", "LSTM", "SVDF",
 )  # fmt: skip
 
+# Control flow may set variables, and what others define may do anything.
+_EFFECTS = ("WHILE", "IF", "CALL_ONCE", "CUSTOM")
+
 rows(
     *(
         OpSpec(
             kind, (act("x", variadic=True, optional=True),), (act("y", variadic=True),),
-            unknown_shape, kernels=FLOAT_ONLY,
+            unknown_shape, kernels=FLOAT_ONLY, effects=kind in _EFFECTS,
         )
         for kind in _CARRIED
     )

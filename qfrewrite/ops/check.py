@@ -19,11 +19,6 @@ _POSITIVE = frozenset({
 })  # fmt: skip
 # Element types that are no numbers to multiply with.
 _NO_NUMBERS = frozenset({"string", "resource", "variant", "bool", "complex64", "complex128"})
-# Ops whose results have another type of numbers than their operands.
-_CONVERTS = frozenset({
-    "CAST", "BITCAST", "QUANTIZE", "DEQUANTIZE", "DENSIFY", "COMPLEX_ABS", "REAL", "IMAG",
-    "RFFT2D",
-})  # fmt: skip
 _BYTES = frozenset({"string", "resource", "variant"})
 
 
@@ -110,7 +105,7 @@ def _check_types(op: Op, spec: OpSpec, place: str) -> None:
         port = spec.output_port(slot)
         if port is None or port.role != "act" or port.dtype is not None or out.dtype in types:
             continue
-        converts = op.kind in _CONVERTS and not types & _BYTES
+        converts = spec.converts and not types & _BYTES
         if not converts and ("float32" in types or types & _BYTES or out.dtype in _NO_NUMBERS):
             raise VerifyError(
                 f"output '{out.name}' is {out.dtype}, computed from {', '.join(sorted(types))}",

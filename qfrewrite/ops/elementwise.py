@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from math import erf, sqrt
+from math import erf, inf, sqrt
 from typing import Any
 
 import numpy as np
@@ -125,7 +125,7 @@ def _binary_row(
     fused = {"fused_activation_function": "NONE"} if kw.get("fuses") else {}
     return OpSpec(
         kind, (act("a"), act("b")), (act("y"),), broadcast_shape, _binary(f), options,
-        graphdef=graphdef, **{"versions": _INT8, "attrs": fused, **kw},
+        graphdef=graphdef, combines=True, **{"versions": _INT8, "attrs": fused, **kw},
     )  # fmt: skip
 
 
@@ -135,7 +135,7 @@ def _unary_row(
     y = act("y", fixed=kw.pop("fixed", None))
     return OpSpec(
         kind, (act("x"),), (y,), same_shape, kw.pop("reference", _unary(f)), graphdef=graphdef,
-        **{"versions": _INT8, **kw},
+        **{"versions": _INT8, "channelwise": True, **kw},
     )  # fmt: skip
 
 
@@ -148,6 +148,7 @@ rows(
         fuses=True,
         attrs=_SUM_ATTRS,
         versions={"int8": 2, "int16": 3},
+        neutral=(0.0, (0, 1)),
     ),
     _binary_row(
         "SUB",
@@ -158,6 +159,7 @@ rows(
         attrs=_SUM_ATTRS,
         versions={"int8": 2, "int16": 5},
         since=((broadcasts_above(4), 3),),
+        neutral=(0.0, (1,)),
     ),
     _binary_row(
         "MUL",
@@ -168,6 +170,7 @@ rows(
         versions={"int8": 2, "int16": 4},
         since=((multiplies_up, 3),),
         least_step=step_of_product,
+        neutral=(1.0, (0, 1)),
     ),
     _binary_row(
         "DIV",
@@ -178,6 +181,8 @@ rows(
         kernels=FLOAT_ONLY,
         versions={},
         since=((broadcasts_above(4), 2),),
+        divides=True,
+        neutral=(1.0, (1,)),
     ),
     _binary_row(
         "MAXIMUM",
@@ -209,12 +214,14 @@ rows(
 
 rows(
     *(
-        _binary_row(kind, options, graphdef, f, kernels=FLOAT_ONLY, versions=versions)
-        for kind, options, graphdef, f, versions in (
-            ("POW", "PowOptions", "Pow", np.power, {}),
-            ("FLOOR_DIV", "FloorDivOptions", "FloorDiv", _floor_divide, {"float32": 2}),
-            ("FLOOR_MOD", "FloorModOptions", "FloorMod", _modulo, {}),
-            ("ATAN2", "ATan2Options", "Atan2", np.arctan2, {}),
+        _binary_row(
+            kind, options, graphdef, f, kernels=FLOAT_ONLY, versions=versions, divides=divides
+        )
+        for kind, options, graphdef, f, versions, divides in (
+            ("POW", "PowOptions", "Pow", np.power, {}, True),
+            ("FLOOR_DIV", "FloorDivOptions", "FloorDiv", _floor_divide, {"float32": 2}, True),
+            ("FLOOR_MOD", "FloorModOptions", "FloorMod", _modulo, {}, True),
+            ("ATAN2", "ATan2Options", "Atan2", np.arctan2, {}, False),
         )
     ),
     *(
@@ -233,48 +240,54 @@ rows(
 )
 
 rows(
-    _unary_row("RELU", lambda x: np.maximum(x, 0), "Relu", activation="RELU",
-               versions={"int8": 2, "uint8": 2, "int16": 3}),
-    _unary_row("RELU6", lambda x: np.clip(x, 0, 6), "Relu6", activation="RELU6",
-               versions=_INT8_INT16),
+    _unary_row("RELU", lambda x: np.maximum(x, 0), "Relu", fusible=True,
+               versions={"int8": 2, "uint8": 2, "int16": 3}, clips=True, bounds=(0, inf),
+               homogeneous=True, activation=True),
+    _unary_row("RELU6", lambda x: np.clip(x, 0, 6), "Relu6", fusible=True,
+               versions=_INT8_INT16, clips=True, bounds=(0, 6), homogeneous=True, activation=True),
     _unary_row(
-        "RELU_N1_TO_1", lambda x: np.clip(x, -1, 1), activation="RELU_N1_TO_1", versions={},
-        kernels=INT8_UINT8,
+        "RELU_N1_TO_1", lambda x: np.clip(x, -1, 1), fusible=True, versions={},
+        kernels=INT8_UINT8, clips=True, bounds=(-1, 1), activation=True,
     ),
-    _unary_row("RELU_0_TO_1", lambda x: np.clip(x, 0, 1), versions={}, kernels=INT8_UINT8),
+    _unary_row("RELU_0_TO_1", lambda x: np.clip(x, 0, 1), versions={}, kernels=INT8_UINT8,
+               clips=True, bounds=(0, 1), activation=True),
     _unary_row(
         "ELU", lambda x: np.where(x > 0, x, np.expm1(np.minimum(x, 0))), "Elu", versions={},
-        kernels=INT8,
+        kernels=INT8, activation=True,
     ),
-    _unary_row("LOGISTIC", sigmoid, "Sigmoid", fixed=(1 / 256, -128), versions=_INT8_INT16),
+    _unary_row("LOGISTIC", sigmoid, "Sigmoid", fixed=(1 / 256, -128), versions=_INT8_INT16,
+               bounds=(0, 1), activation=True, scores="probabilities"),
     _unary_row(
-        "TANH", np.tanh, "Tanh", fixed=(1 / 128, 0), activation="TANH", versions=_INT8_INT16
+        "TANH", np.tanh, "Tanh", fixed=(1 / 128, 0), fusible=True, versions=_INT8_INT16,
+        bounds=(-1, 1), activation=True,
     ),
     _unary_row(
         "HARD_SWISH", lambda x: x * np.clip(x + 3, 0, 6) / 6, options="HardSwishOptions",
-        versions={}, kernels=INT8_UINT8, least_step=lambda scales: scales[0] / 127,
+        versions={}, kernels=INT8_UINT8, least_step=lambda scales: scales[0] / 127, activation=True,
     ),
     _unary_row("ABS", np.abs, "Abs", options="AbsOptions",
                versions=_INT8_INT16, kernels=INT8_INT16),
     _unary_row("NEG", np.negative, "Neg", options="NegOptions", versions={}, kernels=FLOAT_ONLY),
     _unary_row("EXP", np.exp, "Exp", options="ExpOptions", versions=_INT16_TOO, kernels=INT8_INT16),
-    _unary_row("LOG", np.log, "Log", versions=_INT16_TOO, kernels=INT8),
+    _unary_row("LOG", np.log, "Log", versions=_INT16_TOO, kernels=INT8, channelwise=False),
     _unary_row("SQRT", np.sqrt, "Sqrt", versions=_INT16_TOO, kernels=INT8_INT16),
-    _unary_row("RSQRT", lambda x: 1 / np.sqrt(x), "Rsqrt", versions=_INT8_INT16, kernels=INT8),
+    _unary_row("RSQRT", lambda x: 1 / np.sqrt(x), "Rsqrt", versions=_INT8_INT16, kernels=INT8,
+               channelwise=False),
     _unary_row(
-        "SQUARE", np.square, "Square", options="SquareOptions", kernels=FLOAT_ONLY, versions={}
+        "SQUARE", np.square, "Square", options="SquareOptions", kernels=FLOAT_ONLY, versions={},
     ),
     _unary_row(
         "LEAKY_RELU", np.abs, "LeakyRelu", reference=_leaky_relu, options="LeakyReluOptions",
         attrs={"alpha": 0.2}, graphdef_attrs={"alpha": "alpha"}, versions={"int16": 2},
+        homogeneous=True, activation=True,
     ),
     _unary_row(
         "GELU", np.abs, reference=_gelu, options="GeluOptions", attrs={"approximate": False},
-        versions={"int8": 2, "uint8": 2},
+        versions={"int8": 2, "uint8": 2}, activation=True,
     ),
     _unary_row(
         "CAST", np.abs, reference=_cast, options="CastOptions", kernels=FLOAT_ONLY,
-        attrs={"in_data_type": "FLOAT32", "out_data_type": "FLOAT32"}, versions={},
+        attrs={"in_data_type": "FLOAT32", "out_data_type": "FLOAT32"}, versions={}, converts=True,
     ),
     OpSpec(
         "ADD_N", (act("x", variadic=True),), (act("y"),), same_shape,
@@ -282,6 +295,7 @@ rows(
         "AddNOptions", kernels=FLOAT_ONLY,
     ),
     OpSpec(
-        "PRELU", (act("x"), act("slope")), (act("y"),), broadcast_shape, _prelu, kernels=INT8_UINT8,
+        "PRELU", (act("x"), act("slope")), (act("y"),), broadcast_shape, _prelu,
+        kernels=INT8_UINT8, combines=True, homogeneous=True,
     ),
 )  # fmt: skip

@@ -28,6 +28,7 @@ from qfrewrite.ops.spec import (
     attr,
     bias,
     const_ints,
+    facets,
     param,
     rows,
     shape_error,
@@ -85,6 +86,14 @@ def _depthwise_shape(op: Op) -> list[Shape]:
     if x[3] < 1 or w[3] % x[3]:
         raise shape_error(op, f"weights {list(w)} do not fit {x[3]} input channels")
     return [(x[0], *_spatial(op, x, (w[1], w[2])), w[3])]
+
+
+_CONV_3D_ATTRS: Mapping[str, Any] = {
+    "padding": "SAME",
+    "fused_activation_function": "NONE",
+    **{f"stride_{d}": 1 for d in "dhw"},
+    **{f"dilation_{d}_factor": 1 for d in "dhw"},
+}
 
 
 def _conv_3d_shape(op: Op) -> list[Shape]:
@@ -212,26 +221,39 @@ def _matmul(op: Op, x: list[Array | None]) -> list[Array]:
     return [np.matmul(a.astype(np.float64), b.astype(np.float64)).astype(x[0].dtype)]
 
 
+def _macs(op: Op) -> int:
+    """Each weight is used at every position of the output; where it scatters, of the input."""
+    held = [t for t in op.inputs if t is not None and t.is_const and len(t.shape) > 1]
+    if not held:
+        return 0
+    values = op.operand(2) if facets(op).scatters else op.output
+    return held[0].size * (values.size // max(values.shape[-1], 1))
+
+
+def _matmul_macs(op: Op) -> int:
+    return op.output.size * op.operand(0).shape[-1]
+
+
 rows(
     OpSpec(
         "CONV_2D", (act("x"), weight("w", 0, rank=4), bias()), (act("y"),), _conv_shape, _conv,
         "Conv2DOptions", _CONV_ATTRS, fuses=True, hybrid=True, least_step=step_of_product,
         versions={"int8": 3},
-        since=((hybrid, 2), (hybrid_per_channel, 5), (grouped, 6)),
+        since=((hybrid, 2), (hybrid_per_channel, 5), (grouped, 6)), homogeneous=True, macs=_macs,
     ),
     OpSpec(
         "DEPTHWISE_CONV_2D", (act("x"), weight("w", 3, rank=4), bias()), (act("y"),),
         _depthwise_shape, _depthwise, "DepthwiseConv2DOptions",
         {**_CONV_ATTRS, "depth_multiplier": 1}, fuses=True,
         least_step=step_of_product, hybrid=True, versions={"int8": 3},
-        since=((dilated, 2), (hybrid, 4), (hybrid_per_channel, 6)),
+        since=((dilated, 2), (hybrid, 4), (hybrid_per_channel, 6)), macs=_macs,
     ),
     OpSpec(
         "TRANSPOSE_CONV", (param("output_shape"), weight("w", 0, rank=4), act("x"), bias()),
         (act("y"),), _transpose_conv_shape, _transpose_conv, "TransposeConvOptions",
         {"padding": "SAME", "stride_h": 1, "stride_w": 1, "fused_activation_function": "NONE"},
         fuses=True, versions={"int8": 2}, since=((has(3), 3), (activates, 4)),
-        least_step=step_of_product,
+        least_step=step_of_product, homogeneous=True, scatters=True, macs=_macs,
     ),
     OpSpec(
         "FULLY_CONNECTED", (act("x"), weight("w", 0, rank=2), bias()), (act("y"),),
@@ -240,6 +262,7 @@ rows(
          "asymmetric_quantize_inputs": False},
         fuses=True, hybrid=True, versions={"int8": 4}, least_step=step_of_product,
         since=((hybrid, 3), (says("keep_num_dims"), 5), (lacks(2), 6), (hybrid_per_channel, 12)),
+        homogeneous=True, macs=_macs,
     ),
     # Ours: the reader of GraphDefs writes what is used of it as FULLY_CONNECTED.
     OpSpec(
@@ -248,16 +271,18 @@ rows(
     ),
     OpSpec(
         "CONV_3D", (act("x"), act("w"), act("b", optional=True)), (act("y"),), _conv_3d_shape,
-        None, "Conv3DOptions",
-        {"padding": "SAME", "fused_activation_function": "NONE",
-         **{f"stride_{d}": 1 for d in "dhw"}, **{f"dilation_{d}_factor": 1 for d in "dhw"}},
-        kernels=FLOAT_ONLY,
+        None, "Conv3DOptions", _CONV_3D_ATTRS, kernels=FLOAT_ONLY, macs=_macs,
+    ),
+    OpSpec(
+        "CONV_3D_TRANSPOSE",
+        (param("output_shape"), act("w"), act("x"), act("b", optional=True)), (act("y"),),
+        lambda op: [const_ints(op, 0)], None, "Conv3DOptions", _CONV_3D_ATTRS, kernels=FLOAT_ONLY,
     ),
     OpSpec(
         "BATCH_MATMUL", (act("a"), act("b")), (act("y"),), _matmul_shape, _matmul,
         "BatchMatMulOptions", {"adj_x": False, "adj_y": False, "asymmetric_quantize_inputs": False},
         graphdef="BatchMatMulV2", graphdef_attrs={"adj_x": "adj_x", "adj_y": "adj_y"},
         versions={"int8": 2, "int16": 3}, kernels=INT8_INT16,
-        least_step=step_of_product,
+        least_step=step_of_product, macs=_matmul_macs,
     ),
 )  # fmt: skip

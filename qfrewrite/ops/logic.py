@@ -171,7 +171,7 @@ rows(
     OpSpec(
         "ARG_MAX", (act("x"), param("axis")), (param("y", dtype="int64"),), _arg_shape,
         _arg(np.argmax), "ArgMaxOptions", {"output_type": "INT64"}, versions={"int8": 2},
-        kernels=INT8_UINT8,
+        kernels=INT8_UINT8, scores="ranks",
     ),
     OpSpec(
         "ARG_MIN", (act("x"), param("axis")), (param("y", dtype="int64"),), _arg_shape,
@@ -192,7 +192,7 @@ rows(
     OpSpec(
         "TOPK_V2", (act("x"), param("k")), (act("values"), param("indices", dtype="int32")),
         _top_k_shape, _top_k, "TopKV2Options", graphdef="TopKV2", same_scale=True,
-        versions={"int8": 2, "int16": 3},
+        versions={"int8": 2, "int16": 3}, scores="ranks",
     ),
     OpSpec(
         "ONE_HOT", (param("indices"), param("depth"), act("on"), act("off")), _Y,

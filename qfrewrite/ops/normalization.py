@@ -70,10 +70,12 @@ rows(
     OpSpec(
         "SOFTMAX", (act("x"),), (act("y", fixed=(1 / 256, -128)),), same_shape, _softmax,
         "SoftmaxOptions", {"beta": 1.0}, graphdef="Softmax", versions={"int8": 2, "int16": 3},
+        bounds=(0, 1), scores="probabilities",
     ),
     OpSpec(
         "LOG_SOFTMAX", (act("x"),), (act("y", fixed=(16 / 256, 127)),), same_shape, _log_softmax,
         "LogSoftmaxOptions", graphdef="LogSoftmax", versions={"int8": 2}, kernels=INT8_UINT8,
+        scores="probabilities",
     ),
     OpSpec(
         "L2_NORMALIZATION", (act("x"),), (act("y", fixed=(1 / 128, 0)),), same_shape,

@@ -63,6 +63,12 @@ def _average_pool(op: Op, x: list[Array | None]) -> list[Array]:
     return [(total / count).astype(v.dtype)]
 
 
+def _l2_pool(op: Op, x: list[Array | None]) -> list[Array]:
+    v = x[0]
+    assert v is not None
+    return [np.sqrt(_average_pool(op, [v**2])[0])]
+
+
 def _max_pool(op: Op, x: list[Array | None]) -> list[Array]:
     v = x[0]
     assert v is not None
@@ -99,7 +105,7 @@ def _reduction(kind: str, graphdef: str, f: Callable[..., Any], **kw: Any) -> Op
     return OpSpec(
         kind, (ports["x"], param("axes")), (ports["y"],), _reduce_shape, _reduce(f),
         "ReducerOptions", {"keep_dims": False}, graphdef=graphdef,
-        graphdef_attrs={"keep_dims": "keep_dims"}, **kw,
+        graphdef_attrs={"keep_dims": "keep_dims"}, reduces=True, **kw,
     )  # fmt: skip
 
 
@@ -110,15 +116,23 @@ rows(
     OpSpec(
         "AVERAGE_POOL_2D", (act("x"),), (act("y"),), _pool_shape, _average_pool, "Pool2DOptions",
         _POOL_ATTRS, same_scale=True, fuses=True, versions={"int8": 2, "int16": 3},
+        homogeneous=True, channelwise=True,
     ),
     OpSpec(
         "MAX_POOL_2D", (act("x"),), (act("y"),), _pool_shape, _max_pool, "Pool2DOptions",
-        _POOL_ATTRS, same_scale=True, fuses=True, versions={"int8": 2, "int16": 3},
+        _POOL_ATTRS, same_scale=True, fuses=True, versions={"int8": 2, "int16": 3}, selects=True,
+        homogeneous=True, channelwise=True,
     ),
-    _reduction("MEAN", "Mean", np.mean, versions={"int8": 2, "int16": 3}),
-    _reduction("SUM", "Sum", np.sum, versions={"int8": 2}),
-    _reduction("REDUCE_MAX", "Max", np.max, same_scale=True, versions={"int8": 2, "int16": 3}),
-    _reduction("REDUCE_MIN", "Min", np.min, same_scale=True, versions={"int8": 2, "int16": 3}),
+    OpSpec(
+        "L2_POOL_2D", (act("x"),), (act("y"),), _pool_shape, _l2_pool, "Pool2DOptions",
+        _POOL_ATTRS, kernels=FLOAT_ONLY, homogeneous=True, channelwise=True,
+    ),
+    _reduction("MEAN", "Mean", np.mean, versions={"int8": 2, "int16": 3}, homogeneous=True),
+    _reduction("SUM", "Sum", np.sum, versions={"int8": 2}, homogeneous=True),
+    _reduction("REDUCE_MAX", "Max", np.max, same_scale=True, versions={"int8": 2, "int16": 3},
+               homogeneous=True),
+    _reduction("REDUCE_MIN", "Min", np.min, same_scale=True, versions={"int8": 2, "int16": 3},
+               homogeneous=True),
     _reduction(
         "REDUCE_PROD", "Prod", np.prod, versions={"int8": 2, "int16": 2}, kernels=INT8_INT16
     ),

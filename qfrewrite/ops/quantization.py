@@ -110,10 +110,11 @@ rows(
     ),
     OpSpec(
         "QUANTIZE", (act("x"),), (act("y"),), same_shape, _quantize, "QuantizeOptions",
-        since=((makes("int16"), 2), (per_channel_result, 3)),
+        since=((makes("int16"), 2), (per_channel_result, 3)), quantizes=True, converts=True,
     ),
     OpSpec(
         "DEQUANTIZE", (act("x"),), (act("y"),), same_shape, _dequantize, "DequantizeOptions",
         versions={"int8": 2, "int16": 3, "float16": 3}, since=((per_channel_operand, 5),),
+        quantizes=True, converts=True,
     ),
 )  # fmt: skip

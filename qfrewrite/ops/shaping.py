@@ -279,25 +279,27 @@ _X = act("x")
 rows(
     OpSpec(
         "RESHAPE", (_X, param("shape", optional=True)), _Y, _reshape_shape, _reshape,
-        "ReshapeOptions", {"new_shape": ()}, same_scale=True,
+        "ReshapeOptions", {"new_shape": ()}, same_scale=True, reshapes=True, selects=True,
+        homogeneous=True,
     ),
     OpSpec(
         "SQUEEZE", (_X,), _Y, _squeeze_shape, _reshape, "SqueezeOptions", {"squeeze_dims": ()},
-        same_scale=True,
+        same_scale=True, reshapes=True, selects=True,
     ),
     OpSpec(
         "EXPAND_DIMS", (_X, param("axis")), _Y, _expand_dims_shape, _reshape, "ExpandDimsOptions",
-        graphdef="ExpandDims", same_scale=True,
+        graphdef="ExpandDims", same_scale=True, reshapes=True, selects=True,
     ),
     OpSpec(
         "TRANSPOSE", (_X, param("perm")), _Y, _transpose_shape,
         lambda op, x: [_first(x).transpose(const_ints(op, 1))], "TransposeOptions",
         graphdef="Transpose", same_scale=True, versions={"int8": 2, "int16": 5},
-        since=((rank_above(4), 4), (rank_above(5), 6), (rank_above(6), 8)),
+        since=((rank_above(4), 4), (rank_above(5), 6), (rank_above(6), 8)), selects=True,
+        homogeneous=True,
     ),
     OpSpec(
         "PAD", (_X, param("paddings")), _Y, _pad_shape, _pad, "PadOptions", graphdef="Pad",
-        same_scale=True, versions=_MOVES_INT16, since=((rank_above(4), 4),),
+        same_scale=True, versions=_MOVES_INT16, since=((rank_above(4), 4),), homogeneous=True,
     ),
     OpSpec(
         "PADV2", (_X, param("paddings"), act("value")), _Y, _pad_shape, _pad, "PadV2Options",
@@ -306,12 +308,13 @@ rows(
     OpSpec(
         "MIRROR_PAD", (_X, param("paddings")), _Y, _pad_shape, _mirror_pad, "MirrorPadOptions",
         {"mode": "REFLECT"}, graphdef="MirrorPad", graphdef_attrs={"mode": "mode"},
-        same_scale=True, versions=_MOVES_INT16,
+        same_scale=True, versions=_MOVES_INT16, homogeneous=True,
     ),
     OpSpec(
         "SLICE", (_X, param("begin"), param("size")), _Y,
         lambda op: [tuple(e - b for b, e in _slice_bounds(op))], _slice, "SliceOptions",
         graphdef="Slice", same_scale=True, versions=_MOVES_LATE, since=((rank_above(4), 5),),
+        homogeneous=True,
     ),
     OpSpec(
         "STRIDED_SLICE", (_X, param("begin"), param("end"), param("strides")), _Y, _strided_shape,
@@ -319,22 +322,25 @@ rows(
         graphdef="StridedSlice", graphdef_attrs={k: k for k in _STRIDED}, same_scale=True,
         versions=_MOVES,
         since=((rank_above(4), 4), (says("ellipsis_mask"), 6), (says("new_axis_mask"), 6)),
+        homogeneous=True,
     ),
     OpSpec(
         "CONCATENATION", (act("x", variadic=True),), _Y, _concat_shape,
         lambda op, x: [np.concatenate([v for v in x if v is not None], attr(op, "axis"))],
         "ConcatenationOptions", {"axis": 0, "fused_activation_function": "NONE"},
-        same_scale=True, versions=_MOVES_INT16,
+        same_scale=True, versions=_MOVES_INT16, homogeneous=True,
     ),
     OpSpec(
         "SPLIT", (param("axis"), _X), (act("y", variadic=True),), _split_shape, _split,
         "SplitOptions", {"num_splits": 0}, graphdef="Split",
         graphdef_attrs={"num_splits": "num_split"}, same_scale=True, versions=_MOVES_LATE,
+        homogeneous=True,
     ),
     OpSpec(
         "SPLIT_V", (_X, param("sizes"), param("axis")), (act("y", variadic=True),), _split_shape,
         _split, "SplitVOptions", {"num_splits": 0}, graphdef="SplitV",
         graphdef_attrs={"num_splits": "num_split"}, same_scale=True, versions=_MOVES,
+        homogeneous=True,
     ),
     OpSpec(
         "PACK", (act("x", variadic=True),), _Y, _pack_shape,
@@ -351,7 +357,7 @@ rows(
     OpSpec(
         "TILE", (_X, param("multiples")), _Y, _tile_shape,
         lambda op, x: [np.tile(_first(x), const_ints(op, 1))], "TileOptions", graphdef="Tile",
-        same_scale=True, versions={"int8": 3},
+        same_scale=True, versions={"int8": 3}, homogeneous=True,
     ),
     OpSpec(
         "GATHER", (_X, param("indices")), _Y, _gather_shape, _gather, "GatherOptions",
@@ -366,20 +372,20 @@ rows(
     OpSpec(
         "RESIZE_BILINEAR", (_X, param("size")), _Y, _resize_shape, None, "ResizeBilinearOptions",
         _RESIZE, graphdef="ResizeBilinear", graphdef_attrs=_RESIZE_PAIRS, same_scale=True,
-        versions=_MOVES_LATE, since=((says("half_pixel_centers"), 3),),
+        versions=_MOVES_LATE, since=((says("half_pixel_centers"), 3),), channelwise=True,
     ),
     OpSpec(
         "RESIZE_NEAREST_NEIGHBOR", (_X, param("size")), _Y, _resize_shape, None,
         "ResizeNearestNeighborOptions", _RESIZE, graphdef="ResizeNearestNeighbor",
         graphdef_attrs=_RESIZE_PAIRS, same_scale=True,
         versions=_MOVES_LATE,
-        since=((says("half_pixel_centers"), 3), (says("align_corners"), 3)),
+        since=((says("half_pixel_centers"), 3), (says("align_corners"), 3)), channelwise=True,
     ),
     OpSpec(
         "SPACE_TO_DEPTH", (_X,), _Y, _space_to_depth_shape, _space_to_depth,
         "SpaceToDepthOptions", {"block_size": 2}, graphdef="SpaceToDepth",
         graphdef_attrs={"block_size": "block_size"}, same_scale=True, versions={"int8": 2},
-        kernels=INT8_UINT8,
+        kernels=INT8_UINT8, homogeneous=True,
     ),
     OpSpec(
         "DEPTH_TO_SPACE", (_X,), _Y, _depth_to_space_shape, _depth_to_space,
@@ -390,13 +396,13 @@ rows(
     OpSpec(
         "SPACE_TO_BATCH_ND", (_X, param("block"), param("paddings")), _Y, _space_to_batch_shape,
         None, "SpaceToBatchNDOptions", graphdef="SpaceToBatchND", same_scale=True,
-        versions=_MOVES_LATE, since=((rank_is_not(4), 3),),
+        versions=_MOVES_LATE, since=((rank_is_not(4), 3),), channelwise=True,
     ),
     OpSpec(
         "BATCH_TO_SPACE_ND", (_X, param("block"), param("crops")), _Y, _batch_to_space_shape,
         None, "BatchToSpaceNDOptions", graphdef="BatchToSpaceND", same_scale=True,
-        versions=_MOVES_LATE, since=((rank_is_not(4), 3),),
+        versions=_MOVES_LATE, since=((rank_is_not(4), 3),), channelwise=True,
     ),
     OpSpec("IDENTITY", (_X,), _Y, same_shape, lambda op, x: [_first(x)], graphdef="Identity",
-           same_scale=True),
+           same_scale=True, homogeneous=True, channelwise=True),
 )  # fmt: skip

@@ -115,6 +115,6 @@ def _densify(op: Op, x: list[Array | None]) -> list[Array]:
 rows(
     OpSpec(
         "DENSIFY", (act("x"),), (act("y"),), same_shape, _densify, "DensifyOptions",
-        kernels=FLOAT_ONLY,
+        kernels=FLOAT_ONLY, converts=True,
     ),
 )  # fmt: skip

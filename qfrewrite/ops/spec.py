@@ -7,10 +7,10 @@ these rows; nothing else in the package lists ops by name for a property that a 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from math import prod
+from dataclasses import KW_ONLY, dataclass, field
+from math import inf, prod
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -22,6 +22,8 @@ Shape = tuple[int, ...]
 ShapeRule = Callable[[Op], list[Shape]]
 # The least scale of a result that a kernel can rescale to, from the scales of its operands.
 LeastStep = Callable[[Sequence[float]], float]
+# Multiply-accumulates of one inference of an op.
+Macs = Callable[[Op], int]
 # Whether an op has the feature that asks for a later version.
 Feature = Callable[[Op], bool]
 # Outputs from the op (for its attributes) and the values of its inputs.
@@ -93,40 +95,108 @@ def param(name: str, **kw: Any) -> Port:
 
 @dataclass(frozen=True)
 class OpSpec:
-    """One op.
+    """The definition of one op: its operands, what it computes, and its facets.
 
-    kind: TFLite's builtin name. options: the flatbuffer table of its attributes, if it has one.
-    graphdef: its name in a GraphDef where the two correspond one to one (same operands in the
-    same slots); `graphdef_attrs` then pairs attribute names (ours -> GraphDef's). Ops whose
-    forms differ have an entry in `formats/graphdef/rules/table.py` instead.
-    attrs: every attribute with its default. infer: the shape rule. reference: what it computes,
-    in numpy. kernels: the quantized types LiteRT computes it in. same_scale: whether input and
-    output must share scale and zero point. symmetric: whether their zero point must be that of
-    code 0, which the kernel writes by itself. hybrid: whether its float kernel takes int8
-    weights. fuses: whether it takes a fused activation. activation: its name as a fused
-    activation. versions: the least op version LiteRT asks for, by the operand's element type;
-    since: the least version for a feature (tensorflow/compiler/mlir/lite/tools/versioning).
-    least_step: the least scale of the result, from those of activations and weights.
+    A facet is a fact about the op that rewrites, the writers and the verifier ask for. A facet that
+    is not stated does not hold.
     """
 
     kind: str
+    """TFLite's builtin name."""
     inputs: tuple[Port, ...]
+    """The input slots."""
     outputs: tuple[Port, ...]
+    """The output slots."""
     infer: ShapeRule
+    """The shape rule."""
     reference: Reference | None = None
+    """What it computes, in numpy."""
     options: str | None = None
+    """The flatbuffer table of its attributes, if it has one."""
     attrs: Mapping[str, Any] = field(default_factory=dict)
+    """Every attribute with its default."""
+    _: KW_ONLY
     graphdef: str | None = None
+    """Its name in a GraphDef, where operands stand in the same slots there. Ops whose forms differ
+    have an entry in `formats/graphdef/rules/table.py` instead."""
     graphdef_attrs: Mapping[str, str] = field(default_factory=dict)
+    """Attribute name here -> attribute name in a GraphDef."""
+
     kernels: frozenset[str] = QUANTIZED
-    same_scale: bool = False
-    symmetric: bool = False
-    hybrid: bool = False
-    fuses: bool = False
-    activation: str | None = None
+    """The quantized types LiteRT computes it in."""
     versions: Mapping[str, int] = field(default_factory=dict)
+    """The least op version that LiteRT asks for, by the element type of the first operand
+    (tensorflow/compiler/mlir/lite/tools/versioning)."""
     since: tuple[tuple[Feature, int], ...] = ()
+    """The least version for each feature."""
     least_step: LeastStep = step_of_operands
+    """The least scale of the result, from the scales of activations and weights."""
+    same_scale: bool = False
+    """Input and output must share scale and zero point."""
+    symmetric: bool = False
+    """The zero point must be that of quantized value 0, which the kernel writes by itself."""
+    hybrid: bool = False
+    """The float kernel takes int8 weights."""
+    fuses: bool = False
+    """Kernels apply a fused activation to the result."""
+    fusible: bool = False
+    """It can be the fused activation of another op."""
+
+    activation: bool = False
+    """A nonlinear function of one value, the same for all values, as it stands behind layers."""
+    bounds: tuple[float, float] | None = None
+    """The least and the largest value of the result, whatever the operand is."""
+    clips: bool = False
+    """Within `bounds` the result is the operand, and beyond them the nearer bound."""
+    selects: bool = False
+    """Each value of the result is a value of the first operand."""
+    reshapes: bool = False
+    """The result holds the values of the first operand in their order, in another shape."""
+    channelwise: bool = False
+    """Channel c (of the last axis) of the result follows from channel c of the first operand alone,
+    in the same way for each c. A channel of zeros gives finite values."""
+    combines: bool = False
+    """It combines two operands value by value, and broadcasts them as numpy does."""
+    divides: bool = False
+    """Where the second operand is 0 the result may not be finite."""
+    neutral: tuple[float, tuple[int, ...]] | None = None
+    """The constant that leaves the other operand as it is, and the slots where it does."""
+    homogeneous: bool = False
+    """f(t x) = t f(x) for t > 0, for each channel by itself and all computed operands at once.
+    RELU6 counts: it is so where it does not clip."""
+    reduces: bool = False
+    """It makes one value of all those along the axes that the second operand names."""
+    scatters: bool = False
+    """A linear op that adds each position of its input to several positions of its output."""
+    macs: Macs | None = None
+    """Multiply-accumulates of one inference; None: it does not multiply by weights."""
+    scores: Literal["probabilities", "ranks"] | None = None
+    """What it makes of final scores: probabilities, or the indices of the largest."""
+    quantizes: bool = False
+    """It changes the quantized representation of values, and no values."""
+    converts: bool = False
+    """The results have another type of numbers than the operands."""
+    effects: bool = False
+    """It has effects beyond its outputs: it stays where nobody reads them."""
+
+    @property
+    def linear(self) -> bool:
+        """Whether the result is weights times input, plus a bias per output channel."""
+        return {"weight", "bias"} <= {port.role for port in self.inputs}
+
+    @property
+    def unfuses(self) -> bool:
+        """Whether its attributes name an activation of its result.
+
+        In the graph that is an op of its own. (The activation of LSTM, RNN and SVDF cells acts
+        inside them and stays an attribute.)
+        """
+        return "fused_activation_function" in self.attrs
+
+    @property
+    def clips_freely(self) -> bool:
+        """Whether kernels apply a fused activation, and the result has a scale of its own."""
+        return self.fuses and not self.same_scale
 
     def input_port(self, slot: int) -> Port | None:
         """The port of input `slot`; the last one repeats where it is variadic."""
@@ -166,6 +236,22 @@ def rows(*specs: OpSpec) -> None:
 def spec_of(op: Op) -> OpSpec | None:
     """The row of `op`, or None for an op that is only carried along."""
     return OPS.get(op.kind)
+
+
+def facets(op: Op | None) -> OpSpec:
+    """The definition of `op`; one without any facet for no op, and for one that has none."""
+    return _ROWS.get(op.kind, _UNKNOWN) if op is not None else _UNKNOWN
+
+
+def kinds_that(facet: Callable[[OpSpec], object]) -> tuple[str, ...]:
+    """The kinds of ops for which a facet holds: `kinds_that(lambda op: op.reshapes)`."""
+    return tuple(kind for kind, spec in _ROWS.items() if facet(spec))
+
+
+def clip_bounds(op: Op | None) -> tuple[float, float]:
+    """The bounds that `op` clips its operand to; infinite where it does not clip."""
+    spec = facets(op)
+    return spec.bounds if spec.clips and spec.bounds is not None else (-inf, inf)
 
 
 def require_spec(op: Op) -> OpSpec:
@@ -307,3 +393,6 @@ def normal_axis(op: Op, axis: int, rank: int) -> int:
     if not -rank <= axis < rank:
         raise shape_error(op, f"axis {axis} is outside rank {rank}")
     return axis % rank
+
+
+_UNKNOWN = OpSpec("", (), (), unknown_shape)

@@ -12,8 +12,8 @@ _HANDLE = param("handle", dtype="resource")
 
 rows(
     OpSpec("VAR_HANDLE", (), (_HANDLE,), unknown_shape, None, "VarHandleOptions",
-           {"container": "", "shared_name": ""}, kernels=FLOAT_ONLY),
+           {"container": "", "shared_name": ""}, kernels=FLOAT_ONLY, effects=True),
     OpSpec("READ_VARIABLE", (_HANDLE,), (act("y"),), unknown_shape, None, "ReadVariableOptions"),
     OpSpec("ASSIGN_VARIABLE", (_HANDLE, act("x")), (), lambda op: [], None,
-           "AssignVariableOptions"),
+           "AssignVariableOptions", effects=True),
 )  # fmt: skip

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from qfrewrite.ir import Array, Graph, Op, Tensor
 from qfrewrite.ops.shaping import pad_pairs
-from qfrewrite.ops.spec import attr, const_ints, normal_axis
+from qfrewrite.ops.spec import attr, const_ints, facets, kinds_that, normal_axis
 from qfrewrite.rewrite.channels import Channels, Family, Ids, stay, trace
 from qfrewrite.rewrite.match import (
     act_slot,
@@ -131,8 +131,7 @@ def _trace_binary(channels: Channels, op: Op) -> None:
     computed = [t for t in op.inputs if t is not None and not t.is_const]
     wide = [t for t in computed if t.shape and t.shape[-1] == op.output.shape[-1]]
     narrow = [t for t in computed if t not in wide]
-    divides = op.kind in ("DIV", "POW", "FLOOR_DIV", "FLOOR_MOD")
-    if not wide or (divides and len(computed) > 1):
+    if not wide or (facets(op).divides and len(computed) > 1):
         stay(channels, op, f"is read by {op.kind} '{op.name}'")
         return
     for tensor in narrow:
@@ -147,7 +146,7 @@ def _trace_binary(channels: Channels, op: Op) -> None:
 def _relay_constants(relayout: Relayout, op: Op) -> None:
     """Constants with a value per channel; 1 where nothing may be divided by."""
     layout = relayout.layout(op.output)
-    fill = 1 if op.kind in ("DIV", "POW") else 0
+    fill = 1 if facets(op).divides else 0
     for slot, tensor in enumerate(op.inputs):
         if tensor is None or not tensor.is_const or not tensor.shape:
             continue
@@ -319,27 +318,20 @@ def tiled(layout: Ids, channels: int, count: int) -> Ids:
     return np.where(layout < 0, -1, layout + starts).reshape(-1)
 
 
-_SAME = (
-    "RELU", "RELU6", "RELU_N1_TO_1", "RELU_0_TO_1", "LEAKY_RELU", "ELU", "GELU", "HARD_SWISH",
-    "LOGISTIC", "TANH", "ABS", "NEG", "SQUARE", "SQRT", "EXP", "SIN", "COS", "FLOOR", "CEIL",
-    "ROUND", "SIGN", "ERF", "IDENTITY", "CAST", "AVERAGE_POOL_2D", "MAX_POOL_2D", "RESIZE_BILINEAR",
-    "RESIZE_NEAREST_NEIGHBOR", "SPACE_TO_BATCH_ND", "BATCH_TO_SPACE_ND",
-)  # fmt: skip
-_BINARY = ("ADD", "SUB", "MUL", "DIV", "POW", "MAXIMUM", "MINIMUM", "SQUARED_DIFFERENCE")
-_LAYERS = ("CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV")
+_LAYERS = tuple(k for k in kinds_that(lambda op: op.linear) if k != "DEPTHWISE_CONV_2D")
 
 RULES: dict[str, Rule] = {
     **dict.fromkeys(_LAYERS, Rule(_trace_layer, _relay_layer)),
     "DEPTHWISE_CONV_2D": Rule(_trace_depthwise, _relay_depthwise),
-    **dict.fromkeys(_SAME, Rule(_trace_same, _nothing)),
-    **dict.fromkeys(_BINARY, Rule(_trace_binary, _relay_constants)),
+    **dict.fromkeys(kinds_that(lambda op: op.channelwise), Rule(_trace_same, _nothing)),
+    **dict.fromkeys(kinds_that(lambda op: op.combines), Rule(_trace_binary, _relay_constants)),
     "PRELU": Rule(_trace_prelu, _relay_constants),
     "CONCATENATION": Rule(_trace_concat, _nothing),
     **dict.fromkeys(("SPLIT", "SPLIT_V"), Rule(_trace_split, _relay_split)),
     "SLICE": Rule(_trace_slice, _relay_slice),
     "STRIDED_SLICE": Rule(_trace_strided, _relay_strided),
     **dict.fromkeys(("PAD", "PADV2", "MIRROR_PAD"), Rule(_trace_pad, _nothing)),
-    **dict.fromkeys(("MEAN", "SUM", "REDUCE_MAX", "REDUCE_MIN"), Rule(_trace_reduction, _nothing)),
+    **dict.fromkeys(kinds_that(lambda op: op.reduces), Rule(_trace_reduction, _nothing)),
     "RESHAPE": Rule(_trace_reshape, _relay_reshape),
     "TRANSPOSE": Rule(_trace_transpose, _nothing),
     "TILE": Rule(_trace_tile, _nothing),

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from qfrewrite.ir import Graph, Op, Tensor
-from qfrewrite.ops.spec import attr, computed
+from qfrewrite.ops.spec import attr, computed, facets
 from qfrewrite.rewrite.fold import Float64, constant_response, pads, restate, set_weights
 from qfrewrite.rewrite.match import (
     NoMatch,
@@ -25,7 +25,6 @@ from qfrewrite.rewrite.match import (
 )
 from qfrewrite.rewrite.rewriter import Rewriter
 
-_CHANNELWISE = ("RELU", "RELU6", "RELU_N1_TO_1", "LEAKY_RELU", "LOGISTIC", "TANH", "HARD_SWISH")
 # A BatchNorm variance below this is that of a channel that never changed in training.
 DEAD_VARIANCE = 1e-6
 # A channel is constant when what is left of it lies far below the finest int8 step.
@@ -124,11 +123,11 @@ def next_linear(graph: Graph, op: Op) -> tuple[Op, list[Op]] | NoMatch:
         reader = sole_reader(graph, tensor)
         if isinstance(reader, NoMatch):
             return reader
-        if reader.kind in _CHANNELWISE:
+        if facets(reader).activation:
             through.append(reader)
             tensor = reader.output
             continue
-        if reader.kind not in ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED"):
+        if not facets(reader).linear or facets(reader).scatters:
             return NoMatch(f"is read by {reader.kind}", at=tensor.name)
         if (why := float_weights(reader)) is not None:
             return why

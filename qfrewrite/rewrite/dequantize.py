@@ -9,15 +9,12 @@ import numpy as np
 from qfrewrite.errors import UnsupportedError
 from qfrewrite.ir import Graph, Op, Tensor
 from qfrewrite.ir.quant import ACTIVATION_CODES, dequantize
+from qfrewrite.ops.spec import facets, kinds_that
 from qfrewrite.ops.subgraphs import variables
 from qfrewrite.rewrite.densify import densify
 from qfrewrite.rewrite.rewriter import Rewriter
 
 _CODES = ("int8", "uint8", "int16", "int32", "int64")
-# Ops whose results a quantized file may clip at zero by its zero point alone.
-_MAY_CLIP = (
-    "CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV", "ADD", "SUB", "MUL",
-)  # fmt: skip
 
 
 def quantized_graphs(graphs: Sequence[Graph]) -> list[Graph]:
@@ -66,7 +63,7 @@ def dequantize_graph(rw: Rewriter) -> int:
     """
     graph = rw.graph
     densify(rw)
-    clipped = [op for op in graph.ops_of(*_MAY_CLIP) if _clips_at_zero(graph, op)]
+    clipped = [op for op in graph.ops if facets(op).clips_freely and _clips_at_zero(graph, op)]
     tensors = [t for t in graph.tensors if _coded(t)]
     for op in graph.ops:
         _refuse(op)
@@ -78,7 +75,7 @@ def dequantize_graph(rw: Rewriter) -> int:
         if tensor.data is not None and tensor.quant is not None:
             data = np.asarray(dequantize(tensor.value(), tensor.quant), order="C")
         graph.update_tensor(tensor, dtype="float32", quant=None, data=data)
-    for op in graph.ops_of("QUANTIZE", "DEQUANTIZE"):
+    for op in graph.ops_of(*kinds_that(lambda op: op.quantizes)):
         # As IDENTITY it goes where nothing outside sees it.
         graph.update_op(op, kind="IDENTITY", attrs={}, meta={})
     for op in clipped:

@@ -13,26 +13,22 @@ import numpy as np
 
 from qfrewrite.ir import Graph, Op, Tensor, constant
 from qfrewrite.ops.build import append_op
-from qfrewrite.ops.spec import attr, inferred
+from qfrewrite.ops.spec import attr, inferred, kinds_that
 from qfrewrite.rewrite.match import LINEAR, NoMatch, sole_reader
 from qfrewrite.rewrite.rewriter import Rewriter, is_unread
 
-_RESHAPES = ("RESHAPE", "SQUEEZE", "EXPAND_DIMS")
+_RESHAPES = kinds_that(lambda op: op.reshapes)
 # They treat every position alike, and combine values at one position only.
-_UNARY = (
-    "RELU", "RELU6", "RELU_N1_TO_1", "LEAKY_RELU", "ELU", "GELU", "HARD_SWISH", "LOGISTIC", "TANH",
-    "BATCH_NORM", "FAKE_QUANT",
-)  # fmt: skip
-_BINARY = ("ADD", "SUB", "MUL", "DIV", "PRELU")
+_UNARY = (*kinds_that(lambda op: op.activation), "BATCH_NORM", "FAKE_QUANT")
+_BINARY = kinds_that(lambda op: op.combines)
 # Activations that kernels of `_BINARY` apply themselves.
-_FUSED = ("RELU", "RELU6", "RELU_N1_TO_1")
-_REDUCTIONS = ("MEAN", "SUM", "REDUCE_MAX", "REDUCE_MIN")
+_FUSED = kinds_that(lambda op: op.fusible and op.clips)
 
 
 def keep_reduced_axes(rw: Rewriter) -> None:
     """Given  y = r(MEAN(x)), r puts the axes back with size 1;  Result  y = MEAN(x, keep_dims)."""
     graph = rw.graph
-    for op in graph.ops_of(*_REDUCTIONS):
+    for op in graph.ops_of(*kinds_that(lambda op: op.reduces)):
         reader = sole_reader(graph, op.output)
         if isinstance(reader, NoMatch) or reader.kind not in _RESHAPES or not _is_fixed(reader):
             continue

@@ -11,7 +11,7 @@ from qfrewrite.errors import QfError, UsageError, VerifyError
 from qfrewrite.ir import Array, Graph, Op, Tensor, constant
 from qfrewrite.ops import spec_of
 from qfrewrite.ops.shapes import settle_shapes
-from qfrewrite.ops.spec import attr, const_ints, inferred
+from qfrewrite.ops.spec import attr, const_ints, inferred, kinds_that
 
 Shape = tuple[int, ...]
 Size = tuple[int, int]
@@ -262,5 +262,5 @@ _FIXES: Mapping[str, Callable[[Resizing, Op], None]] = {
     "AVERAGE_POOL_2D": _pool, "MAX_POOL_2D": _pool, "RESHAPE": _reshape,
     "FULLY_CONNECTED": _dense, "RESIZE_BILINEAR": _resize, "RESIZE_NEAREST_NEIGHBOR": _resize,
     "TRANSPOSE_CONV": _transpose_conv, "SLICE": _slice, "STRIDED_SLICE": _strided_slice,
-    **dict.fromkeys(("ADD", "SUB", "MUL", "DIV", "MAXIMUM", "MINIMUM"), _constant_maps),
+    **dict.fromkeys(kinds_that(lambda op: op.combines), _constant_maps),
 }  # fmt: skip

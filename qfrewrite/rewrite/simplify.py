@@ -2,44 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable
 from math import inf
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
 from qfrewrite.ir import Graph, Op, Tensor
 from qfrewrite.ops import spec_of
-from qfrewrite.ops.spec import attr
-from qfrewrite.rewrite.match import LINEAR
+from qfrewrite.ops.spec import attr, clip_bounds, facets, kinds_that
 from qfrewrite.rewrite.rewriter import Rewriter
-
-# Kind -> the constant that leaves the other operand as it is, and the slots where it does.
-_NEUTRAL: Mapping[str, tuple[float, tuple[int, ...]]] = MappingProxyType(
-    {"MUL": (1.0, (0, 1)), "DIV": (1.0, (1,)), "ADD": (0.0, (0, 1)), "SUB": (0.0, (1,))}
-)
-_CLIPS = ("RELU", "RELU6", "RELU_N1_TO_1")
-# Ends of the results, by kind.
-_BOUNDS: Mapping[str, tuple[float, float]] = MappingProxyType(
-    {
-        "RELU": (0.0, inf),
-        "RELU6": (0.0, 6.0),
-        "RELU_N1_TO_1": (-1.0, 1.0),
-        "LOGISTIC": (0.0, 1.0),
-        "SOFTMAX": (0.0, 1.0),
-        "TANH": (-1.0, 1.0),
-    }
-)
-# Results are values of the first operand.
-_KEEPS_BOUNDS = frozenset({"MAX_POOL_2D", "RESHAPE", "SQUEEZE", "EXPAND_DIMS", "TRANSPOSE"})
 
 
 def drop_neutral(rw: Rewriter) -> None:
     """Given y = x * 1, x / 1, x + 0 or x - 0, the constant no larger than x;  Result y = x."""
-    for op in rw.graph.ops_of(*_NEUTRAL):
-        value, slots = _NEUTRAL[op.kind]
-        if attr(op, "fused_activation_function") != "NONE":
+    for op in rw.graph.ops:
+        value, slots = facets(op).neutral or (0.0, ())
+        if not slots or attr(op, "fused_activation_function") != "NONE":
             continue
         for slot in slots:
             x, c = op.input(1 - slot), op.input(slot)
@@ -51,13 +30,13 @@ def drop_neutral(rw: Rewriter) -> None:
 
 
 def drop_idle_clips(rw: Rewriter) -> None:
-    """Given y = RELU(x) (RELU6, RELU_N1_TO_1), x never beyond its bounds;  Result y = x.
+    """Given y = RELU(x) (or another clip), x never beyond its bounds;  Result y = x.
 
     That is what its producer's kind says: another activation, or one before a MAX_POOL_2D or a
     change of shape.
     """
-    for op in rw.graph.ops_of(*_CLIPS):
-        low, high = _BOUNDS[op.kind]
+    for op in rw.graph.ops_of(*kinds_that(lambda op: op.clips)):
+        low, high = clip_bounds(op)
         least, most = _bounds(rw.graph, op.operand(0))
         if low <= least and most <= high:
             rw.bypass(op, detail=f"{op.kind} of values within {low:g}..{high:g}")
@@ -66,9 +45,9 @@ def drop_idle_clips(rw: Rewriter) -> None:
 def _bounds(graph: Graph, tensor: Tensor) -> tuple[float, float]:
     """Ends of the values that the kind of the producer lets through."""
     producer = graph.producer(tensor)
-    while producer is not None and producer.kind in _KEEPS_BOUNDS:
+    while producer is not None and facets(producer).selects:
         producer = graph.producer(producer.operand(0))
-    return _BOUNDS.get(producer.kind if producer is not None else "", (-inf, inf))
+    return facets(producer).bounds or (-inf, inf)
 
 
 def merge_equal(rw: Rewriter) -> None:
@@ -136,7 +115,7 @@ def _may_merge(graph: Graph, op: Op, other: Op) -> bool:
     if any(graph.is_output(mine) and graph.is_output(theirs) for mine, theirs in pairs):
         return False
     readers = (r.op for mine, theirs in pairs for t in (mine, theirs) for r in graph.readers(t))
-    if op.kind in LINEAR and any(reader.kind == "BATCH_NORM" for reader in readers):
+    if facets(op).linear and any(reader.kind == "BATCH_NORM" for reader in readers):
         return False
     return all(_ranges(graph, mine) == _ranges(graph, theirs) for mine, theirs in pairs)
 

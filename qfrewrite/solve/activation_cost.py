@@ -10,7 +10,7 @@ import numpy as np
 
 from qfrewrite.calibration.statistics import Gaussian, clip_gaussian, propagate
 from qfrewrite.ir import Array, Graph, Op, Tensor
-from qfrewrite.lower.ranges import ACTIVATION_BOUNDS
+from qfrewrite.ops.spec import clip_bounds
 from qfrewrite.rewrite.fold import pads
 from qfrewrite.rewrite.match import NoMatch, bias_of, float_weights, sole_reader, weights_of
 from qfrewrite.runtime.metrics import sqnr_db
@@ -38,7 +38,7 @@ class Site:
     @property
     def bounds(self) -> tuple[float, float]:
         """The values that the activation lets through."""
-        return ACTIVATION_BOUNDS[self.relu6.kind]
+        return clip_bounds(self.relu6)
 
 
 @dataclass(frozen=True)

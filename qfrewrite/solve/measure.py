@@ -14,12 +14,10 @@ from qfrewrite.calibration.search import MethodChoice
 from qfrewrite.errors import DataError, Interrupted, UsageError
 from qfrewrite.ir import Graph, Tensor
 from qfrewrite.ir.fingerprint import graph_fingerprint
-from qfrewrite.rewrite.match import LINEAR
+from qfrewrite.ops.spec import facets
 from qfrewrite.solve.context import PassContext, sample_count
 
 _MANY = 0.1
-_DECIDES = ("SOFTMAX", "LOG_SOFTMAX", "LOGISTIC", "ARG_MAX", "TOPK_V2")
-_RESHAPES = ("RESHAPE", "SQUEEZE", "EXPAND_DIMS")
 # How much wider than on made-up inputs the range of final scores is taken.
 SCORES_HEADROOM = 2.0
 
@@ -92,14 +90,14 @@ def _is_score(graph: Graph, tensor: Tensor) -> bool:
     producer = graph.producer(tensor)
     if producer is None or tensor.shape[-1:] != (tensor.size,):
         return False
-    if producer.kind not in (*_RESHAPES, *LINEAR, "ADD"):
+    if not (facets(producer).reshapes or facets(producer).linear or producer.kind == "ADD"):
         return False
     if graph.is_output(tensor):
         return tensor.size > 1
     return any(
         _is_score(graph, reader.op.output)
-        if reader.op.kind in _RESHAPES
-        else reader.op.kind in _DECIDES and _ends(graph, reader.op.output)
+        if facets(reader.op).reshapes
+        else facets(reader.op).scores and _ends(graph, reader.op.output)
         for reader in graph.readers(tensor)
         if reader.op.outputs
     )
@@ -108,7 +106,7 @@ def _is_score(graph: Graph, tensor: Tensor) -> bool:
 def _ends(graph: Graph, tensor: Tensor) -> bool:
     """Whether a tensor is a graph output, as it is or reshaped."""
     return graph.is_output(tensor) or any(
-        reader.op.kind in _RESHAPES and _ends(graph, reader.op.output)
+        facets(reader.op).reshapes and _ends(graph, reader.op.output)
         for reader in graph.readers(tensor)
     )
 
@@ -142,7 +140,7 @@ def _keeps_all(graph: Graph, tensor: Tensor) -> bool:
         return True
     readers = [reader.op for reader in graph.readers(tensor)]
     return bool(readers) and all(
-        op.kind in _DECIDES or (op.kind in _RESHAPES and _keeps_all(graph, op.output))
+        facets(op).scores or (facets(op).reshapes and _keeps_all(graph, op.output))
         for op in readers
     )
 

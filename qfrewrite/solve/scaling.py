@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from qfrewrite.calibration.statistics import propagate
 from qfrewrite.ir import Array, Graph, Op, Tensor
+from qfrewrite.ops import OPS
 from qfrewrite.rewrite.channel_rules import RULES
 from qfrewrite.rewrite.channels import Channels, Ids, Trace, stay, trace
 from qfrewrite.rewrite.match import LINEAR, act_slot, channel_axis, float_weights, weights_of
@@ -23,13 +24,6 @@ Bool = npt.NDArray[np.bool_]
 MARGIN, NEAR = 0.6, 0.65
 # How far activations reach where no data say it, in standard deviations.
 REACH = 6.0
-# Ops f with f(t x) = t f(x) for t > 0, channel by channel. ReLU6 only where it does not clip.
-_HOMOGENEOUS = (
-    "RELU", "RELU6", "LEAKY_RELU", "PRELU", "MAX_POOL_2D", "AVERAGE_POOL_2D", "PAD", "MIRROR_PAD",
-    "MEAN", "SUM", "REDUCE_MAX", "REDUCE_MIN", "RESHAPE", "CONCATENATION", "SPLIT", "SPLIT_V",
-    "SLICE", "STRIDED_SLICE", "TRANSPOSE", "TILE", "IDENTITY", "SPACE_TO_DEPTH",
-    "CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -64,7 +58,7 @@ class Values:
 
 def trace_scales(graph: Graph) -> Channels:
     """Classes of channels that have to be scaled alike, and which cannot be."""
-    rules: dict[str, Trace] = {kind: RULES[kind].trace for kind in _HOMOGENEOUS}
+    rules: dict[str, Trace] = {k: rule.trace for k, rule in RULES.items() if OPS[k].homogeneous}
     return trace(graph, {**rules, "DEPTHWISE_CONV_2D": _trace_depthwise, "ADD": _trace_sum,
                          "SUB": _trace_sum})  # fmt: skip
 

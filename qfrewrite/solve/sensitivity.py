@@ -11,6 +11,7 @@ from qfrewrite.ir import Array, Graph, Model
 from qfrewrite.lower.canonical import is_fused
 from qfrewrite.lower.model import lower_model
 from qfrewrite.lower.scheme import QuantOptions
+from qfrewrite.ops.spec import facets
 from qfrewrite.runtime.metrics import Fidelity, Outputs, collect, compare
 from qfrewrite.runtime.session import Runner
 from qfrewrite.solve.context import PassContext
@@ -45,7 +46,7 @@ def sensitivities(
     probe, _ = lower_model(Model([graph, *graph.bodies], source="graphdef"), plain)
     coded = [
         op for op in probe.graph.ops
-        if op.kind not in ("QUANTIZE", "DEQUANTIZE", "RESHAPE")
+        if not (facets(op).quantizes or facets(op).reshapes)
         and op.output.quant is not None and not is_fused(op)
     ]  # fmt: skip
     whole = fidelity(plain)

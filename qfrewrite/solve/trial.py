@@ -6,13 +6,11 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from qfrewrite.ir import Array, Graph, Op, Tensor
+from qfrewrite.ops.spec import facets
 from qfrewrite.runtime.metrics import compare, graph_outputs
 from qfrewrite.solve.context import PassRewriter
 from qfrewrite.solve.sensitivity import fidelity_of
 
-# Ops behind which differences of scores are hidden, and ops between them and the graph's output.
-_HIDES = ("SOFTMAX", "LOG_SOFTMAX", "LOGISTIC")
-_MOVES = ("RESHAPE", "SQUEEZE", "EXPAND_DIMS", "IDENTITY")
 # Samples that say what quantizing alone costs.
 _CALIBRATED_ON = 100
 
@@ -57,7 +55,8 @@ class Trials:
 
 
 def _scores(graph: Graph, output: Tensor) -> Tensor:
+    """What a final SOFTMAX or its like reads, else the output: behind it differences are hidden."""
     maker = graph.producer(output)
-    while maker is not None and maker.kind in _MOVES:
+    while maker is not None and (facets(maker).reshapes or maker.kind == "IDENTITY"):
         maker = graph.producer(maker.operand(0))
-    return maker.operand(0) if maker is not None and maker.kind in _HIDES else output
+    return maker.operand(0) if maker and facets(maker).scores == "probabilities" else output

@@ -14,7 +14,7 @@ import numpy as np
 
 from qfrewrite.ir import Op
 from qfrewrite.ops.features import activates
-from qfrewrite.ops.spec import attr
+from qfrewrite.ops.spec import attr, kinds_that
 from qfrewrite.targets.target import Limit, Target
 
 # -- conditions ----------------------------------------------------------------------------
@@ -167,7 +167,7 @@ _CMSIS = _kinds(
     UNIDIRECTIONAL_SEQUENCE_LSTM"""
 )
 # They move or rename codes: no kernel is worth having.
-_FREE = frozenset({"RESHAPE", "SQUEEZE", "EXPAND_DIMS", "QUANTIZE", "DEQUANTIZE"})
+_FREE = frozenset(kinds_that(lambda op: op.reshapes or op.quantizes))
 
 TARGETS: Mapping[str, Target] = MappingProxyType(
     {

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from qfrewrite.ir import Model, Op
 from qfrewrite.lower.canonical import is_fused, name_in_file
 from qfrewrite.ops.features import hybrid
-from qfrewrite.ops.spec import QUANTIZED
+from qfrewrite.ops.spec import QUANTIZED, facets
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ def _reason(op: Op, target: Target) -> tuple[str, str] | None:
         return f"{target.what} has no {op.kind}", where
     computed = [t for t in (*filter(None, op.inputs), *op.outputs) if not t.is_const]
     types = {t.dtype for t in computed}
-    if "float32" in types and not target.floats and op.kind not in ("QUANTIZE", "DEQUANTIZE"):
+    if "float32" in types and not target.floats and not facets(op).quantizes:
         return "computes in float", "give it ranges (calibrate), and do not keep it float"
     if not target.hybrid and hybrid(op):
         return "reads int8 weights with float activations", "use scheme int8 or weight-only"

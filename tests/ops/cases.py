@@ -97,6 +97,7 @@ CASES: dict[str, list[tuple[list[Any], dict[str, Any]]]] = {
     "DEPTH_TO_SPACE": [([X], {"block_size": 2})],
     "AVERAGE_POOL_2D": [([X], {**POOL, "padding": p}) for p in ("SAME", "VALID")],
     "MAX_POOL_2D": [([X], {**POOL, "padding": p}) for p in ("SAME", "VALID")],
+    "L2_POOL_2D": [([X], {**POOL, "padding": p}) for p in ("SAME", "VALID")],
     "LEAKY_RELU": [([X], {"alpha": 0.3})],
     "GELU": [([X], {"approximate": a}) for a in (False, True)],
     "SOFTMAX": [([(2, 5)], {"beta": 1.0}), ([(1, 2, 3)], {"beta": 0.5})],

@@ -20,7 +20,10 @@ from qfrewrite.formats.tflite.flatbuffer import UNKNOWN, Decoder, Values
 from qfrewrite.formats.tflite.metadata import interface
 from qfrewrite.ir import NUMPY_DTYPES, Array, Graph, Model, Op, Quant, Signature, Tensor
 from qfrewrite.ops.sparsity import checked_places, is_sparse
+from qfrewrite.ops.spec import kinds_that
 
+_UNFUSED = frozenset(kinds_that(lambda op: op.unfuses))
+_FUSIBLE = frozenset(kinds_that(lambda op: op.fusible))
 _REMEDY = "the file is damaged or cut short"
 _MOST_DIMENSIONS = 32  # of a numpy array
 
@@ -258,7 +261,7 @@ class _GraphReader:
         self._check_order(where, inputs, outputs)
         attrs, meta = self._attributes(values, code, kind)
         fused = attrs.get("fused_activation_function")
-        if kind in names.FUSES and fused in names.ACTIVATIONS and len(outputs) == 1:
+        if kind in _UNFUSED and fused in _FUSIBLE and len(outputs) == 1:
             attrs["fused_activation_function"] = "NONE"
             before = self._before(outputs[0], fused)
             self._add(Op(kind, inputs, [before], attrs, intermediates=tuple(between), meta=meta))

@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import Any
 
 from qfrewrite.formats.tflite.flatbuffer_schema import Schema
+from qfrewrite.ops import OPS
 
 IDENTIFIER = b"TFL3"
 SCHEMA_VERSION = 3
@@ -82,40 +83,13 @@ BITS: Mapping[str, int] = MappingProxyType(
     }
 )  # fmt: skip
 
-# Option tables that are not named after their op.
+# Option tables that are not named after their op, of ops without a definition.
 _OPTIONS_BY_KIND = {
-    "AVERAGE_POOL_2D": "Pool2DOptions",
-    "MAX_POOL_2D": "Pool2DOptions",
-    "L2_POOL_2D": "Pool2DOptions",
-    "L2_NORMALIZATION": "L2NormOptions",
-    "MAXIMUM": "MaximumMinimumOptions",
-    "MINIMUM": "MaximumMinimumOptions",
-    "MEAN": "ReducerOptions",
-    "SUM": "ReducerOptions",
-    "REDUCE_PROD": "ReducerOptions",
-    "REDUCE_MAX": "ReducerOptions",
-    "REDUCE_MIN": "ReducerOptions",
-    "REDUCE_ANY": "ReducerOptions",
-    "REDUCE_ALL": "ReducerOptions",
     "UNIDIRECTIONAL_SEQUENCE_RNN": "SequenceRNNOptions",
-    "CONV_3D_TRANSPOSE": "Conv3DOptions",
     "RANDOM_STANDARD_NORMAL": "RandomOptions",
     "RANDOM_UNIFORM": "RandomOptions",
     "MULTINOMIAL": "RandomOptions",
 }
-
-# Kinds whose fused activation is applied to what they put out, so that it can stand as an op of
-# its own. (The activation of LSTM, RNN and SVDF cells acts inside them and stays an attribute.)
-FUSES = frozenset(
-    {
-        "ADD", "AVERAGE_POOL_2D", "CONCATENATION", "CONV_2D", "CONV_3D", "CONV_3D_TRANSPOSE",
-        "DEPTHWISE_CONV_2D", "DIV", "FULLY_CONNECTED", "L2_NORMALIZATION", "L2_POOL_2D",
-        "MAX_POOL_2D", "MUL", "SUB", "TRANSPOSE_CONV",
-    }
-)  # fmt: skip
-
-# Fused activations that are ops too, under the same name. (SIGN_BIT is none.)
-ACTIVATIONS = frozenset({"RELU", "RELU6", "RELU_N1_TO_1", "TANH"})
 
 
 @cache
@@ -127,6 +101,9 @@ def _tables_by_letters() -> Mapping[str, str]:
 @cache
 def options_table(kind: str) -> str | None:
     """The table that holds the attributes of `kind`; None where it has none."""
+    spec = OPS.get(kind)
+    if spec is not None and spec.options is not None:
+        return spec.options
     if kind in _OPTIONS_BY_KIND:
         return _OPTIONS_BY_KIND[kind]
     return _tables_by_letters().get(kind.replace("_", "") + "OPTIONS")

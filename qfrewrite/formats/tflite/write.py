@@ -20,6 +20,7 @@ from qfrewrite.formats.tflite.appended_zip import AppendedZip
 from qfrewrite.formats.tflite.flatbuffer import Encoder, Values, as_bytes
 from qfrewrite.formats.tflite.runtimes import min_runtime_version
 from qfrewrite.ir import NUMPY_DTYPES, Array, Graph, Model, Op, Quant, Signature, Tensor
+from qfrewrite.ops.spec import facets, least_version
 
 DESCRIPTION = "qfrewrite"
 _RUNTIME = "min_runtime_version"
@@ -72,8 +73,6 @@ def chunks(model: Model, *, most_inline: int = _MOST_INLINE) -> Iterator[Any]:
 
 def op_version(op: Op) -> int:
     """The op version to write: what its row asks for, and no less than its file had."""
-    from qfrewrite.ops.spec import least_version
-
     version = int(op.meta.get("version", 1)) if op.meta.get("read_as") == op.kind else 1
     return max(version, least_version(op))
 
@@ -265,14 +264,14 @@ def _fusions(graph: Graph) -> dict[Op, Op]:
     """Op -> the activation to fuse into it: only where reading a file made two of one."""
     fusions = {}
     for op in graph.ops:
-        if op.kind not in names.FUSES or len(op.outputs) != 1:
+        if not facets(op).unfuses or len(op.outputs) != 1:
             continue
         between = op.output
         readers = graph.readers(between)
         if (
             between.meta.get("virtual")
             and len(readers) == 1
-            and readers[0].op.kind in names.ACTIVATIONS
+            and facets(readers[0].op).fusible
             and not graph.is_output(between)
             and op.attrs.get("fused_activation_function", "NONE") == "NONE"
         ):
