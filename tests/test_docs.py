@@ -22,6 +22,18 @@ def test_links_lead_somewhere() -> None:
             assert (page.parent / target).exists(), f"{page.name}: {target}"
 
 
+def test_files_that_pages_name_are_there() -> None:
+    """Code moves; a page that names a module must move with it."""
+    for page in (ROOT / "docs").glob("*.md"):
+        folder = ROOT / "qfrewrite"
+        for name in re.findall(r"`([\w/]+\.py)`", page.read_text()):
+            places = [ROOT / name, folder / name]
+            # A page that names a folder once names files in it alone after that.
+            places += [f for f in folder.rglob(Path(name).name) if str(f).endswith(f"/{name}")]
+            own = name.startswith(("my_", "model", "convert_")) or page.name == "cli.md"
+            assert own or any(place.exists() for place in places), f"{page.name}: {name}"
+
+
 def test_every_pass_and_option_is_described() -> None:
     from qfrewrite.cli.convert import convert
     from qfrewrite.passes import all_passes
