@@ -150,9 +150,7 @@ _RULES: Mapping[str, Callable[[Op, list[Gaussian]], Gaussian | None]] = MappingP
         ),
         "ADD": _add,
         "CONCATENATION": _concat,
-        "CONV_2D": _linear,
-        "DEPTHWISE_CONV_2D": _linear,
-        "FULLY_CONNECTED": _linear,
+        **dict.fromkeys(kinds_that(lambda op: op.gathers), _linear),
     }
 )  # fmt: skip
 

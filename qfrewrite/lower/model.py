@@ -18,6 +18,7 @@ from qfrewrite.lower.weight_schemes import lower_weights
 from qfrewrite.lower.weights import mean_response, on_grid, weight_bounds
 from qfrewrite.ops.check import verify_model
 from qfrewrite.ops.shapes import settle_shapes
+from qfrewrite.ops.spec import kinds_that
 from qfrewrite.ops.subgraphs import run_graphs
 from qfrewrite.rewrite.densify import densify
 from qfrewrite.rewrite.error_function import lower_erf
@@ -120,7 +121,7 @@ def lower_graphdef(model: Model) -> Model:
 
 def _bake_weights(graph: Graph) -> None:
     rw = Rewriter(graph)
-    for op in graph.ops_of("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED"):
+    for op in graph.ops_of(*kinds_that(lambda op: op.gathers)):
         fake = graph.producer(op.operand(0))
         if fake is None or fake.kind != "FAKE_QUANT" or float_weights(op) is not None:
             continue

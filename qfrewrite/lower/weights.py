@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from qfrewrite.ir import Array, Op, Tensor
 from qfrewrite.ir.quant import SMALLEST_SCALE
+from qfrewrite.ops.spec import facets
 from qfrewrite.rewrite.fold import constant_response
 
 # Room for the sum of products beside the bias in an accumulator of 32 or 64 bits.
@@ -146,7 +147,7 @@ def mean_response(op: Op, x: Tensor) -> Callable[[Array], npt.NDArray[np.float64
     if mean is None or mean.size != x.shape[-1]:
         return None
     inputs = op.operand(1).shape[-1]
-    if op.kind not in ("CONV_2D", "FULLY_CONNECTED", "DEPTHWISE_CONV_2D"):
+    if not facets(op).gathers:
         return None
     if op.kind != "DEPTHWISE_CONV_2D" and inputs != mean.size:
         return None

@@ -185,6 +185,11 @@ class OpSpec:
         return {"weight", "bias"} <= {port.role for port in self.inputs}
 
     @property
+    def gathers(self) -> bool:
+        """Whether it is linear, and each output sees one window of the input."""
+        return self.linear and not self.scatters
+
+    @property
     def unfuses(self) -> bool:
         """Whether its attributes name an activation of its result.
 

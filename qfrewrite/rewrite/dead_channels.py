@@ -127,7 +127,7 @@ def next_linear(graph: Graph, op: Op) -> tuple[Op, list[Op]] | NoMatch:
             through.append(reader)
             tensor = reader.output
             continue
-        if not facets(reader).linear or facets(reader).scatters:
+        if not facets(reader).gathers:
             return NoMatch(f"is read by {reader.kind}", at=tensor.name)
         if (why := float_weights(reader)) is not None:
             return why

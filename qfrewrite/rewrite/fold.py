@@ -8,9 +8,8 @@ import numpy.typing as npt
 from qfrewrite.errors import UnsupportedError
 from qfrewrite.ir import Array, Graph, Op, Tensor
 from qfrewrite.ops import spec_of
-from qfrewrite.ops.spec import attr, computed
+from qfrewrite.ops.spec import attr, computed, facets
 from qfrewrite.rewrite.match import (
-    LINEAR,
     NoMatch,
     bias_of,
     bias_slot,
@@ -159,7 +158,7 @@ def _unpadded_linear_after(graph: Graph, op: Op) -> Op | NoMatch:
     reader = sole_reader(graph, op.output)
     if isinstance(reader, NoMatch):
         return reader
-    if reader.kind not in LINEAR[:3] or reader.input(0) is not op.output:
+    if not facets(reader).gathers or reader.input(0) is not op.output:
         return NoMatch(f"is read by {reader.kind}", at=op.output.name)
     if (why := float_weights(reader)) is not None:
         return why

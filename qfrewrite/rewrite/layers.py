@@ -11,9 +11,6 @@ from qfrewrite.ops.spec import attr
 from qfrewrite.ops.windows import patches, same_padding
 from qfrewrite.rewrite.match import weights_of
 
-FITTED = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV")
-"""The kinds whose inputs `columns` gives."""
-
 
 def grouped_weights(op: Op) -> npt.NDArray[np.float64]:
     """The weights as [G groups, M outputs, K inputs], float64."""

@@ -9,8 +9,9 @@ import numpy as np
 
 from qfrewrite.ir import Array, Graph, Op, Tensor
 from qfrewrite.ops import spec_of
+from qfrewrite.ops.spec import kinds_that
 
-LINEAR = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV")
+LINEAR = kinds_that(lambda op: op.linear)
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from qfrewrite.calibration.statistics import propagate
 from qfrewrite.ir import Array, Graph, Op, Tensor
 from qfrewrite.ops import OPS
+from qfrewrite.ops.spec import kinds_that
 from qfrewrite.rewrite.channel_rules import RULES
 from qfrewrite.rewrite.channels import Channels, Ids, Trace, stay, trace
 from qfrewrite.rewrite.match import LINEAR, act_slot, channel_axis, float_weights, weights_of
@@ -24,6 +25,7 @@ Bool = npt.NDArray[np.bool_]
 MARGIN, NEAR = 0.6, 0.65
 # How far activations reach where no data say it, in standard deviations.
 REACH = 6.0
+_RELUS = kinds_that(lambda op: op.clips and op.homogeneous)
 
 
 @dataclass(frozen=True)
@@ -154,7 +156,7 @@ def _guessed(graph: Graph, tensor: Tensor, known: dict[Tensor, Any], limited: Bo
     """What the values before the activation may reach, by BatchNorm statistics."""
     maker = graph.producer(tensor)
     before = tensor
-    if maker is not None and maker.kind in ("RELU", "RELU6"):
+    if maker is not None and maker.kind in _RELUS:
         before = maker.operand(0)
     stats = known.get(before)
     if stats is None:
@@ -166,9 +168,9 @@ def _guessed(graph: Graph, tensor: Tensor, known: dict[Tensor, Any], limited: Bo
 def _activations(graph: Graph) -> list[Tensor]:
     """What layers and sums give, behind their RELU where they have one."""
     found = []
-    for op in graph.ops_of(*LINEAR, "ADD", "SUB", "RELU", "RELU6"):
+    for op in graph.ops_of(*LINEAR, "ADD", "SUB", *_RELUS):
         readers = graph.readers(op.output)
-        clipped = len(readers) == 1 and readers[0].op.kind in ("RELU", "RELU6")
+        clipped = len(readers) == 1 and readers[0].op.kind in _RELUS
         if op.output.dtype == "float32" and not clipped:
             found.append(op.output)
     return found

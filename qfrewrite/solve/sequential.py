@@ -22,7 +22,6 @@ from qfrewrite.lower.groups import Group, Groups
 from qfrewrite.lower.weights import weight_bounds
 from qfrewrite.ops import spec_of
 from qfrewrite.rewrite.layers import (
-    FITTED,
     columns,
     grouped_outputs,
     grouped_weights,
@@ -235,7 +234,7 @@ class _Fit:
         self.rng = np.random.default_rng(settings.seed)
         # Fewer levels lie on the grid of 8 bits, so many of its steps apart.
         self.apart = 127 // settings.levels
-        self.known = op.kind in FITTED
+        self.known = op.kind in LINEAR
         self._x: list[list[Array]] = [[], []]
         self._y: list[list[Array]] = [[], []]
 
