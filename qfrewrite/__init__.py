@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     )
     from qfrewrite.calibration.ranges import RangeTable
     from qfrewrite.data.labels import read_labels
-    from qfrewrite.errors import QfError
+    from qfrewrite.errors import Diagnostic, QfError
     from qfrewrite.ir import Graph, Model, Op, Tensor
     from qfrewrite.ops.text import graph_text, parse_graph
     from qfrewrite.passes import Pass, PassReport, PassRewriter, RunReport, all_passes, register
@@ -45,6 +45,7 @@ __version__ = "0.1.0"
 # Public name -> the module that defines it.
 _PUBLIC = {
     "Comparison": "qfrewrite.analyze.compare",
+    "Diagnostic": "qfrewrite.errors",
     "Graph": "qfrewrite.ir",
     "Inspection": "qfrewrite.analyze.layers",
     "Model": "qfrewrite.ir",
@@ -82,6 +83,7 @@ _PUBLIC = {
 
 __all__ = [
     "Comparison",
+    "Diagnostic",
     "Graph",
     "Inspection",
     "Model",

@@ -8,6 +8,7 @@ from typing import Any
 
 from qfrewrite.calibration.ranges import RangeTable
 from qfrewrite.conversion import Job, QuantizeReport, convert, dequantize, load
+from qfrewrite.errors import Diagnostics
 from qfrewrite.ir import Model
 from qfrewrite.passes import Pass, Progress, RunReport, judged_on, make_passes
 from qfrewrite.passes import run_passes as _run_passes
@@ -105,8 +106,9 @@ def calibrate(
     _run_passes(loaded, [*_as_passes(passes), last], context)
     table = context.ranges or RangeTable()
     table.model = loaded.name
-    said = getattr(context.data, "warnings", ())
-    table.warnings = list(dict.fromkeys((*said, *table.warnings)))
+    found = Diagnostics(getattr(context.data, "diagnostics", ()))
+    found.add(*table.diagnostics)
+    table.diagnostics = found
     return table
 
 

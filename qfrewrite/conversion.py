@@ -10,7 +10,7 @@ from typing import Any
 
 from qfrewrite.analyze.judge import judge
 from qfrewrite.analyze.preprocessing import judge_data
-from qfrewrite.errors import OutputError, UsageError
+from qfrewrite.errors import Diagnostic, OutputError, UsageError
 from qfrewrite.formats.atomic import staged
 from qfrewrite.ir import Model
 from qfrewrite.passes import Pass, PassContext, RunReport, judged_on, run_passes
@@ -59,7 +59,7 @@ def load(
 
 
 def dequantize(model: Model) -> None:
-    """Make a quantized model the float model it stands for, in place; says so in its notices.
+    """Make a quantized model the float model it stands for, in place; says so in its diagnostics.
 
     A float model stays as it is. Raises UnsupportedError for ops that only exist quantized.
     """
@@ -73,9 +73,10 @@ def dequantize(model: Model) -> None:
             settle_shapes(graph)
         verify_model(model)
         count = sum(dequantize_graph(Rewriter(graph)) for graph in quantized)
-        model.notices.append(
+        model.diagnostics.notice(
+            "quantized-already",
             f"the model is quantized already: {count} tensors were made float; what it lost by "
-            "that stays lost, so start from the float model where there is one"
+            "that stays lost, so start from the float model where there is one",
         )
 
 
@@ -125,7 +126,7 @@ class Watcher:
     def loaded(self, model: Model) -> None:
         """The model is read, and made float where it was quantized."""
 
-    def warning(self, text: str) -> None:
+    def say(self, one: Diagnostic) -> None:
         """Something speaks against the data."""
 
     def progress(self, label: str, total: int | None) -> Callable[[int], None]:
@@ -156,11 +157,11 @@ class QuantizeReport:
     """The fidelity of other entry points that have data, by the names of their signatures."""
     preprocess: str
     """How images became the model's input; empty for other data."""
-    notices: list[str]
+    about_model: list[Diagnostic]
     """What is unusual about the model."""
-    about_data: list[str]
+    about_data: list[Diagnostic]
     """What speaks against the data."""
-    about_result: list[str]
+    about_result: list[Diagnostic]
     """What speaks against the result."""
 
     @property
@@ -169,9 +170,16 @@ class QuantizeReport:
         return self.saved.path
 
     @property
-    def warnings(self) -> list[str]:
-        """What speaks against the data or the result."""
-        return self.about_data + self.about_result
+    def diagnostics(self) -> list[Diagnostic]:
+        """Notices and warnings, in order: exactly what the command line writes to stderr."""
+        of_passes = [one for report in self.passes.passes for one in report.diagnostics]
+        found = (*self.about_model, *self.about_data, *of_passes, *self.about_result)
+        return [one for one in found if one.severity != "note"]
+
+    @property
+    def warnings(self) -> list[Diagnostic]:
+        """What must not be overlooked."""
+        return [one for one in self.diagnostics if one.severity == "warning"]
 
 
 def convert(model: Model, job: Job, watcher: Watcher | None = None) -> QuantizeReport:
@@ -194,9 +202,9 @@ def convert(model: Model, job: Job, watcher: Watcher | None = None) -> QuantizeR
     context.quant, context.progress = quant_options(**job.saving), watcher.progress
     context.checkpoint, context.resume = job.checkpoint, job.resume
     context.full_statistics = job.save_ranges is not None
-    preprocess, warnings = judge_data(reference, context)
-    for text in warnings:
-        watcher.warning(text)
+    preprocess, about_data = judge_data(reference, context)
+    for one in about_data:
+        watcher.say(one)
     report = RunReport()
     if passes is not None:
         report = run_passes(model, passes, context, verify=job.verify, after=watcher.after)
@@ -209,9 +217,10 @@ def convert(model: Model, job: Job, watcher: Watcher | None = None) -> QuantizeR
         if job.save_ranges is not None:
             _save_ranges(job.save_ranges, model.name, context)
     saved.path = output
-    odd = _data_warnings(context)
-    for text in odd:
-        watcher.warning(text)
+    for own in (context, *context.signatures.values()):
+        for one in getattr(own.data, "diagnostics", ()):
+            watcher.say(one)
+            about_data.append(one)
     return QuantizeReport(
         report,
         saved,
@@ -219,9 +228,9 @@ def convert(model: Model, job: Job, watcher: Watcher | None = None) -> QuantizeR
         found.measured_on,
         found.signatures,
         preprocess,
-        list(model.notices),
-        warnings + odd,
-        found.warnings,
+        list(model.diagnostics),
+        about_data,
+        found.diagnostics,
     )
 
 
@@ -254,9 +263,3 @@ def _save_ranges(path: Path, model: str, context: PassContext) -> None:
     table.model = model
     others = {k: own.ranges for k, own in context.signatures.items() if own.ranges is not None}
     table.with_signatures(others).save(path)
-
-
-def _data_warnings(context: PassContext) -> list[str]:
-    """What is odd about the data of all signatures."""
-    contexts = (context, *context.signatures.values())
-    return [text for own in contexts for text in getattr(own.data, "warnings", ())]

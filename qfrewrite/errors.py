@@ -1,12 +1,69 @@
-"""Errors with a place and a remedy.
+"""Errors and diagnostics, with a place and a remedy.
 
 Every error that a user can cause is a `QfError`. Its text is one line that names the file, op or
-tensor, what was expected and what to do; its class fixes the exit code of the command line.
+tensor, what was expected and what to do; its class fixes the exit code of the command line. What
+the user should know although nothing failed is a `Diagnostic`.
 """
 
 from __future__ import annotations
 
-from typing import ClassVar
+from dataclasses import asdict, dataclass, replace
+from typing import Any, ClassVar, Literal, TypeAlias
+
+Severity: TypeAlias = Literal["note", "notice", "warning"]
+
+
+@dataclass(frozen=True)
+class Diagnostic:
+    """Something a user should know about a model, a pass or a result."""
+
+    severity: Severity
+    """`note`: in the summary only. `notice`: on stderr. `warning`: must not be overlooked."""
+    code: str
+    """What kind of thing this is, in words with hyphens; it stays when the text is improved."""
+    text: str
+    """What is the case."""
+    where: str = ""
+    """The pass, op, tensor or signature that this is about."""
+    remedy: str = ""
+    """What to do about it."""
+
+    def __str__(self) -> str:
+        return _line(self.text, self.where, self.remedy)
+
+    def at(self, where: str) -> Diagnostic:
+        """This one with `where` put before the place it already names."""
+        return replace(self, where=f"{where}: {self.where}" if self.where else where)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields, as JSON holds them."""
+        return asdict(self)
+
+
+class Diagnostics(list[Diagnostic]):
+    """Diagnostics in the order in which they were found, each once."""
+
+    def add(self, *found: Diagnostic | None) -> None:
+        """Append those that are not there yet."""
+        for one in found:
+            if one is not None and one not in self:
+                self.append(one)
+
+    def note(self, code: str, text: str, *, where: str = "", remedy: str = "") -> None:
+        """Add something for the summary."""
+        self.add(Diagnostic("note", code, text, where, remedy))
+
+    def notice(self, code: str, text: str, *, where: str = "", remedy: str = "") -> None:
+        """Add something for stderr."""
+        self.add(Diagnostic("notice", code, text, where, remedy))
+
+    def warn(self, code: str, text: str, *, where: str = "", remedy: str = "") -> None:
+        """Add something that must not be overlooked."""
+        self.add(Diagnostic("warning", code, text, where, remedy))
+
+    def of(self, *severities: Severity) -> list[Diagnostic]:
+        """Those of some severities."""
+        return [one for one in self if one.severity in severities]
 
 
 class QfError(Exception):
@@ -24,8 +81,7 @@ class QfError(Exception):
         super().__init__(str(self))
 
     def __str__(self) -> str:
-        text = f"{self.where}: {self.what}" if self.where else self.what
-        return f"{text}; {self.remedy}" if self.remedy else text
+        return _line(self.what, self.where, self.remedy)
 
     def at(self, where: str) -> QfError:
         """This error with `where` put before the place it already names."""
@@ -79,6 +135,11 @@ class RunError(QfError):
     """The runtime refused or failed to run a graph."""
 
     exit_code = 9
+
+
+def _line(text: str, where: str | None, remedy: str | None) -> str:
+    text = f"{where}: {text}" if where else text
+    return f"{text}; {remedy}" if remedy else text
 
 
 def _one_line(text: str) -> str:

@@ -63,7 +63,7 @@ def save(
         if scheme is not None:
             _check_graphdef_scheme(model, options)
         report = QuantReport()
-        content = graphdef_bytes(lower_graphdef(model), report.notes)
+        content = graphdef_bytes(lower_graphdef(model), report.diagnostics)
         return SaveReport(path, write_atomic(path, content), report)
     if path.suffix == ".tflite":
         return _save_tflite(model, path, options, target, asked=scheme is not None)

@@ -10,10 +10,11 @@ from importlib.resources import files
 import qfrewrite
 
 PUBLIC = [
-    "Comparison", "Graph", "Inspection", "Model", "Op", "Pass", "PassReport", "PassRewriter",
-    "QfError", "QuantizeReport", "RangeTable", "RunReport", "SaveReport", "Tensor", "__version__",
-    "all_passes", "bench_layers", "bench_models", "calibrate", "check", "compare_models",
-    "dequantize", "evaluate", "graph_text", "inspect_model", "load", "model_cost", "parse_graph",
+    "Comparison", "Diagnostic", "Graph", "Inspection", "Model", "Op", "Pass", "PassReport",
+    "PassRewriter", "QfError", "QuantizeReport", "RangeTable", "RunReport", "SaveReport", "Tensor",
+    "__version__", "all_passes", "bench_layers", "bench_models", "calibrate", "check",
+    "compare_models", "dequantize", "evaluate", "graph_text", "inspect_model", "load",
+    "model_cost", "parse_graph",
     "quantize", "read_labels", "register", "run_passes", "save", "sensitivity", "sweep",
 ]  # fmt: skip
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from qfrewrite.errors import Diagnostics
 from qfrewrite.ir import Graph, Model, Tensor
 from qfrewrite.lower.canonical import canonicalise
 from qfrewrite.lower.cost import macs, parameters, tensor_bytes, weight_bytes
@@ -44,11 +45,11 @@ class ModelCost:
     """All ops in execution order.
 
     Peak memory is that of activations alone: what an arena cannot go below. Runtimes add scratch
-    buffers, and what alignment and their planner waste. notices: what was assumed.
+    buffers, and what alignment and their planner waste. diagnostics: what was assumed.
     """
 
     ops: list[OpCost]
-    notices: list[str] = field(default_factory=list)
+    diagnostics: Diagnostics = field(default_factory=Diagnostics)
 
     def total(self, figure: str) -> int:
         """The sum of a figure over all ops."""
@@ -62,7 +63,7 @@ class ModelCost:
 def model_cost(model: Model) -> ModelCost:
     """The costs of the main graph of `model`, which stays as it is."""
     graph, _ = model.graph.clone()
-    notices = take_usual_sizes(graph)
+    diagnostics = take_usual_sizes(graph)
     verify_graph(graph)
     if not computes_quantized(graph):
         raise_graph(graph)
@@ -77,7 +78,7 @@ def model_cost(model: Model) -> ModelCost:
             sum(tensor_bytes(t, eight=True) for t in held),
         )
         for u, held in zip(steps, live, strict=True)
-    ], notices)  # fmt: skip
+    ], diagnostics)  # fmt: skip
 
 
 def _live(graph: Graph, steps: list[Unit]) -> list[set[Tensor]]:

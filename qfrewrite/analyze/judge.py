@@ -11,7 +11,7 @@ import numpy as np
 
 from qfrewrite.analyze.compare import LayerFidelity, compare_models
 from qfrewrite.data.source import synthetic
-from qfrewrite.errors import UsageError, VerifyError
+from qfrewrite.errors import Diagnostic, Diagnostics, UsageError, VerifyError
 from qfrewrite.formats.tflite.read import read_tflite
 from qfrewrite.formats.tflite.write import serialize
 from qfrewrite.ir import Array, Graph, Model
@@ -43,7 +43,7 @@ class Judgement:
     """None if it was not measured."""
     measured_on: str = ""
     """The samples that it was measured on, or why it was not measured."""
-    warnings: list[str] = field(default_factory=list)
+    diagnostics: Diagnostics = field(default_factory=Diagnostics)
     """What the user should know before the result is used."""
     signatures: dict[str, Fidelity] = field(default_factory=dict)
     """The fidelity of other entry points that have data, by the names of their signatures."""
@@ -88,12 +88,13 @@ def judge(
     found.signatures = signatures
     assert found.fidelity is not None
     if len(floats) >= _ENOUGH and _hardly_varies([sample[0] for sample in floats]):
-        found.warnings.append(
+        found.diagnostics.warn(
+            "same-outputs",
             f"the float model itself gives nearly the same output for all {len(floats)} samples: "
-            "check the data and how they are scaled"
+            "check the data and how they are scaled",
         )
     if is_poor(found.fidelity):
-        found.warnings.append(_poor_warning(reference, path, context, found.fidelity, passes))
+        found.diagnostics.add(_poor_warning(reference, path, context, found.fidelity, passes))
     return found
 
 
@@ -176,7 +177,7 @@ def _degenerate(floats: Sequence[Array], result: Sequence[Array], step: float) -
 
 def _poor_warning(
     reference: Model, path: Path, context: PassContext, fidelity: Fidelity, passes: Sequence[str]
-) -> str:
+) -> Diagnostic:
     text = f"the result is far from the float model: {fidelity}"
     worst = _worst_layers(reference, path, context)
     if worst:
@@ -184,7 +185,8 @@ def _poor_warning(
         text += f"; most is lost in {named}"
     helps = [remedy(worst) for applies, remedy in _REMEDIES if applies(context.quant, passes)]
     tries = [one for one in helps if one]
-    return f"{text}; try {', or '.join(tries)}" if tries else text
+    remedy = f"try {', or '.join(tries)}" if tries else ""
+    return Diagnostic("warning", "far-from-float", text, remedy=remedy)
 
 
 def _worst_layers(reference: Model, path: Path, context: PassContext) -> list[LayerFidelity]:

@@ -12,6 +12,7 @@ from qfrewrite.analyze.layer import Layer
 from qfrewrite.calibration.observers import Detail
 from qfrewrite.calibration.range_row import RangeRow
 from qfrewrite.calibration.ranges import RangeTable
+from qfrewrite.errors import Diagnostics
 from qfrewrite.ir import Array, Graph, Model, Op, Tensor
 from qfrewrite.ir.quant import ACTIVATION_CODES, dequantize
 from qfrewrite.lower.canonical import canonicalise, fuses_into
@@ -45,13 +46,13 @@ _NOTHING = 1e-6
 class Inspection:
     """All layers of a model's main graph in execution order, and what they rest on.
 
-    notices: what was assumed.
+    diagnostics: what was assumed.
     """
 
     model: str
     layers: list[Layer]
     ranges: RangeTable | None = None
-    notices: list[str] = field(default_factory=list)
+    diagnostics: Diagnostics = field(default_factory=Diagnostics)
 
     def layer(self, name: str) -> Layer:
         """The layer called `name`, by its op or its output; raises KeyError."""
@@ -79,7 +80,7 @@ def inspect_model(
     ranges: a table for it; or context: with data to observe it on, ranges then by `method`.
     """
     graph, _ = model.graph.clone()
-    notices = take_usual_sizes(graph)
+    diagnostics = take_usual_sizes(graph)
     verify_graph(graph)
     raise_graph(graph)
     before = {op.name: _before_folding(graph, op) for op in graph.ops_of(*LINEAR)}
@@ -105,7 +106,7 @@ def inspect_model(
         _describe_values(layer, output, known.get(output.name), stored.get(output))
         layer.flags = find_flags(layer, stays_float=_stays_float(op, quantized))
         layers.append(layer)
-    return Inspection(model.name, layers, ranges, notices)
+    return Inspection(model.name, layers, ranges, diagnostics)
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from qfrewrite.data.cache import CachedSamples
 from qfrewrite.data.preprocess import Preprocess, stated_preprocess
 from qfrewrite.data.source import DataSource
+from qfrewrite.errors import Diagnostic, Diagnostics
 from qfrewrite.ir import Array, Graph, Model, Op, Tensor
 from qfrewrite.lower.canonical import canonicalise
 from qfrewrite.ops.spec import attr
@@ -54,17 +55,19 @@ class PreprocessVerdict:
     why: str = ""
     """The figures that say so."""
 
-    def warning(self, given: Preprocess) -> str | None:
-        """One line that names the better one; None where there is none."""
+    def warning(self, given: Preprocess) -> Diagnostic | None:
+        """What names the better one; None where there is none."""
         if self.better is None:
             return None
-        return (
-            f"preprocess '{given}' does not fit the float model: {self.why}; "
-            f"give --preprocess {self.better}"
+        return Diagnostic(
+            "warning",
+            "preprocess",
+            f"preprocess '{given}' does not fit the float model: {self.why}",
+            remedy=f"give --preprocess {self.better}",
         )
 
 
-def judge_data(model: Model, context: PassContext) -> tuple[str, list[str]]:
+def judge_data(model: Model, context: PassContext) -> tuple[str, list[Diagnostic]]:
     """How images become the model's input, and what speaks against that.
 
     model: float, before any pass. The text is empty for data that are no images.
@@ -75,14 +78,16 @@ def judge_data(model: Model, context: PassContext) -> tuple[str, list[str]]:
     verdict = judge_preprocess(model, context.source, most, threads=context.threads)
     if verdict.fits and isinstance(context.data, CachedSamples):
         context.data.with_known_scale()
-    stated, text, warnings = stated_preprocess(model), str(how), []
+    stated, text, diagnostics = stated_preprocess(model), str(how), Diagnostics()
     if stated is not None and replace(stated, crop=how.crop) == how:
         text += " (as the model's metadata say)"
     elif stated is not None:
-        warnings.append(f"preprocess '{how}' is not what the model's metadata say: '{stated}'")
-    if (warning := verdict.warning(how)) is not None and not warnings:
-        warnings.append(warning)
-    return text, warnings
+        diagnostics.warn(
+            "preprocess", f"preprocess '{how}' is not what the model's metadata say: '{stated}'"
+        )
+    if not diagnostics:
+        diagnostics.add(verdict.warning(how))
+    return text, diagnostics
 
 
 def judge_preprocess(

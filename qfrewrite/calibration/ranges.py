@@ -14,7 +14,7 @@ from typing import Any
 from qfrewrite.calibration.range_row import BATCH_NORM, FIXED, MANUAL, RangeRow
 from qfrewrite.calibration.ranges_json import FORMAT, row_from_json, row_to_json
 from qfrewrite.calibration.search import Method, MethodChoice
-from qfrewrite.errors import DataError, UsageError
+from qfrewrite.errors import DataError, Diagnostics, UsageError
 from qfrewrite.formats.atomic import write_atomic
 
 
@@ -38,7 +38,7 @@ class RangeTable:
     samples: int = 0
     fingerprint: str = ""
     seed: int = 0
-    warnings: list[str] = field(default_factory=list)
+    diagnostics: Diagnostics = field(default_factory=Diagnostics)
 
     def __getitem__(self, name: str) -> RangeRow:
         """The row of the tensor `name`; raises KeyError."""
@@ -77,11 +77,11 @@ class RangeTable:
                 remedy="merge tables of one model and one pass list",
             )  # fmt: skip
         rows = {name: _merged(row, other.rows[name]) for name, row in self.rows.items()}
-        said = list(dict.fromkeys((*self.warnings, *other.warnings)))
+        diagnostics = Diagnostics(self.diagnostics)
+        diagnostics.add(*other.diagnostics)
         data = self.data if self.data == other.data else f"{self.data} + {other.data}"
-        return replace(
-            self, rows=rows, data=data, samples=self.samples + other.samples, warnings=said
-        )
+        samples = self.samples + other.samples
+        return replace(self, rows=rows, data=data, samples=samples, diagnostics=diagnostics)
 
     def with_signatures(self, others: Mapping[str, RangeTable]) -> RangeTable:
         """This table and those of other signatures, whose rows are called `signature:tensor`."""
@@ -137,7 +137,7 @@ class RangeTable:
         head = {
             "format": FORMAT, "model": self.model, "fingerprint": self.fingerprint,
             "data": self.data, "samples": self.samples, "seed": self.seed,
-            "warnings": self.warnings,
+            "warnings": [str(one) for one in self.diagnostics],
         }  # fmt: skip
         lines = [f"  {json.dumps(k)}: {json.dumps(v)}," for k, v in head.items()]
         rows = []
@@ -192,7 +192,10 @@ def _from_json(held: Any, where: str) -> RangeTable:
     for key, kind in known.items():
         if key in held and not isinstance(held[key], kind):
             raise DataError(f"'{key}' is no {kind.__name__}", where=where, remedy=remedy)
-    return RangeTable(rows, **{key: held[key] for key in known if key in held})
+    table = RangeTable(rows, **{k: held[k] for k in known if k in held and k != "warnings"})
+    for text in held.get("warnings", ()):
+        table.diagnostics.warn("ranges-file", str(text))
+    return table
 
 
 def _merged(a: RangeRow, b: RangeRow) -> RangeRow:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from qfrewrite.cli.options import POSITIVE, image_options, preprocessing, print_options
+from qfrewrite.errors import Diagnostic
 
 if TYPE_CHECKING:
     from qfrewrite.cli.render import Reporter
@@ -62,7 +63,8 @@ def _models(loaded: list[Model], how: str, given: dict[str, Any], reporter: Repo
     rows = bench_models(loaded, runs=given["runs"], threads=given["threads"],
                         progress=reporter.progress)  # fmt: skip
     if any(row.p95_ms > _UNSTEADY * row.median_ms for row in rows):
-        reporter.notice("timings vary much: the machine is busy with other things", kind="warning")
+        text = "timings vary much: the machine is busy with other things"
+        reporter.say(Diagnostic("warning", "unsteady", text))
     columns = (
         t.Column("model", "model", right=False), t.Column("median_ms", "median ms", t.figure),
         t.Column("p5_ms", "p5", t.figure), t.Column("p95_ms", "p95", t.figure),

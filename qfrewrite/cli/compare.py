@@ -46,7 +46,7 @@ def compare(reference: Path, quantized: Path, **given: Any) -> None:
             from qfrewrite.runtime.session import input_specs
 
             samples: Any = synthetic(input_specs(source.graph), 16, seed=given["seed"])
-            reporter.notice(RANKED_ONLY)
+            reporter.say(RANKED_ONLY)
         else:
             samples = context.data
         found = compare_models(source, other, samples, threads=given["threads"])

@@ -17,8 +17,8 @@ def print_costs(model: Model, how: str, top: int | None, *, quiet: bool) -> None
 
     found = model_cost(model)
     with Reporter(quiet=quiet) as reporter:
-        for text in found.notices:
-            reporter.notice(text)
+        for one in found.diagnostics:
+            reporter.say(one)
     records = [op.record() for op in found.ops]
     t.shorten_names(records, how)
     columns = (

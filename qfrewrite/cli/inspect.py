@@ -84,12 +84,12 @@ def inspect(model: Path, **given: Any) -> None:
             ranges=None if given["ranges"] is None else RangeTable.load(given["ranges"]),
         )  # fmt: skip
         if context is not None:
-            for text in getattr(context.data, "warnings", ()):
-                reporter.warning(text)
-        for text in found.notices:
-            reporter.notice(text)
-        for text in found.ranges.warnings if found.ranges is not None else ():
-            reporter.notice(text, kind="warning")
+            for one in getattr(context.data, "diagnostics", ()):
+                reporter.say(one)
+        for one in found.diagnostics:
+            reporter.say(one)
+        for one in found.ranges.diagnostics if found.ranges is not None else ():
+            reporter.say(one)
     if given["plot"] is not None:
         from qfrewrite.analyze.plots import plot_layers
 

@@ -18,6 +18,7 @@ from rich.table import Table
 
 from qfrewrite.cli.tables import byte_count
 from qfrewrite.conversion import QuantizeReport, Watcher
+from qfrewrite.errors import Diagnostic
 from qfrewrite.ir import Model, Tensor
 from qfrewrite.ops.shapes import open_axes
 from qfrewrite.ops.text import graph_text
@@ -25,9 +26,12 @@ from qfrewrite.passes import Pass, PassReport, RunReport, parameters
 from qfrewrite.targets.target import grouped
 
 _PIPE_WIDTH = 100
-RANKED_ONLY = (
+RANKED_ONLY = Diagnostic(
+    "notice",
+    "no-data",
     "no data: synthetic inputs rank the layers, but say nothing of how close the result is on real "
-    "ones; give --data"
+    "ones",
+    remedy="give --data",
 )
 """What commands say that compare layers without data."""
 
@@ -92,16 +96,21 @@ class Reporter(Watcher):
         self._progress.console.print(f"[dim]{label} ...[/dim]")
         return nullcontext()
 
-    def notice(self, text: str, *, kind: str = "notice") -> None:
-        """One line on stderr."""
-        if not self._quiet:
-            style = "yellow" if kind == "warning" else "cyan"
-            self._err.print(f"[{style}]{kind}:[/{style}] {escape(text)}", soft_wrap=True)
+    def say(self, one: Diagnostic) -> None:
+        """One line on stderr; notes belong to the summary on stdout."""
+        if self._quiet:
+            return
+        if one.severity == "note":
+            self._out.print(f"  {escape(str(one))}", soft_wrap=True)
+        else:
+            style = "yellow" if one.severity == "warning" else "cyan"
+            line = f"[{style}]{one.severity}:[/{style}] {escape(str(one))}"
+            self._err.print(line, soft_wrap=True)
 
     def loaded(self, model: Model) -> None:
         """What was read."""
-        for text in model.notices:
-            self.notice(text)
+        for one in model.diagnostics:
+            self.say(one)
         if self._quiet:
             return
         graph = model.graph
@@ -114,10 +123,6 @@ class Reporter(Watcher):
         self._out.print(f"[bold]{escape(name)}[/bold]  {ops} ops")
         for label, text in zip(("inputs ", "outputs"), sides, strict=True):
             self._out.print(f"  {label}  {escape(text)}", soft_wrap=True)
-
-    def warning(self, text: str) -> None:
-        """One line on stderr."""
-        self.notice(text, kind="warning")
 
     def after(self, one: Pass, model: Model) -> None:
         """The graphs behind the pass that was asked for, as text."""
@@ -142,11 +147,9 @@ class Reporter(Watcher):
 
     def _pass_notes(self, p: PassReport) -> None:
         short = p.name.partition("(")[0]
-        for note in p.log.notes:
-            self._quiet_or_note(short, note)
-        for text in p.log.warnings:
-            self.notice(f"{short}: {text}", kind="warning")
-        if p.log.warnings or self._verbose:
+        for one in p.diagnostics:
+            self.say(one)
+        if self._verbose or p.log.diagnostics.of("warning"):
             self._layers(p)
         if self._explain:
             for entry in p.log.edits:
@@ -156,13 +159,6 @@ class Reporter(Watcher):
         elif p.skips:
             reasons = _common([e.detail for e in p.log.skips])
             self._out.print(f"  {short}: skipped {escape(reasons)}", soft_wrap=True)
-
-    def _quiet_or_note(self, name: str, note: str) -> None:
-        """Without data the user must know; everything else belongs to the summary."""
-        if "no data: " in note:
-            self.notice(f"{name}: {note}")
-        else:
-            self._out.print(f"  {name}: {escape(note)}", soft_wrap=True)
 
     def _layers(self, p: PassReport) -> None:
         if not p.log.layers:
@@ -178,8 +174,8 @@ class Reporter(Watcher):
     def result(self, source: Path, report: QuantizeReport) -> None:
         """What the passes did, where the result is, how large, how close to float, what stayed."""
         self._passes(report.passes)
-        for text in report.about_result:
-            self.warning(text)
+        for one in report.about_result:
+            self.say(one)
         if self._quiet:
             return
         saved = report.saved
@@ -203,8 +199,8 @@ class Reporter(Watcher):
         self._out.print()
         for label, text in lines:
             self._out.print(f"  {label:<16} {text}", soft_wrap=True)
-        for note in low.notes:
-            self._out.print(f"  {'note':<16} {escape(note)}", soft_wrap=True)
+        for note in low.diagnostics:
+            self._out.print(f"  {'note':<16} {escape(str(note))}", soft_wrap=True)
         if saved.target is not None and not saved.unmapped:
             self._out.print(f"  {'target':<16} all ops map to {saved.target}")
         for line in grouped(saved.unmapped):

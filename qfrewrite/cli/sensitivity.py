@@ -41,7 +41,7 @@ def sensitivity(model: Path, pass_list: str, how: str, top: int | None, **given:
             progress=reporter.progress, scheme=given["scheme"], weights=given["weights"],
         )  # fmt: skip
         if given["data"] is None:
-            reporter.notice(RANKED_ONLY)
+            reporter.say(RANKED_ONLY)
     shown = sorted(rows, key=lambda row: row.alone_db)[:top]
     records = [asdict(row) for row in shown]
     t.shorten_names(records, how, [row.name for row in rows])

@@ -11,6 +11,7 @@ from qfrewrite.data.checks import DataChecks, few_samples_warning
 from qfrewrite.data.inputs import InputSpec, Sample
 from qfrewrite.data.items import conform_item
 from qfrewrite.data.source import DataSource, Samples
+from qfrewrite.errors import Diagnostics
 from qfrewrite.ir import NUMPY_DTYPES
 
 # Several passes read the same samples; decoding images again costs more than running small models.
@@ -42,9 +43,9 @@ class CachedSamples:
         return self._samples.description
 
     @property
-    def warnings(self) -> list[str]:
+    def diagnostics(self) -> Diagnostics:
         """What is odd about them; complete after the first whole pass."""
-        return self._samples.warnings
+        return self._samples.diagnostics
 
     def labels(self) -> Iterator[str]:
         """How messages name each sample: a file's path, or a number."""
@@ -101,7 +102,7 @@ class PassingSamples:
         self, inputs: Sequence[InputSpec], items: Iterator[Any], where: str, most: int
     ) -> None:
         self.inputs = tuple(inputs)
-        self.warnings: list[str] = []
+        self.diagnostics = Diagnostics()
         self._items, self._where, self._most = items, where, most
         self._taken = 0
 
@@ -115,13 +116,10 @@ class PassingSamples:
         for item in islice(self._items, self._most - self._taken):
             label = f"sample {self._taken} of {self._where}"
             sample = conform_item(item, self.inputs, label)
-            self._warn(*checks.add(label, sample))
+            self.diagnostics.add(*checks.add(label, sample))
             self._taken += 1
             yield sample
-        self._warn(*checks.finish(), few_samples_warning(self._taken))
-
-    def _warn(self, *said: str | None) -> None:
-        self.warnings += [w for w in said if w and w not in self.warnings]
+        self.diagnostics.add(*checks.finish(), few_samples_warning(self._taken))
 
 
 def one_pass(

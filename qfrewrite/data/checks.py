@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from qfrewrite.errors import Diagnostic
 from qfrewrite.ir import Array
 
 if TYPE_CHECKING:
@@ -20,26 +21,31 @@ _RAW_PIXELS = (16.0, 255.0)
 _LEAST_SPAN = 0.02
 
 
-def few_samples_warning(samples: int) -> str | None:
+def few_samples_warning(samples: int) -> Diagnostic | None:
     """A warning where ranges would rest on too few samples."""
     if samples >= ENOUGH_SAMPLES:
         return None
     plural = "" if samples == 1 else "s"
-    return f"only {samples} sample{plural}: ranges may come out too narrow; 100 to 500 are usual"
+    text = f"only {samples} sample{plural}: ranges may come out too narrow"
+    return Diagnostic("warning", "few-samples", text, remedy="100 to 500 are usual")
 
 
-def range_warning(name: str, low: float, high: float, *, image: bool) -> str | None:
+def range_warning(name: str, low: float, high: float, *, image: bool) -> Diagnostic | None:
     """A warning where a float input's values [low, high] are not what models usually take."""
     said = f"values of input '{name}' lie in [{low:.4g}, {high:.4g}]"
     if image and low >= 0 and _RAW_PIXELS[0] < high <= _RAW_PIXELS[1]:
-        return (
+        return Diagnostic(
+            "warning",
+            "raw-pixels",
             f"{said} and look like raw pixels: unless the model scales them itself, "
-            "scale them as in training (preprocess mobilenet for -1..1, unit for 0..1)"
+            "scale them as in training (preprocess mobilenet for -1..1, unit for 0..1)",
         )
     if max(-low, high) > _USUAL_LIMIT:
-        return f"{said}, far outside the usual -1..1: check that they are scaled as in training"
+        text = f"{said}, far outside the usual -1..1: check that they are scaled as in training"
+        return Diagnostic("warning", "wide-inputs", text)
     if 0 < high - low < _LEAST_SPAN:
-        return f"{said}, which is very narrow: check that they are not scaled twice"
+        text = f"{said}, which is very narrow: check that they are not scaled twice"
+        return Diagnostic("warning", "narrow-inputs", text)
     return None
 
 
@@ -64,12 +70,12 @@ class DataChecks:
         self._inputs = tuple(inputs)
         self._seen = {spec.name: _Seen() for spec in inputs}
 
-    def add(self, label: str, sample: dict[str, Array]) -> list[str]:
+    def add(self, label: str, sample: dict[str, Array]) -> list[Diagnostic]:
         """Take in a sample; warnings that cannot wait for the end."""
         said = (self._add(label, spec.name, sample[spec.name]) for spec in self._inputs)
         return [warning for warning in said if warning]
 
-    def finish(self, *, scale_known: bool = False) -> list[str]:
+    def finish(self, *, scale_known: bool = False) -> list[Diagnostic]:
         """Warnings about all the samples together.
 
         scale_known: their scale is known to be right, however unusual it looks.
@@ -83,7 +89,7 @@ class DataChecks:
                 said.append(range_warning(spec.name, seen.low, seen.high, image=image))
         return [warning for warning in said if warning]
 
-    def _add(self, label: str, name: str, x: Array) -> str | None:
+    def _add(self, label: str, name: str, x: Array) -> Diagnostic | None:
         seen = self._seen[name]
         seen.count += 1
         if seen.first is None and seen.same:
@@ -96,7 +102,8 @@ class DataChecks:
         warning = None
         if not (np.isfinite(low) and np.isfinite(high)):
             if not seen.nonfinite:
-                warning = f"{label} holds NaN or infinity in input '{name}'"
+                text = f"{label} holds NaN or infinity in input '{name}'"
+                warning = Diagnostic("warning", "not-finite", text)
             seen.nonfinite = True
             finite = x[np.isfinite(x)]
             low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
@@ -107,12 +114,14 @@ class DataChecks:
         return warning
 
 
-def _constant_warning(name: str, seen: _Seen) -> str | None:
+def _constant_warning(name: str, seen: _Seen) -> Diagnostic | None:
     if seen.count > 1 and seen.same:
-        return f"input '{name}' is the same in all {seen.count} samples: its range says little"
+        text = f"input '{name}' is the same in all {seen.count} samples: its range says little"
+        return Diagnostic("warning", "same-inputs", text)
     if seen.flat:
-        return (
+        text = (
             f"{seen.flat} of {seen.count} samples hold one single value in input '{name}', "
             f"the first is {seen.first_flat}"
         )
+        return Diagnostic("warning", "flat-inputs", text)
     return None

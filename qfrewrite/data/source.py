@@ -35,7 +35,7 @@ from qfrewrite.data.items import (
 from qfrewrite.data.prefetch import prefetch
 from qfrewrite.data.preprocess import Preprocess
 from qfrewrite.data.synthetic import SyntheticItems
-from qfrewrite.errors import DataError, UsageError
+from qfrewrite.errors import DataError, Diagnostics, UsageError
 from qfrewrite.ir import NUMPY_DTYPES, Array
 
 # Bytes that a made-up sample may take: more than any image, less than a damaged shape.
@@ -47,8 +47,8 @@ class Samples:
     """Samples to iterate, as often as needed, always the same in the same order.
 
     Yields dicts of arrays by input name, with exactly the inputs' shapes and element types.
-    `description` says what they are ("200 images of calib/"). `warnings` says what is odd about
-    them, each thing once; it is complete after the first whole pass. With `threads` > 0 samples
+    `description` says what they are ("200 images of calib/"). `diagnostics` says what is odd about
+    them; it is complete after the first whole pass. With `threads` > 0 samples
     are loaded ahead in that many threads, which changes nothing in them; stopping a pass early
     ends them. Raises DataError, where the sample stands in the order, for one that is unusable.
     """
@@ -64,7 +64,7 @@ class Samples:
     ) -> None:
         self.inputs = tuple(inputs)
         self.description = description
-        self.warnings: list[str] = []
+        self.diagnostics = Diagnostics()
         self._items = items
         self._order = tuple(order)
         self._threads = threads
@@ -87,19 +87,15 @@ class Samples:
         with closing(prefetch(self._items.load, self._order, self._threads)) as stream:
             for index, sample in zip(self._order, stream, strict=True):
                 if checks:
-                    self.warn(*checks.add(self._items.label(index), sample))
+                    self.diagnostics.add(*checks.add(self._items.label(index), sample))
                 yield sample
         if checks:
-            self.warn(*checks.finish(scale_known=self._scale_known))
+            self.diagnostics.add(*checks.finish(scale_known=self._scale_known))
             self._checked = True
 
     def labels(self) -> Iterator[str]:
         """How messages name each sample, in order: a file's path, or a number."""
         return map(self._items.label, self._order)
-
-    def warn(self, *warnings: str | None) -> None:
-        """Add warnings that are not there yet."""
-        self.warnings += [w for w in dict.fromkeys(warnings) if w and w not in self.warnings]
 
 
 class DataSource:
@@ -157,7 +153,7 @@ class DataSource:
         else:
             order = list(range(count))
         calibration = self._part(order[:samples])
-        calibration.warn(few_samples_warning(len(calibration)))
+        calibration.diagnostics.add(few_samples_warning(len(calibration)))
         return calibration, self._part(order[samples : samples + held_back])
 
     def _part(self, order: list[int]) -> Samples:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from qfrewrite.errors import Diagnostics
 from qfrewrite.ir.graph import Graph
 
 
@@ -28,7 +29,8 @@ class Model:
     """Subgraphs, signatures and metadata of one model file.
 
     `source` is the format it was read from (`graphdef` or `tflite`); `meta` keeps what only that
-    format's writer needs. `notices` are things the reader wants said to the user. `loaded` holds
+    format's writer needs. `diagnostics` are what the reader wants
+    said to the user. `loaded` holds
     the graphs' versions after reading: while they match, a writer must change nothing.
     """
 
@@ -38,7 +40,7 @@ class Model:
     description: str | None = None
     signatures: list[Signature] = field(default_factory=list)
     metadata: list[tuple[str, bytes]] = field(default_factory=list)
-    notices: list[str] = field(default_factory=list)
+    diagnostics: Diagnostics = field(default_factory=Diagnostics)
     meta: dict[str, Any] = field(default_factory=dict)
     loaded: tuple[int, ...] | None = None
 
@@ -83,7 +85,7 @@ class Model:
             graphs=[g.clone()[0] for g in self.graphs],
             signatures=list(self.signatures),
             metadata=list(self.metadata),
-            notices=list(self.notices),
+            diagnostics=Diagnostics(self.diagnostics),
             meta=dict(self.meta),
             loaded=None,
         )

@@ -13,6 +13,7 @@ from math import isfinite
 
 import numpy as np
 
+from qfrewrite.errors import Diagnostics
 from qfrewrite.ir import Graph, Op, Quant, Tensor
 from qfrewrite.ir.quant import SMALLEST_SCALE, activation_quant
 from qfrewrite.lower.canonical import written_as
@@ -75,7 +76,7 @@ class Groups:
     of: dict[Tensor, Group] = field(default_factory=dict)
     requantized: list[tuple[Op, int]] = field(default_factory=list)
     variables: list[tuple[Variable, Tensor]] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
+    diagnostics: Diagnostics = field(default_factory=Diagnostics)
 
     def merge(self, a: Group, b: Group) -> Group:
         """Join two groups; their range is the hull of both."""
@@ -207,9 +208,8 @@ def _join(graph: Graph, groups: Groups, op: Op, slots: list[int], *, symmetric: 
             why = _apart(graph, op, slot, group, whole, single_fix, symmetric=symmetric)
             if why is not None:
                 groups.requantized.append((op, slot))
-                groups.notes.append(
-                    f"{op.kind} '{op.name}': '{op.operand(slot).name}' {why}: requantized"
-                )
+                place, name = f"{op.kind} '{op.name}'", op.operand(slot).name
+                groups.diagnostics.note("requantized", f"'{name}' {why}: requantized", where=place)
                 joint.range = hull(joint.range, _range_of(group))
                 continue
         groups.merge(joint, group)
@@ -242,9 +242,11 @@ def _warn_of_crushing(groups: Groups, op: Op, slot: int, group: Group, whole: Ra
         return
     share = (own[1] - own[0]) / (whole[1] - whole[0])
     if share < _CRUSHED:
-        groups.notes.append(
-            f"{op.kind} '{op.name}': '{op.operand(slot).name}' is left {max(256 * share, 1):.0f} "
-            "of 256 codes by wider operands: give it an output of its own, or keep_int16 the op"
+        groups.diagnostics.note(
+            "few-codes",
+            f"'{op.operand(slot).name}' is left {max(256 * share, 1):.0f} of 256 codes by wider "
+            "operands: give it an output of its own, or keep_int16 the op",
+            where=f"{op.kind} '{op.name}'",
         )
 
 

@@ -323,11 +323,12 @@ class _Lowering:
                 self.convert.output(tensor, io, quant)
 
     def _note(self) -> None:
-        self.report.notes += self.groups.notes
+        self.report.diagnostics.add(*self.groups.diagnostics)
         if self.raised:
-            self.report.notes.append(
+            self.report.diagnostics.note(
+                "scale-raised",
                 f"{sum(self.raised.values())} channels in {len(self.raised)} layers have next to "
-                "no weights beside their bias: their scale was raised so that it fits 32 bits"
+                "no weights beside their bias: their scale was raised so that it fits 32 bits",
             )
 
 

@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 from glob import escape
 from types import MappingProxyType
 
-from qfrewrite.errors import UsageError
+from qfrewrite.errors import Diagnostics, UsageError
 from qfrewrite.ir import Op
 from qfrewrite.ir.names import closest
 
@@ -131,7 +131,7 @@ class QuantReport:
 
     counts: dict[str, int] = field(default_factory=dict)
     float_ops: list[tuple[str, str, str]] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
+    diagnostics: Diagnostics = field(default_factory=Diagnostics)
 
     def count(self, what: str, ops: int = 1) -> None:
         """So many ops more that compute in `what`."""
@@ -142,7 +142,7 @@ class QuantReport:
         for what, ops in other.counts.items():
             self.count(what, ops)
         self.float_ops += other.float_ops
-        self.notes += [note for note in other.notes if note not in self.notes]
+        self.diagnostics.add(*other.diagnostics)
 
 
 def matches(op: Op, patterns: tuple[str, ...]) -> bool:

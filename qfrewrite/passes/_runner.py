@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from qfrewrite.calibration.statistics import has_statistics
-from qfrewrite.errors import UsageError, VerifyError
+from qfrewrite.errors import Diagnostic, UsageError, VerifyError
 from qfrewrite.ir import Graph, Model
 from qfrewrite.ops.check import verify_model
 from qfrewrite.ops.shapes import has_open_sizes, settle_shapes, take_sizes
@@ -39,6 +39,11 @@ class PassReport:
     seconds: float = 0.0
     fidelity: Fidelity | None = None
     measured_on: str | None = None
+
+    @property
+    def diagnostics(self) -> list[Diagnostic]:
+        """What the pass has to say, warnings last."""
+        return sorted(self.log.diagnostics, key=lambda one: one.severity == "warning")
 
     @property
     def edits(self) -> int:
@@ -199,7 +204,7 @@ class _Run:
         start, graph = time.perf_counter(), self.model.graph
         before, state = graph.clone()[0], (graph, graph.version)
         before.bodies = tuple(body.clone()[0] for body in graph.bodies)
-        report = PassReport(name, exact, Log())
+        report = PassReport(name, exact, Log(where=name.partition("(")[0]))
         yield report
         if self.verify != "off":
             verify_model(self.model)

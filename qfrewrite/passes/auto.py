@@ -69,7 +69,7 @@ class Auto(Pass):
             copy, found = _tried(rw, judge, name)
             if best is None or found.sqnr_db > best[1].sqnr_db:
                 best = copy, found
-            rw.note(f"{name}: {found}, estimated drop {estimated_drop(found):.1f} points")
+            rw.note("tried", f"{name}: {found}, estimated drop {estimated_drop(found):.1f} points")
             if self._meets(found):
                 best = copy, found
                 break
@@ -103,17 +103,18 @@ class Auto(Pass):
             for row in rows:
                 _mark(copy, row.name, None)
             rw.warn(
+                "max-drop",
                 f"a drop of {self.max_drop} points is not reached, and not by taking layers out of "
-                f"8 bits: {before}, estimated drop {estimated_drop(before):.1f} points"
+                f"8 bits: {before}, estimated drop {estimated_drop(before):.1f} points",
             )
             return
         names = [row.name for row in rows if _marked(copy, row.name)]
         what = f"{len(names)} layers in {keep}: {', '.join(names)}"
         text = f"{what}; {found}, estimated drop {estimated_drop(found):.1f} points"
         if self._meets(found):
-            rw.note(text)
+            rw.note("kept-layers", text)
         else:
-            rw.warn(f"a drop of {self.max_drop} points is not reached with {text}")
+            rw.warn("max-drop", f"a drop of {self.max_drop} points is not reached with {text}")
 
 
 class _Judge:

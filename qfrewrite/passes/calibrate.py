@@ -66,20 +66,25 @@ class Calibrate(Pass):
         """Housekeeping first: ranges belong to the tensors that will be written."""
         if not rw.entry:
             if observable(graph):
-                rw.note(f"subgraph '{graph.name}' stays float: it is run by another graph")
+                rw.note(
+                    "subgraph", f"subgraph '{graph.name}' stays float: it is run by another graph"
+                )
             return
         tensors = observable(graph)
         if not tensors:
-            rw.note("no float activations to calibrate")
+            rw.note("nothing-to-do", "no float activations to calibrate")
             return
         brought = sum(not op.operand(0).is_const for op in graph.ops_of("FAKE_QUANT"))
         if brought:
             names = ", ".join(f"'{t.name}'" for t in tensors[:3])
             more = ", ..." if len(tensors) > 3 else ""
-            rw.note(f"{brought} ranges are the model's own; {len(tensors)} found: {names}{more}")
+            rw.note(
+                "own-ranges",
+                f"{brought} ranges are the model's own; {len(tensors)} found: {names}{more}",
+            )
         table = rw.context.ranges = self._table(rw, tensors)
-        for text in table.warnings:
-            rw.warn(text)
+        for one in table.diagnostics:
+            rw.say(one)
         rows = dict(zip(tensors, map(table.rows.get, row_names(tensors)), strict=True))
         for tensor, row in rows.items():
             mean = row.channel_mean if row is not None else None
@@ -103,8 +108,13 @@ class Calibrate(Pass):
         table = measure(rw.graph, details, rw.context, choice, samples=self.samples)
         how = "" if self.method in (None, "minmax") else f", chosen by {self.method}"
         if rw.context.imagined:
-            how += f"{taken_sizes(rw.graph)}; give --data for ranges that fit your inputs"
-        rw.note(f"{'no data: ' if rw.context.imagined else ''}ranges from {table.data}{how}")
+            rw.notice(
+                "no-data",
+                f"no data: ranges from {table.data}{how}{taken_sizes(rw.graph)}",
+                remedy="give --data for ranges that fit your inputs",
+            )
+        else:
+            rw.note("ranges", f"ranges from {table.data}{how}")
         return table
 
     def _replayed(
@@ -122,11 +132,12 @@ class Calibrate(Pass):
             )  # fmt: skip
         if self.method is not None or self.per_layer:
             table = table.choose(choice)
-        rw.note(f"ranges from {self.ranges}" + (f" ({table.data})" if table.data else ""))
+        rw.note("ranges", f"ranges from {self.ranges}" + (f" ({table.data})" if table.data else ""))
         if missing:
             rw.warn(
+                "ranges-missing",
                 f"{len(missing)} tensors are not in {self.ranges}, e.g. '{missing[0].name}': "
-                "their ranges are found anew"
+                "their ranges are found anew",
             )
             details = self._details(rw, missing, choice)
             if rw.context.data is not None:
@@ -201,5 +212,5 @@ def _insert(rw: PassRewriter, tensors: list[Tensor], ranges: dict[Tensor, Range]
                 rw.skip(maker, f"nothing was observed at '{tensor.name}'")
             continue
         insert_range(rw, tensor, quant, "int8")
-    for note in groups.notes:
-        rw.note(note)
+    for one in groups.diagnostics:
+        rw.say(one)

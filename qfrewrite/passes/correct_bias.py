@@ -46,7 +46,7 @@ class CorrectBias(Pass):
             if not np.array_equal(mean, tensor.meta.get("channel_mean", ())):
                 graph.update_tensor(tensor, meta={**tensor.meta, "channel_mean": mean})
                 rw.edit("noted", graph.readers(tensor)[0].op, f"the mean of '{tensor.name}'")
-        rw.note(f"mean inputs of {len(found)} of {len(inputs)} tensors noted")
+        rw.note("means", f"mean inputs of {len(found)} of {len(inputs)} tensors noted")
 
 
 def _measured(rw: PassRewriter, tensors: list[Tensor]) -> dict[Tensor, Float64]:

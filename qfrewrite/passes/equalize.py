@@ -68,7 +68,7 @@ class Equalize(Pass):
         channels = trace_scales(graph)
         groups = find_groups(rw, channels)
         if not groups:
-            rw.note("no two linear layers follow each other")
+            rw.note("nothing-to-do", "no two linear layers follow each other")
             return
         state = _State(channels, look(rw, channels), groups)
         for _ in range(1 if self.mode == "fill" else self.sweeps):

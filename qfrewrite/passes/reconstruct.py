@@ -94,23 +94,26 @@ class Reconstruct(Pass):
             return
         if rw.context.data is None:
             # Where BatchNorm statistics are known, ranges from them are better than fits to images.
-            rw.warn("no data: nothing can be fitted; ranges come from calibrate")
+            rw.warn("no-data", "no data: nothing can be fitted; ranges come from calibrate")
             rw.run_nested("calibrate")
             return
         if keeps_state(graph):
-            rw.warn("an inference depends on those before it, so layers cannot be fitted one by "
-                    "one; ranges come from calibrate")  # fmt: skip
+            rw.warn(
+                "keeps-state",
+                "an inference depends on those before it, so layers cannot be fitted one by one; "
+                "ranges come from calibrate",
+            )
             rw.run_nested("calibrate")
             return
         if rw.context.imagined:
-            rw.warn(f"no data: layers are fitted to {rw.context.data.description}")
+            rw.warn("no-data", f"no data: layers are fitted to {rw.context.data.description}")
         inner = rw.context.quant.kind.activations
         if inner is not None:
             # Both paths must compute what will be written.
             substitute(rw, rw.context.quant, lambda op: inner)
         tensors = observable(graph)
         if not tensors:
-            rw.note("no float activations to fit")
+            rw.note("nothing-to-do", "no float activations to fit")
             return
         solution = self._best(graph, rw, tensors)
         if solution is None:
@@ -127,7 +130,7 @@ class Reconstruct(Pass):
         are tried where the first way does not beat plain calibration.
         """
         plain = _fidelity(graph, rw, lambda g, r: r.run_nested("calibrate", g, r.context))
-        rw.note(f"plain calibration: {plain}")
+        rw.note("tried", f"plain calibration: {plain}")
         groups = find_groups(graph, self._float_ranges(graph, rw, tensors))
         best: tuple[Solution, Fidelity] | None = None
         ways: tuple[Reconstruct, ...] = (self,)
@@ -137,14 +140,17 @@ class Reconstruct(Pass):
         for way in dict.fromkeys(ways):
             solution = way._solved(graph, rw, groups)
             found = _fidelity(graph, rw, partial(_apply_moved, graph, solution))
-            rw.note(f"{way}: {found}")
+            rw.note("tried", f"{way}: {found}")
             if best is None or found.sqnr_db > best[1].sqnr_db:
                 best = solution, found
             if found.sqnr_db > plain.sqnr_db:
                 break
         assert best is not None
         if self.bits == 8 and best[1].sqnr_db < plain.sqnr_db - _MOST_LOSS_DB:
-            rw.warn("plain calibration comes closer to float: weights stay as they were")
+            rw.warn(
+                "plain-is-better",
+                "plain calibration comes closer to float: weights stay as they were",
+            )
             return None
         return best[0]
 
@@ -178,7 +184,7 @@ class Reconstruct(Pass):
         assert context.data is not None
         solver = Sequential(graph, groups, context.data, self.samples, settings)
         solution = solver.solve(context.progress("fitting layers", len(list(units(graph)))))
-        rw.note(f"{len(solution.layers)} layers fitted to {solver.count} samples")
+        rw.note("fitted", f"{len(solution.layers)} layers fitted to {solver.count} samples")
         return solution
 
 

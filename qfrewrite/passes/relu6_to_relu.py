@@ -66,8 +66,9 @@ class Relu6ToRelu(Pass):
         worst = max((clip.rate for clip in clips.values()), default=0.0)
         if self.force and worst > self.max_clip:
             rw.warn(
+                "train-again",
                 f"every RELU6 was swapped, although up to {_percent(worst)} of a layer's values "
-                "clipped: the graph must be trained again before it is used"
+                "clipped: the graph must be trained again before it is used",
             )
 
     def _too_dear(self, rw: PassRewriter, ops: list[Op], clips: dict[Op, Clip]) -> dict[Op, str]:
@@ -126,7 +127,7 @@ def measure_clips(rw: PassRewriter, ops: list[Op]) -> dict[Op, Clip]:
             op: Clip(above[i] / max(total * op.operand(0).size, 1), largest[i])
             for i, op in enumerate(ops)
         }
-    rw.note("no data: clip rates follow from BatchNorm statistics")
+    rw.notice("no-data", "no data: clip rates follow from BatchNorm statistics")
     known = propagate(rw.graph)
     found = {op: known[op.operand(0)] for op in ops if op.operand(0) in known}
     return {op: Clip(float(g.above(_LIMIT).mean()), g.range(_SIGMAS)[1]) for op, g in found.items()}

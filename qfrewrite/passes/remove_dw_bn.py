@@ -69,7 +69,7 @@ class RemoveDwBn(Pass):
         """BatchNorm first, then ReLU6 by its cost."""
         depthwise = graph.ops_of("DEPTHWISE_CONV_2D")
         if not depthwise:
-            rw.note("the graph has no depthwise convolution")
+            rw.note("nothing-to-do", "the graph has no depthwise convolution")
         for op in depthwise:
             fold_and_absorb(rw, op)
             if float_weights(op) is None:
@@ -96,8 +96,11 @@ class RemoveDwBn(Pass):
             _remove(rw, site, cost)
             done += 1
         if done:
-            rw.warn(f"ReLU6 was removed from {done} depthwise layers regardless of its cost: "
-                    "the graph must be trained again before it is used")  # fmt: skip
+            rw.warn(
+                "train-again",
+                f"ReLU6 was removed from {done} depthwise layers regardless of its cost: "
+                "the graph must be trained again before it is used",
+            )
 
     def _where_cheap(self, rw: PassRewriter, sites: list[Site], found: dict[Op, Cost]) -> None:
         dear: list[Site] = []

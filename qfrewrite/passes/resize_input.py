@@ -55,15 +55,15 @@ def resize(rw: PassRewriter, size: tuple[int, int]) -> None:
         return
     first = graph.readers(image_input(graph))[0].op
     rw.edit("resized", first, f"input {before[1]}x{before[2]} -> {after[1]}x{after[2]}")
-    for text in resizing.notes:
-        rw.note(f"replaced {text}")
+    for op, text in resizing.replaced:
+        rw.note("replaced", f"replaced {op.kind} '{op.name}': {text}")
     changed = [t.name for t in graph.outputs if resizing.changed(t)]
     if changed:
-        rw.note(f"outputs have another shape: {', '.join(changed)}")
+        rw.note("output-shapes", f"outputs have another shape: {', '.join(changed)}")
     ragged = ragged_maps(graph)
     if ragged:
         maps = list(dict.fromkeys(f"{op.output.shape[1]}x{op.output.shape[2]}" for op in ragged))
         more = ", ..." if len(maps) > _LISTED else ""
-        rw.note(f"{len(ragged)} layers have feature maps that are no multiples of 8: "
+        rw.note("unaligned", f"{len(ragged)} layers have feature maps that are no multiples of 8: "
                 f"{', '.join(maps[:_LISTED])}{more}")  # fmt: skip
     rw.context.resized(graph, size)

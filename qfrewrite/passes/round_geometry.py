@@ -71,7 +71,7 @@ class RoundGeometry(Pass):
     def _spatial(self, rw: PassRewriter) -> None:
         size = next_even_size(rw.graph, self.multiple)
         if isinstance(size, str):
-            rw.note(f"the input size stays: {size}")
+            rw.note("input-size", f"the input size stays: {size}")
         else:
             resize(rw, size)
 
@@ -80,7 +80,10 @@ class RoundGeometry(Pass):
         costs = Costs(rw)
         if self.down:
             plan = rounded_down(rw, channels, self.multiple)
-            rw.warn(f"{len(plan.drop)} channels are dropped: the function is not kept")
+            rw.warn(
+                "channels-dropped",
+                f"{len(plan.drop)} channels are dropped: the function is not kept",
+            )
         else:
             plan = rounded_up(channels, self.multiple, force=self.force)
         relay(rw, channels, "rounded", drop=plan.drop, pad=plan.pad)

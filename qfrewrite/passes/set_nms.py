@@ -46,7 +46,7 @@ class SetNms(Pass):
         """Edit the options where they differ."""
         found = [op for op in graph.ops_of("CUSTOM") if is_detection(op)]
         if not found:
-            rw.note("the graph has no TFLite_Detection_PostProcess")
+            rw.note("nothing-to-do", "the graph has no TFLite_Detection_PostProcess")
         given = {"nms_iou_threshold": self.iou, "nms_score_threshold": self.score,
                  "max_detections": self.max_detections}  # fmt: skip
         for op in found:

@@ -43,4 +43,4 @@ class StripPostprocess(Pass):
             graph.prune()
             rw.edit("removed", op, f"outputs are now {', '.join(t.name for t in taken)}")
         if not rw.log.edits and not rw.log.skips:
-            rw.note("the graph has no TFLite_Detection_PostProcess")
+            rw.note("nothing-to-do", "the graph has no TFLite_Detection_PostProcess")

@@ -81,7 +81,7 @@ class SvdFactorize(Pass):
                   if fnmatchcase(op.name, self.layers) and _is_matrix(op)
                   and op.operand(0) not in unknown]  # fmt: skip
         if not layers:
-            rw.note("no 1x1 convolution or dense layer matches")
+            rw.note("nothing-to-do", "no 1x1 convolution or dense layer matches")
             return
         means, covariances = _covariances(rw, layers)
         found = {op: factorize(_matrix(op), covariances.get(op)) for op in layers}
@@ -102,7 +102,7 @@ class SvdFactorize(Pass):
                 rw.layer(op, shape=_shape(op), rank=rank, decision="kept")
                 rw.skip(op, f"rank {rank} does not lower its {_shape(op)} multiplications")
         after = total_macs(graph)
-        rw.note(f"MACs {before:,} -> {after:,} ({after / max(before, 1):.3f}x)")
+        rw.note("costs", f"MACs {before:,} -> {after:,} ({after / max(before, 1):.3f}x)")
 
     def _ranks(self, rw: PassRewriter, found: dict[Op, Factors], before: int) -> dict[Op, int]:
         if self.rank is not None:
@@ -112,7 +112,7 @@ class SvdFactorize(Pass):
             return {op: factors.rank_for(energy) for op, factors in found.items()}
         ranks, after = _ranks_within(found, before, before / self.speedup)
         if after * self.speedup > before:
-            rw.warn(f"a speedup of {self.speedup:g} is not reached at any rank: "
+            rw.warn("speedup", f"a speedup of {self.speedup:g} is not reached at any rank: "
                     f"{before / max(after, 1):.3g} is")  # fmt: skip
         return ranks
 
@@ -230,8 +230,11 @@ def _covariances(rw: PassRewriter, layers: list[Op]) -> tuple[dict[Op, Float64],
 
 def _guessed(rw: PassRewriter, layers: list[Op]) -> tuple[dict[Op, Float64], dict[Op, Float64]]:
     """The same from BatchNorm statistics, channels taken as independent."""
-    rw.warn("no data: what a layer reads is taken as independent, spread as BatchNorm says; "
-            "much is lost that data would keep")  # fmt: skip
+    rw.warn(
+        "no-data",
+        "no data: what a layer reads is taken as independent, spread as BatchNorm says; "
+        "much is lost that data would keep",
+    )
     known = propagate(rw.graph)
     found = {op: known[op.operand(0)] for op in layers
              if op.operand(0) in known

@@ -31,13 +31,13 @@ def image_input(graph: Graph) -> Tensor:
 class Resizing:
     """One change of size: old shapes by tensor, and the edits that follow from it.
 
-    notes: what was replaced, one line each.
+    replaced: what was replaced, by op.
     """
 
     def __init__(self, graph: Graph, size: Size) -> None:
         self.graph, self.size = graph, size
         self.old = {t: t.shape for t in graph.tensors}
-        self.notes: list[str] = []
+        self.replaced: list[tuple[Op, str]] = []
         self._input = image_input(graph)
 
     def run(self) -> None:
@@ -86,7 +86,7 @@ class Resizing:
 
     def note(self, op: Op, text: str) -> None:
         """Say what was replaced."""
-        self.notes.append(f"{op.kind} '{op.name}': {text}")
+        self.replaced.append((op, text))
 
     def _follow(self, op: Op) -> None:
         spec = spec_of(op)

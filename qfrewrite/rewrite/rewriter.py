@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from qfrewrite.errors import VerifyError
+from qfrewrite.errors import Diagnostic, Diagnostics, VerifyError
 from qfrewrite.ir import Array, Graph, Op, Tensor, constant
 from qfrewrite.ops.build import append_op
 from qfrewrite.rewrite.match import NoMatch
@@ -32,11 +32,11 @@ class Log:
 
     edits: list[Entry] = field(default_factory=list)
     skips: list[Entry] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-    # What a user must not overlook: the report sets it apart and shows the figures per layer.
-    warnings: list[str] = field(default_factory=list)
+    diagnostics: Diagnostics = field(default_factory=Diagnostics)
     # One row of figures per layer, for the report: {"layer": name, ...}.
     layers: list[dict[str, Any]] = field(default_factory=list)
+    # What stands before the place of each diagnostic: the name of the pass.
+    where: str = ""
 
 
 def may_bypass(graph: Graph, op: Op, slot: int = 0) -> bool:
@@ -74,15 +74,21 @@ class Rewriter:
         """Say why `op` was left as it is."""
         self.log.skips.append(Entry("skipped", op.name, str(reason)))
 
-    def note(self, text: str) -> None:
-        """Say something about the pass as a whole, once."""
-        if text not in self.log.notes:
-            self.log.notes.append(text)
+    def note(self, code: str, text: str, *, remedy: str = "") -> None:
+        """Say something about the pass as a whole in the summary, once."""
+        self.say(Diagnostic("note", code, text, remedy=remedy))
 
-    def warn(self, text: str) -> None:
+    def notice(self, code: str, text: str, *, remedy: str = "") -> None:
+        """Say something about the pass as a whole on stderr, once."""
+        self.say(Diagnostic("notice", code, text, remedy=remedy))
+
+    def warn(self, code: str, text: str, *, remedy: str = "") -> None:
         """Say something a user must not overlook, once."""
-        if text not in self.log.warnings:
-            self.log.warnings.append(text)
+        self.say(Diagnostic("warning", code, text, remedy=remedy))
+
+    def say(self, one: Diagnostic) -> None:
+        """Enter a diagnostic, with the name of the pass."""
+        self.log.diagnostics.add(one.at(self.log.where) if self.log.where else one)
 
     def layer(self, op: Op, **figures: Any) -> None:
         """Add a row of figures about one layer to the report."""

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from qfrewrite.data.inputs import InputSpec
-from qfrewrite.errors import QfError, RunError
+from qfrewrite.errors import Diagnostics, QfError, RunError
 from qfrewrite.ir import Array, Graph, Model, Quant, Tensor
 from qfrewrite.ir.quant import dequantize, quantize
 from qfrewrite.lower.model import lower_as_it_is, lower_float, lower_model
@@ -27,11 +27,15 @@ def input_specs(graph: Graph) -> list[InputSpec]:
     return [InputSpec(t.name, t.shape, t.dtype, open_axes(t.dims)) for t in graph.inputs]
 
 
-def take_usual_sizes(graph: Graph) -> list[str]:
-    """Give inputs whose size the file leaves open a usual one; what was assumed, as text."""
+def take_usual_sizes(graph: Graph) -> Diagnostics:
+    """Give inputs whose size the file leaves open a usual one; says what was assumed."""
     specs = [spec for spec in input_specs(graph) if spec.open_axes]
     take_sizes(graph, {spec.name: spec.assumed for spec in specs})
-    return [f"{spec} leaves its size open: taken as {list(spec.assumed)}" for spec in specs]
+    diagnostics = Diagnostics()
+    for spec in specs:
+        text = f"{spec} leaves its size open: taken as {list(spec.assumed)}"
+        diagnostics.notice("open-size", text)
+    return diagnostics
 
 
 # Windows replaces and removes no file that is mapped into memory, as the interpreter maps its own.

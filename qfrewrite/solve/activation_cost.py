@@ -76,7 +76,7 @@ def costs(rw: PassRewriter, sites: Sequence[Site], *, fit: bool) -> dict[Op, Cos
         return {}
     if rw.context.data is not None:
         return _measured(rw, judged, fit)
-    rw.note("no data: the cost of removing ReLU6 follows from BatchNorm statistics")
+    rw.notice("no-data", "no data: the cost of removing ReLU6 follows from BatchNorm statistics")
     known = propagate(rw.graph)
     return {
         s.relu6: _gaussian_cost(s, known[s.depthwise.output])

@@ -13,7 +13,7 @@ from qfrewrite.calibration.ranges import RangeTable
 from qfrewrite.data.cache import CachedSamples
 from qfrewrite.data.preprocess import Preprocess
 from qfrewrite.data.source import DataSource
-from qfrewrite.errors import DataError
+from qfrewrite.errors import DataError, Diagnostic
 from qfrewrite.ir import Array, Graph, Tensor
 from qfrewrite.lower.scheme import QuantOptions
 from qfrewrite.rewrite.rewriter import Log, Rewriter
@@ -190,16 +190,9 @@ class PassRewriter(Rewriter):
         """Whether `graph` is run by itself: samples are its inputs."""
         return self.main or self.signature is not None
 
-    def note(self, text: str) -> None:
-        """Say something about the pass as a whole, once for each signature."""
-        super().note(self._named(text))
-
-    def warn(self, text: str) -> None:
-        """Say something a user must not overlook, once for each signature."""
-        super().warn(self._named(text))
-
-    def _named(self, text: str) -> str:
-        return text if self.signature is None else f"signature '{self.signature}': {text}"
+    def say(self, one: Diagnostic) -> None:
+        """Enter a diagnostic, with the names of the pass and of the signature."""
+        super().say(one if self.signature is None else one.at(f"signature '{self.signature}'"))
 
     def observe(
         self, tensors: Sequence[Tensor], label: str, *, most: int | None = None

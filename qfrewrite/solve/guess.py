@@ -49,7 +49,7 @@ def guess_ranges(
         text += f", of {len(rest)} from {made_up}"
         text += taken_sizes(graph)
     option = "--data" if rw.signature is None else f"--data {rw.signature}=PATH"
-    rw.note(f"{text}; give {option} for ranges that fit your inputs")
+    rw.notice("no-data", text, remedy=f"give {option} for ranges that fit your inputs")
     rows = {name: known[name] for name in names.values()}
     return RangeTable(rows, graph.name, "no data", 0, graph_fingerprint(graph))
 

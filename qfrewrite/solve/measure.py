@@ -11,7 +11,7 @@ from qfrewrite.calibration.observers import Detail
 from qfrewrite.calibration.range_row import RangeRow
 from qfrewrite.calibration.ranges import RangeTable
 from qfrewrite.calibration.search import MethodChoice
-from qfrewrite.errors import DataError, Interrupted, UsageError
+from qfrewrite.errors import DataError, Diagnostics, Interrupted, UsageError
 from qfrewrite.ir import Graph, Tensor
 from qfrewrite.ir.fingerprint import graph_fingerprint
 from qfrewrite.ops.spec import facets
@@ -67,7 +67,7 @@ def measure(
     _check_inputs(graph, table)
     if begun is not None and context.checkpoint is not None:
         context.checkpoint.unlink(missing_ok=True)
-    table.warnings = _warnings(table, seen.widening)
+    table.diagnostics = _diagnostics(table, seen.widening)
     table = table.choose(choice)
     return _with_headroom(table, graph, details) if context.imagined else table
 
@@ -195,20 +195,23 @@ def _check_inputs(graph: Graph, table: RangeTable) -> None:
             )  # fmt: skip
 
 
-def _warnings(table: RangeTable, widening: int) -> list[str]:
-    said = []
+def _diagnostics(table: RangeTable, widening: int) -> Diagnostics:
+    diagnostics = Diagnostics()
     damaged = [row for row in table if row.stats is not None and row.stats.not_finite]
     if damaged:
         first = damaged[0]
         assert first.stats is not None
-        said.append(
+        diagnostics.warn(
+            "not-finite",
             f"{first.stats.not_finite} values of '{first.name}' are NaN or infinite, the first of "
-            f"{len(damaged)} such tensors: they are left out; check preprocessing and weights"
+            f"{len(damaged)} such tensors: they are left out",
+            remedy="check preprocessing and weights",
         )
     # One or two tensors always find a new extreme.
     if widening > _MANY * len(table):
-        said.append(
+        diagnostics.warn(
+            "ranges-grow",
             f"{widening} of {len(table)} ranges still grew by over 5 % in the last quarter of the "
-            f"{table.samples} samples: give more samples, or a method that clips (greedy)"
+            f"{table.samples} samples: give more samples, or a method that clips (greedy)",
         )
-    return said
+    return diagnostics

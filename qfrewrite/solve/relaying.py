@@ -64,7 +64,7 @@ class Costs:
                 texts.append(_latency(self._before, after, self._rw.context))
             except QfError as error:
                 texts.append(f"latency not measured: {error}")
-        self._rw.note("; ".join(texts))
+        self._rw.note("costs", "; ".join(texts))
 
 
 def _bytes(graph: Graph) -> int:

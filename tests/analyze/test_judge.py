@@ -65,7 +65,7 @@ def test_the_layer_that_loses_most_is_named_first(tmp_path: Path) -> None:
     report = qf.quantize(source, out, passes=CLIPPED, data=samples(), samples=16)
     assert report.fidelity is not None
     assert report.fidelity.sqnr_db < 10
-    (warning,) = report.about_result
+    (warning,) = map(str, report.about_result)
     assert "most is lost in 'relu3' (" in warning
     assert "-p @per-channel" in warning
     better = qf.quantize(source, out, passes="calibrate", data=samples(), samples=16)
@@ -85,7 +85,7 @@ def test_what_is_advised_follows_from_the_options(
         network(tmp_path / "m.tflite"), tmp_path / "q.tflite", passes=passes, data=samples(),
         samples=16, **saving,
     )  # fmt: skip
-    (warning,) = report.about_result
+    (warning,) = map(str, report.about_result)
     for word in words:
         assert word in warning
     assert ("--weights per-channel" in warning) == ("weights" in saving)

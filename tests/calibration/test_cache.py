@@ -70,7 +70,7 @@ def test_samples_of_a_generator_pass_and_are_not_kept() -> None:
         most = max(most, sum(ref() is not None for ref in alive))
     assert most <= 2
     assert samples.description.startswith("55 samples of")
-    assert not samples.warnings
+    assert not samples.diagnostics
 
 
 def test_one_pass_over_data_that_can_be_read_again_is_the_usual_one() -> None:
@@ -79,4 +79,4 @@ def test_one_pass_over_data_that_can_be_read_again_is_the_usual_one() -> None:
     assert len(list(one_pass(source, 2))) == 2
     few = one_pass(open_data(iter([np.ones(2, "f4")]), inputs), 5)
     assert len(list(few)) == 1
-    assert "only 1 sample" in few.warnings[-1]
+    assert "only 1 sample" in few.diagnostics[-1].text

@@ -89,7 +89,7 @@ def test_threads_change_nothing(folder: Path, threads: int) -> None:
         pairs = list(zip(plain, ahead, strict=True))
         assert len(pairs) == 12
         assert all(np.array_equal(a["input"], b["input"]) for a, b in pairs)
-    assert plain.warnings == ahead.warnings
+    assert plain.diagnostics == ahead.diagnostics
 
 
 def test_links_in_a_circle_end(folder: Path) -> None:
@@ -612,7 +612,7 @@ def warned(data: Any, spec: InputSpec = VECTOR) -> list[str]:
     samples, _ = open_data(data, [spec]).split(len(data))
     for _pass in range(2):
         assert sum(1 for _ in samples) == len(data)
-    return samples.warnings
+    return [str(one) for one in samples.diagnostics]
 
 
 def usual(count: int = 60) -> np.ndarray:
@@ -656,10 +656,10 @@ def test_nonfinite_values_are_said_once_for_many() -> None:
 def test_raw_pixels_into_a_float_model(folder: Path) -> None:
     samples, _ = open_data(folder, [IMAGE], preprocess="raw").split(12)
     list(samples)
-    assert ["raw pixels" in w for w in samples.warnings] == [False, True]
+    assert ["raw pixels" in w.text for w in samples.diagnostics] == [False, True]
     codes, _ = open_data(folder, [InputSpec("x", (1, 8, 8, 3), "uint8")]).split(12)
     list(codes)
-    assert len(codes.warnings) == 1
+    assert len(codes.diagnostics) == 1
 
 
 def test_overflow_shows_as_infinity() -> None:
@@ -676,20 +676,20 @@ def test_a_broken_pass_says_nothing_twice() -> None:
         break
     list(samples)
     list(samples)
-    assert len(samples.warnings) == 1
+    assert len(samples.diagnostics) == 1
 
 
 def test_checks_see_samples_as_they_were() -> None:
     samples, _ = open_data(np.ones((60, 4)) * [1, 0, 0, 0], [VECTOR]).split(60)
     for i, sample in enumerate(samples):
         sample["x"][:] = i
-    assert ["same in all 60" in w for w in samples.warnings] == [True]
+    assert ["same in all 60" in w.text for w in samples.diagnostics] == [True]
 
 
 def test_held_back_samples_may_be_few() -> None:
     calibration, held_back = open_data(usual(80), [VECTOR]).split(60, 20)
     list(held_back)
-    assert calibration.warnings == held_back.warnings == []
+    assert calibration.diagnostics == held_back.diagnostics == []
 
 
 @settings(deadline=None)
@@ -713,7 +713,7 @@ def test_synthetic_maps_span_the_range() -> None:
         assert (x.min(), x.max()) == (np.float32(-0.5), np.float32(2.5))
         # Smooth: neighbours differ far less than any two pixels do.
         assert np.abs(np.diff(x, axis=1)).mean() < 0.25 * x.std()
-    assert samples.warnings == []
+    assert samples.diagnostics == []
 
 
 def test_synthetic_is_deterministic() -> None:

@@ -236,14 +236,14 @@ def test_withdrawn_fields_are_said() -> None:
     builder.Finish(builder.EndObject(), IDENTIFIER)
     decoder = Decoder(SCHEMA, memoryview(bytes(builder.Output())))
     assert UNKNOWN not in decoder.root("ResizeBilinearOptions")
-    assert "ResizeBilinearOptions" in next(iter(decoder.notices))
+    assert "ResizeBilinearOptions" in str(decoder.diagnostics[0])
 
 
 def test_text_that_is_not_utf8_is_escaped_and_said() -> None:
     data = encode("Metadata", {"name": "abc"}).replace(b"abc", b"a\xffc")
     decoder = Decoder(SCHEMA, memoryview(data))
     assert decoder.root("Metadata")["name"] == "a\\xffc"
-    assert "UTF-8" in next(iter(decoder.notices))
+    assert "UTF-8" in str(decoder.diagnostics[0])
 
 
 def test_a_file_that_names_one_table_over_and_over_is_refused() -> None:

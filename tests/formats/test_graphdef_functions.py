@@ -174,7 +174,7 @@ def test_a_switch_to_training_is_off(name: str) -> None:
     model = parse_graphdef(g.bytes())
     assert [t.name for t in model.graph.inputs] == ["x"]
     assert [op.kind for op in model.graph.ops] == ["ADD"]
-    assert [n for n in model.notices if name in n]
+    assert [one for one in model.diagnostics if name in one.text]
 
 
 def test_a_switch_of_another_name_is_an_input() -> None:

@@ -75,7 +75,7 @@ def test_a_dense_layer_tells_the_size_of_an_image(flatten: Flatten) -> None:
     flatten(g, conv(g, "x", 4), 28 * 28 * 4)
     model = parse_graphdef(g.bytes())
     assert model.graph.inputs[0].shape == (1, 28, 28, 3)
-    assert any("taken as 1x28x28x3" in notice for notice in model.notices)
+    assert any("taken as 1x28x28x3" in one.text for one in model.diagnostics)
 
 
 def test_a_dense_layer_tells_the_length_of_a_vector() -> None:

@@ -191,7 +191,7 @@ def test_batch_of_unknown_size_becomes_one_with_a_notice() -> None:
     g.add("Relu", "y", ["x"])
     model = parse_graphdef(g.bytes())
     assert model.graph.inputs[0].shape == (1, 4)
-    assert "batch size unknown" in model.notices[0]
+    assert "batch size unknown" in model.diagnostics[0].text
 
 
 def test_inputs_and_outputs_can_be_named() -> None:

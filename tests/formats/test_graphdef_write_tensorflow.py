@@ -20,7 +20,7 @@ from cases import CASES, MOVES, built
 from conftest import ROOT, shared_path
 
 import qfrewrite as qf
-from qfrewrite.errors import UnsupportedError
+from qfrewrite.errors import Diagnostics, UnsupportedError
 from qfrewrite.formats.graphdef.nodes import parse_ref
 from qfrewrite.formats.graphdef.schema import GraphDef
 from qfrewrite.formats.graphdef.write import graphdef_bytes
@@ -70,9 +70,9 @@ def check_in_tensorflow(model: Model, bound: float = FLOAT, **kw: bool) -> bytes
     bound: how far results may be apart, as a share of the output's range.
     """
     model.loaded = None
-    lowered, notes = lower_graphdef(model), []
+    lowered, notes = lower_graphdef(model), Diagnostics()
     data = graphdef_bytes(lowered, notes)
-    renamed = dict(re.findall(r"'(.+)' is called '(.+?)'", "\n".join(notes)))
+    renamed = dict(re.findall(r"'(.+)' is called '(.+?)'", "\n".join(map(str, notes))))
     feeds = feeds_for(lowered.graph, **kw)
     names = [renamed.get(t.name, t.name) for t in lowered.graph.outputs]
     got = run_tensorflow(data, {renamed.get(k, k): v for k, v in feeds.items()}, names)
@@ -173,14 +173,14 @@ def test_names_are_written_as_tensorflow_takes_them(
     names: tuple[str, ...], written: tuple[str, str]
 ) -> None:
     model = named(*names)
-    notes: list[str] = []
+    notes = Diagnostics()
     data = graphdef_bytes(model, notes)
     x = np.array([[-1, 2, 3]], np.float32)
     for y in run_tensorflow(data, {"serving_default": x}, list(written)):
         np.testing.assert_array_equal(y, np.maximum(x, 0))
-    assert any("'serving_default'" in note for note in notes)
+    assert any("'serving_default'" in note.text for note in notes)
     for old, new in zip(names[-2:], written, strict=True):
-        assert any(f"'{new}'" in note for note in notes) == (old not in (new, f"{new}:0"))
+        assert any(f"'{new}'" in note.text for note in notes) == (old not in (new, f"{new}:0"))
 
 
 def test_an_output_keeps_the_name_of_its_port() -> None:

@@ -73,7 +73,7 @@ def test_a_signature_of_inner_tensors_loses_them_with_a_notice() -> None:
     }
     model = parse_tflite(raw_model({"code": CODES["ABS"]}, TWO, signature_defs=[signature]))
     assert model.signatures == [Signature("s", 0, (("in", 0),), (("out", 0),))]
-    assert "'odd' is left out" in model.notices[0]
+    assert "'odd' is left out" in str(model.diagnostics[0])
 
 
 @pytest.mark.parametrize(

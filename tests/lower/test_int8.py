@@ -98,7 +98,7 @@ def test_a_narrow_operand_with_other_readers_is_requantized() -> None:
     other = b.op("RELU", narrow)
     graph, report, _ = quantized(b.finish(joined, other))
     assert graph.ops_of("QUANTIZE")
-    assert any("requantized" in note for note in report.notes)
+    assert any(note.code == "requantized" for note in report.diagnostics)
 
 
 def test_logistic_and_another_range_do_not_share_a_scale() -> None:

@@ -52,7 +52,7 @@ def lowered(graph: Graph, *, passes: str = "", **options: Any) -> tuple[Graph, l
     if passes:
         data = PassContext(synthetic(input_specs(graph), 8), threads=1)
         report = run_passes(model, passes, data)
-        notes = [note for p in report.passes for note in p.log.notes]
+        notes = [str(note) for p in report.passes for note in p.diagnostics]
     return lower_model(model, QuantOptions(**options))[0].graph, notes
 
 

@@ -123,7 +123,7 @@ def test_a_signature_without_data_is_calibrated_with_a_notice(tmp_path: Path) ->
     source = tmp_path / "m.tflite"
     write_tflite(model(), source)
     report = qf.quantize(source, tmp_path / "q.tflite", passes="calibrate", data=data(4, 1.0))
-    notes = " ".join(report.passes["calibrate"].log.notes)
+    notes = " ".join(map(str, report.passes["calibrate"].diagnostics))
     assert "signature 'decode': no data: ranges of " in notes
     assert "give --data decode=PATH" in notes
     assert report.fidelity is not None

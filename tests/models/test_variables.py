@@ -145,7 +145,7 @@ def test_layers_of_a_model_with_state_are_not_fitted_one_by_one(tmp_path: Path) 
     write_tflite(model, tmp_path / "float.tflite")
     wanted = collect(Runner(tmp_path / "float.tflite", threads=1), samples())
     report = qf.run_passes(model, "@per-channel", data=samples())
-    said = [w for one in report.passes for w in one.log.warnings]
+    said = [str(w) for one in report.passes for w in one.log.diagnostics.of("warning")]
     assert any("depends on those before it" in text for text in said)
     saved = qf.save(model, tmp_path / "int8.tflite")
     assert types(read_tflite(saved.path)) == {"int8"}

@@ -444,7 +444,7 @@ def test_where_plain_calibration_is_better_it_is_taken(monkeypatch: pytest.Monke
     report = run_passes(
         model, "reconstruct", PassContext(synthetic(input_specs(graph), 32), threads=1)
     )
-    assert any("plain calibration comes closer" in w for w in report["reconstruct"].log.warnings)
+    assert any(one.code == "plain-is-better" for one in report["reconstruct"].diagnostics)
     np.testing.assert_array_equal(
         weights_of(model.graph.ops_of("CONV_2D")[0]), weights_of(graph.ops_of("CONV_2D")[0])
     )
@@ -454,7 +454,7 @@ def test_without_data_it_says_so_and_calibrates() -> None:
     graph = separable()
     model = Model([graph], source="graphdef")
     report = run_passes(model, "reconstruct", PassContext())
-    assert "no data" in report["reconstruct"].log.warnings[0]
+    assert report["reconstruct"].log.diagnostics.of("warning")[0].code == "no-data"
     assert model.graph.ops_of("FAKE_QUANT")
 
 
@@ -485,7 +485,7 @@ def auto(graph: Graph, max_drop: float) -> tuple[Model, RunReport]:
 
 def test_auto_stops_at_the_cheapest_that_does() -> None:
     model, report = auto(separable(dead=(1,)), 100)
-    notes = report["auto"].log.notes
+    notes = [one.text for one in report["auto"].log.diagnostics.of("note")]
     assert notes[0].startswith("@fast: ")
     assert len(notes) == 1
     assert report["auto"].edits
@@ -519,8 +519,9 @@ def classifier() -> Graph:
 def test_auto_takes_layers_out_of_8_bits_and_names_them() -> None:
     model, report = auto(classifier(), 0.01)
     log = report["auto"].log
-    assert [n.split(":")[0] for n in log.notes[:2]] == ["@fast", "@per-tensor"]
-    said = [*log.notes[2:], *log.warnings]
+    notes = log.diagnostics.of("note")
+    assert [n.text.split(":")[0] for n in notes[:2]] == ["@fast", "@per-tensor"]
+    said = [one.text for one in (*notes[2:], *log.diagnostics.of("warning"))]
     assert any("layers in float: " in text for text in said)
     _, lowering = lower_model(model, QuantOptions(per_channel=False))
     assert any("its error is too large" in why for _, _, why in lowering.float_ops)
@@ -531,7 +532,7 @@ def test_auto_leaves_layers_in_8_bits_where_taking_them_out_does_not_help(
 ) -> None:
     monkeypatch.setattr("qfrewrite.passes.auto._WORTH_IT", 0.0)
     model, report = auto(classifier(), 1e-6)
-    assert "not by taking layers out" in report["auto"].log.warnings[0]
+    assert "not by taking layers out" in report["auto"].log.diagnostics.of("warning")[0].text
     assert not any("keep" in op.meta for op in model.graph.ops)
     assert not lower_model(model, QuantOptions(per_channel=False))[1].counts.get("float")
 
@@ -555,7 +556,7 @@ def test_labels_are_counted_where_they_are_given(tmp_path: Path) -> None:
     table.write_text("\n".join(rows))
     auto_ = f'@auto(labels="{table}")'
     report = qf.run_passes(model.clone(), auto_, data=tmp_path, samples=12)
-    assert "estimated drop 0.0 points" in report["auto"].log.notes[0]
+    assert "estimated drop 0.0 points" in report["auto"].log.diagnostics[0].text
     table.write_text("\n".join(rows[:5]))
     with pytest.raises(DataError, match="holds no label of"):
         qf.run_passes(model.clone(), auto_, data=tmp_path, samples=12)

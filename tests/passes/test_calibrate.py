@@ -35,7 +35,9 @@ def test_zero_is_a_code_of_every_range() -> None:
 def test_golden_text_without_data() -> None:
     graph = separable(dead=(0,))
     report = check_pass(graph, "calibrate", tolerance=0.021, golden="calibrate_no_data.txt")
-    assert report.log.notes[0].startswith("no data: ranges of 2 tensors from BatchNorm statistics")
+    assert report.diagnostics[0].text.startswith(
+        "no data: ranges of 2 tensors from BatchNorm statistics"
+    )
 
 
 def test_only_the_main_graph_is_calibrated() -> None:
@@ -47,7 +49,7 @@ def test_only_the_main_graph_is_calibrated() -> None:
     assert model.graph.ops_of("FAKE_QUANT")
     assert not body.ops_of("FAKE_QUANT")
     assert not body.ops_of("BATCH_NORM")
-    assert any("stays float" in note for note in report["calibrate"].log.notes)
+    assert any("stays float" in str(note) for note in report["calibrate"].diagnostics)
 
 
 class Poisoned:
@@ -66,7 +68,7 @@ class Poisoned:
 
 def test_nan_is_left_out_and_named() -> None:
     report = run_passes(Model([separable()]), "calibrate", PassContext(data=Poisoned()))
-    [said] = [w for w in report["calibrate"].log.warnings if "NaN" in w]
+    [said] = [str(w) for w in report["calibrate"].log.diagnostics.of("warning") if "NaN" in w.text]
     assert "36 values of 'x' are NaN or infinite, the first of" in said
 
 
@@ -135,7 +137,7 @@ def test_final_scores_get_headroom_on_images_that_show_nothing() -> None:
 def test_statistics_come_before_procedural_images(passes: str) -> None:
     """Also where BatchNorm is still an op when the first pass is run."""
     report = run_passes(Model([batch_normed((1, 32, 32, 3))]), passes, PassContext(threads=1))
-    assert "from BatchNorm statistics" in report.passes[-1].log.notes[0]
+    assert "from BatchNorm statistics" in report.passes[-1].diagnostics[0].text
 
 
 def batch_normed(shape: tuple[int, ...]) -> Graph:

@@ -69,7 +69,7 @@ def test_a_stripped_detector_can_be_resized() -> None:
 def test_graphs_without_the_op_are_left_and_say_so() -> None:
     for name in ("set_nms(iou=0.5)", "strip_postprocess"):
         report = run_passes(Model([ssd()]), name, PassContext(threads=1))
-        assert "has no TFLite_Detection_PostProcess" in report.passes[0].log.notes[0]
+        assert "has no TFLite_Detection_PostProcess" in report.passes[0].diagnostics[0].text
 
 
 def test_a_frozen_graph_holds_the_new_options(tmp_path: Path) -> None:

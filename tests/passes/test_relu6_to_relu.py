@@ -39,7 +39,7 @@ def test_force_swaps_and_says_what_it_costs() -> None:
     graph = relu6_of(60.0)
     report = check_pass(graph, "relu6_to_relu(force=true)", tolerance=7.5, data=True)
     assert graph.ops[-1].kind == "RELU"
-    assert "trained again" in report.log.warnings[0]
+    assert report.log.diagnostics.of("warning")[0].code == "train-again"
     assert report.fidelity is not None
 
 

@@ -89,7 +89,7 @@ def test_forced_removal_says_that_training_must_follow() -> None:
     graph = separable()
     report = check_pass(graph, "remove_dw_bn(layers=all)", tolerance=0.6, data=True)
     assert not graph.ops_of("RELU6")
-    assert "trained again" in report.log.warnings[0]
+    assert report.log.diagnostics.of("warning")[0].code == "train-again"
     assert report.fidelity is not None
     assert report.fidelity.sqnr_db < 40
 
@@ -97,7 +97,7 @@ def test_forced_removal_says_that_training_must_follow() -> None:
 def test_without_data_the_statistics_decide() -> None:
     graph = separable()
     report = check_pass(graph, "remove_dw_bn", tolerance=1e-6)
-    assert any("BatchNorm statistics" in note for note in report.log.notes)
+    assert any("BatchNorm statistics" in str(one) for one in report.diagnostics)
     assert report.log.layers[0]["sqnr_db"] < 40
 
 

@@ -48,7 +48,7 @@ def test_width_and_height_and_what_is_no_multiple() -> None:
     report = resized(graph, "64x40")
     assert graph.inputs[0].shape == (1, 40, 64, 3)
     assert any("no multiples of 8" in note and "20x32" in note
-               for note in report.passes[0].log.notes)  # fmt: skip
+               for note in map(str, report.passes[0].diagnostics))  # fmt: skip
 
 
 def repeated(height: int, width: int) -> Graph:

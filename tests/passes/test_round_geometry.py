@@ -61,7 +61,7 @@ def test_the_float_function_stays(name: str, passes: str) -> None:
     graph = FAMILIES[name]()
     report = check_pass(graph, passes, tolerance=1e-5)
     assert report.edits
-    note = report.log.notes[-1]
+    note = str(report.log.diagnostics.of("note")[-1])
     assert "MACs" in note
     assert "latency" in note
 
@@ -130,7 +130,7 @@ def test_rounding_down_drops_the_least_important_channels() -> None:
     assert widths(graph)[0] == 16
     assert not report.exact
     assert report.fidelity is not None
-    assert "dropped" in report.log.warnings[0]
+    assert "dropped" in report.log.diagnostics.of("warning")[0].text
     # 19 channels became 16: the three that matter least are gone, the first is still there.
     kept = np.abs(weights_of(graph.ops_of("CONV_2D")[0])).max((1, 2, 3))
     assert kept.min() > 1e-2

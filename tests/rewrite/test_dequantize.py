@@ -65,7 +65,7 @@ def test_passes_on_a_quantized_model_go_through_float_and_say_so() -> None:
     model = Model([graph], source="tflite")
     model.mark_loaded()
     api.run_passes(model, "calibrate", data=PassContext(synthetic(input_specs(network()), 12)))
-    assert any("quantized already" in text for text in model.notices)
+    assert any(one.code == "quantized-already" for one in model.diagnostics)
     assert model.graph.ops_of("FAKE_QUANT")
 
 
@@ -74,7 +74,7 @@ def test_a_float_model_is_left_alone() -> None:
     model.mark_loaded()
     api.dequantize(model)
     assert not model.edited
-    assert not model.notices
+    assert not model.diagnostics
 
 
 def test_shared_constants_are_made_float_once() -> None:

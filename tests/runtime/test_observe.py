@@ -68,7 +68,7 @@ def test_threads_order_and_merged_runs_give_the_same_bytes(tmp_path: Path) -> No
     wanted = saved(whole, tmp_path / "a.json")
     for other in others:
         other.data = whole.data
-        other.warnings = whole.warnings
+        other.diagnostics = whole.diagnostics
         assert saved(other, tmp_path / "b.json") == wanted
 
 
@@ -96,7 +96,7 @@ def test_an_interrupted_run_is_resumed(at: int, tmp_path: Path) -> None:
         ranges(PassContext(Listed(SAMPLES), checkpoint=checkpoint, resume=True), "ema")
     again = ranges(PassContext(Listed(SAMPLES), checkpoint=checkpoint, resume=True))
     whole = ranges(PassContext(Listed(SAMPLES)))
-    again.warnings = whole.warnings
+    again.diagnostics = whole.diagnostics
     assert saved(again, tmp_path / "a.json") == saved(whole, tmp_path / "b.json")
     assert not checkpoint.exists()
 
@@ -132,9 +132,9 @@ def test_statistics_of_other_weights_are_neither_resumed_nor_merged(tmp_path: Pa
 
 def test_ranges_that_still_grow_are_said() -> None:
     growing = [{"x": normal(1, 6, 6, 4) * (1 + k)} for k in range(20)]
-    assert any("still grew" in w for w in ranges(PassContext(Listed(growing))).warnings)
+    assert any(d.code == "ranges-grow" for d in ranges(PassContext(Listed(growing))).diagnostics)
     steady = [{"x": normal(1, 6, 6, 4) * (20 - k)} for k in range(20)]
-    assert not ranges(PassContext(Listed(steady))).warnings
+    assert not ranges(PassContext(Listed(steady))).diagnostics
 
 
 def test_an_error_in_the_data_reaches_the_caller() -> None:

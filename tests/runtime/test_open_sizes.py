@@ -68,8 +68,8 @@ def test_op_by_op_work_needs_one_size(source: Path) -> None:
 
 def test_the_size_that_stands_for_all_is_said(source: Path) -> None:
     model = qf.load(source)
-    notes = qf.run_passes(model, "calibrate").passes[0].log.notes
-    assert any("[1, ?, ?, 3] as [1, 64, 64, 3]" in note for note in notes)
+    notes = qf.run_passes(model, "calibrate").passes[0].diagnostics
+    assert any("[1, ?, ?, 3] as [1, 64, 64, 3]" in note.text for note in notes)
     result = CliRunner().invoke(main, ["inspect", str(source)])
     assert "leaves its size open: taken as [1, 64, 64, 3]" in result.output
     assert "885k MACs" in result.output  # 64 x 64 x 8 x 27, and 32

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from qfrewrite.errors import ModelFileError, UnsupportedError
+from qfrewrite.errors import Diagnostics, ModelFileError, UnsupportedError
 from qfrewrite.formats.graphdef.functions import CallStack, Function, Library
 from qfrewrite.formats.graphdef.nodes import attribute, place
 from qfrewrite.formats.graphdef.values import (
@@ -61,7 +61,7 @@ class Program:
     run: Run
     bodies: list[Graph] = field(default_factory=list)
     calls: CallStack = field(default_factory=CallStack)
-    notices: list[str] = field(default_factory=list)
+    diagnostics: Diagnostics = field(default_factory=Diagnostics)
 
 
 class Importer:
@@ -70,7 +70,7 @@ class Importer:
     def __init__(self, graph: Graph, program: Program) -> None:
         self.graph = graph
         self.program = program
-        self.notices = program.notices
+        self.diagnostics = program.diagnostics
         # What stands before the names of nodes: those of a function are its own.
         self.prefix = ""
 
@@ -93,11 +93,6 @@ class Importer:
         finally:
             self.prefix = outer
             self.program.calls.leave()
-
-    def notice(self, text: str) -> None:
-        """Say something to the user, once."""
-        if text not in self.notices:
-            self.notices.append(text)
 
     def add(
         self,

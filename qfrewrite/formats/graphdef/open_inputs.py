@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from qfrewrite.errors import Diagnostics
 from qfrewrite.formats.graphdef.nodes import Ref, attribute, data_refs
 from qfrewrite.formats.graphdef.select import InputSpec, behind_identities, unknown_shape
 from qfrewrite.formats.graphdef.sizes import Sizes, fitting_sizes
@@ -49,7 +50,7 @@ def settle_inputs(
     specs: Sequence[InputSpec],
     ends: Sequence[Ref],
     reads: Callable[[Mapping[Ref, tuple[int, ...]]], bool],
-) -> tuple[list[InputSpec], list[str]]:
+) -> tuple[list[InputSpec], Diagnostics]:
     """`specs` with the sizes that the layers leave no choice about, and notices about them.
 
     known: the shapes as the file or the user states them. reads: whether the graph can be read
@@ -57,21 +58,23 @@ def settle_inputs(
     """
     opened = [spec for spec in specs if _is_open(known[spec.ref])]
     if not opened:
-        return list(specs), []
+        return list(specs), Diagnostics()
     found = _fitting(nodes, known, ends)
     total = sum(f.sizes.size for f in found)
     if total != 1:
         raise _ambiguous(opened, known, found, reads)
     shapes = found[0].at(0)
-    notices = [
-        f"input '{spec.ref}': its size is not stated; taken as "
-        f"{_text(shapes[spec.ref])}, the only {'square ' if found[0].square else ''}one its "
-        "layers take"
-        for spec in opened
-    ]
+    diagnostics = Diagnostics()
+    for spec in opened:
+        diagnostics.notice(
+            "input-size",
+            f"its size is not stated; taken as {_text(shapes[spec.ref])}, the only "
+            f"{'square ' if found[0].square else ''}one its layers take",
+            where=f"input '{spec.ref}'",
+        )
     return [
         InputSpec(s.ref, shapes[s.ref]) if s in opened else s for s in specs
-    ], notices  # fmt: skip
+    ], diagnostics  # fmt: skip
 
 
 def _is_open(shape: Shape | None) -> bool:

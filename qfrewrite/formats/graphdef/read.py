@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from qfrewrite.errors import ModelFileError, QfError, UnsupportedError, UsageError
+from qfrewrite.errors import Diagnostics, ModelFileError, QfError, UnsupportedError, UsageError
 from qfrewrite.formats.graphdef.detect import parse_message, read_bytes
 from qfrewrite.formats.graphdef.frames import structured
 from qfrewrite.formats.graphdef.functions import Function, Library
@@ -82,12 +82,12 @@ def parse_graphdef(
 def _read(
     message: Any, path: Path | None, inputs: Sequence[str] | None, outputs: Sequence[str] | None
 ) -> Model:
-    library, notices = Library.of(message), list[str]()
+    library, diagnostics = Library.of(message), Diagnostics()
     nodes = index_nodes(message)
     _refuse_variables(nodes)
     fed = {parse_input(text).ref.node for text in inputs or ()}
     named = {parse_ref(text).node for text in outputs or ()}
-    nodes = for_inference(nodes, fed, notices.append)
+    nodes = for_inference(nodes, fed, diagnostics)
     nodes = structured(nodes, library, results=named | fed)
     ends = (
         [find_ref(nodes, parse_ref(text), "output") for text in outputs]
@@ -97,11 +97,11 @@ def _read(
     given = [_checked(nodes, parse_input(text)) for text in inputs] if inputs else None
     specs = find_inputs(nodes, ends, given)
     specs, settled = _settled(message, nodes, specs, ends, library)
-    notices += settled
-    program = Program(library, _Run(), notices=notices)
+    diagnostics.add(*settled)
+    program = Program(library, _Run(), diagnostics=diagnostics)
     graph = _Reader(message, nodes, specs, ends, program).read()
     graphs = without_unreached([graph, *program.bodies])
-    model = Model(graphs, path, "graphdef", notices=program.notices)
+    model = Model(graphs, path, "graphdef", diagnostics=program.diagnostics)
     model.meta["graphdef"] = message
     model.mark_loaded()
     return model
@@ -125,7 +125,7 @@ def _settled(
     specs: list[InputSpec],
     ends: list[Ref],
     library: Library,
-) -> tuple[list[InputSpec], list[str]]:
+) -> tuple[list[InputSpec], Diagnostics]:
     """The inputs with the sizes that the graph's layers imply."""
     producer = message.versions.producer
     known = {
@@ -259,9 +259,8 @@ class _Reader:
         node = self.nodes[spec.ref.node]
         default = _default_shape(self.nodes, spec)
         producer = self.message.versions.producer
-        shape, notices = input_shape(spec, node, producer, default)
-        for text in notices:
-            self.importer.notice(text)
+        shape, diagnostics = input_shape(spec, node, producer, default)
+        self.importer.diagnostics.add(*diagnostics)
         tensor = Tensor(str(spec.ref), shape, self._dtype(node), meta={"node": node})
         self.values[spec.ref] = Computed(tensor, identity_perm(len(shape)), tensor.name)
         return tensor

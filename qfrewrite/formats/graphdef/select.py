@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from qfrewrite.errors import ModelFileError, UsageError
+from qfrewrite.errors import Diagnostics, ModelFileError, UsageError
 from qfrewrite.formats.graphdef.nodes import Ref, ancestors, attribute, data_refs, parse_ref
 from qfrewrite.formats.graphdef.tensor_proto import MAX_RANK
 
@@ -205,7 +205,7 @@ def _default_dims(node: Any, default: Any) -> list[Any]:
 
 def input_shape(
     spec: InputSpec, node: Any, producer: int, default: tuple[int, ...] | None
-) -> tuple[tuple[int, ...], list[str]]:
+) -> tuple[tuple[int, ...], Diagnostics]:
     """The static shape of an input, and notices about it; raises UsageError where it is unknown.
 
     producer: the version of the GraphDef. default: the shape of a PlaceholderWithDefault's value.
@@ -213,15 +213,17 @@ def input_shape(
     shape = known_shape(spec, node, producer, default)
     if shape is None:
         raise unknown_shape(spec, shape)
-    notices = []
+    diagnostics = Diagnostics()
     if shape and shape[0] is None:
-        notices.append(f"input '{spec.ref}': batch size unknown, taken as 1")
+        diagnostics.notice(
+            "batch-size", "batch size unknown, taken as 1", where=f"input '{spec.ref}'"
+        )
         shape = (1, *shape[1:])
     if None in shape:
         raise unknown_shape(spec, shape)
     if len(shape) > MAX_RANK or any(not 0 < (d or 0) < _MAX_DIM for d in shape):
         raise ModelFileError(f"has the impossible shape {list(shape)}", where=f"input '{spec.ref}'")
-    return tuple(d for d in shape if d is not None), notices
+    return tuple(d for d in shape if d is not None), diagnostics
 
 
 def known_shape(

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
+from qfrewrite.errors import Diagnostics
 from qfrewrite.formats.graphdef.nodes import attribute, data_refs
 from qfrewrite.formats.graphdef.schema import DATA_TYPES, NodeDef
 
@@ -17,7 +18,7 @@ _NAME = re.compile(
 
 
 def for_inference(
-    nodes: Mapping[str, Any], given: Collection[str], notice: Callable[[str], None]
+    nodes: Mapping[str, Any], given: Collection[str], diagnostics: Diagnostics
 ) -> dict[str, Any]:
     """`nodes` with every switch between training and inference a constant: false.
 
@@ -30,7 +31,9 @@ def for_inference(
             continue
         found[name] = _false(node)
         if not _is_false(nodes, node):
-            notice(f"'{name}' is taken as false: the graph is read for inference")
+            diagnostics.notice(
+                "inference", f"'{name}' is taken as false: the graph is read for inference"
+            )
     return {**nodes, **found}
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from qfrewrite.errors import QfError, UnsupportedError
+from qfrewrite.errors import Diagnostics, QfError, UnsupportedError
 from qfrewrite.formats.graphdef.compose import COMPOSED
 from qfrewrite.formats.graphdef.emit import Emitter, kind_of
 from qfrewrite.formats.graphdef.node_types import INDEX, SCALARS, stated
@@ -22,13 +22,13 @@ from qfrewrite.ops.spec import attr
 Writer = Callable[[Emitter, Op], None]
 
 
-def graphdef_bytes(model: Model, notes: list[str] | None = None) -> bytes:
+def graphdef_bytes(model: Model, diagnostics: Diagnostics | None = None) -> bytes:
     """`model` as a serialised GraphDef.
 
     An unedited GraphDef comes back as it was read; otherwise nodes are made from the IR, each
     from the node it was read from where the op is still the same, so that devices and attributes
-    we do not know survive. notes: gets a line per input or output that TensorFlow makes us
-    rename. Raises UnsupportedError for an op or tensor without such a form.
+    we do not know survive. diagnostics: gets a note per input or output that TensorFlow
+    makes us rename. Raises UnsupportedError for an op or tensor without such a form.
     """
     source = model.meta.get("graphdef")
     if source is not None and not model.edited:
@@ -45,11 +45,10 @@ def graphdef_bytes(model: Model, notes: list[str] | None = None) -> bytes:
     for op in graph.ops:
         _write_op(emitter, op)
     _name_outputs(emitter, graph.outputs)
-    if notes is not None:
-        notes += [
-            f"'{old}' is called '{new}': TensorFlow takes letters, digits and . _ / - in a name"
-            for old, new in emitter.renamed.items()
-        ]
+    for old, new in emitter.renamed.items():
+        text = f"'{old}' is called '{new}': TensorFlow takes letters, digits and . _ / - in a name"
+        if diagnostics is not None:
+            diagnostics.note("renamed", text)
     return bytes(emitter.message.SerializeToString(deterministic=True))
 
 

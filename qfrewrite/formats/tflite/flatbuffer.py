@@ -17,7 +17,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from qfrewrite.errors import ModelFileError, UnsupportedError
+from qfrewrite.errors import Diagnostics, ModelFileError, UnsupportedError
 from qfrewrite.formats.tflite.flatbuffer_schema import FieldSpec, Schema, TableSpec
 from qfrewrite.ir import Array
 
@@ -40,14 +40,14 @@ _U16X2 = struct.Struct("<HH")
 class Decoder:
     """Reads tables out of one buffer; every offset and length is checked before it is used.
 
-    `notices` collects what was read but cannot be kept.
+    `diagnostics` collects what was read but cannot be kept.
     """
 
     def __init__(self, schema: Schema, buf: memoryview) -> None:
         self.schema = schema
         self.buf = buf
         self.size = len(buf)
-        self.notices: dict[str, None] = {}
+        self.diagnostics = Diagnostics()
         self._tables_left = _MOST_TABLES
         self._bytes_left = _MOST_REUSE * self.size + 65536
         self._vtables: dict[int, tuple[tuple[int, ...], int]] = {}
@@ -118,8 +118,8 @@ class Decoder:
         try:
             return str(data, "utf-8")
         except UnicodeDecodeError:
-            self.notices[f"{spec.name}.{field.name} is not UTF-8; its other bytes are escaped"] = (
-                None
+            self.diagnostics.notice(
+                "not-utf8", f"{spec.name}.{field.name} is not UTF-8; its other bytes are escaped"
             )
             return str(data, "utf-8", "backslashreplace")
 
@@ -160,7 +160,11 @@ class Decoder:
             if offset and slot >= spec.slots:
                 values.setdefault(UNKNOWN, []).append(f"{spec.name} field {slot}")
             elif offset and slot not in named:
-                self.notices[f"{spec.name}: a field that TFLite has withdrawn is left out"] = None
+                self.diagnostics.notice(
+                    "withdrawn-field",
+                    "a field that TFLite has withdrawn is left out",
+                    where=spec.name,
+                )
 
     # -- bytes -----------------------------------------------------------------------------
 

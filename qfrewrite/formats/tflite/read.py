@@ -97,7 +97,7 @@ class _ModelReader:
             model.meta["metadata_buffer"] = tuple(self._bytes(i, "metadata_buffer") for i in ids)
         if unknown := self._unknown():
             model.meta["unknown"] = unknown
-        model.notices.extend(self.decoder.notices)
+        model.diagnostics.add(*self.decoder.diagnostics)
         model.mark_loaded()
         return model
 
@@ -160,9 +160,11 @@ class _ModelReader:
                 if tensor in places:
                     sides[side].append((name, places[tensor]))
                 else:
-                    model.notices.append(
-                        f"signature '{key}': '{name}' is left out: tensor {tensor} "
-                        f"is not among the {side} of subgraph {index}"
+                    model.diagnostics.notice(
+                        "signature-tensor",
+                        f"'{name}' is left out: tensor {tensor} is not among the {side} of "
+                        f"subgraph {index}",
+                        where=f"signature '{key}'",
                     )
         signature = Signature(key, index, tuple(sides["inputs"]), tuple(sides["outputs"]))
         model.signatures.append(signature)

@@ -35,7 +35,9 @@ def _const(c: NodeContext) -> list[Value]:
         raise ModelFileError("is a Const without a value")
     data = tensor_to_numpy(proto, place(c.node))
     if data.dtype.kind == "f" and data.dtype != np.float32:
-        c.importer.notice(f"constants of {data.dtype} are read as float32 ('{c.name}', ...)")
+        c.importer.diagnostics.notice(
+            "read-as-float32", f"constants of {data.dtype} are read as float32 ('{c.name}', ...)"
+        )
         data = data.astype(np.float32)
     return [Constant(c.name, data)]
 
