@@ -27,14 +27,8 @@ from qfrewrite.passes import PassContext, measure, row_names
 from qfrewrite.rewrite.dead_channels import dead_by_batch_norm
 from qfrewrite.rewrite.dequantize import computes_quantized
 from qfrewrite.rewrite.fold import bn_scale_offset
-from qfrewrite.rewrite.match import (
-    LINEAR,
-    NoMatch,
-    channel_axis,
-    sole_reader,
-    weight_slot,
-    weights_of,
-)
+from qfrewrite.rewrite.linear import linear_ports
+from qfrewrite.rewrite.match import LINEAR, NoMatch, sole_reader
 from qfrewrite.rewrite.raising import raise_graph
 from qfrewrite.runtime.session import take_usual_sizes
 
@@ -131,14 +125,13 @@ def _before_folding(graph: Graph, op: Op) -> _Unfolded:
 
 def _channel_magnitudes(op: Op) -> Array | None:
     """The largest weight per output channel, [O], real units; None where they are not known."""
-    tensor = op.operand(weight_slot(op))
+    tensor = op.operand(linear_ports(op).weights)
     # Of types that numpy lacks the bytes are kept.
     if tensor.data is None or not tensor.size or tensor.data.shape != tensor.shape:
         return None
-    w = dequantize(tensor.data, tensor.quant) if tensor.quant is not None else weights_of(op)
-    magnitudes: Array = (
-        np.abs(np.moveaxis(w, channel_axis(op), 0)).reshape(w.shape[channel_axis(op)], -1).max(1)
-    )
+    w = tensor.data if tensor.quant is None else dequantize(tensor.data, tensor.quant)
+    by_output = np.abs(np.moveaxis(w, linear_ports(op).axis, 0))
+    magnitudes: Array = by_output.reshape(len(by_output), -1).max(1)
     return magnitudes
 
 
@@ -148,7 +141,7 @@ def _describe_weights(layer: Layer, op: Op, before: _Unfolded | None, row: Range
     magnitudes = _channel_magnitudes(op)
     if magnitudes is None:
         return
-    tensor = op.operand(weight_slot(op))
+    tensor = op.operand(linear_ports(op).weights)
     w = tensor.value()
     if tensor.quant is not None:
         w = dequantize(w, tensor.quant)

@@ -22,7 +22,8 @@ from qfrewrite.ir import Array, Graph, Model, Op, Tensor
 from qfrewrite.lower.canonical import canonicalise
 from qfrewrite.ops.spec import attr
 from qfrewrite.rewrite.dequantize import computes_quantized
-from qfrewrite.rewrite.match import LINEAR, bias_slot
+from qfrewrite.rewrite.linear import linear_ports
+from qfrewrite.rewrite.match import LINEAR
 from qfrewrite.rewrite.raising import raise_graph
 from qfrewrite.runtime.session import Session
 from qfrewrite.solve.context import PassContext
@@ -223,7 +224,7 @@ def _ratios(
     Folded BatchNorm has a bias of the size of what it normalised: so both are about equal.
     """
     first = next(iter(graph.ops_of(*LINEAR)), None)
-    bias = None if first is None else first.input(bias_slot(first))
+    bias = None if first is None else first.input(linear_ports(first).bias)
     if first is None or bias is None or bias.data is None or not bias.data.any():
         return {}
     session = Session(graph, [first.output], threads=threads)

@@ -14,14 +14,12 @@ from math import erf
 from types import MappingProxyType
 
 import numpy as np
-import numpy.typing as npt
 
 from qfrewrite.ir import Graph, Op, Tensor
 from qfrewrite.lower.ranges import Range
 from qfrewrite.ops.spec import clip_bounds, kinds_that
-from qfrewrite.rewrite.match import bias_of, channel_axis, float_weights, weights_of
-
-Float64 = npt.NDArray[np.float64]
+from qfrewrite.rewrite.linear import Float64, LinearView
+from qfrewrite.rewrite.match import NoMatch
 
 # How many standard deviations a range takes in (Nagel et al. 2019 use 6 for ranges).
 RANGE_SIGMAS = 6.0
@@ -123,21 +121,21 @@ def _concat(op: Op, g: list[Gaussian]) -> Gaussian:
 
 def _linear(op: Op, g: list[Gaussian]) -> Gaussian | None:
     """Mean and variance of W x + b for channels taken as independent."""
-    if float_weights(op) is not None:
+    view = LinearView.of(op)
+    if isinstance(view, NoMatch):
         return None
-    w = np.moveaxis(weights_of(op).astype(np.float64), channel_axis(op), 0)
+    w = view.by_output.astype(np.float64)
     channels = g[0].mean.size
-    if op.kind == "DEPTHWISE_CONV_2D":
-        repeat = w.shape[0] // channels
+    if view.is_depthwise:
         taps = w.reshape(w.shape[0], -1)
-        mean = taps.sum(1) * np.repeat(g[0].mean, repeat)
-        std = np.abs(taps).sum(1) * np.repeat(g[0].std, repeat)
+        mean = taps.sum(1) * view.along_inputs(g[0].mean)
+        std = np.abs(taps).sum(1) * view.along_inputs(g[0].std)
     elif w.shape[-1] == channels:
         taps = w.reshape(w.shape[0], -1, channels).sum(1)
         mean, std = taps @ g[0].mean, np.sqrt(taps**2 @ g[0].std ** 2)
     else:
         return None
-    return Gaussian(mean + bias_of(op), std)
+    return Gaussian(mean + view.bias, std)
 
 
 _RULES: Mapping[str, Callable[[Op, list[Gaussian]], Gaussian | None]] = MappingProxyType(

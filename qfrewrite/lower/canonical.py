@@ -15,7 +15,8 @@ from qfrewrite.ops.build import append_op
 from qfrewrite.ops.shapes import settle_shapes, unsettled
 from qfrewrite.ops.spec import attr, facets, kinds_that
 from qfrewrite.rewrite.fold import bn_scale_offset, fold_batch_norm, fold_constants
-from qfrewrite.rewrite.match import NoMatch, bias_slot, sole_reader
+from qfrewrite.rewrite.linear import linear_ports
+from qfrewrite.rewrite.match import NoMatch, sole_reader
 from qfrewrite.rewrite.raising import raise_graph
 from qfrewrite.rewrite.rewriter import Log, Rewriter, may_bypass, replace_op
 
@@ -193,7 +194,7 @@ def _as_reshape(rw: Rewriter, op: Op) -> None:
 def _add_missing_bias(rw: Rewriter) -> None:
     """Convolutions get a bias of zeros: several runtimes read it without asking."""
     for op in rw.graph.ops_of("CONV_2D", "DEPTHWISE_CONV_2D"):
-        slot = bias_slot(op)
+        slot = linear_ports(op).bias
         if op.input(slot) is None and op.output.dtype == "float32":
             zeros = np.zeros(op.output.shape[-1], np.float32)
             rw.set_constant(op, slot, zeros, name=f"{op.name}/bias")

@@ -18,15 +18,13 @@ from qfrewrite.lower.weight_schemes import lower_weights
 from qfrewrite.lower.weights import mean_response, on_grid, weight_bounds
 from qfrewrite.ops.check import verify_model
 from qfrewrite.ops.shapes import settle_shapes
-from qfrewrite.ops.spec import kinds_that
 from qfrewrite.ops.subgraphs import run_graphs
 from qfrewrite.rewrite.densify import densify
 from qfrewrite.rewrite.error_function import lower_erf
-from qfrewrite.rewrite.fold import set_weights
-from qfrewrite.rewrite.match import bias_of, channel_axis, float_weights, weights_of
+from qfrewrite.rewrite.linear import linear_views
 from qfrewrite.rewrite.raising import raise_graph
 from qfrewrite.rewrite.rewriter import Rewriter
-from qfrewrite.rewrite.weight_ranges import KEY, restore_weight_ranges
+from qfrewrite.rewrite.weight_ranges import restore_weight_ranges
 
 
 def lower_model(model: Model, options: QuantOptions | None = None) -> tuple[Model, QuantReport]:
@@ -121,17 +119,17 @@ def lower_graphdef(model: Model) -> Model:
 
 def _bake_weights(graph: Graph) -> None:
     rw = Rewriter(graph)
-    for op in graph.ops_of(*kinds_that(lambda op: op.gathers)):
-        fake = graph.producer(op.operand(0))
-        if fake is None or fake.kind != "FAKE_QUANT" or float_weights(op) is not None:
+    for view in linear_views(graph):
+        fake = graph.producer(view.x)
+        # Where training chose a range, it chose the grid too.
+        if fake is None or fake.kind != "FAKE_QUANT" or view.trained is not None:
             continue
-        if KEY in op.operand(1).meta:
-            continue  # training chose its grid
-        response = mean_response(op, fake.operand(0))
+        response = mean_response(view, fake.operand(0))
         if response is not None:
-            w, axis = weights_of(op), channel_axis(op)
+            w, axis = view.weights, view.ports.axis
             rounded = on_grid(w, weight_bounds(w, axis, per_channel=True), axis)
-            set_weights(rw, op, rounded, bias_of(op) + response(w - rounded.astype(np.float64)))
+            bias = view.bias + response(w - rounded.astype(np.float64))
+            rw.set_linear(view.with_weights(rounded, bias))
 
 
 def lower_float(graph: Graph) -> None:

@@ -32,7 +32,7 @@ from qfrewrite.ops import OpSpec, spec_of
 from qfrewrite.ops.spec import facets
 from qfrewrite.ops.subgraphs import Use
 from qfrewrite.rewrite.error_function import lower_erf
-from qfrewrite.rewrite.match import LINEAR, act_slot, bias_slot, channel_axis, weight_slot
+from qfrewrite.rewrite.linear import LinearView
 from qfrewrite.rewrite.rewriter import Rewriter
 
 
@@ -239,8 +239,9 @@ class _Lowering:
     def _convert_op(self, op: Op, dtype: str) -> None:
         spec = spec_of(op)
         assert spec is not None
-        if op.kind in LINEAR:
-            self._convert_linear(op, dtype)
+        view = LinearView.of(op)
+        if isinstance(view, LinearView):
+            self._convert_linear(view, dtype)
         if dtype == "int16" and "pot_scale_int16" in spec.attrs:
             self.graph.update_op(op, attrs={**op.attrs, "pot_scale_int16": False})
         for slot, tensor in enumerate(op.inputs):
@@ -268,32 +269,29 @@ class _Lowering:
         data = tensor.value()
         return activation_quant(float(data.min(initial=0)), float(data.max(initial=0)), dtype)
 
-    def _convert_linear(self, op: Op, dtype: str) -> None:
-        x, w = op.operand(act_slot(op)), op.operand(weight_slot(op))
-        b = op.input(bias_slot(op))
-        axis = channel_axis(op)
+    def _convert_linear(self, view: LinearView, dtype: str) -> None:
+        op, x, ports = view.op, view.x, view.ports
         result, source = (
             self._known(written_as(self.graph, op.output), dtype),
             self._known(x, dtype),
         )
         q = quantize_linear(
-            w.value(),
-            b.data if b is not None else None,
-            self._weight_bounds(op, w, axis, WEIGHTS_OF[dtype]),
-            mean_response(op, x),
-            axis=axis,
+            view.weights,
+            view.bias if view.has_bias else None,
+            self._weight_bounds(op, op.operand(ports.weights), ports.axis, WEIGHTS_OF[dtype]),
+            mean_response(view, x),
+            axis=ports.axis,
             input_scale=float(source.scale[0]),
             output_scale=float(result.scale[0]),
             bias_type=BIASES_OF[dtype],
         )
         if q.raised:
             self.raised[op] = q.raised
-        self.convert.put(op, weight_slot(op), q.weights, Quant(q.scale, q.zero_point, axis))
-        if b is not None and q.bias is not None:
+        self.convert.put(op, ports.weights, q.weights, Quant(q.scale, q.zero_point, ports.axis))
+        if q.bias is not None:
             scale = (np.float32(source.scale[0]) * q.scale).astype(np.float32)
-            self.convert.put(
-                op, bias_slot(op), q.bias, Quant(scale, np.zeros(scale.size, np.int64))
-            )
+            quant = Quant(scale, np.zeros(scale.size, np.int64))
+            self.convert.put(op, ports.bias, q.bias, quant)
 
     def _weight_bounds(self, op: Op, w: Tensor, axis: int, dtype: str) -> Array:
         """What weights span: magnitudes [1] or [O], or for uint8 the two ends [2, 1]."""

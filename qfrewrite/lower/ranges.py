@@ -13,8 +13,8 @@ from qfrewrite.ir import Array, Graph, Op, Tensor
 from qfrewrite.lower.canonical import drop_identities
 from qfrewrite.ops.quantization import fake_quant_grid, holding_zero, nudged
 from qfrewrite.ops.spec import attr, clip_bounds, kinds_that
+from qfrewrite.rewrite.linear import KEY
 from qfrewrite.rewrite.rewriter import Rewriter
-from qfrewrite.rewrite.weight_ranges import KEY
 
 Range = tuple[float, float]
 

@@ -16,7 +16,7 @@ from qfrewrite.lower.conversions import Conversions
 from qfrewrite.lower.scheme import QuantOptions, QuantReport, matches
 from qfrewrite.lower.weights import given_bounds, mean_response, weight_bounds
 from qfrewrite.ops import OpSpec, spec_of
-from qfrewrite.rewrite.match import LINEAR, bias_slot
+from qfrewrite.rewrite.linear import LinearView
 from qfrewrite.rewrite.rewriter import Rewriter
 
 # Constants with fewer elements gain nothing.
@@ -105,12 +105,11 @@ def _lower_one(
 
 def _correct_bias(graph: Graph, op: Op, error: Array) -> None:
     """Let the bias take up what rounding the weights makes of the mean input, where it is known."""
-    if op.kind not in LINEAR:
-        return
-    bias, response = op.input(bias_slot(op)), mean_response(op, op.operand(0))
-    if response is not None and bias is not None and bias.data is not None:
-        corrected = bias.value() + response(error).reshape(bias.shape)
-        Rewriter(graph).set_constant(op, bias_slot(op), corrected.astype(np.float32))
+    view = LinearView.of(op)
+    if isinstance(view, LinearView) and view.has_bias:
+        response = mean_response(view, view.x)
+        if response is not None:
+            Rewriter(graph).set_linear(view.shifted(response(error)))
 
 
 def _codes(w: Array, bounds: Array, axis: int) -> tuple[Array, Quant]:

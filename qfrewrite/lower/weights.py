@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from qfrewrite.ir import Array, Op, Tensor
+from qfrewrite.ir import Array, Tensor
 from qfrewrite.ir.quant import SMALLEST_SCALE
 from qfrewrite.ops.spec import facets
-from qfrewrite.rewrite.fold import constant_response
+from qfrewrite.rewrite.linear import LinearView
 
 # Room for the sum of products beside the bias in an accumulator of 32 or 64 bits.
 _BIAS_LIMIT = {"int32": 2.0**30, "int64": 2.0**46}
@@ -141,14 +141,11 @@ def _bias(
     return saturated
 
 
-def mean_response(op: Op, x: Tensor) -> Callable[[Array], npt.NDArray[np.float64]] | None:
-    """What weights in `op` make of the mean of its input `x`, where calibration left that mean."""
+def mean_response(view: LinearView, x: Tensor) -> Callable[[Array], npt.NDArray[np.float64]] | None:
+    """What weights in a linear op make of the mean of its input `x`, where calibration left it."""
     mean = x.meta.get("channel_mean")
-    if mean is None or mean.size != x.shape[-1]:
+    if mean is None or mean.size != x.shape[-1] or not facets(view.op).gathers:
         return None
-    inputs = op.operand(1).shape[-1]
-    if not facets(op).gathers:
+    if not view.is_depthwise and view.weights.shape[-1] != mean.size:
         return None
-    if op.kind != "DEPTHWISE_CONV_2D" and inputs != mean.size:
-        return None
-    return lambda w: constant_response(op, w, mean)
+    return lambda w: view.with_weights(w).response(mean)

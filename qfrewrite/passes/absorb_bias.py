@@ -11,8 +11,9 @@ from qfrewrite.calibration.statistics import propagate
 from qfrewrite.ir import Graph, Op
 from qfrewrite.passes._registry import Pass, register
 from qfrewrite.rewrite.dead_channels import next_linear
-from qfrewrite.rewrite.fold import Float64, constant_response, pads, restate, set_weights
-from qfrewrite.rewrite.match import LINEAR, NoMatch, bias_of, float_weights, weights_of
+from qfrewrite.rewrite.fold import restate
+from qfrewrite.rewrite.linear import Float64, LinearView, linear_views
+from qfrewrite.rewrite.match import NoMatch
 from qfrewrite.solve.context import PassRewriter
 from qfrewrite.solve.scaling import NEAR, REACH
 
@@ -44,22 +45,23 @@ class AbsorbBias(Pass):
 
     def run(self, graph: Graph, rw: PassRewriter) -> None:
         """Only where one activation that keeps positive values lies between."""
-        sites = [s for op in graph.ops_of(*LINEAR) if (s := _site(rw, op)) is not None]
+        sites = [s for view in linear_views(graph) if (s := _site(rw, view.op)) is not None]
         if not sites:
             return
         for site, (least, most) in zip(sites, _extremes(rw, sites), strict=True):
-            first, second = site.first, site.second
+            first, second = LinearView.of(site.first), LinearView.of(site.second)
+            assert isinstance(first, LinearView)
+            assert isinstance(second, LinearView)
             clips = (most >= NEAR * 6.0) if site.activation.kind == "RELU6" else False
             k = np.where(clips | (least < _LEAST * (most - least)), 0.0, np.maximum(least, 0.0))
             if not k.any():
                 continue
-            set_weights(rw, first, weights_of(first), (bias_of(first) - k).astype(np.float32))
+            rw.set_linear(first.shifted(-k))
             restate(rw.graph, first.output, shift=-k)
-            extra = constant_response(second, weights_of(second), k)
-            set_weights(rw, second, weights_of(second),
-                        (bias_of(second) + extra).astype(np.float32))  # fmt: skip
-            rw.edit("absorbed", first, f"{int((k > 0).sum())} biases into '{second.name}'")
-            rw.layer(first, second=second.name, channels=int((k > 0).sum()), most=float(k.max()))
+            rw.set_linear(second.shifted(second.response(k)))
+            name, count = second.op.name, int((k > 0).sum())
+            rw.edit("absorbed", first.op, f"{count} biases into '{name}'")
+            rw.layer(first.op, second=name, channels=count, most=float(k.max()))
 
 
 @dataclass(frozen=True)
@@ -72,16 +74,14 @@ class _Site:
 
 
 def _site(rw: PassRewriter, op: Op) -> _Site | None:
-    if float_weights(op) is not None:
-        return None
     found = next_linear(rw.graph, op)
     if isinstance(found, NoMatch):
         rw.skip(op, found)
         return None
     reader, through = found
-    if len(through) != 1 or through[0].kind not in ("RELU", "RELU6") or pads(reader):
+    if len(through) != 1 or through[0].kind not in ("RELU", "RELU6") or reader.pads:
         return None
-    return _Site(op, through[0], reader)
+    return _Site(op, through[0], reader.op)
 
 
 def _extremes(rw: PassRewriter, sites: list[_Site]) -> list[tuple[Float64, Float64]]:

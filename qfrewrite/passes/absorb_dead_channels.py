@@ -12,7 +12,8 @@ from qfrewrite.lower.canonical import canonicalise
 from qfrewrite.passes._registry import Pass, register
 from qfrewrite.rewrite.channel_rules import trace_channels, unused
 from qfrewrite.rewrite.dead_channels import DEAD_VARIANCE, DeadChannels, dead_by_weights
-from qfrewrite.rewrite.match import LINEAR, bias_of, float_weights
+from qfrewrite.rewrite.linear import LinearView, linear_views
+from qfrewrite.rewrite.match import LINEAR
 from qfrewrite.solve.context import PassRewriter
 from qfrewrite.solve.dead_channels import absorb_reported, fold_and_absorb
 from qfrewrite.solve.relaying import Costs, relay
@@ -48,10 +49,9 @@ class AbsorbDeadChannels(Pass):
         for op in graph.ops_of(*LINEAR):
             _row(rw, op, fold_and_absorb(rw, op, self.tol), "BatchNorm")
         canonicalise(graph, rw.log)
-        for op in graph.ops_of(*LINEAR):
-            if float_weights(op) is None:
-                _row(rw, op, absorb_reported(rw, op, dead_by_weights(op), "without weights"),
-                     "weights")  # fmt: skip
+        for view in linear_views(graph):
+            done = absorb_reported(rw, view, dead_by_weights(view), "without weights")
+            _row(rw, view.op, done, "weights")
         # A channel that made-up images do not wake may be alive on real ones.
         if rw.main and rw.context.data is not None and not rw.context.imagined:
             _by_data(rw)
@@ -63,10 +63,7 @@ class AbsorbDeadChannels(Pass):
 
 def _by_data(rw: PassRewriter) -> None:
     """Channels whose output before the activation is the same wherever it was seen."""
-    ops = [
-        op for op in rw.graph.ops_of(*LINEAR)
-        if float_weights(op) is None and not rw.graph.is_output(op.output)
-    ]  # fmt: skip
+    ops = [v.op for v in linear_views(rw.graph) if not rw.graph.is_output(v.output)]
     if not ops:
         return
     low = [np.full(op.output.shape[-1], np.inf) for op in ops]
@@ -77,11 +74,13 @@ def _by_data(rw: PassRewriter) -> None:
             low[i] = np.minimum(low[i], flat.min(0))
             high[i] = np.maximum(high[i], flat.max(0))
     for op, least, most in zip(ops, low, high, strict=True):
+        view = LinearView.of(op)
+        assert isinstance(view, LinearView)
         span = float(most.max() - least.min())
         still = (most - least <= _STILL * span) & (span > 0)
-        zeroed = dead_by_weights(op).dead & (bias_of(op) == 0)
+        zeroed = dead_by_weights(view).dead & (view.bias == 0)
         channels = DeadChannels(still & ~zeroed, (least + most) / 2)
-        _row(rw, op, absorb_reported(rw, op, channels, "by data"), "data")
+        _row(rw, op, absorb_reported(rw, view, channels, "by data"), "data")
 
 
 def _row(rw: PassRewriter, op: Op, done: int, by: str) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 from qfrewrite.calibration.statistics import propagate
 from qfrewrite.ir import Graph, Tensor
 from qfrewrite.passes._registry import Pass, register
-from qfrewrite.rewrite.fold import Float64
+from qfrewrite.rewrite.linear import Float64
 from qfrewrite.rewrite.match import LINEAR
 from qfrewrite.solve.context import PassRewriter
 from qfrewrite.solve.moments import channel_moments

@@ -8,11 +8,11 @@ from typing import ClassVar
 import numpy as np
 
 from qfrewrite.errors import UsageError
-from qfrewrite.ir import Graph, Op
+from qfrewrite.ir import Graph
 from qfrewrite.passes._registry import Pass, register
 from qfrewrite.rewrite.channels import Channels
-from qfrewrite.rewrite.fold import restate, set_weights
-from qfrewrite.rewrite.match import bias_of, channel_axis, weights_of
+from qfrewrite.rewrite.fold import restate
+from qfrewrite.rewrite.linear import LinearView
 from qfrewrite.solve.context import PassRewriter
 from qfrewrite.solve.scaling import (
     MARGIN,
@@ -94,20 +94,18 @@ class _State:
         self.channels, self.values = channels, values
         self.scale = np.ones(channels.count)
         ends = [end for group in groups for end in (*group.writers, *group.readers)]
-        self.weights = {end.op: weights_of(end.op).astype(np.float64) for end in ends}
-        self._original, self._groups = dict(self.weights), groups
+        self._views = {end.view.op: end.view for end in ends}
+        self.weights = {op: view.weights.astype(np.float64) for op, view in self._views.items()}
+        self._groups = groups
 
     def scale_by(self, group: Group, t: Float64) -> None:
         """Scale what a group's channels hold by t [C], and the weights with them."""
         factor = np.ones(self.channels.count)
         factor[group.ids] = t
         for end in group.writers:
-            shape = [1] * self.weights[end.op].ndim
-            shape[channel_axis(end.op)] = -1
-            self.weights[end.op] = self.weights[end.op] * factor[end.ids].reshape(shape)
+            self.weights[end.view.op] *= end.view.along_outputs(factor[end.ids])
         for end in group.readers:
-            w = self.weights[end.op]
-            self.weights[end.op] = w / np.repeat(factor[end.ids], w.shape[-1] // end.ids.size)
+            self.weights[end.view.op] /= end.view.along_inputs(factor[end.ids])
         self.values.most *= factor
         self.scale *= factor
 
@@ -117,37 +115,34 @@ class _State:
         Scales so near to 1 that nothing is gained are left out: a second run changes nothing.
         """
         self.scale = np.where(np.abs(np.log(self.scale)) > _LEAST, self.scale, 1.0)
-        for op, w in self._original.items():
-            rows, columns = self._scales(op)
+        for view in self._views.values():
+            rows, columns = self._scales(view)
             if (rows != 1).any() or (columns != 1).any():
-                shape = [1] * w.ndim
-                shape[channel_axis(op)] = -1
-                w = w * rows.reshape(shape) / columns
-                set_weights(rw, op, w.astype(np.float32), (bias_of(op) * rows).astype(np.float32))
+                scaled = view.scaled(rows)
+                rw.set_linear(scaled.with_weights(scaled.weights / columns))
         for op in rw.graph.ops:
             for tensor in op.outputs:
                 ids = self.channels.of(tensor)
                 if ids is not None:
                     restate(rw.graph, tensor, scale=self.scale[ids])
 
-    def _scales(self, op: Op) -> tuple[Float64, Float64]:
+    def _scales(self, view: LinearView) -> tuple[Float64, Float64]:
         """Of what a layer writes, [O], and of what each of its weights reads, [last axis]."""
-        written, read = np.ones(self._original[op].shape[channel_axis(op)]), np.ones(1)
+        written, read = np.ones(view.outputs), np.ones(1)
         for group in self._groups:
             for end in group.writers:
-                if end.op is op:
+                if end.view is view:
                     written = self.scale[end.ids]
             for end in group.readers:
-                if end.op is op:
-                    wide = self._original[op].shape[-1] // end.ids.size
-                    read = np.repeat(self.scale[end.ids], wide)
+                if end.view is view:
+                    read = view.along_inputs(self.scale[end.ids])
         return written, read
 
 
 def _balance(state: _State, group: Group) -> Float64:
     count, ids, values = state.channels.count, group.ids, state.values
     r1, r2 = (
-        np.max([measure(end, state.weights[end.op], count) for end in ends], axis=0)[ids]
+        np.max([measure(end, state.weights[end.view.op], count) for end in ends], axis=0)[ids]
         for measure, ends in ((largest_written, group.writers), (largest_read, group.readers))
     )
     dead = (r1 <= 0) | (r2 <= 0)
@@ -164,7 +159,7 @@ def _balance(state: _State, group: Group) -> Float64:
 def _report(rw: PassRewriter, state: _State, group: Group) -> None:
     scale = state.scale[group.ids]
     moved = int((scale != 1).sum())
-    readers = ", ".join(end.op.name for end in group.readers)
+    readers = ", ".join(end.view.op.name for end in group.readers)
     if moved:
         others = len(group.writers) - 1
         also = f" (and {others} layers added to it)" if others else ""

@@ -10,16 +10,14 @@ from typing import ClassVar
 from qfrewrite.calibration.observers import Detail
 from qfrewrite.calibration.search import MethodChoice
 from qfrewrite.errors import UsageError
-from qfrewrite.ir import Graph, Op, Tensor
+from qfrewrite.ir import Graph, Tensor
 from qfrewrite.lower.groups import Groups, find_groups
 from qfrewrite.lower.ranges import Range
 from qfrewrite.lower.substitute import substitute
 from qfrewrite.ops.subgraphs import keeps_state
 from qfrewrite.passes._registry import Pass, register
 from qfrewrite.passes.calibrate import insert_range, observable
-from qfrewrite.rewrite.fold import set_weights
-from qfrewrite.rewrite.match import LINEAR, channel_axis, float_weights, weight_slot
-from qfrewrite.rewrite.weight_ranges import KEY
+from qfrewrite.rewrite.linear import LinearView
 from qfrewrite.runtime.metrics import Fidelity
 from qfrewrite.runtime.units import units
 from qfrewrite.solve.context import PassContext, PassRewriter
@@ -216,20 +214,19 @@ def _moved(graph: Graph, copy: Graph, solution: Solution) -> Solution:
 def _apply(graph: Graph, rw: PassRewriter, solution: Solution) -> None:
     """Put fitted weights and chosen ranges into `graph`."""
     for op, layer in solution.layers.items():
-        if op.kind in LINEAR and float_weights(op) is None:
-            _put_layer(rw, op, layer)
+        view = LinearView.of(op)
+        if isinstance(view, LinearView):
+            _put_layer(rw, view, layer)
     for tensor, quant in solution.quants.items():
         if graph.producer(tensor) is not None or graph.is_input(tensor):
             insert_range(rw, tensor, quant, rw.context.quant.kind.activations or "int8")
 
 
-def _put_layer(rw: PassRewriter, op: Op, layer: Layer) -> None:
-    set_weights(rw, op, layer.weights, layer.bias)
-    w = op.operand(weight_slot(op))
-    said = {
+def _put_layer(rw: PassRewriter, view: LinearView, layer: Layer) -> None:
+    trained = {
         "min": -layer.bounds, "max": layer.bounds, "num_bits": 8, "narrow_range": True,
-        "axis": channel_axis(op) if layer.bounds.size > 1 else None,
-        "name": f"{op.name}/weights_fake_quant", "node": None,
+        "axis": view.ports.axis if layer.bounds.size > 1 else None,
+        "name": f"{view.op.name}/weights_fake_quant", "node": None,
     }  # fmt: skip
-    rw.graph.update_tensor(w, meta={**w.meta, KEY: said})
-    rw.edit("fitted", op, f"weights on {layer.bounds.size} grids of their own, and the bias")
+    rw.set_linear(replace(view.with_weights(layer.weights, layer.bias), trained=trained))
+    rw.edit("fitted", view.op, f"weights on {layer.bounds.size} grids of their own, and the bias")

@@ -12,8 +12,7 @@ from qfrewrite.errors import UsageError
 from qfrewrite.ir import Graph, Op
 from qfrewrite.passes._registry import Pass, register
 from qfrewrite.rewrite.dead_channels import dead_by_weights
-from qfrewrite.rewrite.fold import set_weights
-from qfrewrite.rewrite.match import float_weights
+from qfrewrite.rewrite.linear import LinearView
 from qfrewrite.solve.activation_cost import (
     Cost,
     Original,
@@ -72,8 +71,9 @@ class RemoveDwBn(Pass):
             rw.note("nothing-to-do", "the graph has no depthwise convolution")
         for op in depthwise:
             fold_and_absorb(rw, op)
-            if float_weights(op) is None:
-                absorb_reported(rw, op, dead_by_weights(op), "without weights")
+            view = LinearView.of(op)
+            if isinstance(view, LinearView):
+                absorb_reported(rw, view, dead_by_weights(view), "without weights")
         sites = [site for op in depthwise if (site := find_site(rw, op)) is not None]
         found = costs(rw, sites, fit=self.refit)
         if self.layers == "auto":
@@ -159,7 +159,8 @@ class _Budget:
         """The loss once this layer's activation is gone too."""
 
         def edit(rw: PassRewriter, twin: dict[Op, Op]) -> None:
-            pointwise = twin[site.pointwise] if site.pointwise is not None else None
+            view = None if site.pointwise is None else LinearView.of(twin[site.pointwise.op])
+            pointwise = view if isinstance(view, LinearView) else None
             _remove(rw, Site(twin[site.depthwise], twin[site.relu6], pointwise), cost)
 
         removed = 10 ** (-self._trials.sqnr(edit) / 10)
@@ -168,8 +169,8 @@ class _Budget:
 
 def _remove(rw: PassRewriter, site: Site, cost: Cost | None) -> None:
     if cost is not None and site.pointwise is not None:
-        shape = site.pointwise.operand(1).shape
-        set_weights(rw, site.pointwise, cost.weights.reshape(shape), cost.bias)
+        weights = cost.weights.reshape(site.pointwise.weights.shape)
+        rw.set_linear(site.pointwise.with_weights(weights, cost.bias))
     detail = "" if cost is None else f", SQNR {cost.sqnr:.1f} dB at the pointwise output"
     rw.bypass(site.relu6, detail=f"{site.relu6.kind} after {site.depthwise.name}{detail}")
 

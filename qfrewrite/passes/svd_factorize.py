@@ -16,7 +16,7 @@ from qfrewrite.ops.build import append_op
 from qfrewrite.ops.shapes import unsettled
 from qfrewrite.ops.spec import attr
 from qfrewrite.passes._registry import Pass, register
-from qfrewrite.rewrite.match import bias_of, float_weights, weights_of
+from qfrewrite.rewrite.linear import LinearView, linear_views
 from qfrewrite.rewrite.rewriter import replace_op
 from qfrewrite.runtime.metrics import sqnr_db
 from qfrewrite.runtime.session import Session
@@ -29,6 +29,9 @@ _ROWS = 128
 _HELD_EVERY = 4
 _STEPS = 60
 _SHRINK = 0.1
+
+Ranks = dict[LinearView, int]
+PerLayer = dict[LinearView, Float64]
 
 
 @register
@@ -77,39 +80,41 @@ class SvdFactorize(Pass):
     def run(self, graph: Graph, rw: PassRewriter) -> None:
         """Look at what the layers read, decide on ranks together, then rewrite."""
         unknown = unsettled(graph)
-        layers = [op for op in graph.ops_of("CONV_2D", "FULLY_CONNECTED")
-                  if fnmatchcase(op.name, self.layers) and _is_matrix(op)
-                  and op.operand(0) not in unknown]  # fmt: skip
+        layers = [
+            view
+            for view in linear_views(graph, "CONV_2D", "FULLY_CONNECTED")
+            if fnmatchcase(view.op.name, self.layers) and _is_matrix(view) and view.x not in unknown
+        ]
         if not layers:
             rw.note("nothing-to-do", "no 1x1 convolution or dense layer matches")
             return
         means, covariances = _covariances(rw, layers)
-        found = {op: factorize(_matrix(op), covariances.get(op)) for op in layers}
+        found = {view: factorize(_matrix(view), covariances.get(view)) for view in layers}
         before = total_macs(graph)
         ranks = self._ranks(rw, found, before)
         original, changed = graph.clone(), False
-        for op, factors in found.items():
-            rank = min(ranks[op], factors.spectrum.size)
-            if _lowers(op, rank):
-                bias = bias_of(op)
-                if op in means:
-                    bias = bias + (_matrix(op) - factors.of_rank(rank)) @ means[op]
+        for view, factors in found.items():
+            rank = min(ranks[view], factors.spectrum.size)
+            if _lowers(view, rank):
+                bias = view.bias
+                if view in means:
+                    bias = bias + (_matrix(view) - factors.of_rank(rank)) @ means[view]
                 if changed and self.refit and rw.main and rw.context.data is not None:
-                    factors, bias = _refitted(rw, op, original, rank)
+                    factors, bias = _refitted(rw, view, original, rank)
                 changed = True
-                _rewrite(rw, op, factors, rank, bias)
+                _rewrite(rw, view, factors, rank, bias)
             else:
-                rw.layer(op, shape=_shape(op), rank=rank, decision="kept")
-                rw.skip(op, f"rank {rank} does not lower its {_shape(op)} multiplications")
+                rw.layer(view.op, shape=_shape(view), rank=rank, decision="kept")
+                rw.skip(view.op, f"rank {rank} does not lower its {_shape(view)} multiplications")
         after = total_macs(graph)
         rw.note("costs", f"MACs {before:,} -> {after:,} ({after / max(before, 1):.3f}x)")
 
-    def _ranks(self, rw: PassRewriter, found: dict[Op, Factors], before: int) -> dict[Op, int]:
+    def _ranks(self, rw: PassRewriter, found: dict[LinearView, Factors], before: int) -> Ranks:
         if self.rank is not None:
             return dict.fromkeys(found, self.rank)
         if self.speedup is None:
             energy = 0.95 if self.energy is None else self.energy
-            return {op: factors.rank_for(energy) for op, factors in found.items()}
+            return {view: factors.rank_for(energy) for view, factors in found.items()}
         ranks, after = _ranks_within(found, before, before / self.speedup)
         if after * self.speedup > before:
             rw.warn("speedup", f"a speedup of {self.speedup:g} is not reached at any rank: "
@@ -117,25 +122,25 @@ class SvdFactorize(Pass):
         return ranks
 
 
-def _ranks_within(found: dict[Op, Factors], before: int, most: float) -> tuple[dict[Op, int], int]:
+def _ranks_within(found: dict[LinearView, Factors], before: int, most: float) -> tuple[Ranks, int]:
     """Ranks with the largest product of energies at which all take at most `most` MACs.
 
     By a price per multiply-accumulate that every layer pays alike (Lagrange), found by bisection.
     """
-    fixed = before - sum(macs(op) for op in found)
+    fixed = before - sum(macs(view.op) for view in found)
     options = {}
-    for op, factors in found.items():
+    for view, factors in found.items():
         kept = np.cumsum(factors.spectrum**2)
         loss = -np.log(np.maximum(kept / kept[-1], 1e-300))
-        costs = np.array([_cheapest(op, rank) for rank in range(1, kept.size + 1)], np.float64)
+        costs = np.array([_cheapest(view, rank) for rank in range(1, kept.size + 1)], np.float64)
         # At the last rank nothing is lost, whatever it costs.
         loss[-1] = 0.0
-        options[op] = loss, costs
+        options[view] = loss, costs
 
-    def at(price: float) -> tuple[dict[Op, int], int]:
-        ranks = {op: int(np.argmin(loss + price * costs)) + 1
-                 for op, (loss, costs) in options.items()}  # fmt: skip
-        return ranks, fixed + sum(_cheapest(op, rank) for op, rank in ranks.items())
+    def at(price: float) -> tuple[Ranks, int]:
+        ranks = {view: int(np.argmin(loss + price * costs)) + 1
+                 for view, (loss, costs) in options.items()}  # fmt: skip
+        return ranks, fixed + sum(_cheapest(view, rank) for view, rank in ranks.items())
 
     low, high = 1e-15, 1e3
     for _ in range(_STEPS):
@@ -144,28 +149,30 @@ def _ranks_within(found: dict[Op, Factors], before: int, most: float) -> tuple[d
     return at(high)
 
 
-def _rewrite(rw: PassRewriter, op: Op, factors: Factors, rank: int, bias: Float64) -> None:
-    work, less = macs(op), _cheapest(op, rank)
-    row: dict[str, Any] = {"shape": _shape(op), "rank": rank, "macs": f"{work} -> {less}",
+def _rewrite(
+    rw: PassRewriter, view: LinearView, factors: Factors, rank: int, bias: Float64
+) -> None:
+    work, less = macs(view.op), _cheapest(view, rank)
+    row: dict[str, Any] = {"shape": _shape(view), "rank": rank, "macs": f"{work} -> {less}",
                            "sqnr_db": sqnr_db(*factors.powers(rank))}  # fmt: skip
-    second = _insert(rw, op, factors.left[:, :rank], factors.right[:rank], bias)
+    second = _insert(rw, view, factors.left[:, :rank], factors.right[:rank], bias)
     rw.layer(second, **row, decision="factorized")
 
 
 def _refitted(
-    rw: PassRewriter, op: Op, original: tuple[Graph, dict[Tensor, Tensor]], rank: int
+    rw: PassRewriter, view: LinearView, original: tuple[Graph, dict[Tensor, Tensor]], rank: int
 ) -> tuple[Factors, Float64]:
     """Factors and bias that give the old outputs best from what the layer reads by now."""
     graph, twins = original
-    w = _matrix(op)
-    before = Session(graph, [twins[op.output]], threads=rw.context.threads)
+    w = _matrix(view)
+    before = Session(graph, [twins[view.output]], threads=rw.context.threads)
     fit, held = (Moments(1, *w.shape) for _ in range(2))
     assert rw.context.data is not None
-    values = rw.observe([op.operand(0)], f"fitting {op.name}")
+    values = rw.observe([view.x], f"fitting {view.op.name}")
     for i, (sample, (x,)) in enumerate(zip(rw.context.data, values, strict=False)):
         y = before.run(sample)[0].reshape(-1, 1, w.shape[0])
         step = max(len(y) // _ROWS, 1)
-        (held if i % _HELD_EVERY == 0 else fit).add(_rows(op, x)[::step], y[::step])
+        (held if i % _HELD_EVERY == 0 else fit).add(_rows(view, x)[::step], y[::step])
     fitted = refit(fit, held, w[None])[0][0] if held.count and fit.count else w
     both = fit.plus(held)
     mean_x, mean_y = both.means
@@ -173,62 +180,60 @@ def _refitted(
     return factors, mean_y[0] - factors.of_rank(rank) @ mean_x[0]
 
 
-def _shape(op: Op) -> str:
-    return "{}x{}".format(*_matrix(op).shape)
+def _shape(view: LinearView) -> str:
+    return "{}x{}".format(*_matrix(view).shape)
 
 
-def _lowers(op: Op, rank: int) -> bool:
-    return _cheapest(op, rank) < macs(op)
+def _lowers(view: LinearView, rank: int) -> bool:
+    return _cheapest(view, rank) < macs(view.op)
 
 
-def _cheapest(op: Op, rank: int) -> int:
+def _cheapest(view: LinearView, rank: int) -> int:
     """Multiply-accumulates of a layer at this rank, or as it is where that is less."""
-    outputs, inputs = weights_of(op).shape[0], weights_of(op).shape[-1]
+    outputs, inputs = view.weights.shape[0], view.weights.shape[-1]
     whole = int(outputs * inputs)
-    return macs(op) * min(rank * int(outputs + inputs), whole) // whole
+    return macs(view.op) * min(rank * int(outputs + inputs), whole) // whole
 
 
-def _is_matrix(op: Op) -> bool:
-    if float_weights(op) is not None:
-        return False
-    shape = weights_of(op).shape
-    grouped = op.kind == "CONV_2D" and shape[-1] != op.operand(0).shape[-1]
+def _is_matrix(view: LinearView) -> bool:
+    shape = view.weights.shape
+    grouped = view.op.kind == "CONV_2D" and shape[-1] != view.x.shape[-1]
     return not grouped and all(d == 1 for d in shape[1:-1]) and min(shape) > 0
 
 
-def _matrix(op: Op) -> Float64:
-    w = weights_of(op).astype(np.float64)
+def _matrix(view: LinearView) -> Float64:
+    w = view.weights.astype(np.float64)
     return w.reshape(w.shape[0], -1)
 
 
-def _rows(op: Op, x: Array) -> Array:
+def _rows(view: LinearView, x: Array) -> Array:
     """What a layer reads at each of its outputs, [R, 1, I]: a stride leaves out the rest."""
-    if op.kind == "CONV_2D":
-        x = x[:, :: attr(op, "stride_h"), :: attr(op, "stride_w")]
-    return x.reshape(-1, 1, _matrix(op).shape[1])
+    if view.op.kind == "CONV_2D":
+        x = x[:, :: attr(view.op, "stride_h"), :: attr(view.op, "stride_w")]
+    return x.reshape(-1, 1, _matrix(view).shape[1])
 
 
-def _covariances(rw: PassRewriter, layers: list[Op]) -> tuple[dict[Op, Float64], dict[Op, Float64]]:
+def _covariances(rw: PassRewriter, layers: list[LinearView]) -> tuple[PerLayer, PerLayer]:
     """Mean [I] and covariance [I, I] of what each layer reads, where there are data."""
     if not rw.main or rw.context.data is None:
         return _guessed(rw, layers)
-    moments = [Moments(1, 1, _matrix(op).shape[1]) for op in layers]
-    operands = list(dict.fromkeys(op.operand(0) for op in layers))
+    moments = [Moments(1, 1, _matrix(view).shape[1]) for view in layers]
+    operands = list(dict.fromkeys(view.x for view in layers))
     places = {tensor: i for i, tensor in enumerate(operands)}
     for values in rw.observe(operands, "looking at what layers read"):
-        for op, moment in zip(layers, moments, strict=True):
-            rows = _rows(op, values[places[op.operand(0)]])
+        for view, moment in zip(layers, moments, strict=True):
+            rows = _rows(view, values[places[view.x]])
             rows = rows[:: max(len(rows) // _ROWS, 1)]
             moment.add(rows, np.zeros((len(rows), 1, 1), np.float32))
     means, covariances = {}, {}
-    for op, moment in zip(layers, moments, strict=True):
+    for view, moment in zip(layers, moments, strict=True):
         mean, nothing = moment.means
-        means[op] = mean[0]
-        covariances[op] = _shrunk(moment.about(mean, nothing)[0][0], moment.count)
+        means[view] = mean[0]
+        covariances[view] = _shrunk(moment.about(mean, nothing)[0][0], moment.count)
     return means, covariances
 
 
-def _guessed(rw: PassRewriter, layers: list[Op]) -> tuple[dict[Op, Float64], dict[Op, Float64]]:
+def _guessed(rw: PassRewriter, layers: list[LinearView]) -> tuple[PerLayer, PerLayer]:
     """The same from BatchNorm statistics, channels taken as independent."""
     rw.warn(
         "no-data",
@@ -236,11 +241,11 @@ def _guessed(rw: PassRewriter, layers: list[Op]) -> tuple[dict[Op, Float64], dic
         "much is lost that data would keep",
     )
     known = propagate(rw.graph)
-    found = {op: known[op.operand(0)] for op in layers
-             if op.operand(0) in known
-             and known[op.operand(0)].mean.size == _matrix(op).shape[1]}  # fmt: skip
-    return {op: g.mean for op, g in found.items()}, {
-        op: np.diag(g.std**2) for op, g in found.items()
+    found = {view: known[view.x] for view in layers
+             if view.x in known
+             and known[view.x].mean.size == _matrix(view).shape[1]}  # fmt: skip
+    return {view: g.mean for view, g in found.items()}, {
+        view: np.diag(g.std**2) for view, g in found.items()
     }
 
 
@@ -253,10 +258,10 @@ def _shrunk(covariance: Float64, rows: int) -> Float64:
     return shrunk
 
 
-def _insert(rw: PassRewriter, op: Op, left: Float64, right: Float64, bias: Float64) -> Op:
-    """Put the two layers in the place of `op`; returns the second, which bears its name."""
-    graph, shape = rw.graph, weights_of(op).shape
-    rank, noted = len(right), op.output.meta
+def _insert(rw: PassRewriter, view: LinearView, left: Float64, right: Float64, bias: Float64) -> Op:
+    """Put the two layers in the place of the layer; returns the second, which bears its name."""
+    graph, op, shape = rw.graph, view.op, view.weights.shape
+    rank, noted = len(right), view.output.meta
     convolves = op.kind == "CONV_2D"
 
     def weights(values: Float64, name: str) -> Tensor:
@@ -265,7 +270,7 @@ def _insert(rw: PassRewriter, op: Op, left: Float64, right: Float64, bias: Float
 
     b = constant(graph.unique_name(f"{op.name}/bias"), bias.astype(np.float32))
     nothing = constant(graph.unique_name(f"{op.name}/no_bias"), np.zeros(rank, np.float32))
-    first = append_op(graph, op.kind, [op.operand(0), weights(right, "right"), nothing],
+    first = append_op(graph, op.kind, [view.x, weights(right, "right"), nothing],
                       name=f"{op.name}/factor", attrs=op.attrs, anchor=op)  # fmt: skip
     attrs = {**op.attrs, "stride_h": 1, "stride_w": 1} if convolves else op.attrs
     second = append_op(graph, op.kind, [first.output, weights(left, "left"), b], name=op.name,

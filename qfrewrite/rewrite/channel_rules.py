@@ -17,16 +17,9 @@ from qfrewrite.ir import Array, Graph, Op, Tensor
 from qfrewrite.ops.shaping import pad_pairs
 from qfrewrite.ops.spec import attr, const_ints, facets, kinds_that, normal_axis
 from qfrewrite.rewrite.channels import Channels, Family, Ids, stay, trace
-from qfrewrite.rewrite.match import (
-    act_slot,
-    bias_slot,
-    channel_axis,
-    float_weights,
-    weight_slot,
-    weights_of,
-)
+from qfrewrite.rewrite.linear import LinearView, linear_ports
+from qfrewrite.rewrite.match import NoMatch
 from qfrewrite.rewrite.relayout import Relayout
-from qfrewrite.rewrite.weight_ranges import KEY
 
 
 class Rule(NamedTuple):
@@ -43,57 +36,61 @@ def _nothing(relayout: Relayout, op: Op) -> None:
 # -- layers with weights -----------------------------------------------------------------------
 
 
-def _fixed_weights(op: Op) -> str | None:
-    """Why the weights cannot get another layout; None where they can."""
-    if (why := float_weights(op)) is not None:
-        return str(why)
-    said = op.operand(weight_slot(op)).meta.get(KEY)
-    if said is not None and said.get("axis") is not None:
-        return f"the weights of '{op.name}' have trained ranges per channel"
-    return None
+def _free_weights(op: Op) -> LinearView | NoMatch:
+    """The layer, or why its weights cannot get another layout."""
+    view = LinearView.of(op)
+    trained = view.trained if isinstance(view, LinearView) else None
+    if trained is not None and trained.get("axis") is not None:
+        return NoMatch(f"the weights of '{op.name}' have trained ranges per channel")
+    return view
 
 
-def _reads(channels: Channels, op: Op) -> Tensor | None:
-    """The operand of a layer whose every input channel has weights of its own, else None."""
-    x = op.operand(act_slot(op))
-    inputs = 0 if _fixed_weights(op) else weights_of(op).shape[-1]
-    if op.kind == "FULLY_CONNECTED" and inputs:
-        # What is flattened holds its channels over and over.
-        return x if inputs % max(x.shape[-1], 1) == 0 else None
-    return x if inputs == x.shape[-1] else None
+def _layer(op: Op) -> LinearView | NoMatch:
+    """The layer, or why it has no weights of its own for every input channel."""
+    view = _free_weights(op)
+    if isinstance(view, NoMatch):
+        return view
+    inputs, channels = view.weights.shape[-1], view.x.shape[-1]
+    # What is flattened holds its channels over and over.
+    flat = op.kind == "FULLY_CONNECTED" and inputs % max(channels, 1) == 0
+    if inputs and (flat or inputs == channels):
+        return view
+    return NoMatch(f"is read by '{op.name}' in groups")
 
 
 def _trace_layer(channels: Channels, op: Op) -> None:
-    x = _reads(channels, op)
-    if x is None:
-        stay(channels, op, f"is read by '{op.name}' in groups, or its weights are fixed")
+    view = _layer(op)
+    if isinstance(view, NoMatch):
+        stay(channels, op, str(view))
         return
-    channels.ids(x)
+    channels.ids(view.x)
     channels.fresh(op.output)
 
 
 def _relay_layer(relayout: Relayout, op: Op) -> None:
-    x, axis, w = op.operand(act_slot(op)), channel_axis(op), weights_of(op)
+    x, w = op.operand(linear_ports(op).x), op.operand(linear_ports(op).weights).value()
     before = relayout.layout(x)
     if w.shape[-1] != relayout.channels_before(x):
         before = tiled(before, relayout.channels_before(x), w.shape[-1])
-    w = taken(taken(w, before, -1), relayout.layout(op.output), axis)
-    relayout.constant(op, weight_slot(op), w)
-    _relay_bias(relayout, op)
+    w = taken(taken(w, before, -1), relayout.layout(op.output), linear_ports(op).axis)
+    _relay_constants_of(relayout, op, w)
     if op.kind == "TRANSPOSE_CONV":
         shape = (*const_ints(op, 0)[:-1], relayout.layout(op.output).size)
         relayout.constant(op, 0, np.array(shape, op.operand(0).value().dtype))
 
 
-def _relay_bias(relayout: Relayout, op: Op) -> None:
-    b = op.input(bias_slot(op))
+def _relay_constants_of(relayout: Relayout, op: Op, weights: Array) -> None:
+    ports = linear_ports(op)
+    relayout.constant(op, ports.weights, weights)
+    b = op.input(ports.bias)
     if b is not None:
-        relayout.constant(op, bias_slot(op), taken(b.value(), relayout.layout(op.output), -1))
+        relayout.constant(op, ports.bias, taken(b.value(), relayout.layout(op.output), -1))
 
 
 def _trace_depthwise(channels: Channels, op: Op) -> None:
-    if why := _fixed_weights(op):
-        stay(channels, op, why)
+    view = _free_weights(op)
+    if isinstance(view, NoMatch):
+        stay(channels, op, str(view))
         return
     source = channels.ids(op.operand(0))
     if op.output.shape[-1] == source.size:
@@ -103,9 +100,8 @@ def _trace_depthwise(channels: Channels, op: Op) -> None:
 
 
 def _relay_depthwise(relayout: Relayout, op: Op) -> None:
-    w = taken(weights_of(op), relayout.layout(op.output), -1)
-    relayout.constant(op, 1, w)
-    _relay_bias(relayout, op)
+    w = taken(op.operand(1).value(), relayout.layout(op.output), -1)
+    _relay_constants_of(relayout, op, w)
     multiplier = w.shape[-1] // relayout.layout(op.operand(0)).size
     if "depth_multiplier" in op.attrs:
         relayout.attributes(op, depth_multiplier=multiplier)
@@ -356,11 +352,13 @@ def unused(channels: Channels) -> set[int]:
     used[channels.is_frozen(everything)] = True
     roots = channels.roots(everything)
     used |= used[roots]
-    layers = [op for op in channels.graph.ops_of(*_LAYERS) if _reads(channels, op) is not None]
+    layers = [
+        view for op in channels.graph.ops_of(*_LAYERS) if isinstance(view := _layer(op), LinearView)
+    ]
     while True:
         before = int(used.sum())
-        for op in reversed(layers):
-            _mark_used(channels, op, used)
+        for view in reversed(layers):
+            _mark_used(channels, view, used)
         for family in channels.families:
             needed = used[channels.roots(family.result)].reshape(-1, family.multiplier).any(1)
             used[channels.roots(family.source)[needed]] = True
@@ -374,10 +372,10 @@ def unused(channels: Channels) -> set[int]:
     return {int(one) for one in everything if roots[one] == one and not used[one]}
 
 
-def _mark_used(channels: Channels, op: Op, used: npt.NDArray[np.bool_]) -> None:
-    source, result = channels.of(op.operand(act_slot(op))), channels.of(op.output)
+def _mark_used(channels: Channels, view: LinearView, used: npt.NDArray[np.bool_]) -> None:
+    source, result = channels.of(view.x), channels.of(view.output)
     assert source is not None
     assert result is not None
-    rows = np.moveaxis(weights_of(op), channel_axis(op), 0)[used[result]]
+    rows = view.by_output[used[result]]
     read = (rows != 0).reshape(-1, rows.shape[-1]).any(0).reshape(-1, source.size).any(0)
     used[source[read]] = True

@@ -14,15 +14,9 @@ import numpy.typing as npt
 
 from qfrewrite.ir import Graph, Op, Tensor
 from qfrewrite.ops.spec import attr, computed, facets
-from qfrewrite.rewrite.fold import Float64, constant_response, pads, restate, set_weights
-from qfrewrite.rewrite.match import (
-    NoMatch,
-    bias_of,
-    channel_axis,
-    float_weights,
-    sole_reader,
-    weights_of,
-)
+from qfrewrite.rewrite.fold import restate
+from qfrewrite.rewrite.linear import Float64, LinearView
+from qfrewrite.rewrite.match import NoMatch, sole_reader
 from qfrewrite.rewrite.rewriter import Rewriter
 
 # A BatchNorm variance below this is that of a channel that never changed in training.
@@ -66,35 +60,33 @@ def dead_by_batch_norm(bn: Op, tol: float = DEAD_VARIANCE) -> DeadChannels | Non
     )
 
 
-def dead_by_weights(op: Op) -> DeadChannels:
+def dead_by_weights(view: LinearView) -> DeadChannels:
     """Channels whose weights are all zero: their output is the bias."""
-    w = np.moveaxis(weights_of(op), channel_axis(op), 0)
-    dead: npt.NDArray[np.bool_] = np.logical_not(w.reshape(w.shape[0], -1).any(axis=1))
-    return DeadChannels(dead, bias_of(op))
+    w = view.by_output.reshape(view.outputs, -1)
+    dead: npt.NDArray[np.bool_] = np.logical_not(w.any(axis=1))
+    return DeadChannels(dead, view.bias)
 
 
-def settle_values(op: Op, channels: DeadChannels) -> DeadChannels:
-    """The constants of dead channels after BatchNorm was folded into `op`.
+def settle_values(view: LinearView, channels: DeadChannels) -> DeadChannels:
+    """The constants of dead channels after BatchNorm was folded into the linear op.
 
     BatchNorm says beta, which holds if its mean is the channel's constant input. Where the folded
     weights are next to nothing the output is the bias, whatever a lagging moving mean says.
     """
-    w = np.moveaxis(weights_of(op), channel_axis(op), 0).astype(np.float64)
-    small = np.abs(w).reshape(w.shape[0], -1).sum(1) < _LEAST_STD**2
-    return DeadChannels(channels.dead, np.where(small, bias_of(op), channels.value))
+    w = np.abs(view.by_output.astype(np.float64)).reshape(view.outputs, -1)
+    small = w.sum(1) < _LEAST_STD**2
+    return DeadChannels(channels.dead, np.where(small, view.bias, channels.value))
 
 
-def absorb(rw: Rewriter, op: Op, channels: DeadChannels) -> int | NoMatch:
-    """Move the constants of dead channels of the linear `op` into the next layer's bias.
+def absorb(rw: Rewriter, view: LinearView, channels: DeadChannels) -> int | NoMatch:
+    """Move the constants of dead channels of a linear op into the next layer's bias.
 
     Their weights and bias become zero, and so do the weights that read them. Returns how many
     channels were absorbed; exact, since the next layer reads them unpadded (or they are 0).
     """
     if not channels.dead.any():
         return 0
-    if (why := float_weights(op)) is not None:
-        return why
-    target = next_linear(rw.graph, op)
+    target = next_linear(rw.graph, view.op)
     if isinstance(target, NoMatch):
         return target
     reader, through = target
@@ -104,18 +96,18 @@ def absorb(rw: Rewriter, op: Op, channels: DeadChannels) -> int | NoMatch:
         constant = computed(activation, [constant])[0]
     constant = np.where(dead, constant, 0.0)
     # A constant inside is no constant at a padded border, unless it is 0.
-    if constant.any() and pads(reader):
-        return NoMatch("pads what it reads", at=reader.name)
-    done = int((dead & _still_there(op, reader)).sum())
+    if constant.any() and reader.pads:
+        return NoMatch("pads what it reads", at=reader.op.name)
+    done = int((dead & _still_there(view, reader)).sum())
     if done:
-        _zero(rw, op, dead)
-        for tensor in (op.output, *(activation.output for activation in through)):
+        rw.set_linear(_without(view, dead))
+        for tensor in (view.output, *(activation.output for activation in through)):
             restate(rw.graph, tensor, scale=np.where(dead, 0.0, 1.0))
-        _absorb_into(rw, reader, dead, constant)
+        rw.set_linear(_not_reading(reader, dead).shifted(reader.response(constant)))
     return done
 
 
-def next_linear(graph: Graph, op: Op) -> tuple[Op, list[Op]] | NoMatch:
+def next_linear(graph: Graph, op: Op) -> tuple[LinearView, list[Op]] | NoMatch:
     """The linear op that alone reads `op`, and the activations on the way."""
     through: list[Op] = []
     tensor: Tensor = op.output
@@ -129,34 +121,27 @@ def next_linear(graph: Graph, op: Op) -> tuple[Op, list[Op]] | NoMatch:
             continue
         if not facets(reader).gathers:
             return NoMatch(f"is read by {reader.kind}", at=tensor.name)
-        if (why := float_weights(reader)) is not None:
-            return why
-        inputs = weights_of(reader).shape[-1]
-        if reader.kind != "DEPTHWISE_CONV_2D" and inputs != tensor.shape[-1]:
+        view = LinearView.of(reader)
+        if isinstance(view, LinearView) and not view.reads_every_channel:
             return NoMatch("is read by a grouped or flattening op", at=tensor.name)
-        return reader, through
+        return view if isinstance(view, NoMatch) else (view, through)
 
 
-def _still_there(op: Op, reader: Op) -> npt.NDArray[np.bool_]:
-    """Which channels of `op` have weights, a bias or weights that read them, [O]."""
-    own = np.moveaxis(weights_of(op), channel_axis(op), 0)
-    weights = own.reshape(own.shape[0], -1).any(1)
-    read = weights_of(reader)
+def _still_there(view: LinearView, reader: LinearView) -> npt.NDArray[np.bool_]:
+    """Which output channels have weights, a bias or weights that read them, [O]."""
+    weights = view.by_output.reshape(view.outputs, -1).any(1)
+    read = reader.weights
     readers = read.reshape(-1, read.shape[-1]).any(0).reshape(weights.size, -1).any(1)
-    there: npt.NDArray[np.bool_] = np.logical_or.reduce([weights, bias_of(op) != 0, readers])
+    there: npt.NDArray[np.bool_] = np.logical_or.reduce([weights, view.bias != 0, readers])
     return there
 
 
-def _zero(rw: Rewriter, op: Op, dead: npt.NDArray[np.bool_]) -> None:
-    w = np.array(weights_of(op))
-    np.moveaxis(w, channel_axis(op), 0)[dead] = 0
-    set_weights(rw, op, w, np.where(dead, 0.0, bias_of(op)))
+def _without(view: LinearView, dead: npt.NDArray[np.bool_]) -> LinearView:
+    """The op with the weights and the bias of dead output channels zero."""
+    kept = view.along_outputs(~dead)
+    return view.with_weights(np.where(kept, view.weights, 0), np.where(dead, 0.0, view.bias))
 
 
-def _absorb_into(rw: Rewriter, reader: Op, dead: npt.NDArray[np.bool_], constant: Float64) -> None:
-    w = np.array(weights_of(reader))
-    extra = constant_response(reader, w, constant)
-    if reader.kind == "DEPTHWISE_CONV_2D":
-        dead = np.repeat(dead, w.shape[3] // dead.size)
-    w[..., dead] = 0
-    set_weights(rw, reader, w, bias_of(reader) + extra)
+def _not_reading(view: LinearView, dead: npt.NDArray[np.bool_]) -> LinearView:
+    """The op with the weights that read dead input channels zero."""
+    return view.with_weights(np.where(view.along_inputs(dead), 0, view.weights))

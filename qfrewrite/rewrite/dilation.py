@@ -12,7 +12,7 @@ from qfrewrite.ir import Graph, Op, Tensor, constant
 from qfrewrite.ops.build import append_op
 from qfrewrite.ops.spec import attr, const_ints, inferred
 from qfrewrite.ops.windows import same_padding
-from qfrewrite.rewrite.match import NoMatch, operand_orders, per_channel, sole_reader, weights_of
+from qfrewrite.rewrite.match import NoMatch, operand_orders, per_channel, sole_reader
 from qfrewrite.rewrite.rewriter import Rewriter
 
 _CONVOLUTIONS = ("CONV_2D", "DEPTHWISE_CONV_2D")
@@ -132,7 +132,7 @@ def _dilate(rw: Rewriter, spread: Op, chain: _Chain) -> None:
     x = conv.operand(0)
     # What was padded only to reach a multiple of the block is cropped again at the end.
     pads = [(p[0], p[1] - c[1]) for p, c in zip(chain.paddings, chain.crops, strict=True)]
-    window = weights_of(conv).shape[1:3]
+    window = conv.operand(1).shape[1:3]
     same = [same_padding(x.shape[i + 1], window[i], 1, chain.blocks[i]) for i in range(2)]
     attrs = dict(conv.attrs)
     attrs |= {"dilation_h_factor": chain.blocks[0], "dilation_w_factor": chain.blocks[1]}

@@ -20,14 +20,8 @@ from qfrewrite.rewrite.dilation import raise_dilation
 from qfrewrite.rewrite.error_function import raise_gelu
 from qfrewrite.rewrite.fold import fold_constants
 from qfrewrite.rewrite.leaky import raise_leaky
-from qfrewrite.rewrite.match import (
-    NoMatch,
-    bias_of,
-    bias_slot,
-    linear_before,
-    operand_orders,
-    per_channel,
-)
+from qfrewrite.rewrite.linear import LinearView, linear_before
+from qfrewrite.rewrite.match import NoMatch, operand_orders, per_channel
 from qfrewrite.rewrite.padding import raise_lowest_padding, raise_same_padding
 from qfrewrite.rewrite.reshapes import keep_reduced_axes, sink_reshapes
 from qfrewrite.rewrite.rewriter import Log, Rewriter
@@ -234,14 +228,13 @@ def _merge_bias(rw: Rewriter) -> None:
         _merge_one_bias(rw, add, linear, shift, values)
 
 
-def _merge_one_bias(rw: Rewriter, add: Op, linear: Op, shift: Tensor, values: Array) -> None:
-    slot = bias_slot(linear)
-    if linear.input(slot) is None and add.kind == "ADD" and shift.shape == values.shape:
+def _merge_one_bias(rw: Rewriter, add: Op, view: LinearView, shift: Tensor, values: Array) -> None:
+    linear, slot = view.op, view.ports.bias
+    if not view.has_bias and add.kind == "ADD" and shift.shape == values.shape:
         inputs = [*linear.inputs[:slot], *[None] * (slot - len(linear.inputs)), shift]
         rw.graph.update_op(linear, inputs=inputs)
     else:
-        merged = (bias_of(linear) + values).astype(np.float32)
-        rw.set_constant(linear, slot, merged, name=f"{linear.name}/bias")
+        rw.set_linear(view.shifted(values))
     out, name = linear.output, add.output.name
     is_output = rw.graph.is_output(add.output)
     rw.bypass(add, 0 if add.operand(0) is out else 1, action="merged", detail="into the bias")

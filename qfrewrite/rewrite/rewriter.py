@@ -11,6 +11,7 @@ import numpy as np
 from qfrewrite.errors import Diagnostic, Diagnostics, VerifyError
 from qfrewrite.ir import Array, Graph, Op, Tensor, constant
 from qfrewrite.ops.build import append_op
+from qfrewrite.rewrite.linear import KEY, LinearView
 from qfrewrite.rewrite.match import NoMatch
 
 
@@ -163,6 +164,20 @@ class Rewriter:
         inputs[slot] = new
         self.graph.update_op(op, inputs=inputs)
         return new
+
+    def set_linear(self, view: LinearView) -> None:
+        """Give a linear op the weights, the bias and the trained range of `view`.
+
+        Raises VerifyError for a view that was made before the op got other constants.
+        """
+        op, ports = view.op, view.ports
+        if not view.is_current:
+            raise VerifyError("has other weights than when it was looked at", where=op.place)
+        if view.weights is not view.source[0]:
+            w = self.set_constant(op, ports.weights, view.weights)
+            if view.trained is not None:
+                self.graph.update_tensor(w, meta={**w.meta, KEY: view.trained})
+        self.set_constant(op, ports.bias, view.bias, name=f"{op.name}/bias")
 
     def insert_after(
         self, tensor: Tensor, kind: str, attrs: Mapping[str, Any], *, suffix: str, detail: str = ""

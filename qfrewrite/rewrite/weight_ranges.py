@@ -6,17 +6,10 @@ it. Folding, merging and matching want the constant itself; the range goes along
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
-import numpy as np
-import numpy.typing as npt
-
 from qfrewrite.ir import Graph, Op, Tensor, constant
 from qfrewrite.ops import spec_of
+from qfrewrite.rewrite.linear import KEY
 from qfrewrite.rewrite.rewriter import Rewriter
-
-KEY = "fake_quant"
 
 
 def note_weight_ranges(rw: Rewriter) -> None:
@@ -53,16 +46,6 @@ def restore_weight_ranges(graph: Graph) -> None:
         op = Op("FAKE_QUANT", [tensor], [out], attrs, name=said["name"], meta=meta)
         graph.add_op(op, anchor=readers[0].op)
         graph.replace_uses(tensor, out, skip=(op,))
-
-
-def scaled(said: Mapping[str, Any], scale: npt.NDArray[np.float64], axis: int) -> dict[str, Any]:
-    """The range of weights whose channels on `axis` are multiplied by `scale` [C].
-
-    A range per channel keeps its codes; one for all becomes one per channel that does.
-    """
-    low, high = (np.asarray(said[k], np.float64).reshape(-1) for k in ("min", "max"))
-    ends = np.sort([low * scale, high * scale], axis=0)
-    return {**said, "min": ends[0], "max": ends[1], "axis": axis}
 
 
 def _is_weight(op: Op, slot: int) -> bool:

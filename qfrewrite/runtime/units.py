@@ -13,7 +13,7 @@ import numpy as np
 from qfrewrite.errors import RunError
 from qfrewrite.ir import NUMPY_DTYPES, Array, Graph, Op, Tensor
 from qfrewrite.lower.canonical import fuses_into
-from qfrewrite.rewrite.match import bias_slot, weight_slot
+from qfrewrite.rewrite.linear import linear_ports
 from qfrewrite.runtime.session import Session
 
 # Values are kept in 16 bits where 32 would take more than this.
@@ -107,9 +107,9 @@ class Unit:
                 Op(op.kind, inputs, [twins[t] for t in op.outputs], op.attrs, meta=op.meta)
             )
         if weights is not None:
-            slots = {weight_slot(self.op): weights, bias_slot(self.op): bias}
-            first = small.ops[0]
-            inputs = [*first.inputs, *[None] * (bias_slot(self.op) + 1 - len(first.inputs))]
+            ports, first = linear_ports(self.op), small.ops[0]
+            slots = {ports.weights: weights, ports.bias: bias}
+            inputs = [*first.inputs, *[None] * (ports.bias + 1 - len(first.inputs))]
             for slot, data in slots.items():
                 if data is not None:
                     inputs[slot] = Tensor(f"fitted/{slot}", data.shape, "float32", data)

@@ -11,8 +11,8 @@ import numpy as np
 from qfrewrite.calibration.statistics import Gaussian, clip_gaussian, propagate
 from qfrewrite.ir import Array, Graph, Op, Tensor
 from qfrewrite.ops.spec import clip_bounds
-from qfrewrite.rewrite.fold import pads
-from qfrewrite.rewrite.match import NoMatch, bias_of, float_weights, sole_reader, weights_of
+from qfrewrite.rewrite.linear import LinearView
+from qfrewrite.rewrite.match import NoMatch, sole_reader
 from qfrewrite.runtime.metrics import sqnr_db
 from qfrewrite.runtime.session import Session
 from qfrewrite.solve.context import PassRewriter
@@ -33,7 +33,7 @@ class Site:
 
     depthwise: Op
     relu6: Op
-    pointwise: Op | None
+    pointwise: LinearView | None
 
     @property
     def bounds(self) -> tuple[float, float]:
@@ -60,10 +60,9 @@ def find_site(rw: PassRewriter, op: Op) -> Site | None:
     reader = sole_reader(rw.graph, relu6.output)
     if isinstance(reader, NoMatch) or reader.kind != "CONV_2D":
         return Site(op, relu6, None)
-    if float_weights(reader) is not None:
-        return Site(op, relu6, None)
-    fits = weights_of(reader).shape[1:] == (1, 1, op.output.shape[-1])
-    return Site(op, relu6, reader if fits and not pads(reader) else None)
+    view = LinearView.of(reader)
+    fits = isinstance(view, LinearView) and view.weights.shape[1:] == (1, 1, op.output.shape[-1])
+    return Site(op, relu6, view if fits and isinstance(view, LinearView) else None)
 
 
 def costs(rw: PassRewriter, sites: Sequence[Site], *, fit: bool) -> dict[Op, Cost]:
@@ -125,8 +124,8 @@ class _Meter:
         assert site.pointwise is not None
         channels = site.depthwise.output.shape[-1]
         self._bounds = site.bounds
-        self._weights = weights_of(site.pointwise).astype(np.float64).reshape(-1, channels)
-        self._bias = bias_of(site.pointwise)
+        self._weights = site.pointwise.weights.astype(np.float64).reshape(-1, channels)
+        self._bias = site.pointwise.bias
         # For those fitted on and those held back: of x with a, and of a with itself.
         self._mixed = [Moments(1, channels, channels) for _ in range(2)]
         self._kept = [Moments(1, channels, channels) for _ in range(2)]
@@ -190,7 +189,7 @@ def _gaussian_cost(site: Site, x: Gaussian) -> Cost:
     """Channels taken as independent."""
     assert site.pointwise is not None
     low, high = site.bounds
-    w = weights_of(site.pointwise).astype(np.float64).reshape(-1, x.mean.size)
+    w = site.pointwise.weights.astype(np.float64).reshape(-1, x.mean.size)
     kept = clip_gaussian(x, low, high)
     # x - clip(x) = (x - high)+ - (low - x)+; the two never meet.
     under = clip_gaussian(Gaussian(x.mean - low, x.std), -inf, 0.0)
@@ -203,4 +202,4 @@ def _gaussian_cost(site: Site, x: Gaussian) -> Cost:
     if high < inf:
         clipped += float(x.above(high).mean())
     sqnr = sqnr_db(float(power @ kept.std**2), float(power @ np.maximum(change[0], 0)))
-    return Cost(sqnr, w, bias_of(site.pointwise) - w @ change[1], clipped)
+    return Cost(sqnr, w, site.pointwise.bias - w @ change[1], clipped)

@@ -9,17 +9,8 @@ import numpy as np
 
 from qfrewrite.ir import Op
 from qfrewrite.rewrite.channels import Channels, Ids
-from qfrewrite.rewrite.fold import Float64
-from qfrewrite.rewrite.match import (
-    LINEAR,
-    act_slot,
-    bias_of,
-    bias_slot,
-    channel_axis,
-    float_weights,
-    weight_slot,
-    weights_of,
-)
+from qfrewrite.rewrite.linear import Float64, LinearView, linear_ports, linear_views
+from qfrewrite.rewrite.match import LINEAR
 from qfrewrite.solve.context import PassRewriter
 from qfrewrite.solve.moments import channel_moments
 
@@ -117,7 +108,7 @@ def _meeting(plan: Plan) -> list[set[int]]:
 
 def _ends(channels: Channels, op: Op) -> tuple[Ids, Ids]:
     """The classes of what a layer reads and makes."""
-    source, result = channels.of(op.operand(act_slot(op))), channels.of(op.output)
+    source, result = channels.of(op.operand(linear_ports(op).x)), channels.of(op.output)
     nothing = np.zeros(0, np.int64)
     return (nothing if source is None else source), (nothing if result is None else result)
 
@@ -130,7 +121,7 @@ def _time(plan: Plan, op: Op, ends: tuple[Ids, Ids]) -> float:
     if op.kind != "DEPTHWISE_CONV_2D":
         blocks *= -(-inputs // m) * m
         ragged += int(inputs % m > 0)
-    taps = op.operand(weight_slot(op)).size / max(ends[1].size * (ends[0].size or 1), 1)
+    taps = op.operand(linear_ports(op).weights).size / max(ends[1].size * (ends[0].size or 1), 1)
     if op.kind == "DEPTHWISE_CONV_2D":
         taps *= ends[0].size
     places = op.output.size / max(op.output.shape[-1], 1)
@@ -155,13 +146,11 @@ def rounded_down(rw: PassRewriter, channels: Channels, multiple: int) -> Plan:
 def _importance(channels: Channels, moments: Moments) -> Float64:
     """For each class: what its weights (with data: its values' variance) put into its readers."""
     made, read = np.zeros(channels.count), np.zeros(channels.count)
-    for op in channels.graph.ops_of(*LINEAR):
-        if float_weights(op) is not None:
-            continue
-        source, result = _ends(channels, op)
-        w = np.moveaxis(weights_of(op).astype(np.float64), channel_axis(op), 0) ** 2
+    for view in linear_views(channels.graph):
+        source, result = _ends(channels, view.op)
+        w = view.by_output.astype(np.float64) ** 2
         np.add.at(made, result, w.reshape(result.size, -1).sum(1))
-        if op.kind != "DEPTHWISE_CONV_2D" and source.size:
+        if not view.is_depthwise and source.size:
             by_input = w.reshape(-1, w.shape[-1]).sum(0)
             np.add.at(read, source, by_input.reshape(-1, source.size).sum(0))
     if moments:
@@ -177,20 +166,18 @@ def _keep_means(rw: PassRewriter, plan: Plan, moments: Moments) -> None:
     for op, (mean, _) in moments.items():
         ids = _ends(plan.channels, op)[0]
         gone = np.array([one in plan.drop for one in ids.tolist()])
-        if gone.any():
-            w = weights_of(op).astype(np.float64)
+        view = LinearView.of(op)
+        if gone.any() and isinstance(view, LinearView):
+            w = view.weights.astype(np.float64)
             lost = w.reshape(w.shape[0], -1, ids.size).sum(1) @ np.where(gone, mean, 0.0)
-            rw.set_constant(op, bias_slot(op), (bias_of(op) + lost).astype(np.float32),
-                            name=f"{op.name}/bias")  # fmt: skip
+            rw.set_linear(view.shifted(lost))
 
 
 def _read_moments(rw: PassRewriter, channels: Channels) -> Moments:
     """Of what convolutions and dense layers read; nothing without data."""
     if not rw.main or rw.context.data is None:
         return {}
-    layers = [
-        op for op in channels.graph.ops_of("CONV_2D", "FULLY_CONNECTED")
-        if float_weights(op) is None and not rw.graph.is_input(op.operand(0))
-    ]  # fmt: skip
+    views = linear_views(channels.graph, "CONV_2D", "FULLY_CONNECTED")
+    layers = [view.op for view in views if not rw.graph.is_input(view.x)]
     found = channel_moments(rw, [op.operand(0) for op in layers], "weighing channels")
     return {op: found[op.operand(0)] for op in layers}

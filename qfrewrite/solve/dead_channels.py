@@ -11,32 +11,37 @@ from qfrewrite.rewrite.dead_channels import (
     settle_values,
 )
 from qfrewrite.rewrite.fold import fold_batch_norm
-from qfrewrite.rewrite.match import NoMatch, float_weights, sole_reader
+from qfrewrite.rewrite.linear import LinearView
+from qfrewrite.rewrite.match import NoMatch, sole_reader
 from qfrewrite.solve.context import PassRewriter
 
 
 def fold_and_absorb(rw: PassRewriter, op: Op, tol: float = DEAD_VARIANCE) -> int:
     """Fold the BatchNorm behind the linear `op`; absorb, and count, what it shows dead."""
     reader = sole_reader(rw.graph, op.output)
-    if not isinstance(reader, Op) or reader.kind != "BATCH_NORM" or float_weights(op) is not None:
+    if not isinstance(reader, Op) or reader.kind != "BATCH_NORM":
+        return 0
+    if isinstance(LinearView.of(op), NoMatch):
         return 0
     channels = dead_by_batch_norm(reader, tol)
     why = fold_batch_norm(rw, reader)
     if why is not None:
         rw.skip(reader, why)
-    elif channels is not None:
-        return absorb_reported(rw, op, settle_values(op, channels), "by BatchNorm")
-    return 0
+        return 0
+    view = LinearView.of(op)
+    if channels is None or isinstance(view, NoMatch):
+        return 0
+    return absorb_reported(rw, view, settle_values(view, channels), "by BatchNorm")
 
 
-def absorb_reported(rw: PassRewriter, op: Op, channels: DeadChannels, how: str) -> int:
+def absorb_reported(rw: PassRewriter, view: LinearView, channels: DeadChannels, how: str) -> int:
     """`absorb`, and what became of it in the log; returns how many channels went."""
     if not channels.dead.any():
         return 0
-    done = absorb(rw, op, channels)
+    done = absorb(rw, view, channels)
     if isinstance(done, NoMatch):
-        rw.skip(op, f"{int(channels.dead.sum())} dead channels stay: {done}")
+        rw.skip(view.op, f"{int(channels.dead.sum())} dead channels stay: {done}")
         return 0
     if done:
-        rw.edit("absorbed", op, f"{done} dead channels ({how}) into the next bias")
+        rw.edit("absorbed", view.op, f"{done} dead channels ({how}) into the next bias")
     return done

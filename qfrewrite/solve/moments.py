@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from qfrewrite.ir import Tensor
-from qfrewrite.rewrite.fold import Float64
+from qfrewrite.rewrite.linear import Float64
 from qfrewrite.solve.context import PassRewriter
 
 

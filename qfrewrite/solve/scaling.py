@@ -14,7 +14,8 @@ from qfrewrite.ops import OPS
 from qfrewrite.ops.spec import kinds_that
 from qfrewrite.rewrite.channel_rules import RULES
 from qfrewrite.rewrite.channels import Channels, Ids, Trace, stay, trace
-from qfrewrite.rewrite.match import LINEAR, act_slot, channel_axis, float_weights, weights_of
+from qfrewrite.rewrite.linear import LinearView
+from qfrewrite.rewrite.match import LINEAR, NoMatch
 from qfrewrite.solve.context import PassRewriter
 
 Float64 = npt.NDArray[np.float64]
@@ -32,7 +33,7 @@ _RELUS = kinds_that(lambda op: op.clips and op.homogeneous)
 class End:
     """A layer that writes or reads channels, and the class of each row or column of its weights."""
 
-    op: Op
+    view: LinearView
     ids: Ids
 
 
@@ -67,8 +68,9 @@ def trace_scales(graph: Graph) -> Channels:
 
 def _trace_depthwise(channels: Channels, op: Op) -> None:
     """What it makes can be scaled by itself."""
-    if (why := float_weights(op)) is not None:
-        stay(channels, op, str(why))
+    view = LinearView.of(op)
+    if isinstance(view, NoMatch):
+        stay(channels, op, str(view))
     else:
         channels.ids(op.operand(0))
         channels.fresh(op.output)
@@ -84,15 +86,17 @@ def _trace_sum(channels: Channels, op: Op) -> None:
 
 def find_groups(rw: PassRewriter, channels: Channels) -> list[Group]:
     """Every group that may be scaled, in the order of the graph; says why others may not."""
-    writers = [End(op, ids) for op in rw.graph.ops_of(*LINEAR)
-               if (ids := channels.of(op.output)) is not None]  # fmt: skip
-    readers = [End(op, _tiled(channels, op)) for op in rw.graph.ops_of(*LINEAR)]
+    views = {op: LinearView.of(op) for op in rw.graph.ops_of(*LINEAR)}
+    made = {op: ids for op in views if (ids := channels.of(op.output)) is not None}
+    fitting = {op: view for op, view in views.items() if isinstance(view, LinearView)}
+    writers = [End(view, made[op]) for op, view in fitting.items() if op in made]
+    readers = [End(view, _tiled(channels, view)) for view in fitting.values()]
     groups, taken = [], np.zeros(channels.count, np.bool_)
-    for end in writers:
-        why = channels.why_frozen(end.ids)
+    for op, written_ids in made.items():
+        why = channels.why_frozen(written_ids)
         if why is not None:
-            rw.skip(end.op, f"channels stay: {why}")
-        ids = end.ids[~channels.is_frozen(end.ids) & ~taken[end.ids]]
+            rw.skip(op, f"channels stay: {why}")
+        ids = written_ids[~channels.is_frozen(written_ids) & ~taken[written_ids]]
         taken[ids] = True
         ids = np.unique(ids)
         inside = np.zeros(channels.count, np.bool_)
@@ -100,29 +104,29 @@ def find_groups(rw: PassRewriter, channels: Channels) -> list[Group]:
         read = [r for r in readers if r.ids.size and inside[r.ids].any()]
         if ids.size and read:
             written = [w for w in writers if inside[w.ids].any()]
-            groups.append(Group(end.op, ids, written, read))
+            groups.append(Group(op, ids, written, read))
     return groups
 
 
-def _tiled(channels: Channels, op: Op) -> Ids:
+def _tiled(channels: Channels, view: LinearView) -> Ids:
     """The class of each input of a layer's weights."""
-    ids = channels.of(op.operand(act_slot(op)))
-    if ids is None or float_weights(op) is not None:
+    ids = channels.of(view.x)
+    if ids is None:
         return np.zeros(0, np.int64)
-    inputs = ids.size if op.kind == "DEPTHWISE_CONV_2D" else weights_of(op).shape[-1]
+    inputs = ids.size if view.is_depthwise else view.weights.shape[-1]
     return np.tile(ids, inputs // max(ids.size, 1))
 
 
 def largest_written(end: End, w: Float64, count: int) -> Float64:
     """The largest weight that writes each class, as a fraction of the layer's largest."""
-    rows = np.moveaxis(np.abs(w), channel_axis(end.op), 0).reshape(end.ids.size, -1).max(1)
+    rows = np.moveaxis(np.abs(w), end.view.ports.axis, 0).reshape(end.ids.size, -1).max(1)
     return _by_class(end.ids, rows, count)
 
 
 def largest_read(end: End, w: Float64, count: int) -> Float64:
     """The largest weight that reads each class, as a fraction of the layer's largest."""
     columns = np.abs(w).reshape(-1, w.shape[-1]).max(0)
-    if end.op.kind == "DEPTHWISE_CONV_2D":
+    if end.view.is_depthwise:
         columns = columns.reshape(end.ids.size, -1).max(1)
     return _by_class(end.ids, columns, count)
 

@@ -28,14 +28,7 @@ from qfrewrite.rewrite.layers import (
     positions,
     ungrouped,
 )
-from qfrewrite.rewrite.match import (
-    LINEAR,
-    act_slot,
-    bias_of,
-    channel_axis,
-    float_weights,
-    weights_of,
-)
+from qfrewrite.rewrite.linear import LinearView
 from qfrewrite.runtime.units import Shelf, Unit, units
 from qfrewrite.solve.fit import Moments, output_error, refit, round_weights
 
@@ -176,24 +169,26 @@ class Sequential:
     # -- one op ----------------------------------------------------------------------------
 
     def _one(self, unit: Unit) -> None:
-        fits = unit.op.kind in LINEAR and float_weights(unit.op) is None
+        view = LinearView.of(unit.op)
         quantized = all(t in self.solution.quants for t in unit.operands if t.dtype == "float32")
-        layer = self._float_lane(unit, fitted=fits and quantized)
+        fit = None
+        if quantized and isinstance(view, LinearView):
+            fit = _Fit(view, self.settings, self.count)
+        layer = self._float_lane(unit, fit)
         if layer is not None:
             self.solution.layers[unit.op] = layer
         self._quantized_lane(unit, layer)
 
-    def _float_lane(self, unit: Unit, *, fitted: bool) -> Layer | None:
+    def _float_lane(self, unit: Unit, fit: _Fit | None) -> Layer | None:
         """Compute the unit in float; returns what its layer was fitted to."""
         before, results = unit.op.output, unit.results
         session = unit.session([before, *results], threads=self.settings.threads)
         shelves = [Shelf.of(t, self.count) for t in results]
-        fit = _Fit(unit.op, self.settings, self.count) if fitted else None
         for i in range(self.count):
             sample = {t.name: self._float[t].get(i) for t in unit.operands}
             y, *values = session.run(sample)
             if fit is not None:
-                fit.add(self._real(unit.op.operand(act_slot(unit.op)), i), y, held=i in self._held)
+                fit.add(self._real(fit.view.x, i), y, held=i in self._held)
             for shelf, value in zip(shelves, values, strict=True):
                 shelf.put(value)
         self._float.update(zip(results, shelves, strict=True))
@@ -226,25 +221,22 @@ class Sequential:
 class _Fit:
     """Gathers what one layer is fitted to, and fits it."""
 
-    def __init__(self, op: Op, settings: Settings, samples: int) -> None:
-        self.op, self.settings = op, settings
-        self.w = grouped_weights(op)
+    def __init__(self, view: LinearView, settings: Settings, samples: int) -> None:
+        self.view, self.settings = view, settings
+        self.w = grouped_weights(view)
         self.moments = [Moments(*self.w.shape), Moments(*self.w.shape)]
         self.rows = max(_ROWS // max(samples, 1), 8)
         self.rng = np.random.default_rng(settings.seed)
         # Fewer levels lie on the grid of 8 bits, so many of its steps apart.
         self.apart = 127 // settings.levels
-        self.known = op.kind in LINEAR
         self._x: list[list[Array]] = [[], []]
         self._y: list[list[Array]] = [[], []]
 
     def add(self, x: Array, y: Array, *, held: bool) -> None:
         """Take one sample: the layer's quantized input, and its output in float."""
-        if not self.known:
-            return
-        at = positions(self.op, self.rows, self.rng)
-        self._x[held].append(columns(self.op, x, at))
-        self._y[held].append(grouped_outputs(self.op, y.reshape(-1, y.shape[-1])[at]))
+        at = positions(self.view, self.rows, self.rng)
+        self._x[held].append(columns(self.view, x, at))
+        self._y[held].append(grouped_outputs(self.view, y.reshape(-1, y.shape[-1])[at]))
         if sum(map(len, self._x[held])) >= 4096:
             self._flush(held)
 
@@ -258,10 +250,10 @@ class _Fit:
         """The fitted layer."""
         for part in (False, True):
             self._flush(part)
-        axis = channel_axis(self.op)
-        per_channel = self.settings.per_channel(self.op)
-        if not self.known or not self.moments[0].count:
-            bounds = self._bounds(weights_of(self.op), axis, per_channel)
+        axis = self.view.ports.axis
+        per_channel = self.settings.per_channel(self.view.op)
+        if not self.moments[0].count:
+            bounds = self._bounds(self.view.weights, axis, per_channel)
             return self._on_grid(self.w, np.eye(self.w.shape[2])[None], bounds, None, 0.0)
         fit, held = self.moments
         both = fit.plus(held) if held.count else fit
@@ -270,7 +262,7 @@ class _Fit:
         if self.settings.refit and held.count:
             w, strength = refit(fit, held, self.w)
         h = both.about(mx, my)[0]
-        bounds = self._bounds(ungrouped(self.op, w), axis, per_channel)
+        bounds = self._bounds(ungrouped(self.view, w), axis, per_channel)
         if self.settings.search:
             bounds = self._searched(w, h, bounds)
         return self._on_grid(w, h, bounds, (mx, my), strength)
@@ -314,7 +306,7 @@ class _Fit:
         codes = round_weights(w, h_all, scale, how, self.settings.levels)
         real = codes * scale[:, :, None]
         if means is None:
-            bias = bias_of(self.op)
+            bias = self.view.bias
         else:
             mx, my = means
             bias = (my - np.einsum("gmk,gk->gm", real, mx)).reshape(-1)
@@ -323,7 +315,7 @@ class _Fit:
             signal = output_error(self.w, np.zeros_like(self.w), h)
             noise = output_error(w, real, h)
             figures["rounding_db"] = 10 * np.log10(signal / noise) if noise > 0 < signal else None
-        return Layer(ungrouped(self.op, real), bias.astype(np.float32), bounds, figures)
+        return Layer(ungrouped(self.view, real), bias.astype(np.float32), bounds, figures)
 
 
 def _joined(graph: Graph, group: Group) -> bool:

@@ -23,7 +23,7 @@ from qfrewrite.lower.spec_check import check_model
 from qfrewrite.ops.build import GraphBuilder
 from qfrewrite.passes import PassContext, RunReport, make_passes, run_passes
 from qfrewrite.passes.auto import estimated_drop
-from qfrewrite.rewrite.match import bias_of, weights_of
+from qfrewrite.rewrite.linear import LinearView
 from qfrewrite.runtime.metrics import FidelityMeter, collect, compare
 from qfrewrite.runtime.session import Runner, Session, input_specs
 
@@ -59,9 +59,9 @@ def test_dead_channels_go_by_batch_norm_and_the_output_stays() -> None:
     after, db, report = changed(graph, "absorb_dead_channels", data=False)
     assert db > 90
     (dw,) = after.ops_of("DEPTHWISE_CONV_2D")
-    assert not weights_of(dw)[..., [1, 3]].any()
-    assert not bias_of(dw)[[1, 3]].any()
-    assert not weights_of(after.ops_of("CONV_2D")[0])[..., [1, 3]].any()
+    assert not LinearView.of(dw).weights[..., [1, 3]].any()
+    assert not LinearView.of(dw).bias[[1, 3]].any()
+    assert not LinearView.of(after.ops_of("CONV_2D")[0]).weights[..., [1, 3]].any()
     assert report["absorb_dead_channels"].log.layers[0]["dead"] == 2
 
 
@@ -84,7 +84,7 @@ def test_dead_channels_show_in_data() -> None:
     y = b.op("CONV_2D", b.op("RELU", y), b.const("v", normal(2, 1, 1, 4)), b.const("c", normal(2)))
     after, db, _ = changed(b.finish(y), "absorb_dead_channels")
     assert db > 90
-    assert not weights_of(after.ops_of("CONV_2D")[0])[2].any()
+    assert not LinearView.of(after.ops_of("CONV_2D")[0]).weights[2].any()
 
 
 # -- equalization --------------------------------------------------------------------------
@@ -177,7 +177,7 @@ def test_statistics_follow_what_is_scaled_and_absorbed() -> None:
     for found, before in zip((mean, std), known, strict=True):
         assert found.tolist() == np.where(alive, before, 0).tolist()
     scaled, _, _ = changed(after, "equalize", data=False)
-    new, old = (weights_of(g.op("dw"))[0, 0, 0, alive] for g in (scaled, after))
+    new, old = (LinearView.of(g.op("dw")).weights[0, 0, 0, alive] for g in (scaled, after))
     scale = new / old
     assert np.abs(np.log(scale)).min() > 0.1
     found = scaled.op("dw").output.meta["bn_stats"]
@@ -195,7 +195,7 @@ def test_statistics_follow_biases_that_move_on() -> None:
     graph = b.finish(b.op("CONV_2D", y, b.const("v", normal(2, 1, 1, 4))))
     folded, _, _ = changed(graph, "fold_bn", data=False)
     after, _, _ = changed(folded, "absorb_bias", data=False)
-    shift = bias_of(after.op("first")) - bias_of(folded.op("first"))
+    shift = LinearView.of(after.op("first")).bias - LinearView.of(folded.op("first")).bias
     assert shift.max() < -20
     (mean, std), (before, spread) = (g.op("first").output.meta["bn_stats"] for g in (after, folded))
     assert mean == pytest.approx(before + shift, abs=1e-4)
@@ -233,7 +233,7 @@ def offset_network(bias: float) -> Graph:
 def test_high_biases_move_on() -> None:
     after, db, _ = changed(offset_network(20.0), "absorb_bias")
     assert db > 90
-    assert bias_of(after.op("first")).max() < 8
+    assert LinearView.of(after.op("first")).bias.max() < 8
     graph = offset_network(20.0)
     assert int8_db(graph, "absorb_bias,calibrate") > int8_db(graph, "calibrate") + 3
 
@@ -418,7 +418,7 @@ def test_weights_lie_on_the_grid_that_is_written() -> None:
     graph = residual()
     model = Model([graph], source="graphdef")
     run_passes(model, "reconstruct", PassContext(synthetic(input_specs(graph), 32), threads=1))
-    before = {op.name: weights_of(op) for op in model.graph.ops_of("CONV_2D")}
+    before = {op.name: LinearView.of(op).weights for op in model.graph.ops_of("CONV_2D")}
     lowered, _ = lower_model(model, QuantOptions())
     for op in lowered.graph.ops_of("CONV_2D"):
         w = op.operand(1)
@@ -446,7 +446,8 @@ def test_where_plain_calibration_is_better_it_is_taken(monkeypatch: pytest.Monke
     )
     assert any(one.code == "plain-is-better" for one in report["reconstruct"].diagnostics)
     np.testing.assert_array_equal(
-        weights_of(model.graph.ops_of("CONV_2D")[0]), weights_of(graph.ops_of("CONV_2D")[0])
+        LinearView.of(model.graph.ops_of("CONV_2D")[0]).weights,
+        LinearView.of(graph.ops_of("CONV_2D")[0]).weights,
     )
 
 

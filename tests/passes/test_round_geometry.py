@@ -27,7 +27,7 @@ from qfrewrite.lower.scheme import QuantOptions
 from qfrewrite.lower.spec_check import check_model
 from qfrewrite.ops.build import GraphBuilder
 from qfrewrite.passes import PassContext, make_passes, run_passes
-from qfrewrite.rewrite.match import weights_of
+from qfrewrite.rewrite.linear import LinearView
 from qfrewrite.runtime.session import Runner, input_specs
 
 FORCED = "round_geometry(force=true)"
@@ -117,7 +117,7 @@ def test_padding_does_not_touch_calibration() -> None:
 def test_rounding_down_drops_the_least_important_channels() -> None:
     graph = mobilenet_v1(0.5)
     first = graph.ops_of("CONV_2D")[0]
-    w = weights_of(first).copy()
+    w = LinearView.of(first).weights.copy()
     w[[2, 7, 11]] *= 1e-4
     graph.update_tensor(first.operand(1), data=w)
     bias = first.operand(2).value().copy()
@@ -132,7 +132,7 @@ def test_rounding_down_drops_the_least_important_channels() -> None:
     assert report.fidelity is not None
     assert "dropped" in report.log.diagnostics.of("warning")[0].text
     # 19 channels became 16: the three that matter least are gone, the first is still there.
-    kept = np.abs(weights_of(graph.ops_of("CONV_2D")[0])).max((1, 2, 3))
+    kept = np.abs(LinearView.of(graph.ops_of("CONV_2D")[0]).weights).max((1, 2, 3))
     assert kept.min() > 1e-2
     assert largest_difference(before, outputs_of(graph)) < 1
 

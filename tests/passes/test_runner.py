@@ -15,7 +15,7 @@ from qfrewrite.ops.build import GraphBuilder
 from qfrewrite.ops.check import verify_model
 from qfrewrite.ops.text import graph_text
 from qfrewrite.passes import Pass, PassContext, PassRewriter, run_passes
-from qfrewrite.rewrite import fold
+from qfrewrite.rewrite.linear import LinearView
 from qfrewrite.runtime.session import input_specs
 
 
@@ -112,10 +112,10 @@ def test_numeric_verification_does_not_share_the_defect_it_looks_for(
 ) -> None:
     """Both sides were measured as they would be written, that is, folded by the same code."""
 
-    def wrong(w: Array, b: Array, scale: Array, offset: Array, *, axis: int) -> tuple[Array, Array]:
-        return w, (b * scale + offset).astype("f4")
+    def wrong(view: LinearView, scale: Array) -> LinearView:
+        return view.with_weights(view.weights, view.bias * scale)
 
-    monkeypatch.setattr(fold, "scale_outputs", wrong)
+    monkeypatch.setattr(LinearView, "scaled", wrong)
     with pytest.raises(VerifyError, match="declared exact and changed the outputs"):
         run_passes(Model([housekeeping()]), passes, verify="numeric")
 

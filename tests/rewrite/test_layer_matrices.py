@@ -17,6 +17,7 @@ from qfrewrite.rewrite.layers import (
     positions,
     ungrouped,
 )
+from qfrewrite.rewrite.linear import LinearView
 from qfrewrite.rewrite.match import LINEAR
 
 CASES: list[tuple[str, tuple[int, ...], tuple[int, ...], dict[str, Any]]] = [
@@ -52,12 +53,14 @@ def test_columns_times_weights_are_the_outputs(
     assert reference is not None
     first = operands[0].data if operands[0].is_const else value
     want = reference(op, [first, w, value] if kind == "TRANSPOSE_CONV" else [value, w])[0]
-    at = positions(op, count, np.random.default_rng(0))
-    grouped = grouped_weights(op)
-    np.testing.assert_allclose(ungrouped(op, grouped), w, rtol=1e-6)
-    got = np.einsum("ngk,gmk->ngm", columns(op, value, at), grouped)
+    view = LinearView.of(op)
+    assert isinstance(view, LinearView)
+    at = positions(view, count, np.random.default_rng(0))
+    grouped = grouped_weights(view)
+    np.testing.assert_allclose(ungrouped(view, grouped), w, rtol=1e-6)
+    got = np.einsum("ngk,gmk->ngm", columns(view, value, at), grouped)
     rows = want.reshape(-1, want.shape[-1])[at]
-    np.testing.assert_allclose(got, grouped_outputs(op, rows), atol=1e-4)
+    np.testing.assert_allclose(got, grouped_outputs(view, rows), atol=1e-4)
 
 
 def test_every_linear_kind_is_covered() -> None:

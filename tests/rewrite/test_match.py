@@ -4,11 +4,12 @@ import pytest
 from graphs import normal
 
 from qfrewrite.ops.build import GraphBuilder
-from qfrewrite.rewrite.match import NoMatch, float_weights, linear_before, sole_reader
+from qfrewrite.rewrite.linear import LinearView, linear_before
+from qfrewrite.rewrite.match import NoMatch, sole_reader
 
 
 def test_a_reason_has_no_truth_value() -> None:
-    """While a NoMatch was false, `if why := float_weights(op)` never fired."""
+    """While a NoMatch was false, `if why := check(op)` never fired."""
     why = NoMatch("is not a constant", at="w")
     assert str(why) == "'w' is not a constant"
     for wrong in (lambda: bool(why), lambda: not why, lambda: why or None):
@@ -23,8 +24,8 @@ def test_look_ups_say_why_there_is_no_match() -> None:
     z = b.op("FULLY_CONNECTED", x, b.const("w8", normal(3, 4).astype("u1")), name="hybrid")
     graph = b.finish(b.op("RELU", y), b.op("NEG", y), b.op("RELU", z))
     dense, hybrid = graph.op("dense"), graph.op("hybrid")
-    assert str(float_weights(dense)) == "'w' is not a constant"
-    assert str(float_weights(hybrid)) == "'w8' is uint8, needs float32"
+    assert str(LinearView.of(dense)) == "'w' is not a constant"
+    assert str(LinearView.of(hybrid)) == "'w8' is uint8, needs float32"
     assert str(sole_reader(graph, y)) == "'dense' has 2 readers, needs 1"
     assert str(linear_before(graph, z)) == "'w8' is uint8, needs float32"
     assert str(linear_before(graph, x)) == "'x' is not computed by an op"
