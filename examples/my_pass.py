@@ -27,7 +27,7 @@ class StripSoftmax(qf.Pass):
     def run(self, graph: qf.Graph, rw: qf.PassRewriter) -> None:
         """Bypass the op; the rewriter keeps the output's name and writes the log."""
         for op in graph.ops_of("SOFTMAX"):
-            if graph.is_output(op.output):
+            if op.output.is_output:
                 rw.bypass(op)
             else:
                 rw.skip(op, "is read inside the graph")

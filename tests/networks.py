@@ -207,7 +207,7 @@ def random_network(draw: st.DataObject) -> Graph:
         kind = draw.draw(st.sampled_from(kinds), label="kind")
         x = draw.draw(st.sampled_from(pool), label="operand")
         pool += _added_op(b, kind, x, pool, draw)
-    heads = [pooled(b, t) for t in pool if not b.graph.readers(t)] or [pooled(b, pool[-1])]
+    heads = [pooled(b, t) for t in pool if not t.users] or [pooled(b, pool[-1])]
     joined = b.op("CONCATENATION", *heads, attrs={"axis": 1}) if len(heads) > 1 else heads[0]
     return b.finish(dense(b, joined, 3))
 

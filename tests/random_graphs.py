@@ -115,7 +115,7 @@ def _weights(g: Growing, shape: tuple[int, ...], fan: int, x: Tensor, name: str)
         codes = np.rint(w / scale).astype("i1")
         tensor = g.const(name, codes.view("u1") if how == "uint8" else codes)
         quant = Quant(scale, np.zeros(count, np.int64), len(shape) - 1 if count > 1 else 0)
-        g.b.graph.update_tensor(tensor, quant=quant)
+        g.b.graph.set_type(tensor, tensor.dtype, quant)
         return tensor
     return g.const(name, w)
 
@@ -380,7 +380,7 @@ def grow(recipe: Recipe) -> Graph:
         for one, other in zip(graph.tensors, _grown(recipe, 2).tensors, strict=True):
             dims = tuple(a if a == b else -1 for a, b in zip(one.shape, other.shape, strict=True))
             if -1 in dims and not one.is_const:
-                graph.update_tensor(one, shape_signature=dims)
+                graph.set_signature(one, dims)
     return graph
 
 

@@ -110,45 +110,45 @@ def bench_layers(
     lowered, _ = lower_model(model)
     graph = lowered.graph
     found = [(op, runner) for op in graph.ops if not is_fused(op) and op.outputs
-             and (runner := _alone(graph, op, threads, seed)) is not None]  # fmt: skip
+             and (runner := _alone(op, threads, seed)) is not None]  # fmt: skip
     runners = [fed(Runner(serialize(lowered), threads=threads), seed), _idle(threads)]
     step = progress("timing layers", runs) if progress is not None else None
     whole, idle, *parts = time_in_turn([*runners, *(r for _, r in found)], runs=runs, step=step)
     seconds = [max(t.median - idle.median, 0.0) for t in parts]
     total = sum(seconds) or 1.0
-    layers = [_layer_time(graph, op, s, total) for (op, _), s in zip(found, seconds, strict=True)]
+    layers = [_layer_time(op, s, total) for (op, _), s in zip(found, seconds, strict=True)]
     return LayerTimes(layers, 1e3 * whole.median)
 
 
-def _layer_time(graph: Graph, op: Op, seconds: float, total: float) -> LayerTime:
+def _layer_time(op: Op, seconds: float, total: float) -> LayerTime:
     work = macs(op)
-    kind = "+".join(o.kind for o in (op, *_fused(graph, op)))
+    kind = "+".join(o.kind for o in (op, *_fused(op)))
     rate = work / seconds / 1e9 if work and seconds > 0 else None
     return LayerTime(op.name, kind, op.output.shape, 1e3 * seconds, seconds / total, work, rate,
-                     _flags(graph, op))  # fmt: skip
+                     _flags(op))  # fmt: skip
 
 
-def _flags(graph: Graph, op: Op) -> list[str]:
+def _flags(op: Op) -> list[str]:
     if not macs(op):
         return []
     x, y = next(t for t in op.inputs if t is not None and not t.is_const), op.output.shape
     # The channels of an image are what they are.
-    ragged = x.shape[-1] % _MULTIPLE and not graph.is_input(x)
+    ragged = x.shape[-1] % _MULTIPLE and not x.is_input
     flags = ["C"] if ragged or y[-1] % _MULTIPLE else []
     if has_ragged_map(y, _MULTIPLE):
         flags.append("HW")
     return flags
 
 
-def _fused(graph: Graph, op: Op) -> list[Op]:
+def _fused(op: Op) -> list[Op]:
     """The activation that is written into `op`, if any."""
-    readers = graph.readers(op.output) if len(op.outputs) == 1 else ()
+    readers = op.output.users if len(op.outputs) == 1 else ()
     return [r.op for r in readers if is_fused(r.op)]
 
 
-def _alone(graph: Graph, op: Op, threads: int, seed: int) -> Runner | None:
+def _alone(op: Op, threads: int, seed: int) -> Runner | None:
     """`op` as a model; None where the runtime does not take it alone (it runs a subgraph, say)."""
-    ops = [op, *_fused(graph, op)]
+    ops = [op, *_fused(op)]
     small = Graph(op.name)
     twins: dict[Tensor, Tensor] = {}
     for tensor in (t for o in ops for t in (*o.inputs, *o.outputs) if t is not None):

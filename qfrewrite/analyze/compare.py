@@ -94,7 +94,7 @@ def compare_models(
         Session(p.copy, wanted, threads=threads)
         for p, wanted in zip((first, second), probes, strict=True)
     ]
-    rows = [_row(first.graph, a, k) for k, (a, _) in enumerate(pairs)]
+    rows = [_row(a, k) for k, (a, _) in enumerate(pairs)]
     meter, names = FidelityMeter(), [t.name for t in second.graph.inputs]
     for sample in samples:
         x = sessions[0].run(sample)
@@ -149,7 +149,7 @@ def _pairs(first: _Prepared, second: _Prepared) -> tuple[list[tuple[Tensor, Tens
             theirs.setdefault(name.removesuffix("/fake_quant"), tensor)
     pairs, missing = [], []
     for tensor in first.real:
-        if first.graph.is_input(tensor):
+        if tensor.is_input:
             continue
         other = theirs.get(tensor.name)
         if other is not None and other.shape == tensor.shape:
@@ -177,8 +177,8 @@ def _set_losses(graph: Graph, rows: dict[Tensor, LayerFidelity]) -> None:
                 rows[tensor].lost_db = max(before - rows[tensor].sqnr_db, 0.0)
 
 
-def _row(graph: Graph, tensor: Tensor, order: int) -> LayerFidelity:
-    maker = graph.producer(tensor)
+def _row(tensor: Tensor, order: int) -> LayerFidelity:
+    maker = tensor.producer
     kind = maker.kind if maker is not None else "input"
     return LayerFidelity(tensor.name, kind, order)
 

@@ -86,9 +86,9 @@ def _live(graph: Graph, steps: list[Unit]) -> list[set[Tensor]]:
     last: dict[Tensor, int] = {}
     for i, unit in enumerate(steps):
         for tensor in unit.operands:
-            last[_source(graph, tensor)] = i
+            last[_source(tensor)] = i
     for tensor in graph.outputs:
-        last[_source(graph, tensor)] = len(steps)
+        last[_source(tensor)] = len(steps)
     held = set(graph.inputs)
     found = []
     for i, unit in enumerate(steps):
@@ -98,10 +98,10 @@ def _live(graph: Graph, steps: list[Unit]) -> list[set[Tensor]]:
     return found
 
 
-def _source(graph: Graph, tensor: Tensor) -> Tensor:
+def _source(tensor: Tensor) -> Tensor:
     """What a kernel writes for the value of `tensor`: FAKE_QUANT is none."""
-    maker = graph.producer(tensor)
+    maker = tensor.producer
     while maker is not None and maker.kind == "FAKE_QUANT":
         tensor = maker.operand(0)
-        maker = graph.producer(tensor)
+        maker = tensor.producer
     return tensor

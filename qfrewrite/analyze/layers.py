@@ -28,7 +28,7 @@ from qfrewrite.rewrite.dead_channels import dead_by_batch_norm
 from qfrewrite.rewrite.dequantize import computes_quantized
 from qfrewrite.rewrite.fold import bn_scale_offset
 from qfrewrite.rewrite.linear import linear_ports
-from qfrewrite.rewrite.match import LINEAR, NoMatch, sole_reader
+from qfrewrite.rewrite.match import LINEAR, NoMatch, sole_user
 from qfrewrite.rewrite.raising import raise_graph
 from qfrewrite.runtime.session import take_usual_sizes
 
@@ -77,7 +77,7 @@ def inspect_model(
     diagnostics = take_usual_sizes(graph)
     verify_graph(graph)
     raise_graph(graph)
-    before = {op.name: _before_folding(graph, op) for op in graph.ops_of(*LINEAR)}
+    before = {op.name: _before_folding(op) for op in graph.ops_of(*LINEAR)}
     quantized = computes_quantized(graph)
     if not quantized:
         canonicalise(graph)
@@ -87,9 +87,9 @@ def inspect_model(
     known = ranges.rows if ranges is not None else {}
     layers, unknown = [], unsettled(graph)
     for op in graph.ops:
-        if op.kind == "FAKE_QUANT" or fuses_into(graph, op) is not None or not op.outputs:
+        if op.kind == "FAKE_QUANT" or fuses_into(op) is not None or not op.outputs:
             continue
-        fused = _fused_activation(graph, op)
+        fused = _fused_activation(op)
         output = fused.output if fused is not None else op.output
         layer = Layer(
             op.name, f"{op.kind}+{fused.kind}" if fused is not None else op.kind, output.name,
@@ -112,10 +112,10 @@ class _Unfolded:
     dead: Array
 
 
-def _before_folding(graph: Graph, op: Op) -> _Unfolded:
+def _before_folding(op: Op) -> _Unfolded:
     weights = _channel_magnitudes(op)
     nothing = np.zeros(0, np.bool_)
-    reader = sole_reader(graph, op.output)
+    reader = sole_user(op.output)
     if isinstance(reader, NoMatch) or reader.kind != "BATCH_NORM":
         return _Unfolded(weights, None, nothing)
     found = dead_by_batch_norm(reader)
@@ -204,11 +204,11 @@ def _stored_ranges(graph: Graph) -> dict[Tensor, Range]:
     return found
 
 
-def _fused_activation(graph: Graph, op: Op) -> Op | None:
+def _fused_activation(op: Op) -> Op | None:
     if len(op.outputs) != 1:
         return None
-    reader = sole_reader(graph, op.output)
-    if isinstance(reader, NoMatch) or fuses_into(graph, reader) is not op:
+    reader = sole_user(op.output)
+    if isinstance(reader, NoMatch) or fuses_into(reader) is not op:
         return None
     return reader
 
@@ -249,13 +249,13 @@ def observed_twins(graph: Graph) -> tuple[Graph, dict[Tensor, Tensor]]:
         if (
             tensor.is_const
             or not tensor.size
-            or any(fuses_into(graph, r.op) is not None for r in graph.readers(tensor))
+            or any(fuses_into(r.op) is not None for r in tensor.users)
         ):
             continue
         if tensor.dtype == "float32":
             wanted[tensor] = twin
         elif tensor.quant is not None and tensor.dtype in ACTIVATION_CODES:
             real = Tensor(copy.unique_name(f"{tensor.name}/real"), tensor.shape)
-            copy.add_op(Op("DEQUANTIZE", [twin], [real]), anchor=copy.producer(twin))
+            copy.add_op(Op("DEQUANTIZE", [twin], [real]), anchor=twin.producer)
             wanted[tensor] = real
     return copy, wanted

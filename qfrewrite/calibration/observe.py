@@ -107,7 +107,7 @@ class _Job:
         decay: float | None, step: Callable[[int], None],
     ) -> None:  # fmt: skip
         self.details = details
-        self.bounds = [_bounds(graph, t) for t in details]
+        self.bounds = [_bounds(t) for t in details]
         # Their number of channels is not known, or not the same in all samples.
         varies = has_open_sizes(graph)
         self.shapeless = {t for t in unsettled(graph) if t.dims[-1:] in ((), (-1,))}
@@ -243,8 +243,8 @@ class _Part:
         return [(s.low, s.high) for s in self.stats]
 
 
-def _bounds(graph: Graph, tensor: Tensor) -> Range:
-    return clip_bounds(graph.producer(tensor))
+def _bounds(tensor: Tensor) -> Range:
+    return clip_bounds(tensor.producer)
 
 
 class _MovingAverage:

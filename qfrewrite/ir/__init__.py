@@ -1,10 +1,10 @@
 """The intermediate representation: tensors, ops, graphs, models."""
 
-from qfrewrite.ir.graph import Graph, Reader
+from qfrewrite.ir.dtypes import NUMPY_DTYPES, Array
+from qfrewrite.ir.graph import Graph
 from qfrewrite.ir.model import Model, Signature
-from qfrewrite.ir.op import Op
+from qfrewrite.ir.nodes import Op, Tensor, User, constant
 from qfrewrite.ir.quant import Quant
-from qfrewrite.ir.tensor import NUMPY_DTYPES, Array, Tensor, constant
 
 __all__ = [
     "NUMPY_DTYPES",
@@ -13,8 +13,8 @@ __all__ = [
     "Model",
     "Op",
     "Quant",
-    "Reader",
     "Signature",
     "Tensor",
+    "User",
     "constant",
 ]

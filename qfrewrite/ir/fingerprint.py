@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 
 from qfrewrite.ir.graph import Graph
-from qfrewrite.ir.op import Op
-from qfrewrite.ir.tensor import Tensor
+from qfrewrite.ir.nodes import Op, Tensor
 
 # What the meta of an op and of a tensor says about values; the rest is how a file spells them.
 _OP_META = ("custom_code",)

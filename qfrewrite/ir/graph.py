@@ -2,36 +2,45 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any
 
 import networkx as nx
 
 from qfrewrite.errors import VerifyError
+from qfrewrite.ir.dtypes import Array
 from qfrewrite.ir.names import numbered
-from qfrewrite.ir.op import Op, Rank
-from qfrewrite.ir.tensor import Tensor
-
-_OP_FIELDS = frozenset({"kind", "name", "attrs", "inputs", "meta"})
-_TENSOR_FIELDS = frozenset({"name", "shape", "dtype", "data", "quant", "shape_signature", "meta"})
+from qfrewrite.ir.nodes import NO_META, Attrs, Op, Rank, Tensor, User
+from qfrewrite.ir.quant import Quant
 
 
-class Reader(NamedTuple):
-    """One slot of one op that reads a tensor."""
+class _Index:
+    """The networkx index of one graph, and its interface: what tensors find their neighbours by."""
 
-    op: Op
-    slot: int
+    def __init__(self) -> None:
+        self.nx: Any = nx.DiGraph()
+        self.inputs: tuple[Tensor, ...] = ()
+        self.outputs: tuple[Tensor, ...] = ()
+
+    def producer(self, tensor: Tensor) -> Op | None:
+        return next(iter(self.nx.pred[tensor]), None)
+
+    def users(self, tensor: Tensor) -> tuple[User, ...]:
+        ops = sorted(self.nx.succ[tensor], key=lambda op: op.rank)
+        return tuple(User(op, i) for op in ops for i, t in enumerate(op.inputs) if t is tensor)
 
 
 class Graph:
     """Ops and tensors of one subgraph.
 
-    Reading: `ops` (stable topological order), `tensors`, `inputs`, `outputs`, `producer`,
-    `readers`, and `nx`, a live read-only networkx view whose nodes are the `Op` and `Tensor`
-    objects. Writing: `add_tensor`, `add_op`, `update_op`, `update_tensor`, `replace_uses`,
-    `remove_op`, `set_io`, `prune`; each checks before it changes anything and raises
-    `VerifyError` where the result would not be a graph.
+    Reading: `ops` (stable topological order), `tensors`, `inputs`, `outputs`, and `nx`, a live
+    read-only networkx view whose nodes are the `Op` and `Tensor` objects. Tensors know their
+    neighbours: `tensor.producer`, `tensor.users`. Writing: `add_op`, `remove_op`, `set_inputs`,
+    `replace_uses`, `set_io`, `prune`, and one method for each field of an op or tensor. Each
+    checks before it changes anything, and raises `VerifyError` where the result would not be a
+    graph.
     """
 
     def __init__(self, name: str = "main") -> None:
@@ -40,9 +49,7 @@ class Graph:
         self.meta: dict[str, Any] = {}
         # In a main graph: the model's other subgraphs, which WHILE, IF and CALL_ONCE run.
         self.bodies: tuple[Graph, ...] = ()
-        self._nx: Any = nx.DiGraph()
-        self._inputs: tuple[Tensor, ...] = ()
-        self._outputs: tuple[Tensor, ...] = ()
+        self._index = _Index()
         self._names: dict[str, int] = {}
         self._last_rank = 0
         self._inserted: dict[Rank, int] = {}
@@ -59,17 +66,17 @@ class Graph:
     @property
     def nx(self) -> Any:
         """A live, read-only `networkx.DiGraph` view: tensor -> op -> tensor."""
-        return self._nx.copy(as_view=True)
+        return self._index.nx.copy(as_view=True)
 
     @property
     def inputs(self) -> tuple[Tensor, ...]:
         """The graph's inputs in order."""
-        return self._inputs
+        return self._index.inputs
 
     @property
     def outputs(self) -> tuple[Tensor, ...]:
         """The graph's outputs in order; one tensor may stand twice."""
-        return self._outputs
+        return self._index.outputs
 
     @property
     def ops(self) -> tuple[Op, ...]:
@@ -81,25 +88,14 @@ class Graph:
     @property
     def tensors(self) -> tuple[Tensor, ...]:
         """Every tensor in the order it was added."""
-        return tuple(n for n in self._nx if isinstance(n, Tensor))
+        return tuple(n for n in self._index.nx if isinstance(n, Tensor))
 
     def ops_of(self, *kinds: str) -> tuple[Op, ...]:
         """The ops of these kinds, in order. A snapshot: safe to edit while iterating."""
         return tuple(op for op in self.ops if op.kind in kinds)
 
     def __contains__(self, node: object) -> bool:
-        return node in self._nx
-
-    def producer(self, tensor: Tensor) -> Op | None:
-        """The op that computes `tensor`; None for inputs and constants."""
-        return next(iter(self._nx.pred[tensor]), None) if tensor in self._nx else None
-
-    def readers(self, tensor: Tensor) -> tuple[Reader, ...]:
-        """Every slot that reads `tensor`, in op order; an op that reads it twice stands twice."""
-        if tensor not in self._nx:
-            return ()
-        ops = sorted(self._nx.succ[tensor], key=lambda op: op.rank)
-        return tuple(Reader(op, i) for op in ops for i, t in enumerate(op.inputs) if t is tensor)
+        return node in self._index.nx
 
     def tensor(self, name: str) -> Tensor:
         """The first tensor of that name; raises KeyError."""
@@ -115,14 +111,6 @@ class Graph:
                 return op
         raise KeyError(name)
 
-    def is_output(self, tensor: Tensor) -> bool:
-        """Whether `tensor` is a graph output."""
-        return any(t is tensor for t in self._outputs)
-
-    def is_input(self, tensor: Tensor) -> bool:
-        """Whether `tensor` is a graph input."""
-        return any(t is tensor for t in self._inputs)
-
     def unique_name(self, name: str) -> str:
         """`name`, or `name_1`, `name_2`, ... where a tensor of that name exists."""
         return numbered(name, self._names)
@@ -131,58 +119,93 @@ class Graph:
 
     def add_tensor(self, tensor: Tensor) -> Tensor:
         """Make `tensor` known to the graph; no effect where it is already."""
-        if tensor not in self._nx:
-            self._nx.add_node(tensor)
+        if tensor not in self._index.nx:
+            if tensor.index is not None:
+                raise VerifyError("is in another graph", where=_place(tensor))
+            self._index.nx.add_node(tensor)
+            object.__setattr__(tensor, "_index", weakref.ref(self._index))
             self._names[tensor.name] = self._names.get(tensor.name, 0) + 1
             self.version += 1
         return tensor
 
     def add_op(self, op: Op, *, anchor: Op | None = None) -> Op:
         """Put `op` in: after everything (reading a file), or at the place of `anchor`."""
-        if op in self._nx:
+        if op in self._index.nx:
             raise VerifyError("is in the graph already", where=_place(op))
         for out in op.outputs:
-            if out.is_const or self.is_input(out) or self.producer(out) is not None:
+            if out.is_const or out.is_input or out.producer is not None:
                 raise VerifyError(f"'{out.name}' has a value from elsewhere", where=_place(op))
         rank = self._new_rank(anchor)
         self._check_edges(op, rank, op.inputs)
         object.__setattr__(op, "rank", rank)
-        self._nx.add_node(op)
+        self._index.nx.add_node(op)
         for t in (*filter(None, op.inputs), *op.intermediates, *op.outputs):
             self.add_tensor(t)
-        self._nx.add_edges_from((t, op) for t in op.inputs if t is not None)
-        self._nx.add_edges_from((op, t) for t in op.outputs)
+        self._index.nx.add_edges_from((t, op) for t in op.inputs if t is not None)
+        self._index.nx.add_edges_from((op, t) for t in op.outputs)
         self.version += 1
         return op
 
-    def update_op(self, op: Op, **fields: Any) -> None:
-        """Set `kind`, `name`, `attrs`, `inputs` or `meta` of an op that is in the graph."""
-        self._check_fields(op, fields, _OP_FIELDS)
-        if "inputs" in fields:
-            fields["inputs"] = tuple(fields["inputs"])
-            self._check_edges(op, op.rank, fields["inputs"])
-            self._nx.remove_edges_from([(t, op) for t in self._nx.pred[op]])
-            for t in filter(None, fields["inputs"]):
-                self.add_tensor(t)
-                self._nx.add_edge(t, op)
-        for key in ("attrs", "meta"):
-            if key in fields:
-                fields[key] = MappingProxyType(dict(fields[key]))
-        self._put(op, fields)
+    def rename(self, node: Op | Tensor, name: str) -> None:
+        """Give an op or a tensor another name."""
+        if isinstance(node, Tensor) and node in self._index.nx:
+            self._forget_name(node.name)
+            self._names[name] = self._names.get(name, 0) + 1
+        self._put(node, name=name)
 
-    def update_tensor(self, tensor: Tensor, **fields: Any) -> None:
-        """Set `name`, `shape`, `dtype`, `data`, `quant`, `shape_signature` or `meta`."""
-        self._check_fields(tensor, fields, _TENSOR_FIELDS)
-        if fields.get("data") is not None and self.producer(tensor) is not None:
+    def set_kind(self, op: Op, kind: str, attrs: Attrs | None = None) -> None:
+        """Make `op` another kind with these attributes; what a file said of the old one goes."""
+        self._put(op, kind=kind, attrs=MappingProxyType(dict(attrs or {})), meta=NO_META)
+
+    def set_attrs(self, op: Op, **attrs: Any) -> None:
+        """Set these attributes of `op`; the others stay."""
+        self._put(op, attrs=MappingProxyType({**op.attrs, **attrs}))
+
+    def set_inputs(self, op: Op, inputs: Iterable[Tensor | None]) -> None:
+        """Let `op` read these tensors."""
+        inputs = tuple(inputs)
+        self._check_holds(op)
+        self._check_edges(op, op.rank, inputs)
+        self._index.nx.remove_edges_from([(t, op) for t in self._index.nx.pred[op]])
+        for t in filter(None, inputs):
+            self.add_tensor(t)
+            self._index.nx.add_edge(t, op)
+        self._put(op, inputs=inputs)
+
+    def set_input(self, op: Op, slot: int, tensor: Tensor | None) -> None:
+        """Let `op` read `tensor` in `slot`; slots between the last one and it are empty."""
+        inputs = [*op.inputs, *[None] * (slot + 1 - len(op.inputs))]
+        inputs[slot] = tensor
+        self.set_inputs(op, inputs)
+
+    def set_shape(self, tensor: Tensor, shape: Iterable[int]) -> None:
+        """Set the shape; which dimensions a file leaves open stays."""
+        self._put(tensor, shape=tuple(int(d) for d in shape))
+
+    def set_signature(self, tensor: Tensor, signature: tuple[int, ...] | None) -> None:
+        """Set the shape with -1 for each dimension that a file leaves open."""
+        self._put(tensor, shape_signature=signature)
+
+    def set_type(self, tensor: Tensor, dtype: str, quant: Quant | None) -> None:
+        """Set the element type, and the scale and zero point it is quantized with."""
+        self._put(tensor, dtype=dtype, quant=quant)
+
+    def set_data(
+        self,
+        tensor: Tensor,
+        data: Array,
+        *,
+        dtype: str | None = None,
+        quant: Quant | None = None,
+    ) -> None:
+        """Give a constant another value and its shape; `dtype` stays where it is not given."""
+        if tensor.producer is not None:
             raise VerifyError("is computed: it cannot hold a constant", where=tensor.name)
-        if "name" in fields:
-            self._forget_name(tensor.name)
-            self._names[fields["name"]] = self._names.get(fields["name"], 0) + 1
-        if "shape" in fields:
-            fields["shape"] = tuple(int(d) for d in fields["shape"])
-        if "meta" in fields:
-            fields["meta"] = MappingProxyType(dict(fields["meta"]))
-        self._put(tensor, fields)
+        self._put(tensor, data=data, shape=data.shape, dtype=dtype or tensor.dtype, quant=quant)
+
+    def set_meta(self, node: Op | Tensor, meta: Mapping[str, Any]) -> None:
+        """Set what only a file format needs to write `node` back."""
+        self._put(node, meta=MappingProxyType(dict(meta)))
 
     def replace_uses(self, old: Tensor, new: Tensor, *, skip: Iterable[Op] = ()) -> None:
         """Let every reader of `old` read `new`; where `old` is a graph output, `new` becomes it.
@@ -191,30 +214,31 @@ class Graph:
         and `old` gets another. So an output that is an input too stays what it is, and a `new`
         that is an input or an output itself is refused.
         """
-        output = self.is_output(old) and not self.is_input(old) and new is not old
-        if output and (self.is_output(new) or self.is_input(new)):
+        output = old.is_output and not old.is_input and new is not old
+        if output and (new.is_output or new.is_input):
             raise VerifyError(
                 f"has a name of its own in the interface: it cannot become output '{old.name}'",
                 where=_place(new), remedy="put an op between the two",
             )  # fmt: skip
         skipped = set(skip)
-        edits = {r.op for r in self.readers(old)} - skipped
+        edits = {user.op for user in old.users} - skipped
         self.add_tensor(new)
         for op in sorted(edits, key=lambda o: o.rank):
-            self.update_op(op, inputs=tuple(new if t is old else t for t in op.inputs))
+            self.set_inputs(op, (new if t is old else t for t in op.inputs))
         if output:
-            self._swap_names(old, new)
-            self.set_io(outputs=tuple(new if t is old else t for t in self._outputs))
+            name, other = old.name, new.name
+            self.rename(old, other)
+            self.rename(new, name)
+            self.set_io(outputs=tuple(new if t is old else t for t in self.outputs))
 
     def remove_op(self, op: Op) -> None:
         """Take out an op whose outputs nobody reads; its outputs go with it."""
-        if op not in self._nx:
-            raise VerifyError("is not in the graph", where=_place(op))
+        self._check_holds(op)
         for out in op.outputs:
-            if self._nx.succ[out] or self.is_output(out):
+            if self._index.nx.succ[out] or out.is_output:
                 raise VerifyError(f"'{out.name}' is still read", where=_place(op))
         gone = (*op.outputs, *op.intermediates)
-        self._nx.remove_node(op)
+        self._index.nx.remove_node(op)
         for out in gone:
             self._drop_tensor(out)
         self.version += 1
@@ -228,23 +252,24 @@ class Graph:
         if inputs is not None:
             inputs = tuple(inputs)
             for t in inputs:
-                if self.producer(t) is not None:
+                if t.producer is not None:
                     raise VerifyError("is computed: it cannot be an input", where=t.name)
                 self.add_tensor(t)
-            self._inputs = inputs
+            self._index.inputs = inputs
         if outputs is not None:
-            self._outputs = tuple(outputs)
-            for t in self._outputs:
+            outputs = tuple(outputs)
+            for t in outputs:
                 self.add_tensor(t)
+            self._index.outputs = outputs
         self.version += 1
 
     def prune(self, keep: Callable[[Op], bool] = lambda op: False) -> tuple[Op, ...]:
         """Remove ops that no output needs (save those `keep` names) and tensors nobody uses."""
-        live: set[Any] = set(self._outputs) | {op for op in self.ops if keep(op)}
+        live: set[Any] = set(self.outputs) | {op for op in self.ops if keep(op)}
         live |= {out for op in live if isinstance(op, Op) for out in op.outputs}
         stack = list(live)
         while stack:
-            for before in self._nx.pred.get(stack.pop(), ()):
+            for before in self._index.nx.pred.get(stack.pop(), ()):
                 if before not in live:
                     live.add(before)
                     stack.append(before)
@@ -254,7 +279,9 @@ class Graph:
             self.remove_op(op)
         intermediates = {t for op in self.ops for t in op.intermediates}
         for t in self.tensors:
-            if not (self._nx.succ[t] or self._nx.pred[t] or t in live or t in intermediates):
+            if not (
+                self._index.nx.succ[t] or self._index.nx.pred[t] or t in live or t in intermediates
+            ):
                 self._drop_tensor(t)
         return dead
 
@@ -296,15 +323,15 @@ class Graph:
     # -- inside ----------------------------------------------------------------------------
 
     def _sorted_ops(self) -> tuple[Op, ...]:
-        made = {out: n.rank for n in self._nx if isinstance(n, Op) for out in n.outputs}
+        made = {out: n.rank for n in self._index.nx if isinstance(n, Op) for out in n.outputs}
 
         def key(node: Op | Tensor) -> Rank:
             return node.rank if isinstance(node, Op) else made.get(node, (-1,))
 
         try:
-            nodes = list(nx.lexicographical_topological_sort(self._nx, key))
+            nodes = list(nx.lexicographical_topological_sort(self._index.nx, key))
         except nx.NetworkXUnfeasible:
-            names = [n.name for n, _ in nx.find_cycle(self._nx) if isinstance(n, Op)]
+            names = [n.name for n, _ in nx.find_cycle(self._index.nx) if isinstance(n, Op)]
             raise VerifyError("is part of a cycle", where=" -> ".join(names[:4])) from None
         return tuple(n for n in nodes if isinstance(n, Op))
 
@@ -317,40 +344,33 @@ class Graph:
 
     def _check_edges(self, op: Op, rank: Rank, inputs: tuple[Tensor | None, ...]) -> None:
         """Raise where reading `inputs` would close a cycle."""
-        makers = {self.producer(t) for t in inputs if t is not None} - {None}
+        makers = {t.producer for t in inputs if t is not None} - {None}
         late = [m for m in makers if m is not None and m.rank >= rank]
-        readers = {r.op for out in op.outputs for r in self.readers(out)}
+        readers = {user.op for out in op.outputs for user in out.users}
         if not late and self._rank_ordered and all(r.rank > rank for r in readers):
             return
         reached = set(readers) | {op}
-        for reader in readers | ({op} if op in self._nx else set()):
-            reached |= nx.descendants(self._nx, reader)
+        for reader in readers | ({op} if op in self._index.nx else set()):
+            reached |= nx.descendants(self._index.nx, reader)
         for maker in makers:
             if maker in reached:
                 raise VerifyError(f"reading '{maker}' would close a cycle", where=_place(op))
         self._rank_ordered = self._rank_ordered and not late
 
-    def _check_fields(
-        self, node: Op | Tensor, fields: Mapping[str, Any], known: frozenset[str]
-    ) -> None:
-        if node not in self._nx:
+    def _check_holds(self, node: Op | Tensor) -> None:
+        if node not in self._index.nx:
             raise VerifyError("is not in the graph", where=_place(node))
-        if unknown := set(fields) - known:
-            raise TypeError(f"cannot set {sorted(unknown)}; can set {sorted(known)}")
 
-    def _put(self, node: Op | Tensor, fields: Mapping[str, Any]) -> None:
+    def _put(self, node: Op | Tensor, **fields: Any) -> None:
+        self._check_holds(node)
         for key, value in fields.items():
             object.__setattr__(node, key, value)
         self.version += 1
 
-    def _swap_names(self, a: Tensor, b: Tensor) -> None:
-        name, other = a.name, b.name
-        self.update_tensor(a, name=other)
-        self.update_tensor(b, name=name)
-
     def _drop_tensor(self, tensor: Tensor) -> None:
-        if tensor in self._nx and not self.is_input(tensor) and not self.is_output(tensor):
-            self._nx.remove_node(tensor)
+        if tensor in self._index.nx and not tensor.is_input and not tensor.is_output:
+            self._index.nx.remove_node(tensor)
+            object.__setattr__(tensor, "_index", None)
             self._forget_name(tensor.name)
             self.version += 1
 

@@ -10,9 +10,10 @@ from collections.abc import Iterator
 import numpy as np
 
 from qfrewrite.errors import VerifyError
+from qfrewrite.ir.dtypes import NUMPY_DTYPES
 from qfrewrite.ir.graph import Graph
 from qfrewrite.ir.model import Model
-from qfrewrite.ir.tensor import NUMPY_DTYPES, Tensor
+from qfrewrite.ir.nodes import Tensor
 
 
 def verify_structure(graph: Graph) -> None:
@@ -40,7 +41,7 @@ def _violations(graph: Graph) -> Iterator[tuple[str, str]]:
     known: set[Tensor] = {t for t in graph.tensors if t.is_const}
     known |= set(graph.inputs) | {t for t in graph.tensors if t.meta.get("is_variable")}
     for tensor in graph.tensors:
-        yield from _tensor_violations(graph, tensor)
+        yield from _tensor_violations(tensor)
     for op in graph.ops:
         place = op.place
         for slot, operand in enumerate(op.inputs):
@@ -51,7 +52,7 @@ def _violations(graph: Graph) -> Iterator[tuple[str, str]]:
             elif operand not in known:
                 yield place, f"input {slot} '{operand.name}' has no value"
         for out in op.outputs:
-            if graph.producer(out) is not op:
+            if out.producer is not op:
                 yield place, f"output '{out.name}' is not linked to it"
             known.add(out)
     for out in graph.outputs:
@@ -59,7 +60,7 @@ def _violations(graph: Graph) -> Iterator[tuple[str, str]]:
             yield f"output '{out.name}'", "has no value"
 
 
-def _tensor_violations(graph: Graph, tensor: Tensor) -> Iterator[tuple[str, str]]:
+def _tensor_violations(tensor: Tensor) -> Iterator[tuple[str, str]]:
     if tensor.quant is not None:
         scale = tensor.quant.scale
         if not np.isfinite(scale).all() or (scale < 0).any():
@@ -67,7 +68,7 @@ def _tensor_violations(graph: Graph, tensor: Tensor) -> Iterator[tuple[str, str]
     if tensor.data is None:
         return
     place = f"constant '{tensor.name}'"
-    if graph.producer(tensor) is not None:
+    if tensor.producer is not None:
         yield place, "is computed by an op as well"
     dtype = NUMPY_DTYPES.get(tensor.dtype)
     data = tensor.value()

@@ -16,7 +16,7 @@ from qfrewrite.ops.shapes import settle_shapes, unsettled
 from qfrewrite.ops.spec import attr, facets, kinds_that
 from qfrewrite.rewrite.fold import bn_scale_offset, fold_batch_norm, fold_constants
 from qfrewrite.rewrite.linear import linear_ports
-from qfrewrite.rewrite.match import NoMatch, sole_reader
+from qfrewrite.rewrite.match import NoMatch, sole_user
 from qfrewrite.rewrite.raising import raise_graph
 from qfrewrite.rewrite.rewriter import Log, Rewriter, may_bypass, replace_op
 
@@ -111,7 +111,7 @@ def drop_identities(rw: Rewriter) -> None:
     """Remove every IDENTITY; one that an output needs for its name becomes a RESHAPE."""
     unknown = unsettled(rw.graph)
     for op in rw.graph.ops_of("IDENTITY"):
-        if may_bypass(rw.graph, op):
+        if may_bypass(op):
             rw.bypass(op)
         else:
             _spell_identity(rw, op, unknown)
@@ -120,7 +120,8 @@ def drop_identities(rw: Rewriter) -> None:
 def _spell_identity(rw: Rewriter, op: Op, unknown: Collection[Tensor]) -> None:
     if _sized_by_operands(op, unknown):
         shape = append_op(rw.graph, "SHAPE", [op.operand(0)], anchor=op)
-        rw.graph.update_op(op, kind="RESHAPE", inputs=[op.operand(0), shape.output], meta={})
+        rw.graph.set_kind(op, "RESHAPE")
+        rw.graph.set_inputs(op, [op.operand(0), shape.output])
         rw.edit("replaced", op, "IDENTITY -> RESHAPE to what it reads")
     else:
         _as_reshape(rw, op)
@@ -132,16 +133,15 @@ def _drop_reshapes(rw: Rewriter) -> None:
     for op in graph.ops_of(*_RESHAPES):
         if _sized_by_operands(op, unknown):
             continue
-        before = graph.producer(op.operand(0))
+        before = op.operand(0).producer
         if before is not None and before.kind in _RESHAPES:
-            inputs = [before.operand(0), *op.inputs[1:]]
-            graph.update_op(op, inputs=inputs)
+            graph.set_input(op, 0, before.operand(0))
             rw.edit("merged", op, f"with {before.kind} '{before.name}' before it")
-            if not graph.readers(before.output) and not graph.is_output(before.output):
+            if not before.output.users and not before.output.is_output:
                 rw.remove(before, detail="merged with the next")
-        if _keeps_shape(op, unknown) and may_bypass(graph, op):
+        if _keeps_shape(op, unknown) and may_bypass(op):
             rw.bypass(op)
-        elif _flattened_by_reader(graph, op):
+        elif _flattened_by_reader(op):
             rw.bypass(op, detail="its reader flattens by itself")
         else:
             _as_reshape(rw, op)
@@ -160,9 +160,9 @@ def _keeps_shape(op: Op, unknown: Collection[Tensor]) -> bool:
     return x.dims == y.dims or not (x.has_open_dims and y.has_open_dims)
 
 
-def _flattened_by_reader(graph: Graph, op: Op) -> bool:
+def _flattened_by_reader(op: Op) -> bool:
     """Whether only a FULLY_CONNECTED reads `op`, which takes the operand of `op` just as well."""
-    reader = sole_reader(graph, op.output)
+    reader = sole_user(op.output)
     if isinstance(reader, NoMatch) or reader.kind != "FULLY_CONNECTED":
         return False
     weights = reader.operand(1)
@@ -185,9 +185,8 @@ def _as_reshape(rw: Rewriter, op: Op) -> None:
     if target == shape:
         return
     table = constant(name, np.array(shape, np.int32))
-    graph.update_op(
-        op, kind="RESHAPE", inputs=[op.operand(0), table], attrs={"new_shape": shape}, meta={}
-    )
+    graph.set_kind(op, "RESHAPE", {"new_shape": shape})
+    graph.set_inputs(op, [op.operand(0), table])
     rw.edit("replaced", op, f"{was} -> RESHAPE to {list(shape)}")
 
 
@@ -209,9 +208,9 @@ def fuse_activations(graph: Graph) -> None:
     """
     for op in graph.ops:
         if facets(op).fusible:
-            tensor, fuses = op.operand(0), fuses_into(graph, op) is not None
+            tensor, fuses = op.operand(0), fuses_into(op) is not None
             if fuses != bool(tensor.meta.get("virtual")):
-                graph.update_tensor(tensor, meta={**tensor.meta, "virtual": fuses})
+                graph.set_meta(tensor, {**tensor.meta, "virtual": fuses})
 
 
 def is_fused(op: Op) -> bool:
@@ -220,19 +219,19 @@ def is_fused(op: Op) -> bool:
     return source is not None and bool(source.meta.get("virtual"))
 
 
-def name_in_file(graph: Graph, op: Op) -> str:
+def name_in_file(op: Op) -> str:
     """What a reader of the file calls `op`: with a fused activation, by its result."""
     if len(op.outputs) == 1 and op.output.meta.get("virtual"):
-        return written_as(graph, op.output).name
+        return written_as(op.output).name
     return op.name
 
 
-def written_as(graph: Graph, tensor: Tensor) -> Tensor:
+def written_as(tensor: Tensor) -> Tensor:
     """What a kernel writes for `tensor`: a fused activation's result where there is one."""
-    return graph.readers(tensor)[0].op.output if tensor.meta.get("virtual") else tensor
+    return tensor.users[0].op.output if tensor.meta.get("virtual") else tensor
 
 
-def fuses_into(graph: Graph, op: Op) -> Op | None:
+def fuses_into(op: Op) -> Op | None:
     """The op that takes the activation `op` as its fused activation, or None.
 
     Pooling takes none: in int8 its result must keep the operand's scale, an activation's need not.
@@ -241,7 +240,7 @@ def fuses_into(graph: Graph, op: Op) -> Op | None:
     if not (facets(op).fusible and facets(op).clips):
         return None
     source = op.operand(0)
-    before = graph.producer(source)
-    if not facets(before).clips_freely or isinstance(sole_reader(graph, source), NoMatch):
+    before = source.producer
+    if not facets(before).clips_freely or isinstance(sole_user(source), NoMatch):
         return None
     return before if source.dtype == op.output.dtype else None

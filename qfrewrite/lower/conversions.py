@@ -38,14 +38,14 @@ class Conversions:
         codes = self._arrays.setdefault((dtype, codes.shape, content), codes)
         key = _key(old, quant, dtype), content
         shared = self._constants.get(key)
-        if shared is None and len(self.graph.readers(old)) == 1 and not self.graph.is_output(old):
-            self.graph.update_tensor(old, data=codes, shape=codes.shape, dtype=dtype, quant=quant)
+        if shared is None and len(old.users) == 1 and not old.is_output:
+            self.graph.set_data(old, codes, dtype=dtype, quant=quant)
             return
         if shared is None:
             shared = constant(self.graph.unique_name(f"{old.name}/{dtype}"), codes)
             self._constants[key] = shared
-        self._set(op, slot, shared)
-        self.graph.update_tensor(shared, quant=quant)
+        self.graph.set_input(op, slot, shared)
+        self.graph.set_type(shared, dtype, quant)
 
     def through_quantize(self, op: Op, slot: int, quant: Quant, dtype: str) -> None:
         """Let `op` read the computed tensor in `slot` as codes of another scale or type."""
@@ -53,13 +53,13 @@ class Conversions:
         key = _key(tensor, quant, dtype)
         if key not in self._coded:
             coded = self._beside(tensor, dtype, quant)
-            anchor = self.graph.producer(tensor) or op
+            anchor = tensor.producer or op
             if _widens(self.held.get(tensor, "float32"), dtype):
                 tensor = self._as_real(tensor, op)
-                anchor = self.graph.producer(tensor) or op
+                anchor = tensor.producer or op
             self.graph.add_op(Op("QUANTIZE", [tensor], [coded]), anchor=anchor)
             self._coded[key] = coded
-        self._set(op, slot, self._coded[key])
+        self.graph.set_input(op, slot, self._coded[key])
 
     def feed_real(self, op: Op) -> None:
         """Let a float op read real values where its operands hold codes."""
@@ -71,13 +71,13 @@ class Conversions:
             takes_any = port is not None and port.role == "any"
             inputs.append(tensor if as_it_is or takes_any else self._as_real(tensor, op))
         if any(a is not b for a, b in zip(inputs, op.inputs, strict=True)):
-            self.graph.update_op(op, inputs=inputs)
+            self.graph.set_inputs(op, inputs)
 
     def _as_real(self, tensor: Tensor | None, reader: Op) -> Tensor:
         assert tensor is not None
         if tensor not in self._real:
             real = self._beside(tensor, "float32")
-            anchor = self.graph.producer(tensor) or reader
+            anchor = tensor.producer or reader
             self.graph.add_op(Op("DEQUANTIZE", [tensor], [real]), anchor=anchor)
             self._real[tensor] = real
         return self._real[tensor]
@@ -85,22 +85,22 @@ class Conversions:
     def input(self, tensor: Tensor, io: str, quant: Quant | None) -> None:
         """Let a graph input take `io`, by a QUANTIZE behind it."""
         inner = self._beside(tensor, tensor.dtype, tensor.quant)
-        readers = self.graph.readers(tensor)
+        readers = tensor.users
         anchor = readers[0].op if readers else None
         first = self._quantize(tensor, inner, io, anchor)
         # An input that is an output too stays one.
         self.graph.replace_uses(tensor, inner, skip=(first,))
-        self.graph.update_tensor(tensor, dtype=io, quant=quant)
+        self.graph.set_type(tensor, io, quant)
 
     def output(self, tensor: Tensor, io: str, quant: Quant | None) -> None:
         """Let a graph output be `io`, by a DEQUANTIZE or QUANTIZE behind what computes it."""
         out = self._beside(tensor, io, quant)
-        anchor = self.graph.producer(tensor)
+        anchor = tensor.producer
         if io == "float32":
             self.graph.add_op(Op("DEQUANTIZE", [tensor], [out]), anchor=anchor)
         else:
             self._quantize(tensor, out, tensor.dtype, anchor)
-        others = [r.op for r in self.graph.readers(tensor)]
+        others = [r.op for r in tensor.users]
         self.graph.replace_uses(tensor, out, skip=others)
 
     def _quantize(self, tensor: Tensor, out: Tensor, source: str, anchor: Op | None) -> Op:
@@ -118,10 +118,6 @@ class Conversions:
             self.graph.unique_name(f"{tensor.name}/{dtype}"), tensor.shape, dtype, quant=quant,
             shape_signature=tensor.shape_signature,
         )  # fmt: skip
-
-    def _set(self, op: Op, slot: int, tensor: Tensor) -> None:
-        inputs = [tensor if i == slot else t for i, t in enumerate(op.inputs)]
-        self.graph.update_op(op, inputs=inputs)
 
 
 def _widens(source: str, target: str) -> bool:

@@ -39,7 +39,7 @@ def lower_fake_quant(graph: Graph) -> None:
         elif narrow:
             _widen(graph, op)
         elif attr(op, "min") == attr(op, "max"):
-            graph.update_op(op, attrs={**op.attrs, "min": 0.0, "max": _NO_WIDTH})
+            graph.set_attrs(op, min=0.0, max=_NO_WIDTH)
     drop_identities(rw)  # an output may have needed one for its name
 
 
@@ -64,5 +64,5 @@ def _widen(graph: Graph, op: Op) -> None:
     name = graph.unique_name(f"{op.name}/low")
     bound = append_op(graph, "MAXIMUM", [op.operand(0), constant(name, np.float32(low))],
                       name=f"{op.name}/bounded", anchor=op)  # fmt: skip
-    attrs = {**op.attrs, "min": low - step, "max": high, "narrow_range": False}
-    graph.update_op(op, inputs=[bound.output], attrs=attrs)
+    graph.set_inputs(op, [bound.output])
+    graph.set_attrs(op, min=low - step, max=high, narrow_range=False)

@@ -101,7 +101,7 @@ def widen_narrow_results(graph: Graph, groups: Groups, dtype_of: Callable[[Op], 
         spec = spec_of(op)
         if spec is None or spec.same_scale or not op.outputs or dtype_of(op) not in spec.kernels:
             continue
-        group, dtype = groups.of.get(written_as(graph, op.output)), dtype_of(op)
+        group, dtype = groups.of.get(written_as(op.output)), dtype_of(op)
         scales = _operand_scales(op, spec, groups, dtype)
         if group is None or group.fixed is not None or not scales:
             continue
@@ -148,7 +148,7 @@ def find_groups(graph: Graph, ranges: dict[Tensor, Range]) -> Groups:
     groups = Groups()
     for tensor in graph.tensors:
         if tensor.dtype == "float32" and not tensor.is_const:
-            groups.of[tensor] = Group([tensor], ranges.get(tensor), _fixed(graph, tensor))
+            groups.of[tensor] = Group([tensor], ranges.get(tensor), _fixed(tensor))
     for op in graph.ops:
         spec = spec_of(op)
         if spec is None or not spec.same_scale or not op.outputs or op.output not in groups.of:
@@ -164,7 +164,7 @@ def find_groups(graph: Graph, ranges: dict[Tensor, Range]) -> Groups:
                 joint = groups.merge(joint, groups.of[out])
         joint.symmetric = joint.symmetric or spec.symmetric
         _include_constants(op, joint, [groups.of[op.operand(i)].range for i in slots])
-        _join(graph, groups, op, slots, symmetric=spec.symmetric)
+        _join(groups, op, slots, symmetric=spec.symmetric)
     for variable in variables((graph, *graph.bodies)):
         _join_variable(groups, graph, variable)
     return groups
@@ -191,7 +191,7 @@ def _join_variable(groups: Groups, graph: Graph, variable: Variable) -> None:
     groups.variables.append((variable, computed[0]))
 
 
-def _join(graph: Graph, groups: Groups, op: Op, slots: list[int], *, symmetric: bool) -> None:
+def _join(groups: Groups, op: Op, slots: list[int], *, symmetric: bool) -> None:
     """Merge the operands in `slots` with the output of `op`, where their scales agree."""
     operands = [groups.of[op.operand(i)] for i in slots]
     whole = groups.of[op.output].range
@@ -205,7 +205,7 @@ def _join(graph: Graph, groups: Groups, op: Op, slots: list[int], *, symmetric: 
         if (symmetric and group.prescribed is not None) or (
             len(operands) > 1 and group is not joint
         ):
-            why = _apart(graph, op, slot, group, whole, single_fix, symmetric=symmetric)
+            why = _apart(op, slot, group, whole, single_fix, symmetric=symmetric)
             if why is not None:
                 groups.requantized.append((op, slot))
                 place, name = f"{op.kind} '{op.name}'", op.operand(slot).name
@@ -216,7 +216,6 @@ def _join(graph: Graph, groups: Groups, op: Op, slots: list[int], *, symmetric: 
 
 
 def _apart(
-    graph: Graph,
     op: Op,
     slot: int,
     group: Group,
@@ -228,7 +227,7 @@ def _apart(
     """Why an operand keeps a scale of its own, or None where it can share the output's."""
     if group.fixed is not None and (len(fixes) > 1 or symmetric):
         return "has a prescribed scale"
-    others = [r for r in graph.readers(op.operand(slot)) if r.op is not op]
+    others = [r for r in op.operand(slot).users if r.op is not op]
     if whole is None or group.range is None or not others:
         return None
     width, own = whole[1] - whole[0], group.range[1] - group.range[0]
@@ -286,8 +285,8 @@ def _is_act(op: Op, slot: int) -> bool:
     return port is not None and port.role == "act"
 
 
-def _fixed(graph: Graph, tensor: Tensor) -> Port | None:
-    op = graph.producer(tensor)
+def _fixed(tensor: Tensor) -> Port | None:
+    op = tensor.producer
     spec = spec_of(op) if op is not None else None
     if op is None or spec is None:
         return None

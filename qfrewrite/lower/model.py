@@ -120,7 +120,7 @@ def lower_graphdef(model: Model) -> Model:
 def _bake_weights(graph: Graph) -> None:
     rw = Rewriter(graph)
     for view in linear_views(graph):
-        fake = graph.producer(view.x)
+        fake = view.x.producer
         # Where training chose a range, it chose the grid too.
         if fake is None or fake.kind != "FAKE_QUANT" or view.trained is not None:
             continue

@@ -86,8 +86,8 @@ class _Lowering:
         self._choose_tensors()
         self._convert_operands()
         for tensor, dtype in self.held.items():
-            quant = self._quant(written_as(self.graph, tensor), dtype)
-            self.graph.update_tensor(tensor, dtype=dtype, quant=quant)
+            quant = self._quant(written_as(tensor), dtype)
+            self.graph.set_type(tensor, dtype, quant)
         self._convert_other_subgraphs()
         self._convert_interface()
         # Late, so that it is computed in float as a whole.
@@ -137,7 +137,7 @@ class _Lowering:
         return dict.fromkeys(left, "its variable must stay float elsewhere")
 
     def _wanted(self, op: Op) -> str:
-        names = (op, *(r.op for r in self.graph.readers(op.outputs[0]))) if _fuses(op) else (op,)
+        names = (op, *(r.op for r in op.outputs[0].users)) if _fuses(op) else (op,)
         inner = self.options.kind.activations
         assert inner is not None
         wide = any(matches(o, self.options.keep_int16) or o.meta.get("keep") == "int16"
@@ -146,12 +146,12 @@ class _Lowering:
 
     def _fused_into(self, op: Op) -> Op | None:
         """The op that `op`, an activation, is fused into."""
-        return self.graph.producer(op.operand(0)) if is_fused(op) else None
+        return op.operand(0).producer if is_fused(op) else None
 
     def _why_float(self, op: Op, dtype: str) -> str | None:
         """Why `op` cannot compute in `dtype`, or None where it can."""
         spec = spec_of(op)
-        named = (op, *(r.op for r in self.graph.readers(op.outputs[0]))) if _fuses(op) else (op,)
+        named = (op, *(r.op for r in op.outputs[0].users)) if _fuses(op) else (op,)
         if any(matches(o, self.options.keep_float) for o in named):
             return "kept float by name"
         if any(o.meta.get("keep") == "float" for o in named):
@@ -169,7 +169,7 @@ class _Lowering:
             for slot, tensor in enumerate(op.inputs)
         )
         why = next((reason for reason in reasons if reason is not None), None)
-        results = [written_as(self.graph, out) for out in op.outputs if out.dtype == "float32"]
+        results = [written_as(out) for out in op.outputs if out.dtype == "float32"]
         missing = [t for t in results if self._quant(t, dtype) is None]
         return why or (self._why_no_quant(missing[0]) if missing else None)
 
@@ -221,7 +221,7 @@ class _Lowering:
             if tensor.dtype != "float32":
                 continue
             wanted = [
-                self.chosen[r.op] for r in self.graph.readers(tensor)
+                self.chosen[r.op] for r in tensor.users
                 if r.op in self.chosen and _role(r.op, r.slot) == "act"
             ]  # fmt: skip
             if wanted:
@@ -243,7 +243,7 @@ class _Lowering:
         if isinstance(view, LinearView):
             self._convert_linear(view, dtype)
         if dtype == "int16" and "pot_scale_int16" in spec.attrs:
-            self.graph.update_op(op, attrs={**op.attrs, "pot_scale_int16": False})
+            self.graph.set_attrs(op, pot_scale_int16=False)
         for slot, tensor in enumerate(op.inputs):
             if tensor is None or tensor.dtype != "float32" or _role(op, slot) != "act":
                 continue
@@ -272,7 +272,7 @@ class _Lowering:
     def _convert_linear(self, view: LinearView, dtype: str) -> None:
         op, x, ports = view.op, view.x, view.ports
         result, source = (
-            self._known(written_as(self.graph, op.output), dtype),
+            self._known(written_as(op.output), dtype),
             self._known(x, dtype),
         )
         q = quantize_linear(
@@ -316,7 +316,7 @@ class _Lowering:
             if self.held.get(tensor, io) != io:
                 self.convert.input(tensor, io, self._quant(tensor, io) if io != "float32" else None)
         for tensor in dict.fromkeys(self.graph.outputs):
-            if self.held.get(tensor, io) != io and not self.graph.is_input(tensor):
+            if self.held.get(tensor, io) != io and not tensor.is_input:
                 quant = self._quant(tensor, io) if io != "float32" else None
                 self.convert.output(tensor, io, quant)
 

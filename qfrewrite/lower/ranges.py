@@ -51,7 +51,7 @@ def take_ranges(graph: Graph) -> Ranges:
         grid = tensor.meta.get(KEY)
         if grid is not None:
             found.weights[tensor] = holding_zero(np.asarray(grid["min"]), np.asarray(grid["max"]))
-            graph.update_tensor(tensor, data=_clipped(tensor.value(), grid))
+            graph.set_data(tensor, _clipped(tensor.value(), grid))
     _fill_activations(graph, found.activations)
     return found
 

@@ -59,14 +59,14 @@ def check_graph(graph: Graph, *, versions: bool = False) -> list[Violation]:
     found = [
         Violation("tensor", f"tensor '{t.name}'", what)
         for t in graph.tensors
-        if not _steers(graph, t)
+        if not _steers(t)
         for what in _tensor(t)
     ]
     for op in graph.ops:
         spec = spec_of(op)
         if spec is None or not op.outputs or is_fused(op):
             continue
-        place = f"op '{name_in_file(graph, op)}' ({op.kind})"
+        place = f"op '{name_in_file(op)}' ({op.kind})"
         for name, rule in RULES.items():
             if name != "version" or versions:
                 found += [Violation(name, place, what, op) for what in rule(graph, op, spec)]
@@ -76,9 +76,9 @@ def check_graph(graph: Graph, *, versions: bool = False) -> list[Violation]:
 # -- tensors -------------------------------------------------------------------------------
 
 
-def _steers(graph: Graph, tensor: Tensor) -> bool:
+def _steers(tensor: Tensor) -> bool:
     """Whether a tensor is read as shapes, axes and the like alone: nobody looks at its scale."""
-    specs = [(spec_of(r.op), r.slot) for r in graph.readers(tensor)]
+    specs = [(spec_of(r.op), r.slot) for r in tensor.users]
     ports = [spec.input_port(slot) if spec is not None else None for spec, slot in specs]
     return bool(ports) and all(port is not None and port.role == "param" for port in ports)
 

@@ -135,11 +135,12 @@ def substitute(
         result = way.build(_Draft(graph, op, known)) if ranged or not way.needs_ranges else None
         if result is None:
             continue
-        new = graph.producer(result)
+        new = result.producer
         assert new is not None
         if op.output in known:
             known[result] = known.pop(op.output)
         keep = {k: v for k, v in op.meta.items() if k == "keep"}
-        graph.update_op(new, meta=keep)
-        graph.update_tensor(result, meta=op.output.meta, shape_signature=op.output.shape_signature)
+        graph.set_meta(new, keep)
+        graph.set_meta(result, op.output.meta)
+        graph.set_signature(result, op.output.shape_signature)
         rw.replace(op, new, action="replaced", detail=f"{op.kind} -> {new.kind}")

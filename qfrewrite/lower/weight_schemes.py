@@ -129,7 +129,7 @@ def _behind_dequantize(graph: Graph, op: Op, slot: int, data: Array, quant: Quan
         data, quant,
     )  # fmt: skip
     real = Tensor(graph.unique_name(f"{tensor.name}/float32"), tensor.shape)
-    first = graph.readers(tensor)[0].op
+    first = tensor.users[0].op
     graph.add_op(Op("DEQUANTIZE", [graph.add_tensor(stored)], [real]), anchor=first)
     graph.replace_uses(tensor, real)
     graph.prune(keep=lambda o: not o.outputs)

@@ -80,7 +80,7 @@ def _positions(graph: Graph, tensor: Tensor) -> set[int] | None:
     if any((spec := spec_of(op)) is None or spec.reference is None for op in ops):
         return None
     used = {tensor, *(t for op in ops for t in op.inputs if t is not None)}
-    sources = {t for t in used if t.data is None and graph.producer(t) is None}
+    sources = {t for t in used if t.data is None and t.producer is None}
     places = {t: i for i, t in enumerate(graph.inputs)}
     return {places[t] for t in sources} if sources <= set(places) else None
 

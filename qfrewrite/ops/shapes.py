@@ -38,7 +38,7 @@ def take_sizes(graph: Graph, shapes: Mapping[str, Shape]) -> None:
     """Give inputs with open sizes these shapes, and the rest of `graph` what follows from them."""
     for tensor in graph.inputs:
         if open_axes(tensor.dims) and shapes.get(tensor.name, tensor.shape) != tensor.shape:
-            graph.update_tensor(tensor, shape=shapes[tensor.name])
+            graph.set_shape(tensor, shapes[tensor.name])
     settle_shapes(graph)
 
 
@@ -46,7 +46,7 @@ def settle_shapes(graph: Graph) -> None:
     """Set `shape` of every tensor whose open dimensions follow from the sizes of the inputs."""
     for tensor, shape in _follow(graph):
         if shape is not None and shape != tensor.shape:
-            graph.update_tensor(tensor, shape=shape)
+            graph.set_shape(tensor, shape)
 
 
 def unsettled(graph: Graph) -> frozenset[Tensor]:
@@ -83,9 +83,7 @@ class _Walk:
     """Shapes and small values of a graph, op by op."""
 
     def __init__(self, graph: Graph) -> None:
-        self._known: dict[Tensor, Tensor] = {
-            t: t for t in graph.tensors if graph.producer(t) is None
-        }
+        self._known: dict[Tensor, Tensor] = {t: t for t in graph.tensors if t.producer is None}
 
     def settle(self, tensor: Tensor, shape: Shape | None) -> None:
         """Note the shape of an op's output, unless its value is noted already."""

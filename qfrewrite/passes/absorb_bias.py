@@ -74,7 +74,7 @@ class _Site:
 
 
 def _site(rw: PassRewriter, op: Op) -> _Site | None:
-    found = next_linear(rw.graph, op)
+    found = next_linear(op)
     if isinstance(found, NoMatch):
         rw.skip(op, found)
         return None

@@ -63,7 +63,7 @@ class AbsorbDeadChannels(Pass):
 
 def _by_data(rw: PassRewriter) -> None:
     """Channels whose output before the activation is the same wherever it was seen."""
-    ops = [v.op for v in linear_views(rw.graph) if not rw.graph.is_output(v.output)]
+    ops = [v.op for v in linear_views(rw.graph) if not v.output.is_output]
     if not ops:
         return
     low = [np.full(op.output.shape[-1], np.inf) for op in ops]

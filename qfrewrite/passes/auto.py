@@ -181,7 +181,7 @@ def _mark(graph: Graph, name: str, keep: str | None) -> None:
     """Say how a layer shall compute; None: like the others."""
     for op in _named(graph, name):
         meta = {k: v for k, v in op.meta.items() if k != "keep"}
-        graph.update_op(op, meta=meta if keep is None else {**meta, "keep": keep})
+        graph.set_meta(op, meta if keep is None else {**meta, "keep": keep})
 
 
 def _marked(graph: Graph, name: str) -> bool:

@@ -94,8 +94,8 @@ class Calibrate(Pass):
             # A file may have been made by hand.
             if (mean.size,) != tensor.shape[-1:]:
                 continue
-            if _feeds_linear(graph, tensor):
-                graph.update_tensor(tensor, meta={**tensor.meta, "channel_mean": mean})
+            if _feeds_linear(tensor):
+                graph.set_meta(tensor, {**tensor.meta, "channel_mean": mean})
         _insert(rw, tensors, {t: r.range for t, r in rows.items() if r is not None and r.known})
 
     def _table(self, rw: PassRewriter, tensors: list[Tensor]) -> RangeTable:
@@ -153,7 +153,7 @@ class Calibrate(Pass):
         names = row_names(tensors)
         return {
             t: Detail(
-                self.bias and _feeds_linear(rw.graph, t),
+                self.bias and _feeds_linear(t),
                 rw.context.full_statistics or choice.of(n).needs_histogram,
                 self.bins,
             )
@@ -167,8 +167,8 @@ def observable(graph: Graph) -> list[Tensor]:
     for tensor in (*graph.inputs, *(out for op in graph.ops for out in op.outputs)):
         if tensor.dtype != "float32" or tensor.is_const or not tensor.size:
             continue
-        readers = graph.readers(tensor)
-        maker = graph.producer(tensor)
+        readers = tensor.users
+        maker = tensor.producer
         if maker is None and not readers:  # an input that nothing computes with
             continue
         ranged = (maker is not None and maker.kind == "FAKE_QUANT") or any(
@@ -176,7 +176,7 @@ def observable(graph: Graph) -> list[Tensor]:
         )
         if ranged or (maker is not None and _feeds_only_constants(maker)):
             continue
-        if any(fuses_into(graph, r.op) is not None for r in readers):
+        if any(fuses_into(r.op) is not None for r in readers):
             continue
         found.append(tensor)
     return found
@@ -186,8 +186,8 @@ def _feeds_only_constants(op: Op) -> bool:
     return bool(op.inputs) and all(t is None or t.is_const for t in op.inputs)
 
 
-def _feeds_linear(graph: Graph, tensor: Tensor) -> bool:
-    return bool(tensor.shape) and any(r.op.kind in LINEAR for r in graph.readers(tensor))
+def _feeds_linear(tensor: Tensor) -> bool:
+    return bool(tensor.shape) and any(r.op.kind in LINEAR for r in tensor.users)
 
 
 def insert_range(rw: PassRewriter, tensor: Tensor, quant: Quant, dtype: str) -> None:
@@ -207,7 +207,7 @@ def _insert(rw: PassRewriter, tensors: list[Tensor], ranges: dict[Tensor, Range]
     for tensor in tensors:
         quant = groups.of[tensor].quant("int8")
         if quant is None:
-            maker = rw.graph.producer(tensor)
+            maker = tensor.producer
             if maker is not None:
                 rw.skip(maker, f"nothing was observed at '{tensor.name}'")
             continue

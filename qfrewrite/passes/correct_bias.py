@@ -44,8 +44,8 @@ class CorrectBias(Pass):
                  if (m := means.get(t)) is not None and m.size == t.shape[-1]}  # fmt: skip
         for tensor, mean in found.items():
             if not np.array_equal(mean, tensor.meta.get("channel_mean", ())):
-                graph.update_tensor(tensor, meta={**tensor.meta, "channel_mean": mean})
-                rw.edit("noted", graph.readers(tensor)[0].op, f"the mean of '{tensor.name}'")
+                graph.set_meta(tensor, {**tensor.meta, "channel_mean": mean})
+                rw.edit("noted", tensor.users[0].op, f"the mean of '{tensor.name}'")
         rw.note("means", f"mean inputs of {len(found)} of {len(inputs)} tensors noted")
 
 

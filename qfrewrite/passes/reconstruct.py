@@ -117,7 +117,7 @@ class Reconstruct(Pass):
         if solution is None:
             rw.run_nested("calibrate")
             return
-        _apply(graph, rw, solution)
+        _apply(rw, solution)
         for op, layer in solution.layers.items():
             rw.layer(op, **layer.figures)
 
@@ -198,7 +198,7 @@ def _fidelity(
 
 def _apply_moved(graph: Graph, solution: Solution, copy: Graph, rw: PassRewriter) -> None:
     """Apply to a clone of `graph` what was found for `graph`."""
-    _apply(copy, rw, _moved(graph, copy, solution))
+    _apply(rw, _moved(graph, copy, solution))
 
 
 def _moved(graph: Graph, copy: Graph, solution: Solution) -> Solution:
@@ -211,14 +211,14 @@ def _moved(graph: Graph, copy: Graph, solution: Solution) -> Solution:
     )
 
 
-def _apply(graph: Graph, rw: PassRewriter, solution: Solution) -> None:
+def _apply(rw: PassRewriter, solution: Solution) -> None:
     """Put fitted weights and chosen ranges into `graph`."""
     for op, layer in solution.layers.items():
         view = LinearView.of(op)
         if isinstance(view, LinearView):
             _put_layer(rw, view, layer)
     for tensor, quant in solution.quants.items():
-        if graph.producer(tensor) is not None or graph.is_input(tensor):
+        if tensor.producer is not None or tensor.is_input:
             insert_range(rw, tensor, quant, rw.context.quant.kind.activations or "int8")
 
 

@@ -74,7 +74,7 @@ class RemoveDwBn(Pass):
             view = LinearView.of(op)
             if isinstance(view, LinearView):
                 absorb_reported(rw, view, dead_by_weights(view), "without weights")
-        sites = [site for op in depthwise if (site := find_site(rw, op)) is not None]
+        sites = [site for op in depthwise if (site := find_site(op)) is not None]
         found = costs(rw, sites, fit=self.refit)
         if self.layers == "auto":
             self._where_cheap(rw, sites, found)

@@ -53,7 +53,7 @@ def resize(rw: PassRewriter, size: tuple[int, int]) -> None:
     after = image_input(graph).shape
     if before == after:
         return
-    first = graph.readers(image_input(graph))[0].op
+    first = image_input(graph).users[0].op
     rw.edit("resized", first, f"input {before[1]}x{before[2]} -> {after[1]}x{after[2]}")
     for op, text in resizing.replaced:
         rw.note("replaced", f"replaced {op.kind} '{op.name}': {text}")

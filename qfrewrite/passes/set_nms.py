@@ -58,14 +58,15 @@ class SetNms(Pass):
         if not changed:
             return
         if "max_detections" in changed:
-            readers = [r.op.name for out in op.outputs for r in rw.graph.readers(out)]
+            readers = [r.op.name for out in op.outputs for r in out.users]
             if readers:
                 rw.skip(op, f"max_detections stays: '{readers[0]}' reads its outputs")
                 del changed["max_detections"]
         text = ", ".join(f"{k} {options.get(k)} -> {v}" for k, v in changed.items())
         options |= changed
-        rw.graph.update_op(op, attrs={**op.attrs, "custom_options": encode_options(options)})
+        rw.graph.set_attrs(op, custom_options=encode_options(options))
         if "max_detections" in changed:
             for out, shape in zip(op.outputs, output_shapes(options), strict=False):
-                rw.graph.update_tensor(out, shape=shape, shape_signature=None)
+                rw.graph.set_shape(out, shape)
+                rw.graph.set_signature(out, None)
         rw.edit("set", op, text)

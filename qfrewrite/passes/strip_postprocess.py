@@ -31,7 +31,7 @@ class StripPostprocess(Pass):
         for op in graph.ops_of("CUSTOM"):
             if not is_detection(op):
                 continue
-            if any(graph.readers(out) for out in op.outputs):
+            if any(out.users for out in op.outputs):
                 rw.skip(op, "its outputs are read by other ops")
                 continue
             taken = [op.operand(0), op.operand(1)]

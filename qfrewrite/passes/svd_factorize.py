@@ -275,7 +275,7 @@ def _insert(rw: PassRewriter, view: LinearView, left: Float64, right: Float64, b
     attrs = {**op.attrs, "stride_h": 1, "stride_w": 1} if convolves else op.attrs
     second = append_op(graph, op.kind, [first.output, weights(left, "left"), b], name=op.name,
                        attrs=attrs, anchor=op)  # fmt: skip
-    graph.update_tensor(second.output, meta=noted)
+    graph.set_meta(second.output, noted)
     replace_op(graph, op, second)
     rw.edit("factorized", second, f"{shape[0]}x{right.shape[1]} at rank {rank}")
     return second

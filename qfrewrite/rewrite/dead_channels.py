@@ -12,11 +12,11 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from qfrewrite.ir import Graph, Op, Tensor
+from qfrewrite.ir import Op, Tensor
 from qfrewrite.ops.spec import attr, computed, facets
 from qfrewrite.rewrite.fold import restate
 from qfrewrite.rewrite.linear import Float64, LinearView
-from qfrewrite.rewrite.match import NoMatch, sole_reader
+from qfrewrite.rewrite.match import NoMatch, sole_user
 from qfrewrite.rewrite.rewriter import Rewriter
 
 # A BatchNorm variance below this is that of a channel that never changed in training.
@@ -86,7 +86,7 @@ def absorb(rw: Rewriter, view: LinearView, channels: DeadChannels) -> int | NoMa
     """
     if not channels.dead.any():
         return 0
-    target = next_linear(rw.graph, view.op)
+    target = next_linear(view.op)
     if isinstance(target, NoMatch):
         return target
     reader, through = target
@@ -107,12 +107,12 @@ def absorb(rw: Rewriter, view: LinearView, channels: DeadChannels) -> int | NoMa
     return done
 
 
-def next_linear(graph: Graph, op: Op) -> tuple[LinearView, list[Op]] | NoMatch:
+def next_linear(op: Op) -> tuple[LinearView, list[Op]] | NoMatch:
     """The linear op that alone reads `op`, and the activations on the way."""
     through: list[Op] = []
     tensor: Tensor = op.output
     while True:
-        reader = sole_reader(graph, tensor)
+        reader = sole_user(tensor)
         if isinstance(reader, NoMatch):
             return reader
         if facets(reader).activation:

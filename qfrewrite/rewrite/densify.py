@@ -16,8 +16,9 @@ def densify(rw: Rewriter) -> None:
         if is_sparse(tensor) and tensor.dtype in NUMPY_DTYPES:
             meta = {k: v for k, v in tensor.meta.items() if k != KEY}
             dense = np.ascontiguousarray(dense_value(tensor)).reshape(tensor.shape)
-            graph.update_tensor(tensor, data=dense, meta=meta)
+            graph.set_data(tensor, dense, quant=tensor.quant)
+            graph.set_meta(tensor, meta)
     for op in graph.ops_of("DENSIFY"):
         source = op.operand(0)
-        if source.is_const and not is_sparse(source) and not graph.is_output(op.output):
+        if source.is_const and not is_sparse(source) and not op.output.is_output:
             rw.bypass(op, detail="its operand is dense")

@@ -63,21 +63,21 @@ def dequantize_graph(rw: Rewriter) -> int:
     """
     graph = rw.graph
     densify(rw)
-    clipped = [op for op in graph.ops if facets(op).clips_freely and _clips_at_zero(graph, op)]
+    clipped = [op for op in graph.ops if facets(op).clips_freely and _clips_at_zero(op)]
     tensors = [t for t in graph.tensors if _coded(t)]
     for op in graph.ops:
         _refuse(op)
         if any(_coded(t) for t in (*filter(None, op.inputs), *op.outputs)):
             # The version was that of the quantized kernel.
-            graph.update_op(op, meta={k: v for k, v in op.meta.items() if k != "read_as"})
+            graph.set_meta(op, {k: v for k, v in op.meta.items() if k != "read_as"})
     for tensor in tensors:
-        data = None
         if tensor.data is not None and tensor.quant is not None:
             data = np.asarray(dequantize(tensor.value(), tensor.quant), order="C")
-        graph.update_tensor(tensor, dtype="float32", quant=None, data=data)
+            graph.set_data(tensor, data, dtype="float32")
+        graph.set_type(tensor, "float32", None)
     for op in graph.ops_of(*kinds_that(lambda op: op.quantizes)):
         # As IDENTITY it goes where nothing outside sees it.
-        graph.update_op(op, kind="IDENTITY", attrs={}, meta={})
+        graph.set_kind(op, "IDENTITY")
     for op in clipped:
         rw.insert_after(op.output, "RELU", {}, suffix="relu", detail="clipped by its zero point")
     return len(tensors)
@@ -87,12 +87,12 @@ def _coded(tensor: Tensor) -> bool:
     return tensor.quant is not None and tensor.dtype in _CODES
 
 
-def _clips_at_zero(graph: Graph, op: Op) -> bool:
+def _clips_at_zero(op: Op) -> bool:
     out = op.output
     if out.quant is None or out.dtype not in ACTIVATION_CODES or out.meta.get("virtual"):
         return False
     lowest, _ = ACTIVATION_CODES[out.dtype]
-    return bool(out.quant.zero_point[0] == lowest) and not graph.is_input(out)
+    return bool(out.quant.zero_point[0] == lowest) and not out.is_input
 
 
 def _refuse(op: Op) -> None:

@@ -12,7 +12,7 @@ from qfrewrite.ir import Graph, Op, Tensor, constant
 from qfrewrite.ops.build import append_op
 from qfrewrite.ops.spec import attr, const_ints, inferred
 from qfrewrite.ops.windows import same_padding
-from qfrewrite.rewrite.match import NoMatch, operand_orders, per_channel, sole_reader
+from qfrewrite.rewrite.match import NoMatch, operand_orders, per_channel, sole_user
 from qfrewrite.rewrite.rewriter import Rewriter
 
 _CONVOLUTIONS = ("CONV_2D", "DEPTHWISE_CONV_2D")
@@ -29,7 +29,7 @@ def raise_dilation(rw: Rewriter) -> None:
     an EXPAND_DIMS before conv, for an axis of size 1, and a SQUEEZE of it behind conv: they stay.
     """
     for spread in rw.graph.ops_of("SPACE_TO_BATCH_ND"):
-        chain = _chain(rw.graph, spread)
+        chain = _chain(spread)
         if isinstance(chain, NoMatch):
             rw.skip(spread, chain)
             continue
@@ -49,9 +49,9 @@ class _Chain:
     crops: list[tuple[int, int]]
 
 
-def _chain(graph: Graph, spread: Op) -> _Chain | NoMatch:
+def _chain(spread: Op) -> _Chain | NoMatch:
     """What lies between `spread` and its BATCH_TO_SPACE_ND, or why the pattern is not there."""
-    ops = _ops_between(graph, spread)
+    ops = _ops_between(spread)
     if isinstance(ops, NoMatch):
         return ops
     conv, gather = next(op for op in ops if op.kind in _CONVOLUTIONS), ops[-1]
@@ -79,13 +79,13 @@ def _chain(graph: Graph, spread: Op) -> _Chain | NoMatch:
     return _Chain(ops, conv, tuple(sides[0]), sides[1], sides[2])
 
 
-def _ops_between(graph: Graph, spread: Op) -> list[Op] | NoMatch:
+def _ops_between(spread: Op) -> list[Op] | NoMatch:
     """The readers behind `spread`, each the only one, up to a BATCH_TO_SPACE_ND."""
     ops: list[Op] = []
     tensor = spread.output
     wanted: tuple[str, ...] = _FIRST
     while not ops or ops[-1].kind != "BATCH_TO_SPACE_ND":
-        reader = sole_reader(graph, tensor)
+        reader = sole_user(tensor)
         if isinstance(reader, NoMatch):
             return reader
         if reader.kind not in wanted:
@@ -126,7 +126,7 @@ def _added_axis(ops: list[Op]) -> int | NoMatch | None:
 def _dilate(rw: Rewriter, spread: Op, chain: _Chain) -> None:
     """Give the convolution of `chain` its dilation and padding, and take out both ends."""
     graph, conv, first, gather = rw.graph, chain.conv, chain.ops[0], chain.ops[-1]
-    graph.update_op(first, inputs=[spread.operand(0), *first.inputs[1:]])
+    graph.set_input(first, 0, spread.operand(0))
     if first is not conv:
         _reshape_output(graph, first)
     x = conv.operand(0)
@@ -134,13 +134,16 @@ def _dilate(rw: Rewriter, spread: Op, chain: _Chain) -> None:
     pads = [(p[0], p[1] - c[1]) for p, c in zip(chain.paddings, chain.crops, strict=True)]
     window = conv.operand(1).shape[1:3]
     same = [same_padding(x.shape[i + 1], window[i], 1, chain.blocks[i]) for i in range(2)]
-    attrs = dict(conv.attrs)
-    attrs |= {"dilation_h_factor": chain.blocks[0], "dilation_w_factor": chain.blocks[1]}
-    attrs["padding"] = "SAME" if pads == same else "VALID"
     if pads != same and any(p != (0, 0) for p in pads):
         table = constant(f"{conv.name}/paddings", np.array([(0, 0), *pads, (0, 0)], np.int32))
         x = append_op(graph, "PAD", [x, table], name=f"{conv.name}/pad", anchor=conv).output
-    graph.update_op(conv, inputs=[x, *conv.inputs[1:]], attrs=attrs)
+    graph.set_input(conv, 0, x)
+    graph.set_attrs(
+        conv,
+        dilation_h_factor=chain.blocks[0],
+        dilation_w_factor=chain.blocks[1],
+        padding="SAME" if pads == same else "VALID",
+    )
     graph.remove_op(spread)
     rw.bypass(gather, action="raised", detail=f"to dilation {chain.blocks}")
     for op in chain.ops[:-1]:
@@ -154,4 +157,5 @@ def _reshape_output(graph: Graph, op: Op) -> None:
     if signature is not None:
         pairs = zip(signature, shape, strict=True)
         signature = tuple(-1 if open_ == -1 else size for open_, size in pairs)
-    graph.update_tensor(out, shape=shape, shape_signature=signature)
+    graph.set_shape(out, shape)
+    graph.set_signature(out, signature)

@@ -8,10 +8,10 @@ from math import sqrt
 import numpy as np
 import numpy.typing as npt
 
-from qfrewrite.ir import Array, Graph, Op, Tensor, constant
+from qfrewrite.ir import Array, Op, Tensor, constant
 from qfrewrite.ops.build import append_op
 from qfrewrite.ops.spec import computed
-from qfrewrite.rewrite.match import NoMatch, sole_reader
+from qfrewrite.rewrite.match import NoMatch, sole_user
 from qfrewrite.rewrite.rewriter import Rewriter
 
 Float64 = npt.NDArray[np.float64]
@@ -33,7 +33,7 @@ def raise_gelu(rw: Rewriter) -> None:
     """
     for op in rw.graph.ops_of("ERF", "TANH"):
         if op in rw.graph:
-            match = _gelu_around(rw.graph, op)
+            match = _gelu_around(op)
             if match is not None:
                 last, x, approximate = match
                 new = append_op(
@@ -68,24 +68,24 @@ def lower_erf(rw: Rewriter) -> None:
         rw.replace(op, last, action="lowered", detail="ERF by GELU")
 
 
-def _gelu_around(graph: Graph, op: Op) -> tuple[Op, Tensor, bool] | None:
+def _gelu_around(op: Op) -> tuple[Op, Tensor, bool] | None:
     """The last op of the GELU that `op` is part of, what it is of, and whether by TANH."""
-    sources = list(_upstream(graph, op))
-    for last in _downstream(graph, op):
+    sources = list(_upstream(op))
+    for last in _downstream(op):
         for x in sources:
             if last.output.shape != x.shape or x.dtype != "float32":
                 continue
-            y = _on_probes(graph, last, x)
+            y = _on_probes(last, x)
             form = None if y is None else _form(y)
             if form is not None:
                 return last, x, form
     return None
 
 
-def _downstream(graph: Graph, op: Op) -> Iterator[Op]:
+def _downstream(op: Op) -> Iterator[Op]:
     """The products that follow from `op` alone, nearest first."""
     for _ in range(_AFTER):
-        after = sole_reader(graph, op.output)
+        after = sole_user(op.output)
         if isinstance(after, NoMatch) or after.kind not in _PARTS:
             return
         op = after
@@ -93,7 +93,7 @@ def _downstream(graph: Graph, op: Op) -> Iterator[Op]:
             yield op
 
 
-def _upstream(graph: Graph, op: Op) -> Iterator[Tensor]:
+def _upstream(op: Op) -> Iterator[Tensor]:
     """The computed tensors that `op` follows from, nearest first."""
     queue, seen = [op], {op}
     for before in queue:
@@ -101,14 +101,14 @@ def _upstream(graph: Graph, op: Op) -> Iterator[Tensor]:
             if tensor is None or tensor.is_const:
                 continue
             yield tensor
-            source = graph.producer(tensor)
+            source = tensor.producer
             near = source is not None and source.kind in _PARTS and len(queue) < _BEFORE
             if source is not None and near and source not in seen:
                 seen.add(source)
                 queue.append(source)
 
 
-def _on_probes(graph: Graph, last: Op, x: Tensor) -> Float64 | None:
+def _on_probes(last: Op, x: Tensor) -> Float64 | None:
     """What `last` gives for x = `_PROBES`; None where it follows from more than x and numbers."""
     values: dict[Tensor, Float64] = {x: _PROBES}
     stack = [last]
@@ -125,7 +125,7 @@ def _on_probes(graph: Graph, last: Op, x: Tensor) -> Float64 | None:
                     return None
                 values[tensor] = tensor.data.astype(np.float64).reshape(())
                 continue
-            source = graph.producer(tensor)
+            source = tensor.producer
             if source is None or source.kind not in _PARTS:
                 return None
             waiting.append(source)

@@ -9,7 +9,7 @@ from qfrewrite.ir import Graph, Op, Tensor
 from qfrewrite.ops import spec_of
 from qfrewrite.ops.spec import attr, computed
 from qfrewrite.rewrite.linear import Float64, LinearView, linear_before
-from qfrewrite.rewrite.match import NoMatch, sole_reader
+from qfrewrite.rewrite.match import NoMatch, sole_user
 from qfrewrite.rewrite.rewriter import Rewriter
 
 
@@ -33,14 +33,14 @@ def _statistic(op: Op, slot: int) -> Float64 | None:
 
 def fold_batch_norm(rw: Rewriter, op: Op) -> NoMatch | None:
     """Fold one BATCH_NORM into the linear op before it, or after it; None when done."""
-    before = linear_before(rw.graph, op.operand(0))
+    before = linear_before(op.operand(0))
     _keep_statistics(rw.graph, op)
     scale, offset = bn_scale_offset(op)
     if isinstance(before, LinearView):
         rw.set_linear(before.scaled(scale).shifted(offset))
         rw.bypass(op, action="folded", detail=f"into {before.op.kind} '{before.op.name}'")
         return None
-    after = _unpadded_linear_after(rw.graph, op)
+    after = _unpadded_linear_after(op)
     if isinstance(after, NoMatch):
         return before
     rw.set_linear(after.reading(scale, offset))
@@ -60,7 +60,7 @@ def _keep_statistics(graph: Graph, op: Op) -> None:
     std = np.abs(gamma if gamma is not None else np.ones(channels)) * share
     stats = (beta if beta is not None else np.zeros(channels), std)
     for tensor in (op.operand(0), op.output):
-        graph.update_tensor(tensor, meta={**tensor.meta, "bn_stats": stats})
+        graph.set_meta(tensor, {**tensor.meta, "bn_stats": stats})
 
 
 def restate(
@@ -76,11 +76,11 @@ def restate(
     if "channel_mean" in meta:
         meta["channel_mean"] = meta["channel_mean"] * factor + offset
     if "bn_stats" in meta or "channel_mean" in meta:
-        graph.update_tensor(tensor, meta=meta)
+        graph.set_meta(tensor, meta)
 
 
-def _unpadded_linear_after(graph: Graph, op: Op) -> LinearView | NoMatch:
-    reader = sole_reader(graph, op.output)
+def _unpadded_linear_after(op: Op) -> LinearView | NoMatch:
+    reader = sole_user(op.output)
     if isinstance(reader, NoMatch):
         return reader
     view = LinearView.of(reader)

@@ -21,7 +21,7 @@ def raise_leaky(rw: Rewriter) -> None:
     """
     graph = rw.graph
     for op in graph.ops_of("ADD", "SUB", "MAXIMUM"):
-        match = _maximum(graph, op) if op.kind == "MAXIMUM" else _sum(graph, op)
+        match = _maximum(op) if op.kind == "MAXIMUM" else _sum(graph, op)
         if match is None:
             continue
         x, slope = match
@@ -45,7 +45,7 @@ def _sum(graph: Graph, op: Op) -> tuple[Tensor, Float64] | None:
     """x and the slope where `op` is RELU(x) + slope * min(x, 0)."""
     a, b = op.operand(0), op.operand(1)
     for positive, other in [(a, b), (b, a)] if op.kind == "ADD" else [(a, b)]:
-        relu = graph.producer(positive)
+        relu = positive.producer
         if relu is None or relu.kind != "RELU":
             continue
         x = relu.operand(0)
@@ -55,10 +55,10 @@ def _sum(graph: Graph, op: Op) -> tuple[Tensor, Float64] | None:
     return None
 
 
-def _maximum(graph: Graph, op: Op) -> tuple[Tensor, Float64] | None:
+def _maximum(op: Op) -> tuple[Tensor, Float64] | None:
     """x and the slope where `op` is max(x, slope * x), slope from 0 to 1."""
     for x, other in operand_orders(op):
-        mul = graph.producer(other)
+        mul = other.producer
         for factor, value in operand_orders(mul) if mul is not None and mul.kind == "MUL" else ():
             slope = _constant(factor)
             if value is x and slope is not None and ((slope >= 0) & (slope <= 1)).all():
@@ -68,17 +68,17 @@ def _maximum(graph: Graph, op: Op) -> tuple[Tensor, Float64] | None:
 
 def _of_negative_part(graph: Graph, tensor: Tensor, x: Tensor) -> Float64 | None:
     """k where `tensor` is k * min(x, 0); None where it is no such thing."""
-    op = graph.producer(tensor)
+    op = tensor.producer
     if op is None:
         return None
     if op.kind == "RELU":
-        slope = _multiple(graph, op.operand(0), x)
+        slope = _multiple(op.operand(0), x)
         return slope if slope is not None and (slope < 0).all() else None
     if op.kind == "NEG":
         inner = _of_negative_part(graph, op.operand(0), x)
         return None if inner is None else -inner
     if op.kind == "SUB" and op.operand(0) is x:
-        taken = graph.producer(op.operand(1))
+        taken = op.operand(1).producer
         known = {"ABS": 2.0, "RELU": 1.0}.get(taken.kind) if taken is not None else None
         fits = taken is not None and taken.operand(0) is x and known is not None
         return np.full((), known) if fits else None
@@ -93,9 +93,9 @@ def _of_negative_part(graph: Graph, tensor: Tensor, x: Tensor) -> Float64 | None
     return None
 
 
-def _multiple(graph: Graph, tensor: Tensor, x: Tensor) -> Float64 | None:
+def _multiple(tensor: Tensor, x: Tensor) -> Float64 | None:
     """k where `tensor` is k * x, computed by NEG or MUL."""
-    op = graph.producer(tensor)
+    op = tensor.producer
     if op is None:
         return None
     if op.kind == "NEG":

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from qfrewrite.ir import Array, Graph, Op, Tensor
 from qfrewrite.ops import spec_of
 from qfrewrite.ops.spec import attr
-from qfrewrite.rewrite.match import LINEAR, NoMatch, sole_reader
+from qfrewrite.rewrite.match import LINEAR, NoMatch, sole_user
 
 Float64 = npt.NDArray[np.float64]
 
@@ -197,14 +197,14 @@ def linear_views(graph: Graph, *kinds: str) -> Iterator[LinearView]:
             yield view
 
 
-def linear_before(graph: Graph, tensor: Tensor) -> LinearView | NoMatch:
+def linear_before(tensor: Tensor) -> LinearView | NoMatch:
     """The linear op that computes `tensor` for one user only."""
-    op = graph.producer(tensor)
+    op = tensor.producer
     if op is None:
         return NoMatch("is not computed by an op", at=tensor.name)
     if op.kind not in LINEAR:
         return NoMatch(f"comes from {op.kind}, needs a linear op", at=tensor.name)
-    only = sole_reader(graph, tensor)
+    only = sole_user(tensor)
     return only if isinstance(only, NoMatch) else LinearView.of(op)
 
 

@@ -7,7 +7,7 @@ from typing import NoReturn
 
 import numpy as np
 
-from qfrewrite.ir import Array, Graph, Op, Tensor
+from qfrewrite.ir import Array, Op, Tensor
 from qfrewrite.ops.spec import kinds_that
 
 LINEAR = kinds_that(lambda op: op.linear)
@@ -35,11 +35,11 @@ class NoMatch:
         return f"'{self.at}' {self.reason}" if self.at else self.reason
 
 
-def sole_reader(graph: Graph, tensor: Tensor) -> Op | NoMatch:
+def sole_user(tensor: Tensor) -> Op | NoMatch:
     """The only op that reads `tensor`, or why there is none."""
-    if graph.is_output(tensor):
+    if tensor.is_output:
         return NoMatch("is a graph output", at=tensor.name)
-    readers = graph.readers(tensor)
+    readers = tensor.users
     if len(readers) == 1:
         return readers[0].op
     return NoMatch(f"has {len(readers)} readers, needs 1", at=tensor.name)

@@ -8,7 +8,7 @@ from math import inf
 import numpy as np
 
 from qfrewrite.errors import QfError
-from qfrewrite.ir import Graph, Op
+from qfrewrite.ir import Op
 from qfrewrite.ops.linear import window_of
 from qfrewrite.ops.spec import attr, const_ints
 from qfrewrite.ops.windows import same_padding
@@ -25,19 +25,19 @@ def raise_same_padding(rw: Rewriter) -> None:
     Keras writes the convolutions of stride 2 in MobileNet and EfficientNet this way.
     """
     for conv in rw.graph.ops_of("CONV_2D", "DEPTHWISE_CONV_2D"):
-        pad = _same_pad_before(rw.graph, conv)
+        pad = _same_pad_before(conv)
         if isinstance(pad, NoMatch):
             continue
-        attrs = {**conv.attrs, "padding": "SAME"}
-        rw.graph.update_op(conv, inputs=[pad.operand(0), *conv.inputs[1:]], attrs=attrs)
+        rw.graph.set_input(conv, 0, pad.operand(0))
+        rw.graph.set_attrs(conv, padding="SAME")
         rw.edit("padded", conv, f"by itself, was '{pad.name}'")
-        if is_unread(rw.graph, pad):
+        if is_unread(pad):
             rw.remove(pad)
 
 
-def _same_pad_before(graph: Graph, conv: Op) -> Op | NoMatch:
+def _same_pad_before(conv: Op) -> Op | NoMatch:
     """The PAD before `conv` that SAME makes needless, or why there is none."""
-    pad = graph.producer(conv.operand(0))
+    pad = conv.operand(0).producer
     strides, dilations, padding = window_of(conv)
     if pad is None or pad.kind not in ("PAD", "PADV2") or padding != "VALID":
         return NoMatch("is not a VALID convolution of a PAD", at=conv.name)
@@ -76,7 +76,7 @@ def raise_lowest_padding(rw: Rewriter) -> None:
     """
     for pad in rw.graph.ops_of("PADV2"):
         value, pads = pad.operand(2).data, _pads(pad)
-        pools = [reader.op for reader in rw.graph.readers(pad.output)]
+        pools = [reader.op for reader in pad.output.users]
         if value is None or value.dtype != np.float32 or not value.max(initial=-inf) <= _LOWEST:
             continue
         if pads is None or not all(_reaches_in(pool, pads) for pool in pools):
@@ -84,12 +84,12 @@ def raise_lowest_padding(rw: Rewriter) -> None:
         for pool in pools:
             window, strides = _pool_window(pool), (attr(pool, "stride_h"), attr(pool, "stride_w"))
             if attr(pool, "padding") == "VALID" and _pads_as_same(pad, window, strides, (1, 1)):
-                attrs = {**pool.attrs, "padding": "SAME"}
-                rw.graph.update_op(pool, inputs=[pad.operand(0)], attrs=attrs)
+                rw.graph.set_input(pool, 0, pad.operand(0))
+                rw.graph.set_attrs(pool, padding="SAME")
                 rw.edit("padded", pool, f"by itself, was '{pad.name}'")
-        if is_unread(rw.graph, pad):
+        if is_unread(pad):
             rw.remove(pad)
-        elif not rw.graph.is_output(pad.output) and np.isfinite(value).any():
+        elif not pad.output.is_output and np.isfinite(value).any():
             rw.set_constant(pad, 2, np.full(value.shape, -inf, np.float32))
             rw.edit("padded", pad, f"with -inf, was {float(value.max()):.4g}")
 

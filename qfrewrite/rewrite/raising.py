@@ -70,8 +70,8 @@ def _dequantize_weights(rw: Rewriter) -> None:
                 continue
             if tensor.data is not None and tensor.quant is not None and tensor.dtype in _HYBRID:
                 twin = constant(tensor.name, _hybrid_values(tensor.data, tensor.quant))
-                inputs = [twin if i == slot else t for i, t in enumerate(op.inputs)]
-                rw.graph.update_op(op, inputs=inputs, meta={})
+                rw.graph.set_input(op, slot, twin)
+                rw.graph.set_meta(op, {})
                 rw.edit("dequantized", op, f"{tensor.dtype} '{tensor.name}' to float32")
 
 
@@ -90,15 +90,15 @@ def _raise_decomposed(rw: Rewriter) -> None:
     """Given  y = x * (rsqrt(var + eps) * gamma) + (beta - mean * (rsqrt(var + eps) * gamma))
     Result y = BATCH_NORM(x, gamma, beta, mean, var)."""
     for add in rw.graph.ops_of("ADD", "SUB"):
-        for mul, shift in _producer_orders(rw.graph, add):
+        for mul, shift in _producer_orders(add):
             found = _decomposed(rw.graph, add, mul, shift)
             if found is not None:
                 _replace_by_batch_norm(rw, add, mul, *found)
                 break
 
 
-def _producer_orders(graph: Graph, op: Op) -> list[tuple[Op, Op]]:
-    a, b = (graph.producer(op.operand(i)) for i in (0, 1))
+def _producer_orders(op: Op) -> list[tuple[Op, Op]]:
+    a, b = (op.operand(i).producer for i in (0, 1))
     if a is None or b is None:
         return []
     return [(a, b)] if op.kind == "SUB" else [(a, b), (b, a)]
@@ -114,7 +114,7 @@ def _decomposed(
         gain = _gain(graph, factor)
         if gain is None or x.is_const:
             continue
-        offset = _offset(graph, add, shift, factor)
+        offset = _offset(add, shift, factor)
         if offset is None:
             continue
         (gamma, variance, epsilon), (beta, mean) = gain, offset
@@ -127,11 +127,11 @@ def _decomposed(
 
 def _gain(graph: Graph, factor: Tensor) -> tuple[Tensor | None, Tensor, float] | None:
     """gamma, variance, epsilon where `factor` is rsqrt(variance + epsilon) [* gamma]."""
-    op = graph.producer(factor)
+    op = factor.producer
     if op is None:
         return None
     if op.kind == "RSQRT":
-        inner = graph.producer(op.operand(0))
+        inner = op.operand(0).producer
         if inner is None or inner.kind != "ADD":
             return None
         for variance, epsilon in operand_orders(inner):
@@ -146,16 +146,14 @@ def _gain(graph: Graph, factor: Tensor) -> tuple[Tensor | None, Tensor, float] |
     return None
 
 
-def _offset(
-    graph: Graph, add: Op, shift: Op, factor: Tensor
-) -> tuple[Tensor | None, Tensor] | None:
+def _offset(add: Op, shift: Op, factor: Tensor) -> tuple[Tensor | None, Tensor] | None:
     """beta and mean where `shift` is beta - mean * factor (or is subtracted: mean * factor)."""
     if add.kind == "SUB":
         mean = _times(shift, factor)
         return None if mean is None else (None, mean)
     if shift.kind != "SUB" or not shift.operand(0).is_const:
         return None
-    product = graph.producer(shift.operand(1))
+    product = shift.operand(1).producer
     mean = _times(product, factor) if product is not None else None
     return None if mean is None else (shift.operand(0), mean)
 
@@ -196,15 +194,15 @@ def _raise_scale_offset(rw: Rewriter) -> None:
         x, factor = _const_operand(mul)
         if factor is None or x is None or not x.shape:
             continue
-        linear = linear_before(graph, x)
+        linear = linear_before(x)
         if (
             isinstance(linear, NoMatch)
             or mul.output.shape != x.shape
             or per_channel(factor, x.shape[-1]) is None
         ):
             continue
-        readers = graph.readers(mul.output)
-        add = readers[0].op if len(readers) == 1 and not graph.is_output(mul.output) else None
+        readers = mul.output.users
+        add = readers[0].op if len(readers) == 1 and not mul.output.is_output else None
         shift = _const_operand(add)[1] if add is not None and add.kind == "ADD" else None
         if add is not None and shift is not None and per_channel(shift, x.shape[-1]) is not None:
             _replace_by_batch_norm(rw, add, mul, x, [factor, shift, None, None], 0.0)
@@ -218,7 +216,7 @@ def _merge_bias(rw: Rewriter) -> None:
         x, shift = _const_operand(add)
         if shift is None or x is None or not x.shape or add.output.shape != x.shape:
             continue
-        linear = linear_before(rw.graph, x)
+        linear = linear_before(x)
         values = per_channel(shift, x.shape[-1])
         if isinstance(linear, NoMatch) or values is None:
             continue
@@ -231,15 +229,14 @@ def _merge_bias(rw: Rewriter) -> None:
 def _merge_one_bias(rw: Rewriter, add: Op, view: LinearView, shift: Tensor, values: Array) -> None:
     linear, slot = view.op, view.ports.bias
     if not view.has_bias and add.kind == "ADD" and shift.shape == values.shape:
-        inputs = [*linear.inputs[:slot], *[None] * (slot - len(linear.inputs)), shift]
-        rw.graph.update_op(linear, inputs=inputs)
+        rw.graph.set_input(linear, slot, shift)
     else:
         rw.set_linear(view.shifted(values))
     out, name = linear.output, add.output.name
-    is_output = rw.graph.is_output(add.output)
+    is_output = add.output.is_output
     rw.bypass(add, 0 if add.operand(0) is out else 1, action="merged", detail="into the bias")
     if not is_output:
-        rw.graph.update_tensor(out, name=name)
+        rw.graph.rename(out, name)
 
 
 def _const_operand(op: Op) -> tuple[Tensor | None, Tensor | None]:

@@ -94,12 +94,11 @@ class Relayout:
         old = op.operand(slot)
         if old.value().shape == data.shape and np.array_equal(old.value(), data):
             return
-        if len(self.graph.readers(old)) == 1:
-            self.graph.update_tensor(old, data=data, shape=data.shape, quant=None)
+        if len(old.users) == 1:
+            self.graph.set_data(old, data)
             return
         new = constant(self.graph.unique_name(old.name), data)
-        inputs = [new if i == slot else t for i, t in enumerate(op.inputs)]
-        self.graph.update_op(op, inputs=inputs)
+        self.graph.set_input(op, slot, new)
 
     def new_constant(self, name: str, data: Array) -> Tensor:
         """A constant for an op that needs one more."""
@@ -107,13 +106,14 @@ class Relayout:
 
     def attributes(self, op: Op, **attrs: Any) -> None:
         """Set attributes of `op`."""
-        self.graph.update_op(op, attrs={**op.attrs, **attrs})
+        self.graph.set_attrs(op, **attrs)
 
     def replace(
         self, op: Op, kind: str, inputs: Sequence[Tensor], attrs: Mapping[str, Any]
     ) -> None:
         """Make `op` another kind."""
-        self.graph.update_op(op, kind=kind, inputs=inputs, attrs=attrs, meta={})
+        self.graph.set_kind(op, kind, attrs)
+        self.graph.set_inputs(op, inputs)
 
     def _reshape(self, tensor: Tensor, shape: tuple[int, ...]) -> None:
         layout = self.layout(tensor)
@@ -123,7 +123,9 @@ class Relayout:
         meta = {k: self._noted(k, v, layout) for k, v in tensor.meta.items()}
         if (layout < 0).any():
             meta.setdefault(LIVE, layout >= 0)
-        self.graph.update_tensor(tensor, shape=shape, shape_signature=signature, meta=meta)
+        self.graph.set_shape(tensor, shape)
+        self.graph.set_signature(tensor, signature)
+        self.graph.set_meta(tensor, meta)
 
     def _noted(self, key: str, value: Any, layout: Ids) -> Any:
         if key == "bn_stats":

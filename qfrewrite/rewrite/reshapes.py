@@ -14,7 +14,7 @@ import numpy as np
 from qfrewrite.ir import Graph, Op, Tensor, constant
 from qfrewrite.ops.build import append_op
 from qfrewrite.ops.spec import attr, inferred, kinds_that
-from qfrewrite.rewrite.match import LINEAR, NoMatch, sole_reader
+from qfrewrite.rewrite.match import LINEAR, NoMatch, sole_user
 from qfrewrite.rewrite.rewriter import Rewriter, is_unread
 
 _RESHAPES = kinds_that(lambda op: op.reshapes)
@@ -29,7 +29,7 @@ def keep_reduced_axes(rw: Rewriter) -> None:
     """Given  y = r(MEAN(x)), r puts the axes back with size 1;  Result  y = MEAN(x, keep_dims)."""
     graph = rw.graph
     for op in graph.ops_of(*kinds_that(lambda op: op.reduces)):
-        reader = sole_reader(graph, op.output)
+        reader = sole_user(op.output)
         if isinstance(reader, NoMatch) or reader.kind not in _RESHAPES or not _is_fixed(reader):
             continue
         axes = op.operand(1).data
@@ -39,8 +39,8 @@ def keep_reduced_axes(rw: Rewriter) -> None:
         reduced = {int(a) % rank for a in axes.reshape(-1)}
         kept = tuple(1 if i in reduced else d for i, d in enumerate(op.operand(0).shape))
         if reader.output.shape == kept:
-            graph.update_op(op, attrs={**op.attrs, "keep_dims": True})
-            graph.update_tensor(op.output, shape=kept)
+            graph.set_attrs(op, keep_dims=True)
+            graph.set_shape(op.output, kept)
             rw.bypass(reader, detail=f"'{op.name}' keeps its axes")
 
 
@@ -55,7 +55,7 @@ def sink_reshapes(rw: Rewriter) -> None:
     graph = rw.graph
     _cancel_inverses(rw)
     for op in graph.ops_of(*_RESHAPES):
-        layer = graph.producer(op.operand(0)) if op in graph else None
+        layer = op.operand(0).producer if op in graph else None
         if layer is not None and layer.kind in _BINARY:
             _sink_once(rw, op, _FUSED)
         moved = op if layer is not None and layer.kind in LINEAR else None
@@ -70,13 +70,13 @@ def _cancel_inverses(rw: Rewriter) -> None:
     """Given  y = r'(r(x)), y of the shape of x;  Result  y = x."""
     graph = rw.graph
     for op in graph.ops_of(*_RESHAPES):
-        before = graph.producer(op.operand(0))
+        before = op.operand(0).producer
         if before is None or before.kind not in _RESHAPES:
             continue
         x = before.operand(0)
         if x.shape != op.output.shape or _is_open(x, op.operand(0), op.output):
             continue
-        graph.update_op(op, inputs=[x, *op.inputs[1:]])
+        graph.set_input(op, 0, x)
         rw.bypass(op, detail=f"undoes '{before.name}'")
         _remove_unread(rw, before)
 
@@ -86,7 +86,7 @@ def _is_open(*tensors: Tensor) -> bool:
 
 
 def _remove_unread(rw: Rewriter, op: Op) -> None:
-    if is_unread(rw.graph, op):
+    if is_unread(op):
         rw.graph.remove_op(op)
 
 
@@ -96,7 +96,7 @@ def _sink_once(rw: Rewriter, op: Op, kinds: Sequence[str] = (*_UNARY, *_BINARY))
     Returns the op that does its work there, None where none.
     """
     graph, x, y = rw.graph, op.operand(0), op.output
-    reader = sole_reader(graph, y)
+    reader = sole_user(y)
     if isinstance(reader, NoMatch) or reader.kind not in kinds or not _is_fixed(op):
         return None
     if reader.output.shape != y.shape:
@@ -105,9 +105,9 @@ def _sink_once(rw: Rewriter, op: Op, kinds: Sequence[str] = (*_UNARY, *_BINARY))
     if operands is None:
         return None
     out = reader.output
-    sources = [p for t in reader.inputs if t is not None and (p := graph.producer(t)) is not None]
-    graph.update_op(reader, inputs=operands)
-    graph.update_tensor(out, shape=x.shape)
+    sources = [p for t in reader.inputs if t is not None and (p := t.producer) is not None]
+    graph.set_inputs(reader, operands)
+    graph.set_shape(out, x.shape)
     for source in dict.fromkeys(sources):
         if source.kind in _RESHAPES:
             _remove_unread(rw, source)
@@ -159,7 +159,7 @@ def _counterpart(
 ) -> Tensor | None:
     """What stands to x as `tensor` does behind a change of its shape, or None."""
     if tensor.data is None:
-        producer = graph.producer(tensor)
+        producer = tensor.producer
         same = (
             producer is not None
             and producer.kind in _RESHAPES
@@ -183,7 +183,7 @@ def _counterpart(
 def _sink_below_pad(rw: Rewriter, pad: Op) -> None:
     """Given  y = r'(PAD(r(x))), r drops an axis of size 1, r' adds it;  Result  y = PAD(x)."""
     graph = rw.graph
-    before, reader = graph.producer(pad.operand(0)), sole_reader(graph, pad.output)
+    before, reader = pad.operand(0).producer, sole_user(pad.output)
     if before is None or before.kind not in _RESHAPES or isinstance(reader, NoMatch):
         return
     x, y, table = before.operand(0), reader.output, pad.operand(1)
@@ -196,8 +196,8 @@ def _sink_below_pad(rw: Rewriter, pad: Op) -> None:
         return
     paddings = np.insert(table.data, axis, 0, axis=0)
     operand = constant(graph.unique_name(table.name), paddings)
-    graph.update_op(pad, inputs=[x, operand])
-    graph.update_tensor(pad.output, shape=inferred(pad)[0])
+    graph.set_inputs(pad, [x, operand])
+    graph.set_shape(pad.output, inferred(pad)[0])
     rw.bypass(reader, detail=f"'{pad.name}' has its shape")
     _remove_unread(rw, before)
 

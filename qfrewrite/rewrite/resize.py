@@ -74,14 +74,14 @@ class Resizing:
         old = op.operand(slot)
         data: Array = np.array(values, old.value().dtype).reshape(old.shape)
         new = constant(self.graph.unique_name(old.name), data)
-        inputs = [new if i == slot else t for i, t in enumerate(op.inputs)]
-        self.graph.update_op(op, inputs=inputs)
+        self.graph.set_input(op, slot, new)
         self.note(op, f"{old.value().reshape(-1).tolist()} -> {data.reshape(-1).tolist()}")
 
     def set_attrs(self, op: Op, **attrs: int) -> None:
         """Set attributes of `op`."""
         before = {k: attr(op, k) for k in attrs}
-        self.graph.update_op(op, attrs={**op.attrs, **attrs}, meta={})
+        self.graph.set_attrs(op, **attrs)
+        self.graph.set_meta(op, {})
         self.note(op, ", ".join(f"{k} {before[k]} -> {v}" for k, v in attrs.items()))
 
     def note(self, op: Op, text: str) -> None:
@@ -107,7 +107,8 @@ class Resizing:
         signature = tensor.shape_signature
         if signature and len(signature) == len(shape):
             signature = tuple(-1 if s == -1 else d for s, d in zip(signature, shape, strict=True))
-        self.graph.update_tensor(tensor, shape=shape, shape_signature=signature)
+        self.graph.set_shape(tensor, shape)
+        self.graph.set_signature(tensor, signature)
 
     def _hint(self) -> str:
         """Sizes divide evenly where they are a multiple of the largest stride."""
@@ -147,7 +148,8 @@ def _reshape(r: Resizing, op: Op) -> None:
         return
     if op.input(1) is not None:
         r.set_constant(op, 1, shape)
-    r.graph.update_op(op, attrs={**op.attrs, "new_shape": tuple(shape)}, meta={})
+    r.graph.set_attrs(op, new_shape=tuple(shape))
+    r.graph.set_meta(op, {})
 
 
 def _regrouped(was: Shape, now: Shape, target: list[int]) -> list[int] | None:

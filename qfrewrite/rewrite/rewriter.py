@@ -40,28 +40,28 @@ class Log:
     where: str = ""
 
 
-def may_bypass(graph: Graph, op: Op, slot: int = 0) -> bool:
+def may_bypass(op: Op, slot: int = 0) -> bool:
     """Whether `op` can go and every graph output stays a computed tensor of its own name."""
     source = op.operand(slot)
-    taken = graph.is_output(source) or graph.is_input(source) or source.is_const
-    return not (graph.is_output(op.output) and taken)
+    taken = source.is_output or source.is_input or source.is_const
+    return not (op.output.is_output and taken)
 
 
-def is_unread(graph: Graph, op: Op) -> bool:
+def is_unread(op: Op) -> bool:
     """Whether no op reads a result of `op`, and none is a graph output."""
-    return not any(graph.readers(out) or graph.is_output(out) for out in op.outputs)
+    return not any(out.users or out.is_output for out in op.outputs)
 
 
 def replace_op(graph: Graph, old: Op, new: Op) -> None:
     """Let `new`, which computes the same value, take the readers and the name of `old`."""
-    name, is_output = old.output.name, graph.is_output(old.output)
+    name, is_output = old.output.name, old.output.is_output
     if old.output.has_open_dims:
-        graph.update_tensor(new.output, shape_signature=old.output.shape_signature)
+        graph.set_signature(new.output, old.output.shape_signature)
     graph.replace_uses(old.output, new.output)
     graph.remove_op(old)
     if not is_output:
-        graph.update_tensor(new.output, name=name)
-    graph.update_op(new, name=old.name)
+        graph.rename(new.output, name)
+    graph.rename(new, old.name)
 
 
 class Rewriter:
@@ -104,7 +104,7 @@ class Rewriter:
     ) -> None:
         """Make `op` another kind of op with the same operands."""
         was = op.kind
-        self.graph.update_op(op, kind=kind, attrs=attrs or {}, meta={})
+        self.graph.set_kind(op, kind, attrs)
         self.edit("replaced", op, detail or f"{was} -> {kind}")
 
     def bypass(self, op: Op, slot: int = 0, *, action: str = "removed", detail: str = "") -> None:
@@ -114,7 +114,7 @@ class Rewriter:
         the interface, an IDENTITY is left. Raises VerifyError where even that does not fit.
         """
         source, out, detail = op.operand(slot), op.output, detail or op.kind
-        if may_bypass(self.graph, op, slot):
+        if may_bypass(op, slot):
             self.graph.replace_uses(out, source)
             self.graph.remove_op(op)
         elif (source.shape, source.dtype) != (out.shape, out.dtype):
@@ -126,19 +126,20 @@ class Rewriter:
         elif op.kind == "IDENTITY":
             return
         else:
-            self.graph.update_op(op, kind="IDENTITY", inputs=[source], attrs={}, meta={})
+            self.graph.set_kind(op, "IDENTITY")
+            self.graph.set_inputs(op, [source])
         self.edit(action, op, detail)
 
     def replace(self, old: Op, new: Op, *, action: str, detail: str) -> None:
         """Let `new` take the place of `old` and of all ops that only `old` needed."""
-        sources = [self.graph.producer(t) for t in old.inputs if t is not None]
+        sources = [t.producer for t in old.inputs if t is not None]
         replace_op(self.graph, old, new)
         stack = [op for op in sources if op is not None]
         while stack:
             op = stack.pop()
-            if op not in self.graph or not op.outputs or not is_unread(self.graph, op):
+            if op not in self.graph or not op.outputs or not is_unread(op):
                 continue
-            stack += [s for t in op.inputs if t is not None and (s := self.graph.producer(t))]
+            stack += [s for t in op.inputs if t is not None and (s := t.producer)]
             self.graph.remove_op(op)
         self.edit(action, new, detail)
 
@@ -153,16 +154,15 @@ class Rewriter:
         dtype = np.float32 if data.dtype.kind == "f" else data.dtype
         # Unlike ascontiguousarray this leaves a scalar a scalar.
         data = np.asarray(data, dtype, order="C")
-        if old is not None and old.is_const and len(self.graph.readers(old)) == 1:
+        if old is not None and old.is_const and len(old.users) == 1:
             # A range that training chose belongs to the old values.
             meta = {k: v for k, v in old.meta.items() if k != "fake_quant"}
-            self.graph.update_tensor(old, data=data, shape=data.shape, quant=None, meta=meta)
+            self.graph.set_data(old, data)
+            self.graph.set_meta(old, meta)
             return old
         base = name or (old.name if old is not None else f"{op.name}/operand{slot}")
         new = constant(self.graph.unique_name(base), data)
-        inputs = [*op.inputs, *[None] * (slot + 1 - len(op.inputs))]
-        inputs[slot] = new
-        self.graph.update_op(op, inputs=inputs)
+        self.graph.set_input(op, slot, new)
         return new
 
     def set_linear(self, view: LinearView) -> None:
@@ -176,14 +176,14 @@ class Rewriter:
         if view.weights is not view.source[0]:
             w = self.set_constant(op, ports.weights, view.weights)
             if view.trained is not None:
-                self.graph.update_tensor(w, meta={**w.meta, KEY: view.trained})
+                self.graph.set_meta(w, {**w.meta, KEY: view.trained})
         self.set_constant(op, ports.bias, view.bias, name=f"{op.name}/bias")
 
     def insert_after(
         self, tensor: Tensor, kind: str, attrs: Mapping[str, Any], *, suffix: str, detail: str = ""
     ) -> Op:
         """Put a one-operand op behind `tensor`; all its readers read the new op instead."""
-        anchor = self.graph.producer(tensor)
+        anchor = tensor.producer
         op = append_op(
             self.graph, kind, [tensor], name=f"{tensor.name}/{suffix}", attrs=attrs, anchor=anchor
         )

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from qfrewrite.ir import Graph, Op, Tensor
+from qfrewrite.ir import Op, Tensor
 from qfrewrite.ops import spec_of
 from qfrewrite.ops.spec import attr, clip_bounds, facets, kinds_that
 from qfrewrite.rewrite.rewriter import Rewriter
@@ -37,16 +37,16 @@ def drop_idle_clips(rw: Rewriter) -> None:
     """
     for op in rw.graph.ops_of(*kinds_that(lambda op: op.clips)):
         low, high = clip_bounds(op)
-        least, most = _bounds(rw.graph, op.operand(0))
+        least, most = _bounds(op.operand(0))
         if low <= least and most <= high:
             rw.bypass(op, detail=f"{op.kind} of values within {low:g}..{high:g}")
 
 
-def _bounds(graph: Graph, tensor: Tensor) -> tuple[float, float]:
+def _bounds(tensor: Tensor) -> tuple[float, float]:
     """Ends of the values that the kind of the producer lets through."""
-    producer = graph.producer(tensor)
+    producer = tensor.producer
     while producer is not None and facets(producer).selects:
-        producer = graph.producer(producer.operand(0))
+        producer = producer.operand(0).producer
     return facets(producer).bounds or (-inf, inf)
 
 
@@ -66,7 +66,7 @@ def merge_equal(rw: Rewriter) -> None:
         # Ops come in order, so operands of equal subexpressions are merged already.
         alike = first.setdefault(_key(op), [])
         for other in alike:
-            if _same_constants(op, other) and _may_merge(graph, op, other):
+            if _same_constants(op, other) and _may_merge(op, other):
                 _merge(rw, op, other)
                 break
         else:
@@ -110,18 +110,18 @@ def _equal(a: Tensor, b: Tensor) -> bool:
     return a.value().tobytes() == b.value().tobytes()
 
 
-def _may_merge(graph: Graph, op: Op, other: Op) -> bool:
+def _may_merge(op: Op, other: Op) -> bool:
     pairs = list(zip(op.outputs, other.outputs, strict=True))
-    if any(graph.is_output(mine) and graph.is_output(theirs) for mine, theirs in pairs):
+    if any(mine.is_output and theirs.is_output for mine, theirs in pairs):
         return False
-    readers = (r.op for mine, theirs in pairs for t in (mine, theirs) for r in graph.readers(t))
+    readers = (r.op for mine, theirs in pairs for t in (mine, theirs) for r in t.users)
     if facets(op).linear and any(reader.kind == "BATCH_NORM" for reader in readers):
         return False
-    return all(_ranges(graph, mine) == _ranges(graph, theirs) for mine, theirs in pairs)
+    return all(_ranges(mine) == _ranges(theirs) for mine, theirs in pairs)
 
 
-def _ranges(graph: Graph, tensor: Tensor) -> set[Hashable]:
-    return {_attributes(r.op) for r in graph.readers(tensor) if r.op.kind == "FAKE_QUANT"}
+def _ranges(tensor: Tensor) -> set[Hashable]:
+    return {_attributes(r.op) for r in tensor.users if r.op.kind == "FAKE_QUANT"}
 
 
 def _merge(rw: Rewriter, op: Op, other: Op) -> None:

@@ -16,17 +16,17 @@ def note_weight_ranges(rw: Rewriter) -> None:
     """Given  conv(x, FAKE_QUANT(w));  Result  conv(x, w) with the range in the meta of w."""
     graph = rw.graph
     for op in graph.ops_of("FAKE_QUANT"):
-        source, readers = op.operand(0), graph.readers(op.output)
+        source, readers = op.operand(0), op.output.users
         weights = all(_is_weight(r.op, r.slot) for r in readers) and bool(readers)
-        if source.data is None or not weights or graph.is_output(op.output):
+        if source.data is None or not weights or op.output.is_output:
             continue
         said = {**op.attrs, "name": op.name, "node": op.meta.get("node")}
-        if len(graph.readers(source)) == 1 and not graph.is_output(source):
-            graph.update_tensor(source, meta={**source.meta, KEY: said})
+        if len(source.users) == 1 and not source.is_output:
+            graph.set_meta(source, {**source.meta, KEY: said})
             noted = source
         else:
             noted = graph.add_tensor(constant(graph.unique_name(source.name), source.data))
-            graph.update_tensor(noted, meta={KEY: said})
+            graph.set_meta(noted, {KEY: said})
         graph.replace_uses(op.output, noted)
         graph.remove_op(op)
         rw.edit("noted", op, f"the range of '{noted.name}'")
@@ -36,11 +36,11 @@ def restore_weight_ranges(graph: Graph) -> None:
     """Put FAKE_QUANT back behind every constant that carries a range."""
     for tensor in graph.tensors:
         said = tensor.meta.get(KEY)
-        readers = graph.readers(tensor)
+        readers = tensor.users
         if said is None or not readers:
             continue
         attrs = {k: v for k, v in said.items() if k not in ("name", "node")}
-        graph.update_tensor(tensor, meta={k: v for k, v in tensor.meta.items() if k != KEY})
+        graph.set_meta(tensor, {k: v for k, v in tensor.meta.items() if k != KEY})
         out = Tensor(graph.unique_name(f"{tensor.name}/fake_quant"), tensor.shape)
         meta = {"node": said["node"]} if said["node"] is not None else None
         op = Op("FAKE_QUANT", [tensor], [out], attrs, name=said["name"], meta=meta)

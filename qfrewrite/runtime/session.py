@@ -65,7 +65,7 @@ class Session:
     ) -> None:  # fmt: skip
         probed, twins = graph.clone()
         wanted = [twins[t] for t in probes]
-        computed = [t for t in dict.fromkeys(wanted) if probed.producer(t) is not None]
+        computed = [t for t in dict.fromkeys(wanted) if t.producer is not None]
         probed.set_io(outputs=computed)
         lower = lower_as_it_is if as_it_is else lower_float
         lower(probed)

@@ -112,15 +112,15 @@ class Unit:
             inputs = [*first.inputs, *[None] * (ports.bias + 1 - len(first.inputs))]
             for slot, data in slots.items():
                 if data is not None:
-                    inputs[slot] = Tensor(f"fitted/{slot}", data.shape, "float32", data)
-            small.update_op(first, inputs=inputs)
+                    fitted = Tensor(f"fitted/{slot}", data.shape, "float32", data)
+                    small.set_input(first, slot, fitted)
         small.set_io(outputs=[twins[t] for t in probes])
         return Session(small, [twins[t] for t in probes], threads=threads)
 
 
 def units(graph: Graph) -> Iterator[Unit]:
     """Every op of a canonical graph in order, with the activation that it takes."""
-    hosts = {fuses_into(graph, op): op for op in graph.ops}
+    hosts = {fuses_into(op): op for op in graph.ops}
     taken = {op for host, op in hosts.items() if host is not None}
     for op in graph.ops:
         if op not in taken and op.outputs:

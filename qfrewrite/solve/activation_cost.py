@@ -12,7 +12,7 @@ from qfrewrite.calibration.statistics import Gaussian, clip_gaussian, propagate
 from qfrewrite.ir import Array, Graph, Op, Tensor
 from qfrewrite.ops.spec import clip_bounds
 from qfrewrite.rewrite.linear import LinearView
-from qfrewrite.rewrite.match import NoMatch, sole_reader
+from qfrewrite.rewrite.match import NoMatch, sole_user
 from qfrewrite.runtime.metrics import sqnr_db
 from qfrewrite.runtime.session import Session
 from qfrewrite.solve.context import PassRewriter
@@ -52,12 +52,12 @@ class Cost:
     clip_rate: float
 
 
-def find_site(rw: PassRewriter, op: Op) -> Site | None:
+def find_site(op: Op) -> Site | None:
     """The site that the depthwise `op` begins; None where no ReLU follows it."""
-    relu6 = sole_reader(rw.graph, op.output)
+    relu6 = sole_user(op.output)
     if isinstance(relu6, NoMatch) or relu6.kind not in ("RELU6", "RELU"):
         return None
-    reader = sole_reader(rw.graph, relu6.output)
+    reader = sole_user(relu6.output)
     if isinstance(reader, NoMatch) or reader.kind != "CONV_2D":
         return Site(op, relu6, None)
     view = LinearView.of(reader)

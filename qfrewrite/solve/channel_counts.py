@@ -178,6 +178,6 @@ def _read_moments(rw: PassRewriter, channels: Channels) -> Moments:
     if not rw.main or rw.context.data is None:
         return {}
     views = linear_views(channels.graph, "CONV_2D", "FULLY_CONNECTED")
-    layers = [view.op for view in views if not rw.graph.is_input(view.x)]
+    layers = [view.op for view in views if not view.x.is_input]
     found = channel_moments(rw, [op.operand(0) for op in layers], "weighing channels")
     return {op: found[op.operand(0)] for op in layers}

@@ -12,13 +12,13 @@ from qfrewrite.rewrite.dead_channels import (
 )
 from qfrewrite.rewrite.fold import fold_batch_norm
 from qfrewrite.rewrite.linear import LinearView
-from qfrewrite.rewrite.match import NoMatch, sole_reader
+from qfrewrite.rewrite.match import NoMatch, sole_user
 from qfrewrite.solve.context import PassRewriter
 
 
 def fold_and_absorb(rw: PassRewriter, op: Op, tol: float = DEAD_VARIANCE) -> int:
     """Fold the BatchNorm behind the linear `op`; absorb, and count, what it shows dead."""
-    reader = sole_reader(rw.graph, op.output)
+    reader = sole_user(op.output)
     if not isinstance(reader, Op) or reader.kind != "BATCH_NORM":
         return 0
     if isinstance(LinearView.of(op), NoMatch):

@@ -87,27 +87,26 @@ def _is_score(graph: Graph, tensor: Tensor) -> bool:
 
     Probabilities are none: their range is fixed.
     """
-    producer = graph.producer(tensor)
+    producer = tensor.producer
     if producer is None or tensor.shape[-1:] != (tensor.size,):
         return False
     if not (facets(producer).reshapes or facets(producer).linear or producer.kind == "ADD"):
         return False
-    if graph.is_output(tensor):
+    if tensor.is_output:
         return tensor.size > 1
     return any(
         _is_score(graph, reader.op.output)
         if facets(reader.op).reshapes
         else facets(reader.op).scores and _ends(graph, reader.op.output)
-        for reader in graph.readers(tensor)
+        for reader in tensor.users
         if reader.op.outputs
     )
 
 
 def _ends(graph: Graph, tensor: Tensor) -> bool:
     """Whether a tensor is a graph output, as it is or reshaped."""
-    return graph.is_output(tensor) or any(
-        facets(reader.op).reshapes and _ends(graph, reader.op.output)
-        for reader in graph.readers(tensor)
+    return tensor.is_output or any(
+        facets(reader.op).reshapes and _ends(graph, reader.op.output) for reader in tensor.users
     )
 
 
@@ -136,9 +135,9 @@ def _keeps_all(graph: Graph, tensor: Tensor) -> bool:
     Inputs: their range is the preprocessing's. Final scores: only the largest one counts, and
     that is the one clipped.
     """
-    if graph.is_input(tensor) or graph.is_output(tensor):
+    if tensor.is_input or tensor.is_output:
         return True
-    readers = [reader.op for reader in graph.readers(tensor)]
+    readers = [reader.op for reader in tensor.users]
     return bool(readers) and all(
         facets(op).scores or (facets(op).reshapes and _keeps_all(graph, op.output))
         for op in readers

@@ -142,7 +142,7 @@ def look(rw: PassRewriter, channels: Channels) -> Values:
     most, limited = np.zeros(channels.count), np.zeros(channels.count, np.bool_)
     tensors = [(t, ids) for t in _activations(rw.graph) if (ids := channels.of(t)) is not None]
     for tensor, ids in tensors:
-        maker = rw.graph.producer(tensor)
+        maker = tensor.producer
         if maker is not None and maker.kind == "RELU6":
             limited[ids] = True
     if rw.main and rw.context.data is not None:
@@ -152,13 +152,13 @@ def look(rw: PassRewriter, channels: Channels) -> Values:
     else:
         known = propagate(rw.graph)
         for tensor, ids in tensors:
-            np.maximum.at(most, ids, _guessed(rw.graph, tensor, known, limited[ids]))
+            np.maximum.at(most, ids, _guessed(tensor, known, limited[ids]))
     return Values(most, limited, limited & (most >= NEAR * 6.0))
 
 
-def _guessed(graph: Graph, tensor: Tensor, known: dict[Tensor, Any], limited: Bool) -> Array:
+def _guessed(tensor: Tensor, known: dict[Tensor, Any], limited: Bool) -> Array:
     """What the values before the activation may reach, by BatchNorm statistics."""
-    maker = graph.producer(tensor)
+    maker = tensor.producer
     before = tensor
     if maker is not None and maker.kind in _RELUS:
         before = maker.operand(0)
@@ -173,7 +173,7 @@ def _activations(graph: Graph) -> list[Tensor]:
     """What layers and sums give, behind their RELU where they have one."""
     found = []
     for op in graph.ops_of(*LINEAR, "ADD", "SUB", *_RELUS):
-        readers = graph.readers(op.output)
+        readers = op.output.users
         clipped = len(readers) == 1 and readers[0].op.kind in _RELUS
         if op.output.dtype == "float32" and not clipped:
             found.append(op.output)

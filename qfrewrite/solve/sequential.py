@@ -91,7 +91,7 @@ class Sequential:
 
     def solve(self, step: Callable[[int], None]) -> Solution:
         """Everything, op by op; `step` is told how many ops are done."""
-        readers = {t: len(self.graph.readers(t)) for t in self.graph.tensors}
+        readers = {t: len(t.users) for t in self.graph.tensors}
         for done, unit in enumerate(units(self.graph), 1):
             if all(t in self._float for t in unit.operands):
                 self._one(unit)
@@ -135,7 +135,7 @@ class Sequential:
         quant = next((self.solution.quants[t] for t in group.members
                       if t in self.solution.quants), None)  # fmt: skip
         if quant is None:
-            shared = group.fixed is not None or group.symmetric or _joined(self.graph, group)
+            shared = group.fixed is not None or group.symmetric or _joined(group)
             quant = group.quant(self.settings.dtype) if shared else None
         if quant is None and np.isfinite(seen).all():
             wider = self.settings.headroom(tensor) if self.settings.headroom is not None else 1.0
@@ -318,11 +318,11 @@ class _Fit:
         return Layer(ungrouped(self.view, real), bias.astype(np.float32), bounds, figures)
 
 
-def _joined(graph: Graph, group: Group) -> bool:
+def _joined(group: Group) -> bool:
     """Whether several ops that compute (not move) values share the group's scale."""
     sources = 0
     for tensor in group.members:
-        maker = graph.producer(tensor)
+        maker = tensor.producer
         spec = spec_of(maker) if maker is not None else None
         sources += spec is None or not spec.same_scale
     return sources > 1

@@ -30,7 +30,7 @@ class Trials:
     def sqnr(self, edit: Callable[[PassRewriter, dict[Op, Op]], None]) -> float:
         """With `edit` made to a copy; it gets the copy's rewriter and the map to its ops."""
         copy, twins = self._copy()
-        makers = ((op, copy.producer(twins[op.outputs[0]])) for op in self._rw.graph.ops)
+        makers = ((op, twins[op.outputs[0]].producer) for op in self._rw.graph.ops)
         ops = {op: twin for op, twin in makers if twin is not None}
         edit(PassRewriter(copy, self._rw.context), ops)
         return compare(self._reference, self._outputs(copy)).sqnr_db
@@ -46,7 +46,7 @@ class Trials:
 
     def _copy(self) -> tuple[Graph, dict[Tensor, Tensor]]:
         copy, twins = self._rw.graph.clone()
-        copy.set_io(outputs=[_scores(copy, t) for t in copy.outputs])
+        copy.set_io(outputs=[_scores(t) for t in copy.outputs])
         return copy, twins
 
     def _outputs(self, copy: Graph) -> list[list[Array]]:
@@ -54,9 +54,9 @@ class Trials:
         return graph_outputs(copy, context.judged_on, threads=context.threads)
 
 
-def _scores(graph: Graph, output: Tensor) -> Tensor:
+def _scores(output: Tensor) -> Tensor:
     """What a final SOFTMAX or its like reads, else the output: behind it differences are hidden."""
-    maker = graph.producer(output)
+    maker = output.producer
     while maker is not None and (facets(maker).reshapes or maker.kind == "IDENTITY"):
-        maker = graph.producer(maker.operand(0))
+        maker = maker.operand(0).producer
     return maker.operand(0) if maker and facets(maker).scores == "probabilities" else output

@@ -70,7 +70,7 @@ class Unmapped:
 def unmapped(model: Model, target: Target) -> list[Unmapped]:
     """Every op of `model`, a lowered one, that `target` does not take; the first reason of each."""
     return [
-        Unmapped(name_in_file(graph, op), op.kind, *reason)
+        Unmapped(name_in_file(op), op.kind, *reason)
         for graph in model.graphs
         for op in graph.ops
         if not is_fused(op) and (reason := _reason(op, target)) is not None

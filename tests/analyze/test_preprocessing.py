@@ -47,7 +47,7 @@ def of_pixels() -> Model:
     scaled = constant("scaled", (w / 127.5).astype("f4"))
     shifted = constant("shifted", (mean + w.sum((1, 2, 3))).astype("f4"))
     for op, slot, new in ((conv, 1, scaled), (norm, 3, shifted)):
-        graph.update_op(op, inputs=[*op.inputs[:slot], new, *op.inputs[slot + 1 :]])
+        graph.set_input(op, slot, new)
     return model
 
 

@@ -36,8 +36,10 @@ def test_a_line_per_violation(int8: Path, capsys: pytest.CaptureFixture[str]) ->
     model = read_tflite(int8)
     (softmax,) = model.graph.ops_of("LOGISTIC")
     quant = Quant(np.array([0.5], "f4"), np.array([0]))
-    model.graph.update_tensor(softmax.output, quant=quant)
-    model.graph.update_tensor(model.graph.inputs[0], quant=Quant(-quant.scale, quant.zero_point))
+    model.graph.set_type(softmax.output, softmax.output.dtype, quant)
+    model.graph.set_type(
+        model.graph.inputs[0], model.graph.inputs[0].dtype, Quant(-quant.scale, quant.zero_point)
+    )
     write_tflite(model, int8)
     assert run(["check", str(int8)]) == 8
     lines = capsys.readouterr().out.splitlines()

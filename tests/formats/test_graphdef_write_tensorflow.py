@@ -152,7 +152,7 @@ def named(*names: str) -> Model:
     tensors = [b.input("serving default:0", (1, 3))]
     for name in names:
         tensors.append(b.op("RELU", tensors[-1], name="op"))
-        b.graph.update_tensor(tensors[-1], name=name)
+        b.graph.rename(tensors[-1], name)
     return Model([b.finish(*tensors[-2:])])
 
 

@@ -188,7 +188,7 @@ def test_strided_weights_are_written_in_order() -> None:
     model = conv_model()
     w = model.graph.tensor("w")
     turned = np.ascontiguousarray(w.value().transpose(1, 2, 3, 0)).transpose(3, 0, 1, 2)
-    model.graph.update_tensor(w, data=turned)
+    model.graph.set_data(w, turned)
     back = parse_tflite(serialize(model)).graph.tensor("w")
     np.testing.assert_array_equal(back.value(), turned)
 
@@ -214,7 +214,7 @@ def test_an_activation_that_stands_alone_stays_so(keep: str) -> None:
     elif keep == "output":
         graph.set_io(outputs=[*graph.outputs, between])
     else:
-        graph.update_tensor(between, meta={})
+        graph.set_meta(between, {})
     kinds = {op["code"] for op in said(serialize(model))["subgraphs"][0]["operators"]}
     assert CODES["RELU6"] in kinds
 
@@ -223,7 +223,7 @@ def test_fusing_keeps_the_numbers() -> None:
     model = conv_model()
     inputs = random_inputs(model)
     fused = run(serialize(model), inputs)[0]
-    model.graph.update_tensor(model.graph.ops[0].output, meta={})
+    model.graph.set_meta(model.graph.ops[0].output, {})
     np.testing.assert_array_equal(fused, run(serialize(model), inputs)[0])
     assert fused.max() > 0
 
@@ -231,7 +231,7 @@ def test_fusing_keeps_the_numbers() -> None:
 def test_sign_bit_stays_an_attribute() -> None:
     model = conv_model()
     op = model.graph.ops[0]
-    model.graph.update_tensor(op.output, meta={})
-    model.graph.update_op(op, attrs={**op.attrs, "fused_activation_function": "SIGN_BIT"})
+    model.graph.set_meta(op.output, {})
+    model.graph.set_attrs(op, fused_activation_function="SIGN_BIT")
     back = parse_tflite(serialize(model)).graph.ops[0]
     assert back.attrs["fused_activation_function"] == "SIGN_BIT"

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -37,9 +37,9 @@ def test_versions_follow_the_element_type() -> None:
     model = rich_model()
     dense = model.graph.ops[0]
     assert op_version(dense) == 5  # keeps its dimensions
-    model.graph.update_op(dense, meta={"version": 9, "read_as": "FULLY_CONNECTED"})
+    model.graph.set_meta(dense, {"version": 9, "read_as": "FULLY_CONNECTED"})
     assert op_version(dense) == 9
-    model.graph.update_op(dense, meta={"version": 9, "read_as": "CONV_2D"})
+    model.graph.set_meta(dense, {"version": 9, "read_as": "CONV_2D"})
     assert op_version(dense) == 5  # keeps its dimensions
     assert op_version(model.graph.ops[1]) == 1
 
@@ -57,7 +57,7 @@ def test_options_that_a_file_leaves_out_stay_out_until_they_are_changed() -> Non
     assert "builtin_options" not in said(written)["subgraphs"][0]["operators"][0]
     back = parse_tflite(written)
     assert back.graph.ops[0].attrs == {"new_shape": ()}
-    back.graph.update_op(back.graph.ops[0], attrs={"new_shape": (6,)})
+    back.graph.set_attrs(back.graph.ops[0], new_shape=(6,))
     options = said(serialize(back))["subgraphs"][0]["operators"][0]["builtin_options"]
     assert options == {"new_shape": [6]}
 
@@ -71,35 +71,47 @@ def test_fake_quant_has_one_range() -> None:
     graph.set_io(outputs=[y])
     back = parse_tflite(serialize(Model([graph]))).graph.ops[0]
     assert back.attrs == {**attrs, "min": -1.0}
-    graph.update_op(op, attrs={**attrs, "min": np.zeros(2), "max": np.ones(2), "axis": 0})
+    graph.set_attrs(op, min=np.zeros(2), max=np.ones(2), axis=0)
     with pytest.raises(UnsupportedError, match=r"'y' .*one range"):
         serialize(Model([graph]))
 
 
 def test_what_tflite_has_not_is_refused_by_name(tmp_path: Path) -> None:
-    def refused(says: str, change: Any) -> None:
+    def refused(says: str, change: Callable[[Model, Op, Tensor], object]) -> None:
         model = conv_model()
-        change(model, model.graph)
+        change(model, model.graph.ops[0], model.graph.tensor("w"))
         with pytest.raises(UnsupportedError, match=says):
             write_tflite(model, tmp_path / "m.tflite")
         assert not list(tmp_path.iterdir())
 
-    def op(**fields: Any) -> Any:
-        return lambda model, graph: graph.update_op(graph.ops[0], **fields)
-
-    def w(**fields: Any) -> Any:
-        return lambda model, graph: graph.update_tensor(graph.tensor("w"), **fields)
-
-    refused(r"op 'y/pre_relu6' \(BATCH_NORM\): is no op", op(kind="BATCH_NORM", attrs={}))
-    refused("CONV_2D.*has no field 'stride'", op(attrs={"stride": 1}))
-    refused("CONV_2D.*Conv2DOptions.stride_w", op(attrs={"stride_w": 2.5}))
     refused(
-        "CONV_2D.*builtin_options of type 99", op(meta={"unknown": ["builtin_options of type 99"]})
+        r"op 'y/pre_relu6' \(BATCH_NORM\): is no op",
+        lambda m, op, w: m.graph.set_kind(op, "BATCH_NORM"),
     )
-    refused("tensor 'w': TFLite has no element type float8", w(dtype="float8"))
-    refused(r"tensor 'w': holds float32\[4, 3, 3, 3\]", w(shape=(4, 3, 3, 1)))
-    refused("tensor 'w': holds float64", w(data=np.zeros((4, 3, 3, 3))))
-    refused("tensor 'w': .*int4", w(dtype="int4", data=np.zeros(3, np.uint8)))
-    refused("tensor 'w': .*field 12", w(meta={"unknown": ["Tensor field 12"]}))
+    refused("CONV_2D.*has no field 'stride'", lambda m, op, w: m.graph.set_attrs(op, stride=1))
+    refused("CONV_2D.*Conv2DOptions.stride_w", lambda m, op, w: m.graph.set_attrs(op, stride_w=2.5))
+    refused(
+        "CONV_2D.*builtin_options of type 99",
+        lambda m, op, w: m.graph.set_meta(op, {"unknown": ["builtin_options of type 99"]}),
+    )
+    refused(
+        "tensor 'w': TFLite has no element type float8",
+        lambda m, op, w: m.graph.set_type(w, "float8", None),
+    )
+    refused(
+        r"tensor 'w': holds float32\[4, 3, 3, 3\]",
+        lambda m, op, w: m.graph.set_shape(w, (4, 3, 3, 1)),
+    )
+    refused(
+        "tensor 'w': holds float64", lambda m, op, w: m.graph.set_data(w, np.zeros((4, 3, 3, 3)))
+    )
+    refused(
+        "tensor 'w': .*int4",
+        lambda m, op, w: m.graph.set_data(w, np.zeros(3, np.uint8), dtype="int4"),
+    )
+    refused(
+        "tensor 'w': .*field 12",
+        lambda m, op, w: m.graph.set_meta(w, {"unknown": ["Tensor field 12"]}),
+    )
     sign = Signature("s", 0, (("x", 4),), ())
-    refused("signature 's'.*number 4", lambda model, graph: model.signatures.append(sign))
+    refused("signature 's'.*number 4", lambda m, op, w: m.signatures.append(sign))

@@ -61,7 +61,7 @@ def random_inputs(model: Model) -> list[Any]:
 
 def touched(model: Model) -> Model:
     """The same model, as if a pass had edited it."""
-    model.graph.update_op(model.graph.ops[0], name=model.graph.ops[0].name)
+    model.graph.rename(model.graph.ops[0], model.graph.ops[0].name)
     assert model.edited
     return model
 

@@ -16,7 +16,7 @@ def graph() -> Graph:
     x = b.input("x", (1, 4, 4, 16))
     w = b.const("w", ((np.arange(6400) % 251 - 125) / 64).reshape(400, 1, 1, 16))
     codes = b.const("codes", np.arange(16, dtype="i1").reshape(16))
-    b.graph.update_tensor(codes, quant=Quant(np.arange(1, 17, dtype="f4"),
+    b.graph.set_type(codes, codes.dtype, Quant(np.arange(1, 17, dtype="f4"),
                                              np.zeros(16, np.int64)))  # fmt: skip
     y = b.op("CONV_2D", x, w, name="conv")
     y = b.op("LEAKY_RELU", y, attrs={"alpha": 0.1}, name="act")
@@ -34,13 +34,13 @@ def _values(name: str, index: int, change: Callable[[Array], object]) -> Callabl
         tensor = graph.tensor(name)
         data = np.array(tensor.value())
         data.reshape(-1)[index] = change(data.reshape(-1)[index])
-        graph.update_tensor(tensor, data=data)
+        graph.set_data(tensor, data, quant=tensor.quant)
 
     return edit
 
 
 def _attrs(name: str, **attrs: object) -> Callable[[Graph], None]:
-    return lambda g: g.update_op(g.op(name), attrs={**g.op(name).attrs, **attrs})
+    return lambda g: g.set_attrs(g.op(name), **attrs)
 
 
 def _quant(scale: float, zero: int) -> Callable[[Graph], None]:
@@ -50,14 +50,14 @@ def _quant(scale: float, zero: int) -> Callable[[Graph], None]:
         scales, zeros = np.array(quant.scale), np.array(quant.zero_point)
         scales[7] += scale
         zeros[7] += zero
-        graph.update_tensor(graph.tensor("codes"), quant=Quant(scales, zeros))
+        graph.set_type(graph.tensor("codes"), graph.tensor("codes").dtype, Quant(scales, zeros))
 
     return edit
 
 
 def _body(graph: Graph) -> None:
     body = graph.bodies[0]
-    body.update_tensor(body.tensor("one"), data=np.array([2.0], "f4"))
+    body.set_data(body.tensor("one"), np.array([2.0], "f4"))
 
 
 def _swapped(graph: Graph) -> None:
@@ -74,18 +74,18 @@ CHANGES: dict[str, Callable[[Graph], None]] = {
     "a type of attribute": _attrs("act", alpha="0.1"),
     "a scale between the ends": _quant(1e-6, 0),
     "a zero point": _quant(0, 1),
-    "what a custom op is": lambda g: g.update_op(g.op("z"), meta={"custom_code": "Other"}),
-    "an unknown dimension": lambda g: g.update_tensor(
-        g.tensor("x"), shape_signature=(-1, 4, 4, 16)
+    "what a custom op is": lambda g: g.set_meta(g.op("z"), {"custom_code": "Other"}),
+    "an unknown dimension": lambda g: g.set_signature(
+        g.tensor("x"), (-1, 4, 4, 16)
     ),
-    "a name": lambda g: g.update_tensor(g.tensor("act"), name="other"),
+    "a name": lambda g: g.rename(g.tensor("act"), "other"),
     "the order of outputs": _swapped,
     "a subgraph": _body,
-    "statistics": lambda g: g.update_tensor(
-        g.tensor("act"), meta={"bn_stats": (np.zeros(400), np.ones(400))}
+    "statistics": lambda g: g.set_meta(
+        g.tensor("act"), {"bn_stats": (np.zeros(400), np.ones(400))}
     ),
-    "a trained range": lambda g: g.update_tensor(
-        g.tensor("w"), meta={"fake_quant": {"min": -1.0, "max": 1.0, "node": object()}}
+    "a trained range": lambda g: g.set_meta(
+        g.tensor("w"), {"fake_quant": {"min": -1.0, "max": 1.0, "node": object()}}
     ),
 }  # fmt: skip
 
@@ -103,7 +103,8 @@ def test_the_same_graph_has_the_same_fingerprint() -> None:
     """Layout in memory, spare tensors and what a file keeps for itself do not count."""
     one, other = graph(), graph().clone()[0]
     w = other.tensor("w")
-    other.update_tensor(w, data=np.asfortranarray(w.value()), meta={"unknown": ("x",)})
+    other.set_data(w, np.asfortranarray(w.value()))
+    other.set_meta(w, {"unknown": ("x",)})
     other.add_tensor(constant("spare", np.ones(3, "f4")))
     assert graph_fingerprint(one) == graph_fingerprint(other)
     # A change of the digest makes files of interrupted runs useless: it should be meant.

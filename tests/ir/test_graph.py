@@ -25,7 +25,7 @@ def test_an_operand_may_stand_twice() -> None:
     b = GraphBuilder()
     x = b.input("x", (1, 4))
     graph = b.finish(b.op("MUL", x, x, name="y"))
-    assert [(r.op.name, r.slot) for r in graph.readers(x)] == [("y", 0), ("y", 1)]
+    assert [(r.op.name, r.slot) for r in x.users] == [("y", 0), ("y", 1)]
     assert graph.nx.number_of_edges(x, graph.op("y")) == 1
 
 
@@ -33,9 +33,9 @@ def test_cycles_are_refused_before_anything_changes() -> None:
     graph = chain("RELU", "TANH", "ABS")
     before, version = graph_text(graph), graph.version
     with pytest.raises(VerifyError, match="cycle"):
-        graph.update_op(graph.op("relu"), inputs=[graph.tensor("abs")])
+        graph.set_inputs(graph.op("relu"), [graph.tensor("abs")])
     with pytest.raises(VerifyError, match="cycle"):
-        graph.update_op(graph.op("relu"), inputs=[graph.tensor("relu")])
+        graph.set_inputs(graph.op("relu"), [graph.tensor("relu")])
     assert (graph_text(graph), graph.version) == (before, version)
 
 
@@ -46,7 +46,7 @@ def test_a_tensor_has_one_producer() -> None:
     with pytest.raises(VerifyError, match="value from elsewhere"):
         graph.add_op(Op("ABS", [graph.tensor("relu")], [graph.inputs[0]]))
     with pytest.raises(VerifyError, match="cannot hold a constant"):
-        graph.update_tensor(graph.tensor("relu"), data=np.zeros((1, 4), "f4"))
+        graph.set_data(graph.tensor("relu"), np.zeros((1, 4), "f4"))
 
 
 def test_what_is_read_is_not_removed() -> None:
@@ -69,9 +69,9 @@ def test_a_graph_output_keeps_its_name_when_another_tensor_takes_its_place() -> 
 def test_objects_are_written_through_the_graph_only() -> None:
     graph = chain("RELU")
     op, tensor = graph.ops[0], graph.inputs[0]
-    with pytest.raises(AttributeError, match=r"Graph\.update_op"):
+    with pytest.raises(AttributeError, match="through its Graph"):
         op.kind = "ABS"
-    with pytest.raises(AttributeError, match=r"Graph\.update_tensor"):
+    with pytest.raises(AttributeError, match="through its Graph"):
         tensor.name = "z"
     with pytest.raises(TypeError):
         op.attrs["x"] = 1  # type: ignore[index]
@@ -93,8 +93,8 @@ def test_clones_are_independent_and_share_data() -> None:
     assert graph_text(copy) == text
     w = graph.tensor("dw/w")
     assert twins[w].data is w.data
-    copy.update_op(copy.op("relu6"), kind="RELU")
-    copy.update_tensor(twins[w], data=np.zeros_like(w.value()))
+    copy.set_kind(copy.op("relu6"), "RELU")
+    copy.set_data(twins[w], np.zeros_like(w.value()))
     assert graph_text(graph) == text
 
 
@@ -127,7 +127,7 @@ def test_random_edits_keep_a_graph_sound_and_its_order_stable(
             if action == 0:
                 graph.add_op(Op("ABS", [source], [Tensor(f"t{n}", (1, 2))]), anchor=op)
             elif action == 1:
-                graph.update_op(op, inputs=[source])
+                graph.set_inputs(op, [source])
             elif action == 2:
                 graph.replace_uses(op.output, source)
             else:
@@ -139,6 +139,6 @@ def test_random_edits_keep_a_graph_sound_and_its_order_stable(
         verify_structure(graph)
         place = {op: k for k, op in enumerate(graph.ops)}
         for op in graph.ops:
-            makers = [graph.producer(t) for t in op.inputs if t is not None]
+            makers = [t.producer for t in op.inputs if t is not None]
             assert all(place[m] < place[op] for m in makers if m is not None)
         assert [op.name for op in graph.clone()[0].ops] == [op.name for op in graph.ops]

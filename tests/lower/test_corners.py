@@ -116,7 +116,7 @@ def test_an_empty_tensor_does_no_harm() -> None:
 def with_signature(graph: Graph, signature: tuple[int, ...]) -> Graph:
     for tensor in (*graph.inputs, *(out for op in graph.ops for out in op.outputs)):
         sized = (*signature[:1], *tensor.shape[1:])
-        graph.update_tensor(tensor, shape_signature=sized)
+        graph.set_signature(tensor, sized)
     return graph
 
 

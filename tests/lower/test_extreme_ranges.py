@@ -55,7 +55,7 @@ def ranged(graph: Graph, rng: object) -> None:
         size = rng.choice([0.0, 1.0, min(10 ** rng.uniform(-38, 38.5), 3.4e38)])
         low, high = rng.choice([(-size, size), (0.0, size), (-size, 0.0)])
         attrs = {"min": low, "max": high, "num_bits": 8}
-        fake = append_op(graph, "FAKE_QUANT", [tensor], attrs=attrs, anchor=graph.producer(tensor))
+        fake = append_op(graph, "FAKE_QUANT", [tensor], attrs=attrs, anchor=tensor.producer)
         graph.replace_uses(tensor, fake.output, skip=(fake,))
 
 
@@ -132,7 +132,7 @@ def test_a_layer_whose_multiplier_is_out_of_range(tmp_path: Path) -> None:
     graph = model.graph
     for fake in graph.ops_of("FAKE_QUANT"):
         if fake.operand(0).name in ("x", "y"):
-            graph.update_op(fake, attrs={**fake.attrs, "min": 0.0, "max": 1e-30})
+            graph.set_attrs(fake, min=0.0, max=1e-30)
     saved = qf.save(model, tmp_path / "int8.tflite")
     ((name, kind, why),) = saved.lowering.float_ops
     assert (name, kind) == ("y", "FULLY_CONNECTED")
@@ -153,7 +153,7 @@ def test_a_result_that_is_always_zero_gets_steps_of_its_type() -> None:
         graph = model.graph
         for fake in graph.ops_of("FAKE_QUANT"):
             if fake.operand(0).name == "y":
-                graph.update_op(fake, attrs={**fake.attrs, "min": 0.0, "max": 1e-30})
+                graph.set_attrs(fake, min=0.0, max=1e-30)
         lowered, report = lower_model(model, QuantOptions(scheme))
         assert report.float_ops == []
         scales = {t.name: float(t.quant.scale[0]) for t in lowered.graph.tensors if t.quant}

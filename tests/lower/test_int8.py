@@ -53,7 +53,7 @@ def test_a_wrong_scale_would_be_noticed() -> None:
     model = Model([graph.clone()[0]], source="graphdef")
     run_passes(model, "calibrate", PassContext(data=samples, threads=1))
     fake = model.graph.ops_of("FAKE_QUANT")[1]
-    model.graph.update_op(fake, attrs={**fake.attrs, "max": fake.attrs["max"] / 3})
+    model.graph.set_attrs(fake, max=fake.attrs["max"] / 3)
     lower_quantized(model.graph)
     first = Session(graph, graph.outputs, threads=1)
     second = Runner(serialize(model), threads=1)

@@ -76,7 +76,7 @@ def features(recipe: Recipe) -> set[str]:
     found = {f"{w.dtype if w.is_const else 'computed'} weights" for w in weights}
     outputs = graph.outputs
     holds = {
-        "an output that is an input": any(graph.is_input(t) for t in outputs),
+        "an output that is an input": any(t.is_input for t in outputs),
         "an output twice": len(set(outputs)) < len(outputs),
         "an output of rank 0": any(not t.shape for t in outputs),
         "an open output": any(t.dims[:1] == (-1,) for t in outputs),

@@ -182,7 +182,7 @@ def test_a_constant_that_one_op_reads_twice(scheme: str) -> None:
     )
     joined = graph.ops_of("CONCATENATION")[0]
     assert joined.operand(1) is joined.operand(2)
-    assert graph.producer(joined.operand(1)) is not None
+    assert joined.operand(1).producer is not None
     assert fidelity.sqnr_db > 30
 
 

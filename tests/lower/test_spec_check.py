@@ -35,14 +35,12 @@ def quant(
 ) -> None:  # fmt: skip
     old = tensor.quant
     assert old is not None
-    graph.update_tensor(
-        tensor,
-        quant=Quant(
-            old.scale if scale is None else old.scale * np.float32(scale),
-            old.zero_point if zero is None else np.full_like(old.zero_point, zero),
-            old.axis if axis is None else axis,
-        ),
+    new = Quant(
+        old.scale if scale is None else old.scale * np.float32(scale),
+        old.zero_point if zero is None else np.full_like(old.zero_point, zero),
+        old.axis if axis is None else axis,
     )
+    graph.set_type(tensor, tensor.dtype, new)
 
 
 def operand(graph: Graph, kind: str, slot: int) -> Tensor:
@@ -58,7 +56,7 @@ def no_code(g: Graph) -> None:
 
 
 def two_scales(g: Graph) -> None:
-    g.update_tensor(g.inputs[0], quant=Quant(np.ones(2, "f4"), np.zeros(2, np.int64), 3))
+    g.set_type(g.inputs[0], g.inputs[0].dtype, Quant(np.ones(2, "f4"), np.zeros(2, np.int64), 3))
 
 
 def shifted_weights(g: Graph) -> None:
@@ -67,12 +65,12 @@ def shifted_weights(g: Graph) -> None:
 
 def wrong_axis(g: Graph) -> None:
     w = operand(g, "CONV_2D", 1)
-    g.update_tensor(w, quant=Quant(np.ones(2, "f4"), np.zeros(2, np.int64), 3))
+    g.set_type(w, w.dtype, Quant(np.ones(2, "f4"), np.zeros(2, np.int64), 3))
 
 
 def lowest_code(g: Graph) -> None:
     w = operand(g, "CONV_2D", 1)
-    g.update_tensor(w, data=np.full_like(w.value(), -128))
+    g.set_data(w, np.full_like(w.value(), -128), quant=w.quant)
 
 
 def wrong_bias_scale(g: Graph) -> None:
@@ -81,12 +79,12 @@ def wrong_bias_scale(g: Graph) -> None:
 
 def wrong_bias_type(g: Graph) -> None:
     b = operand(g, "CONV_2D", 2)
-    g.update_tensor(b, dtype="int16", data=b.value().astype("i2"))
+    g.set_data(b, b.value().astype("i2"), dtype="int16", quant=b.quant)
 
 
 def too_large_bias(g: Graph) -> None:
     b = operand(g, "CONV_2D", 2)
-    g.update_tensor(b, data=np.full_like(b.value(), 2**31 - 1))
+    g.set_data(b, np.full_like(b.value(), 2**31 - 1), quant=b.quant)
 
 
 def far_apart(g: Graph) -> None:
@@ -109,12 +107,12 @@ def shifted_scatter(g: Graph) -> None:
 
 
 def mixed(g: Graph) -> None:
-    g.update_tensor(g.ops_of("ABS")[0].output, dtype="float32", quant=None)
+    g.set_type(g.ops_of("ABS")[0].output, "float32", None)
 
 
 def old_version(g: Graph) -> None:
     op = g.ops_of("CONV_2D")[0]
-    g.update_op(op, meta={**op.meta, "version": 1, "read_as": "CONV_2D"})
+    g.set_meta(op, {**op.meta, "version": 1, "read_as": "CONV_2D"})
 
 
 BROKEN: list[tuple[str, Callable[[Graph], None], str]] = [
@@ -165,7 +163,7 @@ def test_data_off_their_place_are_found(tmp_path: Path) -> None:
     model = read_tflite(tmp_path / "m.tflite")
     bias = model.graph.ops_of("CONV_2D")[0].operand(2)
     raw = np.zeros(bias.value().nbytes + 1, np.uint8)
-    model.graph.update_tensor(bias, data=raw[1:].view("<i4"))
+    model.graph.set_data(bias, raw[1:].view("<i4"), quant=bias.quant)
     assert any(v.rule == "alignment" for v in check_model(model, mapped=True))
 
 

@@ -71,9 +71,9 @@ def test_unknown_dimensions_and_float() -> None:
     graph, _, _ = quantized(network(), keep_float=("sum",))
     assert any("computes in float" in line for line in missing(graph, "vela"))
     x = graph.inputs[0]
-    graph.update_tensor(x, shape_signature=(-1, *x.shape[1:]))
+    graph.set_signature(x, (-1, *x.shape[1:]))
     assert missing(graph, "tflm") == []  # the batch may vary
     assert any("not known" in line for line in missing(graph, "edgetpu"))
-    graph.update_tensor(x, shape_signature=(1, -1, *x.shape[2:]))
+    graph.set_signature(x, (1, -1, *x.shape[2:]))
     assert any("not known; export it with fixed" in line for line in missing(graph, "tflm"))
     assert missing(graph, "litert") == []

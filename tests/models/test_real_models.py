@@ -137,7 +137,7 @@ def test_forced_rewriting_reaches_every_layer_and_says_what_it_costs(tmp_path: P
     )
     assert not model.graph.ops_of("RELU6")
     depthwise = model.graph.ops_of("DEPTHWISE_CONV_2D")
-    readers = [model.graph.readers(op.output)[0].op.kind for op in depthwise]
+    readers = [op.output.users[0].op.kind for op in depthwise]
     assert readers == ["CONV_2D"] * 13
     for name in ("remove_dw_bn", "relu6_to_relu"):
         one = report[name]

@@ -107,7 +107,7 @@ def test_a_variable_with_two_scales_is_refused(tmp_path: Path) -> None:
     back = qf.load(qf.save(model, tmp_path / "int8.tflite").path)
     (variable,) = variables(back.graphs)
     use = variable.uses[-1]
-    use.graph.update_tensor(use.value, quant=Quant.per_tensor(0.5, 0))
+    use.graph.set_type(use.value, use.value.dtype, Quant.per_tensor(0.5, 0))
     with pytest.raises(UnsupportedError, match="'state': is read and written at different"):
         api.dequantize(back)
 

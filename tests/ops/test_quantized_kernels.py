@@ -196,10 +196,10 @@ def test_a_wrong_scale_is_found(kind: str) -> None:
     quant = mutated.quant
     assert quant is not None
     wrong = Quant(quant.scale * np.float32(1.2), quant.zero_point, quant.axis)
-    written.update_tensor(twins[mutated], quant=wrong)
+    written.set_type(twins[mutated], twins[mutated].dtype, wrong)
     if OPS[kind].same_scale or blind:
         # Codes only move: whoever reads them by the scale of the file reads wrong values.
-        graph.update_tensor(mutated, quant=wrong)
+        graph.set_type(mutated, mutated.dtype, wrong)
     try:
         worst = errors(graph, twin, samples, "optimized", written=written)
     except (RuntimeError, ValueError):

@@ -47,7 +47,7 @@ def test_a_reshape_with_two_open_dimensions_keeps_its_computed_shape() -> None:
     """A constant shape in its place would be that of one size of input only."""
     graph, y = flattened_rows(1)
     canonicalise(graph)
-    reshape = graph.producer(y)
+    reshape = y.producer
     assert reshape is not None
     assert not reshape.operand(1).is_const
 
@@ -86,7 +86,7 @@ def test_placeholders_of_unknown_sizes_prove_nothing() -> None:
 def test_results_of_new_ops_are_as_open_as_their_operands() -> None:
     b = GraphBuilder()
     x = b.input("x", (1, 4))
-    b.graph.update_tensor(x, shape_signature=(-1, 4))
+    b.graph.set_signature(x, (-1, 4))
     assert b.op("RELU", x).shape_signature == (-1, 4)
     assert b.op("MEAN", x, b.const("axes", np.array([1], "i4"))).shape_signature == (-1,)
     assert b.op("MEAN", x, b.const("axes", np.array([0], "i4"))).shape_signature is None

@@ -206,7 +206,7 @@ def test_channels_that_clip_stay() -> None:
     graph = separable()
     (dw,) = graph.ops_of("DEPTHWISE_CONV_2D")
     w = graph.tensor("dw/w")
-    graph.update_tensor(w, data=(w.value() * np.array([50, 0.1, 0.1, 0.1], "f4")))
+    graph.set_data(w, (w.value() * np.array([50, 0.1, 0.1, 0.1], "f4")))
     after, db, report = changed(graph, "equalize")
     assert db > 90
     assert report["equalize"].log.layers[0]["clipping"] >= 1
@@ -259,7 +259,7 @@ def test_correct_bias_notes_mean_inputs(data: bool) -> None:
     for name, mean in wanted.items():
         assert noted[name] == pytest.approx(mean, abs=1e-6 if data else 2e-3)
     edits = [str(e) for e in report["correct_bias"].log.edits]
-    assert edits == [f"noted {graph.readers(graph.tensor(n))[0].op.name}: the mean of '{n}'"
+    assert edits == [f"noted {graph.tensor(n).users[0].op.name}: the mean of '{n}'"
                      for n in wanted]  # fmt: skip
 
 
@@ -433,10 +433,10 @@ def test_where_plain_calibration_is_better_it_is_taken(monkeypatch: pytest.Monke
 
     real = module._apply
 
-    def damaged(graph: Graph, rw: module.PassRewriter, solution: Solution) -> None:
+    def damaged(rw: module.PassRewriter, solution: Solution) -> None:
         layers = {op: Layer(layer.weights * 0, layer.bias, layer.bounds, {})
                   for op, layer in solution.layers.items()}  # fmt: skip
-        real(graph, rw, Solution(layers, solution.quants))
+        real(rw, Solution(layers, solution.quants))
 
     monkeypatch.setattr(module, "_apply", damaged)
     graph = residual()

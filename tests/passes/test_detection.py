@@ -86,7 +86,7 @@ def test_a_frozen_graph_holds_the_new_options(tmp_path: Path) -> None:
 def test_options_that_are_no_map_are_one_error(content: bytes) -> None:
     graph = detector()
     op = graph.op("nms")
-    graph.update_op(op, attrs={**op.attrs, "custom_options": content})
+    graph.set_attrs(op, custom_options=content)
     with pytest.raises(ModelFileError, match=r"op 'nms'.*cannot be read"):
         changed("set_nms(iou=0.5)", graph)
 

@@ -71,5 +71,5 @@ def test_a_wrong_fold_would_be_noticed() -> None:
     before = outputs_of(graph)
     check_pass(graph, "fold_bn", tolerance=1e-6)
     w = graph.ops_of("DEPTHWISE_CONV_2D")[0].operand(1)
-    graph.update_tensor(w, data=w.value() * np.float32(1.001))
+    graph.set_data(w, w.value() * np.float32(1.001))
     assert largest_difference(before, outputs_of(graph)) > 1e-5

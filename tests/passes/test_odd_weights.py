@@ -108,7 +108,7 @@ def hybrid(kind: str, dtype: str, zero_point: int) -> Graph:
     flat = kind == "FULLY_CONNECTED"
     code = 200 if dtype == "uint8" else 72
     w = b.const("w", np.full((1, 1) if flat else (1, 1, 1, 1), code, dtype))
-    b.graph.update_tensor(w, quant=Quant.per_tensor(0.01, zero_point))
+    b.graph.set_type(w, w.dtype, Quant.per_tensor(0.01, zero_point))
     x = b.input("x", (1, 1) if flat else (1, 1, 1, 1))
     y = b.op(kind, x, w, b.const("bias", np.zeros(1, "f4")))
     return b.finish(b.op("MUL", y, b.const("two", np.array([2.0], "f4")), name="y"))
@@ -139,7 +139,7 @@ def test_weights_that_no_rewrite_knows_stay() -> None:
     for name in ("absorb_bias", "absorb_dead_channels", "equalize", "fold_bn", "round_geometry"):
         graph = hybrid("CONV_2D", "uint8", 0)
         w = graph.op("conv_2d").operand(1)
-        graph.update_tensor(w, quant=None)
+        graph.set_type(w, w.dtype, None)
         run_passes(Model([graph]), name, verify="structure")
         assert graph.op("conv_2d").operand(1).value().item() == 200
         assert [op.kind for op in graph.ops][-1] == "MUL"

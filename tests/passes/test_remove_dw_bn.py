@@ -42,7 +42,7 @@ def test_relu6_goes_where_it_does_nothing() -> None:
     graph = separable(beta=3.0)
     dw = graph.ops_of("DEPTHWISE_CONV_2D")[0].operand(1)
     gamma = graph.tensor("bn/gamma")
-    graph.update_tensor(gamma, data=np.full(4, 1e-3, "f4"))
+    graph.set_data(gamma, np.full(4, 1e-3, "f4"))
     assert dw.value().any()
     report = check_pass(graph, "remove_dw_bn", tolerance=1e-6, data=True)
     assert not graph.ops_of("RELU6")

@@ -119,10 +119,10 @@ def test_rounding_down_drops_the_least_important_channels() -> None:
     first = graph.ops_of("CONV_2D")[0]
     w = LinearView.of(first).weights.copy()
     w[[2, 7, 11]] *= 1e-4
-    graph.update_tensor(first.operand(1), data=w)
+    graph.set_data(first.operand(1), w)
     bias = first.operand(2).value().copy()
     bias[[2, 7, 11]] = 0
-    graph.update_tensor(first.operand(2), data=bias)
+    graph.set_data(first.operand(2), bias)
     before = outputs_of(graph)
     model = Model([graph], source="graphdef")
     context = PassContext(synthetic(input_specs(graph), 8), threads=1)
@@ -166,7 +166,7 @@ def killed(graph: Graph, which: tuple[int, ...] = (0, 3)) -> Graph:
         for slot in (1, 2):
             values = op.operand(slot).value().copy()
             values[[c for c in which if c < len(values)]] = 0
-            graph.update_tensor(op.operand(slot), data=values)
+            graph.set_data(op.operand(slot), values)
     return graph
 
 
@@ -176,7 +176,7 @@ def test_dead_channels_leave_and_the_rest_is_rounded() -> None:
     for op in graph.ops_of("DEPTHWISE_CONV_2D"):
         bias = op.operand(2).value().copy()
         bias[[0, 3]] = 0
-        graph.update_tensor(op.operand(2), data=bias)
+        graph.set_data(op.operand(2), bias)
     report = check_pass(graph, "absorb_dead_channels(remove=true)", tolerance=1e-5)
     assert any(entry.action == "narrowed" for entry in report.log.edits)
     assert widths(graph)[:2] == [11, 11]

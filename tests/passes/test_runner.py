@@ -40,7 +40,7 @@ class Break(Pass):
     exact: ClassVar[bool] = False
 
     def run(self, graph: Graph, rw: PassRewriter) -> None:
-        graph.update_tensor(graph.outputs[0], shape=(1, 2))
+        graph.set_shape(graph.outputs[0], (1, 2))
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class BreakLate(Pass):
         if rw.main:
             graph.set_io(outputs=[graph.op("flat").operand(0), *graph.outputs])
         else:
-            graph.update_tensor(graph.outputs[0], shape=(1, 2))
+            graph.set_shape(graph.outputs[0], (1, 2))
 
 
 def test_numeric_verification_catches_a_pass_that_is_not_exact() -> None:

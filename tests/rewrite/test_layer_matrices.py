@@ -46,7 +46,7 @@ def test_columns_times_weights_are_the_outputs(
     if kind == "TRANSPOSE_CONV":
         sizes = [8, 6] if attrs.get("padding") is None else [5, 8]
         operands = [b.const("s", np.array([1, *sizes, 3], "i4")), operands[1], x]
-    op = b.graph.producer(b.op(kind, *operands, attrs=attrs))
+    op = b.op(kind, *operands, attrs=attrs).producer
     assert op is not None
     value, w = normal(*shape, seed=1), normal(*weights)
     reference = OPS[kind].reference

@@ -71,7 +71,7 @@ def test_a_trained_range_is_scaled_with_the_weights_and_goes_with_them() -> None
     graph = one_layer(*SHAPES[2])
     w = graph.ops[0].operand(1)
     trained = {"min": -1.0, "max": 2.0, "axis": None}
-    graph.update_tensor(w, meta={"fake_quant": trained})
+    graph.set_meta(w, {"fake_quant": trained})
     (view,) = linear_views(graph)
     scaled = view.scaled(np.array([1, 2, -1, 1, 1, 1.0])).trained
     assert scaled["axis"] == 0

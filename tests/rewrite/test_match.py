@@ -5,7 +5,7 @@ from graphs import normal
 
 from qfrewrite.ops.build import GraphBuilder
 from qfrewrite.rewrite.linear import LinearView, linear_before
-from qfrewrite.rewrite.match import NoMatch, sole_reader
+from qfrewrite.rewrite.match import NoMatch, sole_user
 
 
 def test_a_reason_has_no_truth_value() -> None:
@@ -26,6 +26,6 @@ def test_look_ups_say_why_there_is_no_match() -> None:
     dense, hybrid = graph.op("dense"), graph.op("hybrid")
     assert str(LinearView.of(dense)) == "'w' is not a constant"
     assert str(LinearView.of(hybrid)) == "'w8' is uint8, needs float32"
-    assert str(sole_reader(graph, y)) == "'dense' has 2 readers, needs 1"
-    assert str(linear_before(graph, z)) == "'w8' is uint8, needs float32"
-    assert str(linear_before(graph, x)) == "'x' is not computed by an op"
+    assert str(sole_user(y)) == "'dense' has 2 readers, needs 1"
+    assert str(linear_before(z)) == "'w8' is uint8, needs float32"
+    assert str(linear_before(x)) == "'x' is not computed by an op"

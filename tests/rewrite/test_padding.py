@@ -60,7 +60,8 @@ def test_only_zeros_are_the_padding_of_a_convolution(value: float, kinds: list[s
     b = padded(8, 3, 1, [[1, 1], [1, 1]], "CONV_2D")
     pad = b.graph.ops[0]
     filler = b.const("value", np.array([value], "f4"))
-    b.graph.update_op(pad, kind="PADV2", inputs=[*pad.inputs, filler])
+    b.graph.set_kind(pad, "PADV2")
+    b.graph.set_inputs(pad, [*pad.inputs, filler])
     check_raising(b.finish(b.graph.tensor("y")), kinds)
 
 

@@ -59,7 +59,8 @@ def test_causal_padding_between_two_layers(as_reshape: bool) -> None:
     if as_reshape:
         for op in graph.ops_of(*shapes):
             shape = b.const("shape", np.array(op.output.shape, "i4"))
-            graph.update_op(op, kind="RESHAPE", inputs=[op.operand(0), shape], attrs={})
+            graph.set_kind(op, "RESHAPE")
+            graph.set_inputs(op, [op.operand(0), shape])
         shapes = ["RESHAPE", "RESHAPE"]
     check_raising(graph, [shapes[0], "CONV_2D", "RELU", "PAD", "CONV_2D", shapes[1]])
     table = graph.ops_of("PAD")[0].operand(1)
@@ -158,7 +159,7 @@ def test_open_dimensions_stay_where_they_are() -> None:
     b = GraphBuilder()
     y = conv1d(b, b.input("x", (1, 9, 2)), "conv")
     graph = b.finish(b.op("RELU", y))
-    graph.update_tensor(y, shape_signature=(1, -1, 4))
+    graph.set_signature(y, (1, -1, 4))
     raise_graph(graph)
     assert [op.kind for op in graph.ops] == ["EXPAND_DIMS", "CONV_2D", "SQUEEZE", "RELU"]
 

@@ -25,10 +25,10 @@ def any_image() -> Graph:
     """Convolution, mean over all positions, dense; rows and columns are open and said to be 1."""
     b = GraphBuilder()
     x = b.input("image", (1, 1, 1, 3))
-    b.graph.update_tensor(x, shape_signature=(-1, -1, -1, 3))
+    b.graph.set_signature(x, (-1, -1, -1, 3))
     y = b.op("CONV_2D", x, b.const("w", normal(8, 3, 3, 3, scale=0.3)), b.const("b", normal(8)),
              name="conv", attrs={"padding": "SAME"})  # fmt: skip
-    b.graph.update_tensor(y, shape_signature=(-1, -1, -1, 8))
+    b.graph.set_signature(y, (-1, -1, -1, 8))
     y = b.op("RELU", y, name="relu")
     z = b.op("MEAN", y, b.const("axes", np.array([1, 2], "i4")), name="mean")
     return b.finish(y, b.op("FULLY_CONNECTED", z, b.const("fc", normal(4, 8)), name="scores"))

@@ -110,7 +110,7 @@ class Emitter:
 
     def _port_of_first(self, tensor: Tensor) -> Ref | None:
         """The name of `tensor` where it is `op:n`, and `op` the name of the op's first output."""
-        op = self.graph.producer(tensor)
+        op = tensor.producer
         ref = parse_ref(tensor.name)
         if op is None or not ref.port or op.outputs[0] is tensor:
             return None
@@ -121,7 +121,7 @@ class Emitter:
         """How a user of the file asks for `tensor`, an input or an output of the graph."""
         if tensor in self._names:
             return self._names[tensor]
-        op, ref = self.graph.producer(tensor), self._port_of_first(tensor)
+        op, ref = tensor.producer, self._port_of_first(tensor)
         assert op is not None
         assert ref is not None
         return str(Ref(self.main_name(op), ref.port))

@@ -27,7 +27,7 @@ from qfrewrite.formats.graphdef.values import (
     transposition,
 )
 from qfrewrite.ir import NUMPY_DTYPES, Array, Graph, Op, Tensor
-from qfrewrite.ir.tensor import dtype_name
+from qfrewrite.ir.dtypes import dtype_name
 from qfrewrite.ops import require_spec
 from qfrewrite.ops.spec import computed, inferred, output_types
 
@@ -284,7 +284,7 @@ class NodeContext:
         return known
 
     def _evaluate(self, value: Computed) -> Constant | None:
-        data = evaluate(self.importer.graph, value.tensor)
+        data = evaluate(value.tensor)
         return None if data is None else Constant(value.name, data.transpose(value.perm))
 
     def array(self, slot: int) -> Array:
@@ -384,7 +384,7 @@ class NodeContext:
         return self.importer.constant(value, Layout(order, tuple(shape)))
 
 
-def evaluate(graph: Graph, tensor: Tensor) -> Array | None:
+def evaluate(tensor: Tensor) -> Array | None:
     """The value of a tensor computed from small constants alone; None where it is not."""
     if tensor.data is not None:
         return tensor.data
@@ -392,7 +392,7 @@ def evaluate(graph: Graph, tensor: Tensor) -> Array | None:
     stack = [tensor]
     while stack:
         t = stack[-1]
-        op = graph.producer(t)
+        op = t.producer
         spec = None if op is None else require_spec(op)
         if op is None or spec is None or spec.reference is None or t.size > MAX_FOLDED:
             return None

@@ -281,14 +281,14 @@ class _Reader:
         graph, name = self.importer.graph, str(ref)
         if tensor.name != name:
             self._free(name)
-            made = graph.producer(tensor)
+            made = tensor.producer
             other = made is not None and Ref(made.name, 0) in self.outputs
             if made is None or other or tensor in self.given:
                 twin = Tensor(name, tensor.shape, tensor.dtype)
                 graph.add_op(Op("IDENTITY", [tensor], [twin]))
                 tensor = twin
             else:
-                graph.update_tensor(tensor, name=name)
+                graph.rename(tensor, name)
         self.given.add(tensor)
         return tensor
 
@@ -297,5 +297,5 @@ class _Reader:
         another layout, or a constant."""
         graph = self.importer.graph
         for tensor in graph.tensors:
-            if tensor.name == name and not graph.is_input(tensor):
-                graph.update_tensor(tensor, name=graph.unique_name(f"{name}/inner"))
+            if tensor.name == name and not tensor.is_input:
+                graph.rename(tensor, graph.unique_name(f"{name}/inner"))

@@ -144,9 +144,9 @@ def _pool(kind: str) -> Writer:
 
 def _fake_quant(e: Emitter, op: Op) -> None:
     source, axis = op.operand(0), attr(op, "axis")
-    readers = e.graph.readers(op.output)
+    readers = op.output.users
     as_weights = all(r.slot == 1 and r.op.kind in OWN_WEIGHTS for r in readers)
-    if source.is_const and as_weights and not e.graph.is_output(op.output):
+    if source.is_const and as_weights and not op.output.is_output:
         return  # Written with the op that reads it, in that op's layout.
     if axis is not None and axis != len(source.shape) - 1:
         raise UnsupportedError("quantizes per index of an axis that is not the last")

@@ -70,7 +70,7 @@ def _depthwise_shape(shape: tuple[int, ...], op: Op) -> tuple[int, ...]:
 def _weights(e: Emitter, op: Op) -> str:
     """Weights in TensorFlow's layout, behind a FakeQuant node where the IR has one."""
     tensor = op.operand(1)
-    fake = e.graph.producer(tensor)
+    fake = tensor.producer
     if fake is None or fake.kind != "FAKE_QUANT" or not fake.operand(0).is_const:
         return _plain_weights(e, op, tensor)
     source = fake.operand(0)

@@ -267,12 +267,12 @@ def _fusions(graph: Graph) -> dict[Op, Op]:
         if not facets(op).unfuses or len(op.outputs) != 1:
             continue
         between = op.output
-        readers = graph.readers(between)
+        readers = between.users
         if (
             between.meta.get("virtual")
             and len(readers) == 1
             and facets(readers[0].op).fusible
-            and not graph.is_output(between)
+            and not between.is_output
             and op.attrs.get("fused_activation_function", "NONE") == "NONE"
         ):
             fusions[op] = readers[0].op

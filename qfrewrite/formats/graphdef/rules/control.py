@@ -37,7 +37,7 @@ from qfrewrite.formats.graphdef.values import (
     identity_perm,
 )
 from qfrewrite.ir import NUMPY_DTYPES, Graph, Op, Tensor, constant
-from qfrewrite.ir.tensor import dtype_name
+from qfrewrite.ir.dtypes import dtype_name
 from qfrewrite.ops.subgraphs import RUNS, reached
 
 # Shapes of lists and what a loop keeps are found by reading it again, at most as often.
@@ -76,7 +76,7 @@ class _Body:
     def reads(self, slot: int) -> bool:
         """Whether anything is computed from argument `slot`, or it is a result."""
         holder = self.holders[slot]
-        used = holder is not None and bool(self.graph.readers(holder))
+        used = holder is not None and bool(holder.users)
         return used or any(result is self.args[slot] for result in self.results)
 
     def finish(self, slots: Sequence[int], outputs: Sequence[Tensor]) -> int:
@@ -205,9 +205,7 @@ class _Loop:
         """Whether variable i is one of the WHILE op: it changes, or is read and not constant."""
         if not self.kept[i]:
             return body.holders[i] is not None
-        return isinstance(self.state[i], Computed) and (
-            cond.reads(i) or bool(body.graph.readers(_held(body, i)))
-        )
+        return isinstance(self.state[i], Computed) and (cond.reads(i) or bool(_held(body, i).users))
 
     def _next(self, body: _Body, i: int, slots: Sequence[int]) -> Tensor:
         """The next value of variable i as a tensor that the runtime may copy to input i."""
@@ -378,7 +376,7 @@ def without_unreached(graphs: Sequence[Graph]) -> list[Graph]:
     for graph in kept:
         for op in graph.ops_of(*RUNS):
             numbers = {run.index: new_number[op.attrs[run.index]] for run in RUNS[op.kind]}
-            graph.update_op(op, attrs={**op.attrs, **numbers})
+            graph.set_attrs(op, **numbers)
     return [graph for graph in graphs if graph in kept]
 
 

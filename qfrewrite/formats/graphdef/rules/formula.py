@@ -174,11 +174,10 @@ def _marks_negative_zeros(c: NodeContext) -> bool:
         return False
     if not isinstance(marker, Constant) or marker.data.size != 1 or marker.data.ndim > len(y.shape):
         return False
-    graph = c.importer.graph
-    both = graph.producer(condition.tensor)
+    both = condition.tensor.producer
     if both is None or both.kind != "LOGICAL_AND":
         return False
-    tests = [graph.producer(t) for t in both.inputs if t is not None]
+    tests = [t.producer for t in both.inputs if t is not None]
     is_zero = any(
         op is not None and op.kind == "EQUAL" and op.operand(0) is y.tensor
         and op.operand(1).data is not None and not op.operand(1).value().any()

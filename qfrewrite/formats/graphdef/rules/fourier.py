@@ -36,7 +36,7 @@ def _rfft(c: NodeContext) -> list[Value]:
 def _transform(c: NodeContext) -> tuple[Op, Computed]:
     """The transform that the node reads, and its result."""
     value = c.value(0)
-    op = c.importer.graph.producer(value.tensor) if isinstance(value, Computed) else None
+    op = value.tensor.producer if isinstance(value, Computed) else None
     if op is None or op.kind != "RFFT" or not isinstance(value, Computed):
         raise UnsupportedError("reads complex numbers that are not the result of RFFT")
     return op, value

@@ -123,7 +123,7 @@ def _bounded(c: NodeContext, slot: int) -> int:
     bounds = []
     tensor = None if isinstance(value, Constant) else value.tensor
     for kind in ("MINIMUM", "MAXIMUM"):
-        op = None if tensor is None else c.importer.graph.producer(tensor)
+        op = None if tensor is None else tensor.producer
         if op is None or op.kind != kind:
             break
         known = [t for t in op.inputs if t is not None and t.is_const]

@@ -21,11 +21,10 @@ def _elements(c: NodeContext, slot: int) -> list[int | Tensor]:
     vector = c.plain(slot)
     if len(vector.shape) != 1:
         raise ModelFileError(f"input {slot} has shape {list(vector.shape)}, needs 1D")
-    graph = c.importer.graph
-    producer = graph.producer(vector)
+    producer = vector.producer
     if producer is not None and producer.kind == "PACK":
         parts = [producer.operand(i) for i in range(len(producer.inputs))]
-        values = [evaluate(graph, part) for part in parts]
+        values = [evaluate(part) for part in parts]
         return [
             c.importer.reshaped(part, [1], f"{c.name}/index{slot}/{i}")
             if value is None
