@@ -15,6 +15,7 @@ from qfrewrite.rewrite.fold import restate
 from qfrewrite.rewrite.linear import Float64, LinearView, linear_views
 from qfrewrite.rewrite.match import NoMatch
 from qfrewrite.solve.context import PassRewriter
+from qfrewrite.solve.moments import channel_extremes
 from qfrewrite.solve.scaling import NEAR, REACH
 
 # Without data a channel is taken to stay above its mean less so many deviations.
@@ -88,16 +89,10 @@ def _extremes(rw: PassRewriter, sites: list[_Site]) -> list[tuple[Float64, Float
     """What each channel of each site never falls below, before the activation, and its most."""
     outputs = [site.first.output for site in sites]
     if rw.main and rw.context.data is not None:
-        low, high = ([np.full(t.shape[-1], end) for t in outputs] for end in (np.inf, -np.inf))
-        for values in rw.observe(outputs, "looking at biases"):
-            for i, value in enumerate(values):
-                flat = value.reshape(-1, value.shape[-1])
-                low[i] = np.minimum(low[i], flat.min(0))
-                high[i] = np.maximum(high[i], flat.max(0))
-        seen = [np.isfinite(a) & np.isfinite(b) for a, b in zip(low, high, strict=True)]
+        seen = channel_extremes(rw, outputs, "looking at biases")
+        finite = [(a, b, np.isfinite(a) & np.isfinite(b)) for a, b in seen.values()]
         return [
-            (np.where(ok, a - _MARGIN * (b - a), 0.0), np.where(ok, b, 0.0))
-            for ok, a, b in zip(seen, low, high, strict=True)
+            (np.where(ok, a - _MARGIN * (b - a), 0.0), np.where(ok, b, 0.0)) for a, b, ok in finite
         ]
     known = propagate(rw.graph)
     nothing = [(np.zeros(t.shape[-1]), np.zeros(t.shape[-1])) for t in outputs]

@@ -21,12 +21,10 @@ from qfrewrite.rewrite.rewriter import replace_op
 from qfrewrite.runtime.metrics import sqnr_db
 from qfrewrite.runtime.session import Session
 from qfrewrite.solve.context import PassRewriter
-from qfrewrite.solve.fit import Factors, Float64, Moments, factorize, refit
+from qfrewrite.solve.fit import Factors, Float64, HeldOut, Moments, factorize, is_held_out
 
 # Positions of one sample that enter a covariance.
 _ROWS = 128
-# One sample in so many is held back, for the strength of the fit.
-_HELD_EVERY = 4
 _STEPS = 60
 _SHRINK = 0.1
 
@@ -166,15 +164,14 @@ def _refitted(
     graph, twins = original
     w = _matrix(view)
     before = Session(graph, [twins[view.output]], threads=rw.context.threads)
-    fit, held = (Moments(1, *w.shape) for _ in range(2))
+    moments = HeldOut(1, *w.shape)
     assert rw.context.data is not None
     values = rw.observe([view.x], f"fitting {view.op.name}")
     for i, (sample, (x,)) in enumerate(zip(rw.context.data, values, strict=False)):
         y = before.run(sample)[0].reshape(-1, 1, w.shape[0])
         step = max(len(y) // _ROWS, 1)
-        (held if i % _HELD_EVERY == 0 else fit).add(_rows(view, x)[::step], y[::step])
-    fitted = refit(fit, held, w[None])[0][0] if held.count and fit.count else w
-    both = fit.plus(held)
+        moments.add(_rows(view, x)[::step], y[::step], held=is_held_out(i, first=0))
+    fitted, both = moments.refit(w[None])[0][0], moments.both
     mean_x, mean_y = both.means
     factors = factorize(fitted, _shrunk(both.about(mean_x, mean_y)[0][0], both.count))
     return factors, mean_y[0] - factors.of_rank(rank) @ mean_x[0]

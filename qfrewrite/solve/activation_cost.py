@@ -16,15 +16,13 @@ from qfrewrite.rewrite.match import NoMatch, sole_user
 from qfrewrite.runtime.metrics import sqnr_db
 from qfrewrite.runtime.session import Session
 from qfrewrite.solve.context import PassRewriter
-from qfrewrite.solve.fit import Float64, Moments, refit
+from qfrewrite.solve.fit import Float64, HeldOut, Moments, is_held_out, refit
 
 # A clone of a graph, and the map from the graph's tensors to its own.
 Original = tuple[Graph, dict[Tensor, Tensor]]
 # Positions of one sample that enter the moments, evenly spread; and how many are added at once,
 # since a product of a few rows is all overhead.
 _ROWS, _BLOCK = 128, 1024
-# One sample in so many is held back from the fit.
-_HELD_EVERY = 4
 
 
 @dataclass(frozen=True)
@@ -90,7 +88,7 @@ def _measured(rw: PassRewriter, sites: list[Site], fit: bool) -> dict[Op, Cost]:
     label = "measuring what ReLU6 does after depthwise layers"
     for index, values in enumerate(rw.observe(probes, label)):
         for meter, value in zip(meters, values, strict=True):
-            meter.add(value, value, held=_is_held(index))
+            meter.add(value, value, held=is_held_out(index, first=3))
     return {s.relu6: m.cost(fit) for s, m in zip(sites, meters, strict=True)}
 
 
@@ -109,12 +107,8 @@ def without_activation(
     for index, (sample, values) in enumerate(
         zip(rw.context.data, rw.observe([now], label), strict=False)
     ):
-        meter.add(values[0], before.run(sample)[0], held=_is_held(index))
+        meter.add(values[0], before.run(sample)[0], held=is_held_out(index, first=3))
     return meter.cost(fit)
-
-
-def _is_held(index: int) -> bool:
-    return index % _HELD_EVERY == _HELD_EVERY - 1
 
 
 class _Meter:
@@ -126,39 +120,28 @@ class _Meter:
         self._bounds = site.bounds
         self._weights = site.pointwise.weights.astype(np.float64).reshape(-1, channels)
         self._bias = site.pointwise.bias
-        # For those fitted on and those held back: of x with a, and of a with itself.
-        self._mixed = [Moments(1, channels, channels) for _ in range(2)]
-        self._kept = [Moments(1, channels, channels) for _ in range(2)]
-        self._waiting: list[list[tuple[Array, Array]]] = [[], []]
+        # Of x with a, and of a with itself.
+        self._mixed = HeldOut(1, channels, channels, block=_BLOCK)
+        self._kept = HeldOut(1, channels, channels, block=_BLOCK)
         self._clipped, self._seen = 0, 0
 
     def add(self, x: Array, before: Array, *, held: bool) -> None:
         """Take positions of one sample: x, and what it was before anything was changed."""
         step = max(x.size // x.shape[-1] // _ROWS, 1)
-        rows, known = (np.array(v.reshape(-1, v.shape[-1])[::step]) for v in (x, before))
-        self._waiting[held].append((rows, np.clip(known, *self._bounds)))
-        if sum(len(one) for one, _ in self._waiting[held]) >= _BLOCK:
-            self._flush(held)
-
-    def _flush(self, held: bool) -> None:
-        if not self._waiting[held]:
-            return
-        x, a = (np.concatenate(v)[:, None] for v in zip(*self._waiting[held], strict=True))
-        self._waiting[held].clear()
-        self._mixed[held].add(x, a)
-        self._kept[held].add(a, a)
+        rows, known = (np.array(v.reshape(-1, 1, v.shape[-1])[::step]) for v in (x, before))
         low, high = self._bounds
-        self._clipped += int(np.count_nonzero((x < low) | (x > high)))
-        self._seen += x.size
+        a = np.clip(known, low, high)
+        self._mixed.add(rows, a, held=held)
+        self._kept.add(a, a, held=held)
+        self._clipped += int(np.count_nonzero((rows < low) | (rows > high)))
+        self._seen += rows.size
 
     def cost(self, fit: bool) -> Cost:
         """What doing without the activation costs, of all that was added."""
-        self._flush(False)
-        self._flush(True)
-        fitted, held = self._mixed
-        w, both = self._weights, fitted.plus(held)
-        # The error on what was held back; where there is nothing, on all.
-        judge, kept = (held, self._kept[1]) if held.count else (both, self._kept[0])
+        fitted, held = self._mixed.parts
+        w, both = self._weights, self._mixed.both
+        # The error on held-out rows; where there are none, on all.
+        judge, kept = (held, self._kept.parts[1]) if held.count else (both, self._kept.parts[0])
         xx, ax = (m[0] for m in judge.about(*judge.means))
         aa = kept.about(*kept.means)[0][0]
         signal = float(((w @ aa) * w).sum())

@@ -12,10 +12,14 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from qfrewrite.ir import Array
+
 Float64 = npt.NDArray[np.float64]
 
 # Ridge strengths, as fractions of the mean input power; the last leaves the weights as they are.
 STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0, 1e3)
+# One sample in so many is held out from a fit, to judge it.
+HELD_EVERY = 4
 # What is added to the Hessian before it is inverted, likewise.
 _DAMPING = 0.01
 _BLOCK = 128
@@ -73,6 +77,54 @@ class Moments:
 
 def _outer(a: Float64, b: Float64) -> Float64:
     return a[:, :, None] * b[:, None, :]
+
+
+class HeldOut:
+    """Moments of the rows that a layer is fitted on, and of the held-out rows that judge the fit.
+
+    block: how many rows are gathered before they are added: a product of a few is all overhead.
+    """
+
+    def __init__(self, groups: int, outputs: int, inputs: int, *, block: int = 1) -> None:
+        self._parts = tuple(Moments(groups, outputs, inputs) for _ in range(2))
+        self._waiting: tuple[list[tuple[Array, Array]], ...] = ([], [])
+        self._block = block
+
+    def add(self, x: Array, y: Array, *, held: bool) -> None:
+        """Take rows of inputs [N, G, K] and of outputs [N, G, M]."""
+        self._waiting[held].append((x, y))
+        if sum(len(rows) for rows, _ in self._waiting[held]) >= self._block:
+            self._flush(held)
+
+    def _flush(self, held: int) -> None:
+        if self._waiting[held]:
+            x, y = (np.concatenate(rows) for rows in zip(*self._waiting[held], strict=True))
+            self._waiting[held].clear()
+            self._parts[held].add(x, y)
+
+    @property
+    def parts(self) -> tuple[Moments, Moments]:
+        """The moments of the rows fitted on, and of those held out."""
+        for held in (0, 1):
+            self._flush(held)
+        fit, judge = self._parts
+        return fit, judge
+
+    @property
+    def both(self) -> Moments:
+        """The moments of all rows."""
+        fit, judge = self.parts
+        return fit.plus(judge)
+
+    def refit(self, w: Float64) -> tuple[Float64, float]:
+        """Weights [G, M, K] and ridge strength by `refit`; w itself where a part has no rows."""
+        fit, judge = self.parts
+        return refit(fit, judge, w) if fit.count and judge.count else (w, STRENGTHS[-1])
+
+
+def is_held_out(index: int, *, first: int) -> bool:
+    """Whether a sample is held out: one in four, from number `first` on."""
+    return index % HELD_EVERY == first
 
 
 def refit(fit: Moments, held: Moments, w: Float64) -> tuple[Float64, float]:

@@ -17,6 +17,7 @@ from qfrewrite.rewrite.channels import Channels, Ids, Trace, stay, trace
 from qfrewrite.rewrite.linear import LinearView
 from qfrewrite.rewrite.match import LINEAR, NoMatch
 from qfrewrite.solve.context import PassRewriter
+from qfrewrite.solve.moments import channel_extremes
 
 Float64 = npt.NDArray[np.float64]
 Bool = npt.NDArray[np.bool_]
@@ -146,9 +147,10 @@ def look(rw: PassRewriter, channels: Channels) -> Values:
         if maker is not None and maker.kind == "RELU6":
             limited[ids] = True
     if rw.main and rw.context.data is not None:
-        for values in rw.observe([t for t, _ in tensors], "looking at activations"):
-            for (_, ids), value in zip(tensors, values, strict=True):
-                np.maximum.at(most, ids, np.abs(value.reshape(-1, value.shape[-1])).max(0))
+        seen = channel_extremes(rw, [t for t, _ in tensors], "looking at activations")
+        for tensor, ids in tensors:
+            low, high = seen[tensor]
+            np.maximum.at(most, ids, np.maximum(-low, high))
     else:
         known = propagate(rw.graph)
         for tensor, ids in tensors:

@@ -30,11 +30,10 @@ from qfrewrite.rewrite.layers import (
 )
 from qfrewrite.rewrite.linear import LinearView
 from qfrewrite.runtime.units import Shelf, Unit, units
-from qfrewrite.solve.fit import Moments, output_error, refit, round_weights
+from qfrewrite.solve.fit import HELD_EVERY, STRENGTHS, HeldOut, output_error, round_weights
 
-# Rows that a layer is fitted on, over all samples; one in four samples is held back.
-_ROWS = 40_000
-_HELD = 4
+# Rows that a layer is fitted on, over all samples, and how many are added at once.
+_ROWS, _BLOCK = 40_000, 4096
 # Ends of the range of weights that the search tries, as fractions of the largest magnitude.
 _SHRINK = np.linspace(1.0, 0.5, 11)
 
@@ -87,7 +86,7 @@ class Sequential:
         self._coded: dict[Tensor, Shelf] = {}
         self.count = self._take_inputs(islice(samples, most), most)
         rng = np.random.default_rng(settings.seed)
-        self._held = {int(i) for i in rng.permutation(self.count)[: self.count // _HELD]}
+        self._held = {int(i) for i in rng.permutation(self.count)[: self.count // HELD_EVERY]}
 
     def solve(self, step: Callable[[int], None]) -> Solution:
         """Everything, op by op; `step` is told how many ops are done."""
@@ -224,43 +223,28 @@ class _Fit:
     def __init__(self, view: LinearView, settings: Settings, samples: int) -> None:
         self.view, self.settings = view, settings
         self.w = grouped_weights(view)
-        self.moments = [Moments(*self.w.shape), Moments(*self.w.shape)]
+        self.moments = HeldOut(*self.w.shape, block=_BLOCK)
         self.rows = max(_ROWS // max(samples, 1), 8)
         self.rng = np.random.default_rng(settings.seed)
         # Fewer levels lie on the grid of 8 bits, so many of its steps apart.
         self.apart = 127 // settings.levels
-        self._x: list[list[Array]] = [[], []]
-        self._y: list[list[Array]] = [[], []]
 
     def add(self, x: Array, y: Array, *, held: bool) -> None:
         """Take one sample: the layer's quantized input, and its output in float."""
         at = positions(self.view, self.rows, self.rng)
-        self._x[held].append(columns(self.view, x, at))
-        self._y[held].append(grouped_outputs(self.view, y.reshape(-1, y.shape[-1])[at]))
-        if sum(map(len, self._x[held])) >= 4096:
-            self._flush(held)
-
-    def _flush(self, held: bool) -> None:
-        if self._x[held]:
-            self.moments[held].add(np.concatenate(self._x[held]), np.concatenate(self._y[held]))
-            self._x[held].clear()
-            self._y[held].clear()
+        outputs = grouped_outputs(self.view, y.reshape(-1, y.shape[-1])[at])
+        self.moments.add(columns(self.view, x, at), outputs, held=held)
 
     def layer(self) -> Layer:
         """The fitted layer."""
-        for part in (False, True):
-            self._flush(part)
         axis = self.view.ports.axis
         per_channel = self.settings.per_channel(self.view.op)
-        if not self.moments[0].count:
+        if not self.moments.parts[0].count:
             bounds = self._bounds(self.view.weights, axis, per_channel)
             return self._on_grid(self.w, np.eye(self.w.shape[2])[None], bounds, None, 0.0)
-        fit, held = self.moments
-        both = fit.plus(held) if held.count else fit
+        both = self.moments.both
         mx, my = both.means
-        w, strength = self.w, 1e3
-        if self.settings.refit and held.count:
-            w, strength = refit(fit, held, self.w)
+        w, strength = self.moments.refit(self.w) if self.settings.refit else (self.w, STRENGTHS[-1])
         h = both.about(mx, my)[0]
         bounds = self._bounds(ungrouped(self.view, w), axis, per_channel)
         if self.settings.search:

@@ -8,7 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qfrewrite.ir import Array
-from qfrewrite.solve.fit import Moments, output_error, refit, round_weights
+from qfrewrite.solve.fit import (
+    HeldOut,
+    Moments,
+    is_held_out,
+    output_error,
+    refit,
+    round_weights,
+)
 
 
 def rows(n: int, g: int, m: int, k: int, seed: int) -> tuple[Array, Array, Array]:
@@ -81,3 +88,31 @@ def test_independent_inputs_are_rounded_to_the_nearest() -> None:
     scale = np.abs(w).max(2) / 127
     h = np.eye(8)[None]
     np.testing.assert_array_equal(round_weights(w, h, scale), round_weights(w, h, scale, "nearest"))
+
+
+@pytest.mark.parametrize("block", [1, 25, 1000])
+def test_held_out_rows_are_apart_and_every_row_counts(block: int) -> None:
+    """Rows that wait for a block are added too, and none is on both sides."""
+    x, _, y = rows(60, 2, 3, 4, 0)
+    split = HeldOut(2, 3, 4, block=block)
+    for at in range(6):
+        part = slice(10 * at, 10 * at + 10)
+        split.add(x[part], y[part], held=is_held_out(at, first=3))
+    fit, held = split.parts
+    assert (fit.count, held.count, split.both.count) == (50, 10, 60)
+    np.testing.assert_allclose(held.means[0], x[30:40].mean(0), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(split.both.means[0], x.mean(0), rtol=1e-4, atol=1e-5)
+
+
+def test_a_fit_without_held_out_rows_keeps_the_weights() -> None:
+    x, w, y = rows(20, 1, 2, 3, 1)
+    split = HeldOut(1, 2, 3)
+    split.add(x, 2 * y, held=False)
+    assert split.refit(w)[0] is w
+    split.add(x, 2 * y, held=True)
+    np.testing.assert_allclose(split.refit(w)[0], 2 * w, atol=0.05)
+
+
+@pytest.mark.parametrize(("first", "held"), [(0, [0, 4]), (3, [3, 7])])
+def test_one_sample_in_four_is_held_out(first: int, held: list[int]) -> None:
+    assert [i for i in range(8) if is_held_out(i, first=first)] == held
