@@ -37,8 +37,19 @@ if TYPE_CHECKING:
     from qfrewrite.data.labels import read_labels
     from qfrewrite.errors import Diagnostic, QfError
     from qfrewrite.ir import Graph, Model, Op, Tensor
+    from qfrewrite.ops.build import GraphBuilder
     from qfrewrite.ops.text import graph_text, parse_graph
-    from qfrewrite.passes import Pass, PassReport, PassRewriter, RunReport, all_passes, register
+    from qfrewrite.passes import (
+        Pass,
+        PassReport,
+        PassRewriter,
+        Rule,
+        RunReport,
+        all_passes,
+        register,
+        rule,
+    )
+    from qfrewrite.rewrite.match import NoMatch
 
 __version__ = "0.1.0"
 
@@ -47,8 +58,10 @@ _PUBLIC = {
     "Comparison": "qfrewrite.analyze.compare",
     "Diagnostic": "qfrewrite.errors",
     "Graph": "qfrewrite.ir",
+    "GraphBuilder": "qfrewrite.ops.build",
     "Inspection": "qfrewrite.analyze.layers",
     "Model": "qfrewrite.ir",
+    "NoMatch": "qfrewrite.rewrite.match",
     "Op": "qfrewrite.ir",
     "Pass": "qfrewrite.passes",
     "PassReport": "qfrewrite.passes",
@@ -56,6 +69,7 @@ _PUBLIC = {
     "QfError": "qfrewrite.errors",
     "QuantizeReport": "qfrewrite.api",
     "RangeTable": "qfrewrite.calibration.ranges",
+    "Rule": "qfrewrite.passes",
     "RunReport": "qfrewrite.passes",
     "SaveReport": "qfrewrite.api",
     "Tensor": "qfrewrite.ir",
@@ -75,6 +89,7 @@ _PUBLIC = {
     "quantize": "qfrewrite.api",
     "read_labels": "qfrewrite.data.labels",
     "register": "qfrewrite.passes",
+    "rule": "qfrewrite.passes",
     "run_passes": "qfrewrite.api",
     "save": "qfrewrite.api",
     "sensitivity": "qfrewrite.api",
@@ -85,8 +100,10 @@ __all__ = [
     "Comparison",
     "Diagnostic",
     "Graph",
+    "GraphBuilder",
     "Inspection",
     "Model",
+    "NoMatch",
     "Op",
     "Pass",
     "PassReport",
@@ -94,6 +111,7 @@ __all__ = [
     "QfError",
     "QuantizeReport",
     "RangeTable",
+    "Rule",
     "RunReport",
     "SaveReport",
     "Tensor",
@@ -114,6 +132,7 @@ __all__ = [
     "quantize",
     "read_labels",
     "register",
+    "rule",
     "run_passes",
     "save",
     "sensitivity",

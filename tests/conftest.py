@@ -17,6 +17,7 @@ settings.register_profile("ci", deadline=None, derandomize=True)
 settings.load_profile("ci" if os.environ.get("CI") else "local")
 
 ROOT = Path(__file__).resolve().parent.parent
+GOLDEN = ROOT / "tests" / "golden"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -35,14 +36,6 @@ def shared_path(relative: str) -> Path:
     if not path.exists():
         pytest.skip(f"{relative} is not there (set QFREWRITE_SHARED to where it is)")
     return path
-
-
-def check_golden(name: str, text: str) -> None:
-    """Compare `text` with tests/golden/`name`; QFREWRITE_GOLDEN=write makes it anew."""
-    path = ROOT / "tests" / "golden" / name
-    if os.environ.get("QFREWRITE_GOLDEN") == "write":
-        path.write_text(text)
-    assert path.read_text() == text, f"differs from {path}; QFREWRITE_GOLDEN=write rewrites it"
 
 
 @pytest.fixture

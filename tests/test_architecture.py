@@ -14,7 +14,7 @@ PACKAGE = ROOT / "qfrewrite"
 LAYERS = (
     "errors", "ir", "ops", "rewrite", "lower", "targets", "formats", "data", "runtime",
     "calibration", "solve", "passes", "saving", "analyze",
-    "conversion", "api", "cli",
+    "conversion", "api", "testing", "cli",
 )  # fmt: skip
 LEVEL = {name: i for i, name in enumerate(LAYERS)}
 MODULES = sorted(p for p in PACKAGE.rglob("*.py") if p.parent != PACKAGE or p.stem in LEVEL)

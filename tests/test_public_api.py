@@ -10,12 +10,12 @@ from importlib.resources import files
 import qfrewrite
 
 PUBLIC = [
-    "Comparison", "Diagnostic", "Graph", "Inspection", "Model", "Op", "Pass", "PassReport",
-    "PassRewriter", "QfError", "QuantizeReport", "RangeTable", "RunReport", "SaveReport", "Tensor",
-    "__version__", "all_passes", "bench_layers", "bench_models", "calibrate", "check",
-    "compare_models", "dequantize", "evaluate", "graph_text", "inspect_model", "load",
-    "model_cost", "parse_graph",
-    "quantize", "read_labels", "register", "run_passes", "save", "sensitivity", "sweep",
+    "Comparison", "Diagnostic", "Graph", "GraphBuilder", "Inspection", "Model", "NoMatch", "Op",
+    "Pass", "PassReport", "PassRewriter", "QfError", "QuantizeReport", "RangeTable", "Rule",
+    "RunReport", "SaveReport", "Tensor", "__version__", "all_passes", "bench_layers",
+    "bench_models", "calibrate", "check", "compare_models", "dequantize", "evaluate",
+    "graph_text", "inspect_model", "load", "model_cost", "parse_graph", "quantize",
+    "read_labels", "register", "rule", "run_passes", "save", "sensitivity", "sweep",
 ]  # fmt: skip
 
 

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import click
 
 from qfrewrite.cli.options import (
+    PLUGIN,
     SCHEMES,
     TARGETS,
     WEIGHTS,
@@ -25,6 +26,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 _OPTIONS = (
     pass_option(help="Passes in order, e.g. remove_dw_bn,relu6_to_relu,calibrate; with "
                 "parameters: name(key=value); may be given again."),
+    PLUGIN,
     click.option("-o", "--out", metavar="OUT", type=click.Path(path_type=Path),
                  help="Result: .tflite or .pb  [default: <model>_<scheme>.tflite here]"),
     click.option("--scheme", type=click.Choice(SCHEMES),

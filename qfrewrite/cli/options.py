@@ -22,6 +22,25 @@ WEIGHTS = ("per-channel", "per-tensor")
 
 POSITIVE = click.IntRange(min=1)
 
+
+def _load_plugins(ctx: click.Context, param: click.Parameter, files: tuple[str, ...]) -> None:
+    if files:
+        from qfrewrite.passes import load_plugin
+
+        for file in files:
+            load_plugin(file)
+
+
+PLUGIN = click.option(
+    "--plugin",
+    metavar="FILE",
+    multiple=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_load_plugins,
+    help="Python file with passes of your own; may be given again.",
+)
+
 _SEEN = (
     click.option("--preprocess", metavar="HOW",
                  help="mobilenet (x/127.5-1), unit (x/255), raw, imagenet, or mean=..,std=..  "

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import click
 
+from qfrewrite.cli.options import PLUGIN
+
 
 @click.command()
 @click.argument("name", required=False)
+@PLUGIN
 def passes(name: str | None) -> None:
     """List the passes and pipelines, or describe one of them."""
     from qfrewrite.cli.render import pass_table, print_pass

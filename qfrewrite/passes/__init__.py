@@ -2,11 +2,14 @@
 
 from qfrewrite.passes._registry import (
     Pass,
+    Rule,
     all_passes,
     judged_on,
+    load_plugin,
     make_passes,
     parameters,
     register,
+    rule,
 )
 from qfrewrite.passes._runner import PassReport, RunReport, run_nested, run_passes
 from qfrewrite.solve.context import PassContext, PassRewriter, Progress
@@ -18,14 +21,17 @@ __all__ = [
     "PassReport",
     "PassRewriter",
     "Progress",
+    "Rule",
     "RunReport",
     "all_passes",
     "judged_on",
+    "load_plugin",
     "make_passes",
     "measure",
     "parameters",
     "register",
     "row_names",
+    "rule",
     "run_nested",
     "run_passes",
 ]

@@ -4,19 +4,28 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import importlib.util
 import pkgutil
 import re
+import sys
+import traceback
 import types
 import typing
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import MISSING, Field, dataclass, fields
 from functools import cache
-from typing import Any, ClassVar, NamedTuple, TypeVar
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple, TypeAlias, TypeVar
 
-from qfrewrite.errors import PassError, UsageError
-from qfrewrite.ir import Graph
+from qfrewrite.errors import PassError, QfError, UsageError
+from qfrewrite.ir import Graph, Op, Tensor
 from qfrewrite.lower.canonical import canonicalise
+from qfrewrite.rewrite.linear import LinearView
+from qfrewrite.rewrite.match import NoMatch
+from qfrewrite.rewrite.pattern import Match, Pattern, Patterns
 from qfrewrite.rewrite.rewriter import Log
 from qfrewrite.solve.context import PassRewriter
 from qfrewrite.solve.open_context import HELD_BACK
@@ -61,10 +70,80 @@ class Pass(ABC):
         return self.name + (f"({', '.join(given)})" if given else "")
 
 
+class Rule(Pass):
+    """A pass that is one pattern and what takes its place, everywhere in the graph.
+
+    Subclasses are known by their `name`; without one by that of the class, in snake case.
+    """
+
+    exact: ClassVar[bool] = True
+
+    def __init_subclass__(cls) -> None:
+        """Make the rule known by its name, as `register` makes other passes known."""
+        super().__init_subclass__()
+        if "name" not in vars(cls):
+            cls.name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", cls.__name__).lower()
+        register(cls)
+
+    @abstractmethod
+    def pattern(self, p: Patterns) -> Pattern:
+        """The value that is looked for."""
+
+    @abstractmethod
+    def rewrite(self, m: Match) -> Op | Tensor | LinearView | NoMatch:
+        """What takes its place, of the same shape and type, or why this one stays."""
+
+    def run(self, graph: Graph, rw: PassRewriter) -> None:
+        """Rewrite until nothing fits any more."""
+        pattern = self.pattern(Patterns())
+        if not pattern.kinds:
+            raise PassError(
+                "the pattern is no op", where=self.name, remedy="begin with p.KIND(...)"
+            )
+        for _ in range(_MOST_SWEEPS):
+            skips = len(rw.log.skips)
+            if not rw.rewrite_all(pattern, self.rewrite):
+                return
+            # What still does not fit says so again.
+            del rw.log.skips[skips:]
+        raise PassError("fits its own results without end", where=self.name)
+
+
+RuleParts: TypeAlias = "tuple[Pattern, Callable[[Match], Any]]"
+
+
+def rule(*, exact: bool) -> Callable[[Callable[[Patterns], RuleParts]], type[Rule]]:
+    """Make a rule of a function that gives a pattern, and what makes the new value of a match.
+
+    The rule has the name and the docstring of the function.
+    """
+
+    def made(function: Callable[[Patterns], RuleParts]) -> type[Rule]:
+        return type(
+            function.__name__,
+            (Rule,),
+            {
+                "name": function.__name__,
+                "exact": exact,
+                "pattern": lambda self, p: function(p)[0],
+                "rewrite": lambda self, m: function(Patterns())[1](m),
+                "__doc__": function.__doc__,
+                "__module__": function.__module__,
+            },
+        )
+
+    return made
+
+
 FORMS: Mapping[str, Callable[[Graph, Log], None]] = types.MappingProxyType(
     {"canonical": canonicalise}
 )
 """What a pass may require of the graph, by name, and what brings a graph there."""
+
+ENTRY_POINTS = "qfrewrite.passes"
+"""The group of entry points by which installed packages name modules with passes."""
+# A rule that still finds something after so many sweeps never ends.
+_MOST_SWEEPS = 100
 
 P = TypeVar("P", bound=type[Pass])
 _REGISTRY: dict[str, type[Pass]] = {}
@@ -73,7 +152,10 @@ _REGISTRY: dict[str, type[Pass]] = {}
 def register(cls: P) -> P:
     """Class decorator: make a pass known by its name."""
     known = _REGISTRY.get(cls.name)
-    if known is not None and known.__qualname__ != cls.__qualname__:
+    if known is not None and (known.__module__, known.__qualname__) != (
+        cls.__module__,
+        cls.__qualname__,
+    ):
         raise PassError(f"'{cls.name}' is the name of another pass", where=cls.__qualname__)
     _REGISTRY[cls.name] = cls
     return cls
@@ -81,11 +163,47 @@ def register(cls: P) -> P:
 
 @cache
 def _load_all() -> None:
-    """Import every module of this package: a pass is one file here, found by itself."""
+    """Import every module of this package, and those that other packages name as entry points."""
     package = importlib.import_module("qfrewrite.passes")
     for module in pkgutil.iter_modules(package.__path__):
         if not module.name.startswith("_"):
             importlib.import_module(f"qfrewrite.passes.{module.name}")
+    for point in entry_points(group=ENTRY_POINTS):
+        with _plugin(f"entry point '{point.name}' ({point.value})"):
+            point.load()
+
+
+def load_plugin(path: str | Path) -> None:
+    """Run a Python file that registers passes; raises PassError that names file and line."""
+    file = Path(path)
+    if not file.is_file():
+        raise PassError("no such file", where=str(path), remedy="give a Python file with a pass")
+    name = f"qfrewrite_plugin_{file.stem}"
+    spec = importlib.util.spec_from_file_location(name, file)
+    if spec is None or spec.loader is None:
+        raise PassError("is no Python file", where=str(path), remedy="its name must end in .py")
+    module = importlib.util.module_from_spec(spec)
+    with _plugin(str(path)):
+        sys.modules[name] = module
+        spec.loader.exec_module(module)
+    if not any(cls.__module__ == name for cls in _REGISTRY.values()):
+        raise PassError("registers no pass", where=str(path), remedy="see docs/writing-a-pass.md")
+
+
+@contextmanager
+def _plugin(where: str) -> Iterator[None]:
+    """Turn whatever goes wrong in the code of others into an error of one line."""
+    try:
+        yield
+    except QfError as error:
+        raise error.at(where) from None
+    except (Exception, SystemExit) as error:
+        frames = traceback.extract_tb(error.__traceback__)
+        own = [f for f in frames if not f.filename.startswith("<frozen") and f.name != "_plugin"]
+        line = error.lineno if isinstance(error, SyntaxError) else own[-1].lineno if own else None
+        place = where if line is None else f"{where}, line {line}"
+        what = " ".join(f"{type(error).__name__}: {error}".split())
+        raise PassError(what, where=place, remedy="correct the plugin") from None
 
 
 def all_passes() -> Mapping[str, type[Pass]]:

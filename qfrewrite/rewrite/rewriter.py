@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -13,6 +13,10 @@ from qfrewrite.ir import Array, Graph, Op, Tensor, constant
 from qfrewrite.ops.build import append_op
 from qfrewrite.rewrite.linear import KEY, LinearView
 from qfrewrite.rewrite.match import NoMatch
+from qfrewrite.rewrite.pattern import Match, Pattern, match
+
+# What makes the new value of a match, or says why it stays.
+Rewrite: TypeAlias = "Callable[[Match], Op | Tensor | LinearView | NoMatch]"
 
 
 @dataclass(frozen=True)
@@ -40,9 +44,12 @@ class Log:
     where: str = ""
 
 
-def may_bypass(op: Op, slot: int = 0) -> bool:
-    """Whether `op` can go and every graph output stays a computed tensor of its own name."""
-    source = op.operand(slot)
+def may_bypass(op: Op, source: Tensor | None = None) -> bool:
+    """Whether `source` can take the place of `op`, and each graph output stays computed and named.
+
+    source: None: the first operand.
+    """
+    source = source or op.operand(0)
     taken = source.is_output or source.is_input or source.is_const
     return not (op.output.is_output and taken)
 
@@ -113,35 +120,111 @@ class Rewriter:
         Where its output is a graph output and the input is a constant or has a name of its own in
         the interface, an IDENTITY is left. Raises VerifyError where even that does not fit.
         """
-        source, out, detail = op.operand(slot), op.output, detail or op.kind
-        if may_bypass(op, slot):
+        detail = detail or op.kind
+        if self._pass_on(op, op.operand(slot)):
+            self.edit(action, op, detail)
+
+    def replace(
+        self,
+        where: Match | Op,
+        value: Op | Tensor | LinearView,
+        *,
+        action: str = "replaced",
+        detail: str = "",
+    ) -> NoMatch | None:
+        """Let `value` take the place of what an op, or the root of a match, computes.
+
+        value: a tensor; an op, or a tensor made by `Match.new`, that takes over the names; or a
+        linear op with other weights, whose output takes over the name of the tensor. Ops that
+        nobody reads any more go. Returns why `value` does not fit; then nothing has changed.
+        """
+        root, made = (where.root, where.made) if isinstance(where, Match) else (where, [])
+        old, new = root.output, value if isinstance(value, Tensor) else value.output
+        op = new.producer
+        fresh = op if isinstance(value, Op) or op in made else None
+        if (new.shape, new.dtype) != (old.shape, old.dtype):
+            self._drop_unread([*made, *([fresh] if fresh is not None else ())])
+            return NoMatch(f"is {_type(new)}, needs {_type(old)}", at=new.name)
+        sources = [t.producer for t in root.inputs if t is not None]
+        was = f"{root.kind} of '{old.name}'"
+        if fresh is not None:
+            replace_op(self.graph, root, fresh)
+            was = f"{root.kind} -> {fresh.kind}"
+        elif isinstance(value, LinearView):
+            name, is_output = old.name, old.is_output
+            self.set_linear(value)
+            self._pass_on(root, new)
+            if not is_output:
+                self.graph.rename(new, name)
+            was = f"{root.kind} into {value.op.kind} '{value.op.name}'"
+        else:
+            self._pass_on(root, new)
+        self._drop_unread(sources)
+        self.edit(action, fresh or root, detail or was)
+        return None
+
+    def rewrite_all(
+        self,
+        pattern: Pattern,
+        rewrite: Rewrite,
+        *,
+        action: str = "replaced",
+        detail: str = "",
+        tell: bool = True,
+    ) -> bool:
+        """Replace what a pattern fits by what `rewrite` makes of it, op by op; whether any was.
+
+        tell: whether the log says why ops of the pattern did not fit, or were left by `rewrite`.
+        """
+        edits = len(self.log.edits)
+        for op in self.graph.ops_of(*pattern.kinds):
+            if op not in self.graph:
+                continue
+            why = self._rewrite_one(op, pattern, rewrite, action, detail)
+            if why is not None and why.near and tell:
+                self.skip(op, why)
+        return len(self.log.edits) > edits
+
+    def _rewrite_one(
+        self, op: Op, pattern: Pattern, rewrite: Rewrite, action: str, detail: str
+    ) -> NoMatch | None:
+        found = match(self.graph, op, pattern)
+        if isinstance(found, NoMatch):
+            return found
+        value = rewrite(found)
+        if isinstance(value, NoMatch):
+            self._drop_unread(found.made)
+            return value
+        return self.replace(found, value, action=action, detail=detail)
+
+    def _pass_on(self, op: Op, source: Tensor) -> bool:
+        """Let all that reads the output of `op` read `source`; whether that changed anything."""
+        out = op.output
+        if may_bypass(op, source):
             self.graph.replace_uses(out, source)
             self.graph.remove_op(op)
         elif (source.shape, source.dtype) != (out.shape, out.dtype):
             raise VerifyError(
-                f"cannot go: output '{out.name}' is {out.dtype}{list(out.shape)}, "
-                f"'{source.name}' is {source.dtype}{list(source.shape)}",
+                f"cannot go: output '{out.name}' is {_type(out)}, '{source.name}' is "
+                f"{_type(source)}",
                 where=op.place,
-            )  # fmt: skip
+            )
         elif op.kind == "IDENTITY":
-            return
+            return False
         else:
             self.graph.set_kind(op, "IDENTITY")
             self.graph.set_inputs(op, [source])
-        self.edit(action, op, detail)
+        return True
 
-    def replace(self, old: Op, new: Op, *, action: str, detail: str) -> None:
-        """Let `new` take the place of `old` and of all ops that only `old` needed."""
-        sources = [t.producer for t in old.inputs if t is not None]
-        replace_op(self.graph, old, new)
-        stack = [op for op in sources if op is not None]
+    def _drop_unread(self, ops: Iterable[Op | None]) -> None:
+        """Take out these ops, and those before them, as far as nobody reads them."""
+        stack = [op for op in ops if op is not None]
         while stack:
             op = stack.pop()
             if op not in self.graph or not op.outputs or not is_unread(op):
                 continue
             stack += [s for t in op.inputs if t is not None and (s := t.producer)]
             self.graph.remove_op(op)
-        self.edit(action, new, detail)
 
     def remove(self, op: Op, *, detail: str = "") -> None:
         """Take out an op nobody reads."""
@@ -190,3 +273,7 @@ class Rewriter:
         self.graph.replace_uses(tensor, op.output, skip=(op,))
         self.edit("inserted", op, detail or kind)
         return op
+
+
+def _type(tensor: Tensor) -> str:
+    return f"{tensor.dtype}{list(tensor.shape)}"

@@ -6,7 +6,6 @@ from collections import Counter
 
 import pytest
 from hypothesis import Phase, assume, example, given, settings
-from pass_checks import largest_difference, outputs_of
 from quantizing import quantized
 from random_graphs import KINDS, Recipe, grow, is_tame, recipes
 
@@ -16,6 +15,7 @@ from qfrewrite.formats.tflite.write import serialize
 from qfrewrite.ir import Model
 from qfrewrite.lower.model import lower_model
 from qfrewrite.runtime.session import Runner, input_specs
+from qfrewrite.testing import largest_difference, outputs_of
 
 # The least SQNR in dB on random weights: a few ops in a row on values of very different size.
 LEAST_DB = {

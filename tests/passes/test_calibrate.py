@@ -4,8 +4,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import GOLDEN
 from graphs import separable
-from pass_checks import check_pass
 
 from qfrewrite.api import calibrate
 from qfrewrite.data.source import synthetic
@@ -13,6 +13,7 @@ from qfrewrite.ir import Graph, Model
 from qfrewrite.ops.build import GraphBuilder
 from qfrewrite.passes import PassContext, run_passes
 from qfrewrite.runtime.session import input_specs
+from qfrewrite.testing import check_pass
 
 
 def test_every_float_activation_gets_a_range_that_holds_zero() -> None:
@@ -34,7 +35,9 @@ def test_zero_is_a_code_of_every_range() -> None:
 
 def test_golden_text_without_data() -> None:
     graph = separable(dead=(0,))
-    report = check_pass(graph, "calibrate", tolerance=0.021, golden="calibrate_no_data.txt")
+    report = check_pass(
+        graph, "calibrate", tolerance=0.021, golden=GOLDEN / "calibrate_no_data.txt"
+    )
     assert report.diagnostics[0].text.startswith(
         "no data: ranges of 2 tensors from BatchNorm statistics"
     )

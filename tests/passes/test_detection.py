@@ -8,7 +8,6 @@ import pytest
 from graphs import normal
 from networks import DETECTION_OPTIONS as OPTIONS
 from networks import detector, ssd
-from pass_checks import outputs_of
 
 import qfrewrite as qf
 from qfrewrite.errors import ModelFileError, PassError
@@ -16,6 +15,7 @@ from qfrewrite.ir import Graph, Model
 from qfrewrite.ops.detection import decode_options
 from qfrewrite.passes import PassContext, make_passes, run_passes
 from qfrewrite.runtime.session import Runner
+from qfrewrite.testing import outputs_of
 
 
 def changed(passes: str, graph: Graph | None = None) -> Model:

@@ -8,15 +8,15 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
-from conftest import check_golden
+from conftest import GOLDEN
 from graphs import normal, separable
 from networks import detector, mobilenet_v1, residual, ssd
-from pass_checks import check_pass
 
 from qfrewrite.ir import Graph
 from qfrewrite.ops.build import GraphBuilder
 from qfrewrite.ops.text import graph_text
 from qfrewrite.passes import all_passes
+from qfrewrite.testing import check_golden, check_pass
 
 
 def large_bias() -> Graph:
@@ -96,7 +96,7 @@ def test_a_pass_keeps_what_it_must(row: Row) -> None:
         settles=row.settles,
     )
     title = re.sub(r"\W+", "_", f"{row.passes} {graph.name}")
-    check_golden(f"{title}.txt", row.text(graph))
+    check_golden(GOLDEN / f"{title}.txt", row.text(graph))
     assert report.edits
     assert all(entry.where and entry.detail for entry in report.log.edits)
 

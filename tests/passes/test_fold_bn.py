@@ -2,11 +2,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from conftest import GOLDEN
 from graphs import batch_norm, normal, separable
-from pass_checks import check_pass, largest_difference, outputs_of
 
 from qfrewrite.ir import Graph
 from qfrewrite.ops.build import GraphBuilder
+from qfrewrite.testing import check_pass, largest_difference, outputs_of
 
 
 def linear_then_bn(kind: str) -> Graph:
@@ -35,7 +36,7 @@ def test_golden_text() -> None:
     stats = [b.const(n, np.array(v, "f4")) for n, v in
              (("g", [2, 1]), ("b", [0, 1]), ("m", [1, 0]), ("v", [1, 4]))]  # fmt: skip
     y = b.op("BATCH_NORM", y, *stats, attrs={"epsilon": 0.0}, name="bn")
-    check_pass(b.finish(y), "fold_bn", tolerance=1e-6, golden="fold_bn.txt")
+    check_pass(b.finish(y), "fold_bn", tolerance=1e-6, golden=GOLDEN / "fold_bn.txt")
 
 
 @pytest.mark.parametrize(("padding", "folds"), [("VALID", True), ("SAME", False)])

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from graphs import normal
-from pass_checks import largest_difference, outputs_of
 
 import qfrewrite as qf
 from qfrewrite.data.source import synthetic
@@ -16,6 +15,7 @@ from qfrewrite.ir import Graph, Model, Quant, Tensor
 from qfrewrite.ops.build import GraphBuilder
 from qfrewrite.passes import PassContext, all_passes, run_passes
 from qfrewrite.runtime.session import input_specs
+from qfrewrite.testing import largest_difference, outputs_of
 
 SHAPES = {
     "CONV_2D": (4, 1, 1, 4), "DEPTHWISE_CONV_2D": (1, 3, 3, 4), "FULLY_CONNECTED": (4, 4),

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from pass_checks import check_pass, outputs_of
 from random_graphs import Recipe, grow, is_tame, recipes
 
 from qfrewrite.ir import Graph
 from qfrewrite.passes import all_passes
+from qfrewrite.testing import check_pass, outputs_of
 
 # The parameters that a pass needs, or with which it does something.
 GIVEN = {"svd_factorize": "(rank=1)", "set_nms": "(iou=0.5)", "auto": "(max_drop=100)"}

@@ -2,13 +2,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from conftest import GOLDEN
 from graphs import normal
-from pass_checks import check_pass
 
 from qfrewrite.data.source import synthetic
 from qfrewrite.ir import Graph
 from qfrewrite.ops.build import GraphBuilder
 from qfrewrite.runtime.session import input_specs
+from qfrewrite.testing import check_pass
 
 
 def relu6_of(scale: float) -> Graph:
@@ -45,7 +46,11 @@ def test_force_swaps_and_says_what_it_costs() -> None:
 
 def test_golden_text() -> None:
     check_pass(
-        relu6_of(5.0), "relu6_to_relu", tolerance=1e-6, data=True, golden="relu6_to_relu.txt"
+        relu6_of(5.0),
+        "relu6_to_relu",
+        tolerance=1e-6,
+        data=True,
+        golden=GOLDEN / "relu6_to_relu.txt",
     )
 
 

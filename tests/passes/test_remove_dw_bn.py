@@ -2,11 +2,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from conftest import GOLDEN
 from graphs import normal, separable
-from pass_checks import check_pass
 
 from qfrewrite.ir import Graph
 from qfrewrite.ops.build import GraphBuilder
+from qfrewrite.testing import check_pass
 
 
 def test_batch_norm_goes_exactly_and_relu6_stays_where_it_matters() -> None:
@@ -19,7 +20,9 @@ def test_batch_norm_goes_exactly_and_relu6_stays_where_it_matters() -> None:
 
 def test_dead_channels_move_into_the_next_bias() -> None:
     graph = separable(dead=(1, 3))
-    report = check_pass(graph, "remove_dw_bn", tolerance=1e-6, golden="remove_dw_bn_dead.txt")
+    report = check_pass(
+        graph, "remove_dw_bn", tolerance=1e-6, golden=GOLDEN / "remove_dw_bn_dead.txt"
+    )
     assert "2 dead channels" in " ".join(map(str, report.log.edits))
     dw, pw = graph.ops_of("DEPTHWISE_CONV_2D")[0], graph.ops_of("CONV_2D")[0]
     assert not dw.operand(1).value()[..., [1, 3]].any()

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from graphs import normal
 from networks import conv, dense, mobilenet_v1, mobilenet_v2, pooled, ssd, unet
-from pass_checks import largest_difference, outputs_of
 
 import qfrewrite as qf
 from qfrewrite.data.source import synthetic
@@ -20,6 +19,7 @@ from qfrewrite.ops.check import verify_graph
 from qfrewrite.ops.text import graph_text
 from qfrewrite.passes import PassContext, RunReport, make_passes, run_passes
 from qfrewrite.runtime.session import input_specs
+from qfrewrite.testing import largest_difference, outputs_of
 
 
 def resized(graph: Graph, size: str) -> RunReport:

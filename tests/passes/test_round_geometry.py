@@ -15,7 +15,6 @@ from networks import (
     mobilenet_v2,
     random_network,
 )
-from pass_checks import check_pass, largest_difference, outputs_of
 
 from qfrewrite.data.source import synthetic
 from qfrewrite.errors import PassError
@@ -29,6 +28,7 @@ from qfrewrite.ops.build import GraphBuilder
 from qfrewrite.passes import PassContext, make_passes, run_passes
 from qfrewrite.rewrite.linear import LinearView
 from qfrewrite.runtime.session import Runner, input_specs
+from qfrewrite.testing import check_pass, largest_difference, outputs_of
 
 FORCED = "round_geometry(force=true)"
 

@@ -8,7 +8,6 @@ from graphs import normal
 from hypothesis import given
 from hypothesis import strategies as st
 from networks import conv, dense, mobilenet_v1, pooled
-from pass_checks import check_pass, largest_difference, outputs_of
 
 from qfrewrite.data.source import synthetic
 from qfrewrite.errors import PassError
@@ -18,6 +17,7 @@ from qfrewrite.ops.build import GraphBuilder
 from qfrewrite.passes import PassContext, RunReport, make_passes, run_passes
 from qfrewrite.runtime.session import input_specs
 from qfrewrite.solve.fit import factorize
+from qfrewrite.testing import check_pass, largest_difference, outputs_of
 
 
 def factorized(graph: Graph, params: str, *, data: bool = True, count: int = 24) -> RunReport:

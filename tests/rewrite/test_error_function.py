@@ -7,7 +7,6 @@ from math import erf, sqrt
 import numpy as np
 import pytest
 from graphs import Samples, normal
-from pass_checks import largest_difference, outputs_of
 
 from qfrewrite.formats.tflite.write import serialize
 from qfrewrite.ir import Graph, Model, Tensor
@@ -18,6 +17,7 @@ from qfrewrite.ops.check import verify_graph
 from qfrewrite.passes import PassContext, run_passes
 from qfrewrite.rewrite.raising import raise_graph
 from qfrewrite.runtime.session import Runner, Session
+from qfrewrite.testing import largest_difference, outputs_of
 
 
 class Formula:

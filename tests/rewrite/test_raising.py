@@ -3,12 +3,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from graphs import normal
-from pass_checks import largest_difference, outputs_of
 
 from qfrewrite.ir import Graph
 from qfrewrite.ops.build import GraphBuilder
 from qfrewrite.ops.check import verify_graph
 from qfrewrite.rewrite.raising import raise_graph
+from qfrewrite.testing import largest_difference, outputs_of
 
 
 def check_raising(graph: Graph, kinds: list[str]) -> None:

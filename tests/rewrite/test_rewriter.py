@@ -3,7 +3,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from graphs import normal
-from pass_checks import largest_difference, outputs_of
 
 from qfrewrite.errors import VerifyError
 from qfrewrite.formats.tflite.read import parse_tflite
@@ -14,6 +13,7 @@ from qfrewrite.lower.scheme import QuantOptions
 from qfrewrite.ops.build import GraphBuilder
 from qfrewrite.ops.check import verify_graph
 from qfrewrite.rewrite.rewriter import Rewriter
+from qfrewrite.testing import largest_difference, outputs_of
 
 
 def by_one(source: str) -> Graph:

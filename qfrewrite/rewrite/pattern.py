@@ -1,0 +1,341 @@
+"""Patterns of ops, written as they are computed: a match, or the reason why there is none.
+
+A pattern stands for a value. `p.MUL(p.x, p.const(1)).commute()` is the result of a MUL of any
+computed value and a constant of ones, in either order. A pattern that is used twice stands for one
+value that is read twice.
+"""
+
+from __future__ import annotations
+
+import difflib
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from qfrewrite.errors import PassError
+from qfrewrite.ir import Array, Graph, Op, Tensor, constant
+from qfrewrite.ops import OPS
+from qfrewrite.ops.build import append_op
+from qfrewrite.ops.spec import attr, kinds_that
+from qfrewrite.rewrite.linear import linear_before
+from qfrewrite.rewrite.match import NoMatch, per_channel, sole_user
+
+# What is bound so far: values by the names of captures, and tensors by patterns of ops.
+Found = Mapping[Any, Any]
+Ways = Iterator[Found]
+
+
+@dataclass(frozen=True)
+class Match:
+    """Ops that a pattern fits. Captured values are attributes under the names in the pattern."""
+
+    graph: Graph
+    root: Op
+    """The op that computes the value of the pattern."""
+    found: Found
+    made: list[Op] = field(default_factory=list)
+    """The ops that `new` made."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_") or name not in self.found:
+            names = [key for key in self.found if isinstance(key, str)]
+            raise AttributeError(f"the pattern captures no '{name}'; it captures {names}")
+        return self.found[name]
+
+    def tensor(self, name: str) -> Tensor:
+        """The constant tensor behind a captured number or values per channel."""
+        tensor: Tensor = self.found[name, "tensor"]
+        return tensor
+
+    def new(self, kind: str, *inputs: Tensor | None, attrs: Mapping[str, Any] | None = None) -> Any:
+        """Compute another value in the place of the root."""
+        op = append_op(
+            self.graph, kind, list(inputs), name=self.root.name, attrs=attrs, anchor=self.root
+        )
+        self.made.append(op)
+        return op.output
+
+    def constant(self, name: str, data: npt.ArrayLike) -> Tensor:
+        """A constant of float32 for `new`."""
+        name = self.graph.unique_name(f"{self.root.name}/{name}")
+        return constant(name, np.asarray(data, np.float32))
+
+
+class Search:
+    """One search at one op. Keeps the reason of the attempt that came furthest."""
+
+    def __init__(self) -> None:
+        self.why = NoMatch("is not part of the pattern", near=False)
+        self._furthest = (False, -1)
+
+    def miss(self, found: Found, why: NoMatch, *, near: bool = True) -> None:
+        """Note that an attempt failed. near: the ops fit, and a condition does not hold."""
+        if (near, len(found)) > self._furthest:
+            self._furthest, self.why = (near, len(found)), replace(why, near=near)
+
+
+class Pattern(ABC):
+    """A value."""
+
+    kinds: tuple[str, ...] = ()
+    """The kinds of op that may compute it."""
+
+    @abstractmethod
+    def walk(self, search: Search, tensor: Tensor, user: Op | None, found: Found) -> Ways:
+        """Every way in which `tensor`, which `user` reads, is this value: what is then bound."""
+
+    def then(self, step: OpPattern) -> OpPattern:
+        """The result of `step`, which alone reads this value, as its first operand.
+
+        ADD and MUL may read it as the second.
+        """
+        either = set(step.kinds) <= {"ADD", "MUL"}
+        operands = (_Sole(self), *step.operands)
+        return replace(step, operands=operands, commutes=step.commutes or either)
+
+    def sole(self) -> Pattern:
+        """This value, where only one op reads it."""
+        return _Sole(self)
+
+
+def _same(search: Search, found: Found, key: Any, value: Any, name: str) -> Found | None:
+    """`found` with `key` bound to `value`; None where it is bound to another."""
+    if key not in found or found[key] is value:
+        return {**found, key: value}
+    search.miss(found, NoMatch("is another value than the one before", at=name))
+    return None
+
+
+@dataclass(frozen=True, eq=False)
+class OpPattern(Pattern):
+    """The first output of an op of one of `kinds`."""
+
+    kinds: tuple[str, ...]
+    operands: tuple[Pattern, ...] = ()
+    """The values in the first slots; what is in further slots does not matter."""
+    commutes: bool = False
+    """The first two operands may be exchanged."""
+    attrs: Mapping[str, Any] = field(default_factory=dict)
+    """The attributes that the op must have. A fused activation is none unless it is given here."""
+    name: str | None = None
+    """Under which the op is captured."""
+
+    def commute(self) -> OpPattern:
+        """The same, with the two operands in either order."""
+        return replace(self, commutes=True)
+
+    def where(self, **attrs: Any) -> OpPattern:
+        """The same, with these attributes."""
+        return replace(self, attrs={**self.attrs, **attrs})
+
+    def named(self, name: str) -> OpPattern:
+        """The same, with the op captured."""
+        return replace(self, name=name)
+
+    def walk(self, search: Search, tensor: Tensor, user: Op | None, found: Found) -> Ways:
+        """Bind the operands one after another, in each order that is allowed."""
+        op = tensor.producer
+        if op is None or op.kind not in self.kinds or op.output is not tensor:
+            made = "a constant or an input" if op is None else f"computed by {op.kind}"
+            why = NoMatch(f"is {made}, needs {' or '.join(self.kinds)}", at=tensor.name)
+            search.miss(found, why, near=False)
+            return
+        if (bound := _same(search, found, self, tensor, tensor.name)) is None:
+            return
+        wanted = self.attrs
+        if "fused_activation_function" in OPS[op.kind].attrs:
+            wanted = {"fused_activation_function": "NONE", **wanted}
+        for name, value in wanted.items():
+            if attr(op, name) != value:
+                why = NoMatch(f"has {name} {attr(op, name)}, needs {value}", at=op.name)
+                search.miss(bound, why)
+                return
+        if self.name is not None:
+            bound = {**bound, self.name: op}
+        orders = [self.operands]
+        if self.commutes:
+            orders.append((self.operands[1], self.operands[0], *self.operands[2:]))
+        for operands in orders:
+            yield from _walk_operands(search, op, operands, bound)
+
+
+def _walk_operands(
+    search: Search, op: Op, operands: Sequence[Pattern], found: Found, slot: int = 0
+) -> Ways:
+    if slot == len(operands):
+        yield found
+        return
+    tensor = op.input(slot)
+    if tensor is None:
+        search.miss(found, NoMatch(f"has no operand {slot}", at=op.name), near=False)
+        return
+    for more in operands[slot].walk(search, tensor, op, found):
+        yield from _walk_operands(search, op, operands, more, slot + 1)
+
+
+@dataclass(frozen=True, eq=False)
+class _Sole(Pattern):
+    """A value that one op alone reads."""
+
+    inner: Pattern
+
+    @property
+    def kinds(self) -> tuple[str, ...]:  # type: ignore[override]
+        return self.inner.kinds
+
+    def walk(self, search: Search, tensor: Tensor, user: Op | None, found: Found) -> Ways:
+        for more in self.inner.walk(search, tensor, user, found):
+            only = sole_user(tensor)
+            if isinstance(only, NoMatch):
+                search.miss(more, only)
+            else:
+                yield more
+
+
+@dataclass(frozen=True, eq=False)
+class _AnyOf(Pattern):
+    """A value that one of several patterns fits, the first that does."""
+
+    options: tuple[Pattern, ...]
+
+    @property
+    def kinds(self) -> tuple[str, ...]:  # type: ignore[override]
+        return tuple(dict.fromkeys(kind for option in self.options for kind in option.kinds))
+
+    def walk(self, search: Search, tensor: Tensor, user: Op | None, found: Found) -> Ways:
+        if self in found:
+            if _same(search, found, self, tensor, tensor.name) is not None:
+                yield found
+            return
+        for option in self.options:
+            for more in option.walk(search, tensor, user, found):
+                yield {**more, self: tensor}
+
+
+@dataclass(frozen=True, eq=False)
+class _Value(Pattern):
+    """A computed value, captured as a tensor."""
+
+    name: str
+
+    def walk(self, search: Search, tensor: Tensor, user: Op | None, found: Found) -> Ways:
+        if tensor.is_const:
+            why = NoMatch("is a constant, needs a computed value", at=tensor.name)
+            search.miss(found, why, near=False)
+        elif (bound := _same(search, found, self.name, tensor, tensor.name)) is not None:
+            yield bound
+
+
+@dataclass(frozen=True, eq=False)
+class _Constant(Pattern):
+    """A constant; `read` gives what is captured of it, or why it is another one."""
+
+    read: Callable[[Tensor, Op | None], Any]
+    name: str | None
+
+    def walk(self, search: Search, tensor: Tensor, user: Op | None, found: Found) -> Ways:
+        if tensor.data is None or tensor.quant is not None:
+            why = NoMatch("is not a constant of real numbers", at=tensor.name)
+            search.miss(found, why, near=False)
+            return
+        value = self.read(tensor, user)
+        if isinstance(value, NoMatch):
+            search.miss(found, value, near=value.near)
+        elif self.name is None:
+            yield found
+        else:
+            yield {**found, self.name: value, (self.name, "tensor"): tensor}
+
+
+@dataclass(frozen=True, eq=False)
+class _Linear(Pattern):
+    """The output of a linear op that can be rewritten, read by one op."""
+
+    name: str
+    kinds: tuple[str, ...]
+
+    def walk(self, search: Search, tensor: Tensor, user: Op | None, found: Found) -> Ways:
+        op = tensor.producer
+        view = linear_before(tensor)
+        if isinstance(view, NoMatch):
+            search.miss(found, view, near=op is not None and op.kind in self.kinds)
+        elif view.op.kind in self.kinds:
+            yield {**found, self.name: view}
+
+
+class Patterns:
+    """What patterns are written with: `p.KIND(...)` for ops, `p.name` for computed values."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return self.op(name) if name.isupper() else _Value(name)
+
+    def op(self, *kinds: str) -> Callable[..., OpPattern]:
+        """An op of one of several kinds: `p.op("RELU", "RELU6")(p.x)`."""
+        for kind in kinds:
+            if kind not in OPS:
+                near = difflib.get_close_matches(kind, OPS, n=1)
+                remedy = f"did you mean {near[0]}?" if near else "docs/ops.md lists them"
+                raise PassError(f"no such op: {kind}", where="pattern", remedy=remedy)
+        return lambda *operands: OpPattern(kinds, operands)
+
+    def const(self, what: float | str | None = None) -> Pattern:
+        """A constant: any one, all of whose values are `what`, or any one captured by name."""
+        if what is None or isinstance(what, str):
+            return _Constant(lambda tensor, user: tensor, what)
+        return _Constant(partial(_all_equal, what), None)
+
+    def number(self, name: str) -> Pattern:
+        """A constant of one value, captured as a float."""
+        return _Constant(_single, name)
+
+    def per_channel(self, name: str) -> Pattern:
+        """A constant with a value for each channel of the other operand, captured as [C]."""
+        return _Constant(_per_channel, name)
+
+    def linear(self, name: str, *kinds: str) -> Pattern:
+        """The output of a linear op (of these kinds) with constant weights, which one op reads.
+
+        Captured as a LinearView.
+        """
+        return _Linear(name, kinds or kinds_that(lambda op: op.linear))
+
+    def any_of(self, *options: Pattern) -> Pattern:
+        """The first of several patterns that fits."""
+        return _AnyOf(options)
+
+
+def _all_equal(value: float, tensor: Tensor, user: Op | None) -> Tensor | NoMatch:
+    same = bool(np.all(tensor.value() == value))
+    return tensor if same else NoMatch(f"is not {value:g} everywhere", at=tensor.name, near=False)
+
+
+def _single(tensor: Tensor, user: Op | None) -> float | NoMatch:
+    if tensor.size != 1:
+        return NoMatch(f"has {tensor.size} values, needs 1", at=tensor.name, near=False)
+    return float(tensor.value().reshape(-1)[0])
+
+
+def _per_channel(tensor: Tensor, user: Op | None) -> Array | NoMatch:
+    """Values [C], where the other operand has the shape of the result."""
+    assert user is not None
+    shape = user.output.shape
+    others = [t for t in user.inputs if t is not None and t is not tensor]
+    values = per_channel(tensor, shape[-1]) if shape else None
+    if values is None or any(t.shape != shape for t in others):
+        return NoMatch(f"is {list(tensor.shape)}, needs a value per channel", at=tensor.name)
+    return values
+
+
+def match(graph: Graph, op: Op, pattern: Pattern) -> Match | NoMatch:
+    """The first way in which the output of `op` fits, or why it does not."""
+    search = Search()
+    for found in pattern.walk(search, op.output, None, {}) if op.outputs else ():
+        return Match(graph, op, found)
+    return search.why

@@ -1,0 +1,185 @@
+"""Patterns: what they fit, what they capture, and the reasons where they do not fit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from graphs import normal
+
+from qfrewrite.errors import PassError
+from qfrewrite.ir import Graph
+from qfrewrite.ops.build import GraphBuilder
+from qfrewrite.rewrite.match import NoMatch
+from qfrewrite.rewrite.pattern import Match, Pattern, Patterns, match
+from qfrewrite.rewrite.rewriter import Rewriter
+from qfrewrite.testing import largest_difference, outputs_of
+
+p = Patterns()
+
+
+def at(graph: Graph, pattern: Pattern, name: str = "y") -> Match | NoMatch:
+    return match(graph, graph.op(name), pattern)
+
+
+def binary(kind: str, *values: Any) -> Graph:
+    """y = kind(x, c), or of the constant first."""
+    b = GraphBuilder()
+    x = b.input("x", (1, 4))
+    operands = [x if isinstance(v, str) else b.const("c", v) for v in values]
+    return b.finish(b.op(kind, *operands, name="y"))
+
+
+def test_operands_are_in_their_slots_unless_the_op_commutes() -> None:
+    sub, mul = binary("SUB", 1.0, "x"), binary("MUL", 1.0, "x")
+    assert str(at(sub, p.SUB(p.x, p.const(1)))) == "'c' is a constant, needs a computed value"
+    assert isinstance(at(mul, p.MUL(p.x, p.const(1))), NoMatch)
+    found = at(mul, p.MUL(p.x, p.const(1)).commute())
+    assert found.x is mul.inputs[0]
+    assert found.root is mul.op("y")
+
+
+def test_captures_that_are_not_there_are_named() -> None:
+    found = at(binary("MUL", "x", 2.0), p.MUL(p.x, p.number("n")))
+    assert found.n == 2.0
+    assert found.tensor("n").name == "c"
+    with pytest.raises(AttributeError, match=r"captures no 'y'.*\['x', 'n'\]"):
+        found.y  # noqa: B018
+
+
+def test_one_name_is_one_value() -> None:
+    """Fails where the second operand is bound without a look at the first."""
+    b = GraphBuilder()
+    x, z = b.input("x", (1, 4)), b.input("z", (1, 4))
+    graph = b.finish(b.op("MUL", x, x, name="square"), b.op("MUL", x, z, name="product"))
+    square = p.MUL(p.x, p.x)
+    assert at(graph, square, "square").x is x
+    assert str(at(graph, square, "product")) == "'z' is another value than the one before"
+
+
+def test_a_pattern_used_twice_is_one_value_read_twice() -> None:
+    b = GraphBuilder()
+    x = b.input("x", (1, 4))
+    exp, other = b.op("EXP", x), b.op("EXP", x)
+    graph = b.finish(b.op("ADD", exp, exp, name="same"), b.op("ADD", exp, other, name="two"))
+    shared = p.EXP(p.x)
+    assert isinstance(at(graph, p.ADD(shared, shared), "same"), Match)
+    assert isinstance(at(graph, p.ADD(shared, shared), "two"), NoMatch)
+    assert isinstance(at(graph, p.ADD(p.EXP(p.x), p.EXP(p.x)), "two"), Match)
+
+
+def test_orders_of_inner_ops_are_tried_again_when_outer_ones_fail() -> None:
+    """x * (c + x): the inner ADD binds x to its first operand, which only its other order can."""
+    b = GraphBuilder()
+    x, z = b.input("x", (1, 4)), b.input("z", (1, 4))
+    graph = b.finish(b.op("MUL", b.op("ADD", z, x), x, name="y"))
+    found = at(graph, p.MUL(p.ADD(p.x, p.z).commute(), p.x))
+    assert (found.x, found.z) == (x, z)
+
+
+@pytest.mark.parametrize(
+    ("shape", "fits"), [((), True), ((1,), True), ((4,), True), ((1, 4), True), ((2, 1), False)]
+)
+def test_values_per_channel(shape: tuple[int, ...], fits: bool) -> None:
+    graph = binary("MUL", "x", normal(*shape))
+    found = at(graph, p.MUL(p.x, p.per_channel("s")))
+    assert isinstance(found, Match) == fits
+    if fits:
+        assert found.s.shape == (4,)
+    else:
+        assert str(found) == "'c' is [2, 1], needs a value per channel"
+        assert found.near
+
+
+@pytest.mark.parametrize(
+    ("pattern", "fits"),
+    [
+        (p.op("MUL", "ADD")(p.x, p.const(2)), True),
+        (p.any_of(p.ADD(p.x, p.const()), p.MUL(p.x, p.const("c"))), True),
+        (p.ADD(p.x, p.const(2)), False),
+        (p.MUL(p.x, p.const(3)), False),
+        (p.MUL(p.x, p.const(2)).where(fused_activation_function="RELU"), False),
+    ],
+)
+def test_kinds_constants_and_attributes(pattern: Pattern, fits: bool) -> None:
+    assert isinstance(at(binary("MUL", "x", 2.0), pattern), Match) == fits
+
+
+def test_an_op_with_a_fused_activation_is_another_op() -> None:
+    b = GraphBuilder()
+    fused = {"fused_activation_function": "RELU"}
+    graph = b.finish(b.op("ADD", b.input("x", (1, 4)), b.const("c", 0.0), name="y", attrs=fused))
+    why = at(graph, p.ADD(p.x, p.const(0)))
+    assert str(why) == "'y' has fused_activation_function RELU, needs NONE"
+
+
+def layer_with(users: int) -> Graph:
+    b = GraphBuilder()
+    x = b.op("FULLY_CONNECTED", b.input("x", (2, 4)), b.const("w", normal(3, 4)), name="dense")
+    y = b.op("ADD", b.const("t", normal(3, seed=1)), b.op("MUL", x, b.const("s", normal(3))))
+    return b.finish(b.op("NEG", y, name="y"), *(b.op("RELU", x) for _ in range(users - 1)))
+
+
+AFFINE = p.linear("layer").then(p.MUL(p.per_channel("s"))).then(p.ADD(p.per_channel("t")))
+
+
+def folded(m: Match) -> Any:
+    return m.layer.scaled(m.s).shifted(m.t)
+
+
+def test_a_chain_behind_a_layer_is_folded_into_it() -> None:
+    """Fails where the result loses its name, or ops of the chain stay."""
+    graph = layer_with(1)
+    before, name = outputs_of(graph), graph.ops_of("ADD")[0].output.name
+    assert Rewriter(graph).rewrite_all(AFFINE, folded)
+    assert [op.kind for op in graph.ops] == ["FULLY_CONNECTED", "NEG"]
+    assert graph.ops[0].output.name == name
+    assert largest_difference(before, outputs_of(graph)) < 1e-6
+
+
+def test_a_layer_that_others_read_stays_and_the_log_says_why() -> None:
+    graph = layer_with(2)
+    rw = Rewriter(graph)
+    assert not rw.rewrite_all(AFFINE, folded)
+    assert [str(e) for e in rw.log.skips] == ["skipped add: 'dense' has 2 readers, needs 1"]
+
+
+def test_reasons_of_ops_that_are_no_part_of_the_pattern_are_not_told() -> None:
+    graph = binary("MUL", "x", 2.0)
+    rw = Rewriter(graph)
+    assert not rw.rewrite_all(p.MUL(p.x, p.const(1)), lambda m: m.x)
+    assert rw.log.skips == []
+
+
+def test_values_of_another_shape_do_not_fit() -> None:
+    """x * ones(3, 4) is no x of [1, 4]."""
+    graph = binary("MUL", "x", np.ones((3, 4)))
+    rw = Rewriter(graph)
+    assert not rw.rewrite_all(p.MUL(p.x, p.const(1)), lambda m: m.x)
+    why = "'x' is float32[1, 4], needs float32[3, 4]"
+    assert [str(e) for e in rw.log.skips] == [f"skipped y: {why}"]
+    assert not rw.rewrite_all(p.MUL(p.x, p.const(1)), lambda m: m.new("RELU", m.new("NEG", m.x)))
+    assert [op.kind for op in graph.ops] == ["MUL"]
+
+
+@pytest.mark.parametrize(
+    ("rewrite", "kinds"),
+    [
+        (lambda m: m.x, ["IDENTITY"]),
+        (lambda m: m.new("NEG", m.new("RELU", m.x)), ["RELU", "NEG"]),
+        (lambda m: m.new("ADD", m.x, m.constant("c", 3.0)), ["ADD"]),
+        (lambda m: NoMatch("stays", at=m.new("NEG", m.x).name), ["MUL"]),
+    ],
+)
+def test_outputs_keep_their_names(rewrite: Callable[[Match], Any], kinds: list[str]) -> None:
+    graph = binary("MUL", "x", 1.0)
+    Rewriter(graph).rewrite_all(p.MUL(p.x, p.const(1)), rewrite)
+    assert [op.kind for op in graph.ops] == kinds
+    assert [t.name for t in graph.outputs] == ["y"]
+
+
+def test_an_unknown_op_is_named_with_the_nearest() -> None:
+    with pytest.raises(PassError, match=r"pattern: no such op: MULL.*did you mean MUL\?"):
+        p.MULL(p.x)
