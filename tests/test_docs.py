@@ -16,6 +16,11 @@ def test_the_op_table_is_up_to_date() -> None:
     assert (ROOT / "docs" / "ops.md").read_text() == made
 
 
+def test_the_table_of_parameters_is_up_to_date() -> None:
+    made = runpy.run_path(str(ROOT / "docs" / "make_parameter_table.py"))["table"]()
+    assert (ROOT / "docs" / "parameters.md").read_text() == made
+
+
 def test_links_lead_somewhere() -> None:
     for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
         for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):

@@ -21,7 +21,7 @@ from qfrewrite.ir import Array
 Float64 = npt.NDArray[np.float64]
 
 DEFAULT_BINS = 2048
-_BIN_LIMITS = (64, 8192)
+BIN_LIMITS = (64, 8192)
 # Bin numbers are computed as int16, and float32 needs 1 / width to be finite.
 _BIN_NUMBER_BITS = 15
 _LEAST_EXPONENT = -100
@@ -39,10 +39,10 @@ class Histogram:
     """
 
     def __init__(self, bins: int = DEFAULT_BINS) -> None:
-        if not _BIN_LIMITS[0] <= bins <= _BIN_LIMITS[1]:
+        if not BIN_LIMITS[0] <= bins <= BIN_LIMITS[1]:
             raise UsageError(
                 f"{bins} bins", where="histogram",
-                remedy=f"choose {_BIN_LIMITS[0]} to {_BIN_LIMITS[1]}",
+                remedy=f"choose {BIN_LIMITS[0]} to {BIN_LIMITS[1]}",
             )  # fmt: skip
         self.bins = bins
         self.low, self.high = np.inf, -np.inf

@@ -22,7 +22,8 @@ from qfrewrite.errors import Diagnostic
 from qfrewrite.ir import Model, Tensor
 from qfrewrite.ops.shapes import open_axes
 from qfrewrite.ops.text import graph_text
-from qfrewrite.passes import Pass, PassReport, RunReport, parameters
+from qfrewrite.passes import Pass, PassReport, RunReport
+from qfrewrite.solve.parameters import Parameter, parameters, shown
 from qfrewrite.targets.target import grouped
 
 _PIPE_WIDTH = 100
@@ -213,11 +214,7 @@ def pass_table(known: Mapping[str, type[Pass]]) -> None:
     for name in ("pass", "parameters", "exact", "what"):
         table.add_column(name, overflow="fold")
     for name, cls in known.items():
-        given = ", ".join(
-            f"{k} (required)" if v is MISSING else f"{k}={_default(v)}"
-            for k, _, v in parameters(cls)
-        )  # fmt: skip
-        given = given or "-"
+        given = ", ".join(map(_with_default, parameters(cls))) or "-"
         table.add_row(name, escape(given), "yes" if cls.exact else "no", _first_line(cls))
     open_console().print(table)
 
@@ -227,17 +224,22 @@ def print_pass(cls: type[Pass]) -> None:
     console = open_console()
     console.print(f"[bold]{cls.name}[/bold]  ({'exact' if cls.exact else 'not exact'})")
     console.print(escape(inspect.getdoc(cls) or ""))
-    for name, kind, default in parameters(cls):
-        shown = "(required)" if default is MISSING else f"= {_default(default)}"
-        console.print(escape(f"  {name}: {kind} {shown}"))
+    for one in parameters(cls):
+        default = "(required)" if one.default is MISSING else f"= {shown(one.default)}"
+        console.print(escape(f"  {one.name}: {one} {default}"))
 
 
 def _first_line(cls: type[Pass]) -> str:
     return escape((inspect.getdoc(cls) or "").partition("\n")[0])
 
 
-def _default(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
+def _with_default(one: Parameter) -> str:
+    """A parameter in the table of passes: with its choices, or with its default."""
+    if one.choices:
+        return f"{one.name}={'|'.join(map(shown, one.choices))}"
+    return (
+        f"{one.name} (required)" if one.default is MISSING else f"{one.name}={shown(one.default)}"
+    )
 
 
 def _cost(p: PassReport) -> str:

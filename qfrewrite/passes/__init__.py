@@ -7,13 +7,13 @@ from qfrewrite.passes._registry import (
     judged_on,
     load_plugin,
     make_passes,
-    parameters,
     register,
     rule,
 )
 from qfrewrite.passes._runner import PassReport, RunReport, run_nested, run_passes
 from qfrewrite.solve.context import PassContext, PassRewriter, Progress
 from qfrewrite.solve.measure import measure, row_names
+from qfrewrite.solve.parameters import Reads, Within
 
 __all__ = [
     "Pass",
@@ -21,14 +21,15 @@ __all__ = [
     "PassReport",
     "PassRewriter",
     "Progress",
+    "Reads",
     "Rule",
     "RunReport",
+    "Within",
     "all_passes",
     "judged_on",
     "load_plugin",
     "make_passes",
     "measure",
-    "parameters",
     "register",
     "row_names",
     "rule",

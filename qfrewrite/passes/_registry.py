@@ -10,11 +10,10 @@ import re
 import sys
 import traceback
 import types
-import typing
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import MISSING, Field, dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -29,6 +28,7 @@ from qfrewrite.rewrite.pattern import Match, Pattern, Patterns
 from qfrewrite.rewrite.rewriter import Log
 from qfrewrite.solve.context import PassRewriter
 from qfrewrite.solve.open_context import HELD_BACK
+from qfrewrite.solve.parameters import parameters, shown
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,20 @@ class Pass(ABC):
     sets_size: ClassVar[bool] = False
     """Whether it gives the inputs another size."""
 
+    one_of: ClassVar[tuple[str, ...]] = ()
+    """Parameters of which only one may be given."""
+
+    def __post_init__(self) -> None:
+        """Check the parameters by their types; raises UsageError."""
+        for one in parameters(type(self)):
+            one.check(getattr(self, one.name), self.name)
+        if sum(getattr(self, name) is not None for name in self.one_of) > 1:
+            raise UsageError(
+                f"takes one of {', '.join(self.one_of)}",
+                where=self.name,
+                remedy="leave out the others",
+            )
+
     @abstractmethod
     def run(self, graph: Graph, rw: PassRewriter) -> None:
         """Edit `graph` through `rw`; say through `rw.skip` what was left, and why."""
@@ -63,7 +77,7 @@ class Pass(ABC):
 
     def __str__(self) -> str:
         given = [
-            f"{f.name}={quote(_show(getattr(self, f.name)))}"
+            f"{f.name}={quote(shown(getattr(self, f.name)))}"
             for f in fields(self)
             if getattr(self, f.name) != f.default
         ]
@@ -278,23 +292,22 @@ def judged_on(passes: Sequence[Pass]) -> int:
     return max((one.judges_on for one in passes), default=Pass.judges_on)
 
 
-def parameters(cls: type[Pass]) -> list[tuple[str, str, Any]]:
-    """Name, type and default of each parameter of a pass; MISSING where it must be given."""
-    return [(f.name, _type_name(cls, f), f.default) for f in fields(cls)]
-
-
 def _make(item: PassText) -> Pass:
     known = all_passes()
     cls = known.get(item.name)
     if cls is None:
         raise PassError(f"no such pass: '{item.name}'", remedy=_nearest(item.name, list(known)))
-    wanted = {f.name: f for f in fields(cls)}
+    wanted = {one.name: one for one in parameters(cls)}
     values: dict[str, Any] = {}
     for key, text in item.params:
         if key not in wanted:
             hint = _nearest(key, list(wanted)) if wanted else "it takes no parameters"
             raise PassError(f"no such parameter: '{key}'", where=item.name, remedy=hint)
-        values[key] = _convert(item.name, key, text, _hints(cls)[key])
+        read = wanted[key].read
+        try:
+            values[key] = read(unquoted(text), quoted=unquoted(text) != text, where=item.name)
+        except UsageError as error:
+            raise PassError(error.what, where=item.name) from None
     missing = [n for n, f in wanted.items() if f.default is MISSING and n not in values]
     if missing:
         raise PassError(f"needs {', '.join(missing)}", where=item.name)
@@ -307,41 +320,6 @@ def _make(item: PassText) -> Pass:
 def _nearest(name: str, known: list[str]) -> str:
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     return f"did you mean '{close[0]}'?" if close else f"known: {', '.join(known)}"
-
-
-def _hints(cls: type[Pass]) -> dict[str, Any]:
-    return typing.get_type_hints(cls)
-
-
-def _type_name(cls: type[Pass], f: Field[Any]) -> str:
-    hint = _hints(cls)[f.name]
-    return hint.__name__ if isinstance(hint, type) else str(hint).replace("typing.", "")
-
-
-_TRUE = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
-
-
-def _convert(where: str, key: str, text: str, hint: Any) -> Any:
-    """`text` as a value of the annotated type."""
-    options = typing.get_args(hint) or (hint,)
-    # What stands in quotes is text, also the word none.
-    bare, text = text, unquoted(text)
-    if (bare.lower() == "none" or not text) and type(None) in options:
-        return None
-    for kind in options:
-        if kind is bool and text.lower() in _TRUE:
-            return _TRUE[text.lower()]
-        if kind in (int, float, str):
-            try:
-                return kind(text)
-            except ValueError:
-                continue
-    wanted = " or ".join(getattr(k, "__name__", str(k)) for k in options)
-    raise PassError(f"{key}={text} is not a valid {wanted}", where=where)
-
-
-def _show(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 # Lists of passes as text: `name(key=value, ...)`, separated by commas -----------------------------

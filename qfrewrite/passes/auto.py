@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 from qfrewrite.data.labels import class_offset, read_table
 from qfrewrite.errors import DataError, UsageError
@@ -12,6 +12,7 @@ from qfrewrite.ir import Graph, Op
 from qfrewrite.passes._registry import Pass, register
 from qfrewrite.runtime.metrics import Fidelity, Outputs
 from qfrewrite.solve.context import PassContext, PassRewriter
+from qfrewrite.solve.parameters import Within
 from qfrewrite.solve.sensitivity import fidelity_of, sensitivities
 
 # Networks are a little too sure of themselves: what was lost on labelled images is so many times
@@ -46,13 +47,8 @@ class Auto(Pass):
     # A point of top-1 is a small thing to see.
     judges_on: ClassVar[int] = 200
 
-    max_drop: float = 1.0
+    max_drop: Annotated[float, Within(0, 100, above=True)] = 1.0
     labels: str | None = None
-
-    def __post_init__(self) -> None:
-        """Fail on a bound that cannot be."""
-        if not 0 < self.max_drop <= 100:
-            raise UsageError(f"max_drop={self.max_drop}", where="auto", remedy="give 0 to 100")
 
     def run(self, graph: Graph, rw: PassRewriter) -> None:
         """Work on copies; the graph becomes the one that does."""

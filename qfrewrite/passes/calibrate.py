@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
-from qfrewrite.calibration.histogram import DEFAULT_BINS, Histogram
+from qfrewrite.calibration.histogram import BIN_LIMITS, DEFAULT_BINS
 from qfrewrite.calibration.observers import Detail
 from qfrewrite.calibration.ranges import RangeTable
-from qfrewrite.calibration.search import MethodChoice
-from qfrewrite.errors import DataError, UsageError
+from qfrewrite.calibration.search import Method, MethodChoice
+from qfrewrite.errors import DataError
 from qfrewrite.ir import Graph, Op, Quant, Tensor
 from qfrewrite.ir.quant import ACTIVATION_CODES
 from qfrewrite.lower.canonical import fuses_into
@@ -21,6 +21,11 @@ from qfrewrite.rewrite.relayout import with_padding
 from qfrewrite.solve.context import PassRewriter
 from qfrewrite.solve.guess import guess_ranges, taken_sizes
 from qfrewrite.solve.measure import measure, row_names
+from qfrewrite.solve.parameters import Reads, Within
+
+
+def _overrides(text: str) -> MethodChoice:
+    return MethodChoice.parse("minmax", text)
 
 
 @register
@@ -48,19 +53,12 @@ class Calibrate(Pass):
     measured: ClassVar[bool] = False
     gives_ranges: ClassVar[bool] = True
 
-    method: str | None = None
-    samples: int | None = None
-    per_layer: str = ""
+    method: Annotated[str, Reads(Method.parse, "greedy, percentile(99.99), ...")] | None = None
+    samples: Annotated[int, Within(1)] | None = None
+    per_layer: Annotated[str, Reads(_overrides, "PATTERN:METHOD;...")] = ""
     ranges: str | None = None
-    bins: int = DEFAULT_BINS
+    bins: Annotated[int, Within(*BIN_LIMITS)] = DEFAULT_BINS
     bias: bool = True
-
-    def __post_init__(self) -> None:
-        """Fail on a wrong method before anything slow happens."""
-        MethodChoice.parse(self.method or "minmax", self.per_layer)
-        Histogram(self.bins)
-        if self.samples is not None and self.samples < 1:
-            raise UsageError(f"samples={self.samples}", where="calibrate", remedy="give 1 or more")
 
     def run(self, graph: Graph, rw: PassRewriter) -> None:
         """Housekeeping first: ranges belong to the tensors that will be written."""

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import ClassVar
+from typing import Annotated, ClassVar, Literal
 
 from qfrewrite.calibration.observers import Detail
 from qfrewrite.calibration.search import MethodChoice
-from qfrewrite.errors import UsageError
 from qfrewrite.ir import Graph, Tensor
 from qfrewrite.lower.groups import Groups, find_groups
 from qfrewrite.lower.ranges import Range
@@ -22,15 +21,12 @@ from qfrewrite.runtime.metrics import Fidelity
 from qfrewrite.runtime.units import units
 from qfrewrite.solve.context import PassContext, PassRewriter
 from qfrewrite.solve.measure import headroom, measure, row_names
+from qfrewrite.solve.parameters import Within
 from qfrewrite.solve.sensitivity import fidelity_of
 from qfrewrite.solve.sequential import Layer, Sequential, Settings, Solution
 
-_REFIT = ("auto", "true", "false")
 # Levels of weights on each side of 0.
 _LEVELS = {4: 7, 8: 127}
-_ROUNDING = ("gptq", "descent", "nearest")
-_WEIGHTS = ("auto", "per-channel", "per-tensor")
-_SCALES = ("minmax", "search")
 # A result that is worse than plain calibration by more than this is not taken.
 _MOST_LOSS_DB = 0.2
 
@@ -60,29 +56,12 @@ class Reconstruct(Pass):
     measured: ClassVar[bool] = False
     gives_ranges: ClassVar[bool] = True
 
-    refit: str = "auto"
-    rounding: str = "gptq"
-    samples: int = 500
-    scale: str = "minmax"
-    weights: str = "auto"
-    bits: int = 8
-
-    def __post_init__(self) -> None:
-        """Fail on a wrong name before anything slow happens."""
-        known = (("rounding", _ROUNDING), ("weights", _WEIGHTS), ("scale", _SCALES),
-                 ("refit", _REFIT))  # fmt: skip
-        for name, values in known:
-            if getattr(self, name) not in values:
-                raise UsageError(
-                    f"{name}={getattr(self, name)}", where="reconstruct",
-                    remedy=f"use one of {', '.join(values)}",
-                )  # fmt: skip
-        if self.bits not in _LEVELS:
-            raise UsageError(f"bits={self.bits}", where="reconstruct", remedy="use 4 or 8")
-        if self.samples < 8:
-            raise UsageError(
-                f"samples={self.samples}", where="reconstruct", remedy="give 8 or more"
-            )
+    refit: Literal["auto", "true", "false"] = "auto"
+    rounding: Literal["gptq", "descent", "nearest"] = "gptq"
+    samples: Annotated[int, Within(8)] = 500
+    scale: Literal["minmax", "search"] = "minmax"
+    weights: Literal["auto", "per-channel", "per-tensor"] = "auto"
+    bits: Literal[4, 8] = 8
 
     def run(self, graph: Graph, rw: PassRewriter) -> None:
         """Solve on the side, compare with plain calibration, take the better one."""

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 
-from qfrewrite.errors import UsageError
 from qfrewrite.ir import Graph, Op
 from qfrewrite.passes._registry import Pass, register
 from qfrewrite.rewrite.dead_channels import dead_by_weights
@@ -23,6 +22,7 @@ from qfrewrite.solve.activation_cost import (
 )
 from qfrewrite.solve.context import PassRewriter
 from qfrewrite.solve.dead_channels import absorb_reported, fold_and_absorb
+from qfrewrite.solve.parameters import Within
 from qfrewrite.solve.trial import Trials
 
 # Layers that lose more than this at the pointwise output are not tried; after so many tries that
@@ -56,13 +56,7 @@ class RemoveDwBn(Pass):
     layers: str = "auto"
     min_sqnr: float = 40.0
     refit: bool = True
-    max_drop_db: float = 1.0
-
-    def __post_init__(self) -> None:
-        """Fail on a bound that cannot be."""
-        if self.max_drop_db < 0:
-            raise UsageError(f"max_drop_db={self.max_drop_db}", where=self.name,
-                             remedy="give 0 or more")  # fmt: skip
+    max_drop_db: Annotated[float, Within(0)] = 1.0
 
     def run(self, graph: Graph, rw: PassRewriter) -> None:
         """BatchNorm first, then ReLU6 by its cost."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 from qfrewrite.ir import Graph
 from qfrewrite.passes._registry import Pass, register
 from qfrewrite.rewrite.resize import Resizing, image_input
 from qfrewrite.solve.context import PassRewriter
+from qfrewrite.solve.parameters import Reads
 from qfrewrite.solve.sizes import parse_size, ragged_maps
 
 _LISTED = 5
@@ -32,16 +33,12 @@ class ResizeInput(Pass):
     exact: ClassVar[bool] = False
     sets_size: ClassVar[bool] = True
 
-    size: str
-
-    def __post_init__(self) -> None:
-        """Fail on a wrong size before anything happens."""
-        parse_size(self.size, self.name)
+    size: Annotated[str, Reads(parse_size, "236 or WIDTHxHEIGHT")]
 
     def run(self, graph: Graph, rw: PassRewriter) -> None:
         """Only the main graph has images."""
         if rw.main:
-            resize(rw, parse_size(self.size, self.name))
+            resize(rw, parse_size(self.size))
 
 
 def resize(rw: PassRewriter, size: tuple[int, int]) -> None:

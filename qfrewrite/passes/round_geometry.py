@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
-from qfrewrite.errors import UsageError
 from qfrewrite.ir import Graph
 from qfrewrite.passes._registry import Pass, register
 from qfrewrite.passes.resize_input import resize
@@ -15,9 +14,6 @@ from qfrewrite.solve.channel_counts import Plan, rounded_down, rounded_up
 from qfrewrite.solve.context import PassRewriter
 from qfrewrite.solve.relaying import Costs, relay
 from qfrewrite.solve.sizes import next_even_size
-
-_WHAT = ("channels", "spatial", "all")
-_MULTIPLES = (2, 4, 8, 16, 32, 64)
 
 
 @register
@@ -42,19 +38,10 @@ class RoundGeometry(Pass):
     exact: ClassVar[bool] = True
     requires: ClassVar[str | None] = "canonical"
 
-    multiple: int = 8
+    multiple: Literal[2, 4, 8, 16, 32, 64] = 8
     force: bool = False
     down: bool = False
-    what: str = "channels"
-
-    def __post_init__(self) -> None:
-        """Fail on a multiple that no kernel has."""
-        if self.multiple not in _MULTIPLES:
-            raise UsageError(f"multiple={self.multiple}", where=self.name,
-                             remedy=f"use one of {', '.join(map(str, _MULTIPLES))}")  # fmt: skip
-        if self.what not in _WHAT:
-            raise UsageError(f"what={self.what}", where=self.name,
-                             remedy=f"use one of {', '.join(_WHAT)}")  # fmt: skip
+    what: Literal["channels", "spatial", "all"] = "channels"
 
     @property
     def keeps_function(self) -> bool:

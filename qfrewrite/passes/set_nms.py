@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
-from qfrewrite.errors import UsageError
 from qfrewrite.ir import Graph, Op
 from qfrewrite.ops.detection import decode_options, encode_options, is_detection, output_shapes
 from qfrewrite.passes._registry import Pass, register
 from qfrewrite.solve.context import PassRewriter
+from qfrewrite.solve.parameters import Within
 
 
 @register
@@ -28,19 +28,9 @@ class SetNms(Pass):
     # The outputs are lists of detections: their difference says nothing.
     measured: ClassVar[bool] = False
 
-    iou: float | None = None
-    score: float | None = None
-    max_detections: int | None = None
-
-    def __post_init__(self) -> None:
-        """Fail on values outside their bounds."""
-        for name in ("iou", "score"):
-            value = getattr(self, name)
-            if value is not None and not 0 <= value <= 1:
-                raise UsageError(f"{name}={value}", where=self.name, remedy="give 0 to 1")
-        if self.max_detections is not None and not 0 < self.max_detections <= 10_000:
-            raise UsageError(f"max_detections={self.max_detections}", where=self.name,
-                             remedy="give 1 to 10000")  # fmt: skip
+    iou: Annotated[float, Within(0, 1)] | None = None
+    score: Annotated[float, Within(0, 1)] | None = None
+    max_detections: Annotated[int, Within(1, 10_000)] | None = None
 
     def run(self, graph: Graph, rw: PassRewriter) -> None:
         """Edit the options where they differ."""

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 
 from qfrewrite.calibration.statistics import propagate
-from qfrewrite.errors import UsageError
 from qfrewrite.ir import Array, Graph, Op, Tensor, constant
 from qfrewrite.lower.cost import macs, total_macs
 from qfrewrite.ops.build import append_op
@@ -22,6 +21,7 @@ from qfrewrite.runtime.metrics import sqnr_db
 from qfrewrite.runtime.session import Session
 from qfrewrite.solve.context import PassRewriter
 from qfrewrite.solve.fit import Factors, Float64, HeldOut, Moments, factorize, is_held_out
+from qfrewrite.solve.parameters import Within
 
 # Positions of one sample that enter a covariance.
 _ROWS = 128
@@ -52,28 +52,13 @@ class SvdFactorize(Pass):
     exact: ClassVar[bool] = False
     requires: ClassVar[str | None] = "canonical"
 
-    energy: float | None = None
-    rank: int | None = None
-    speedup: float | None = None
+    one_of: ClassVar[tuple[str, ...]] = ("energy", "rank", "speedup")
+
+    energy: Annotated[float, Within(0, 1, above=True)] | None = None
+    rank: Annotated[int, Within(1)] | None = None
+    speedup: Annotated[float, Within(1, above=True)] | None = None
     layers: str = "*"
     refit: bool = True
-
-    def __post_init__(self) -> None:
-        """Fail on bounds that cannot be, or that contradict each other."""
-        given = {"energy": self.energy, "rank": self.rank, "speedup": self.speedup}
-        if sum(v is not None for v in given.values()) > 1:
-            raise UsageError("takes one of energy, rank and speedup", where=self.name,
-                             remedy="leave out the others")  # fmt: skip
-        wrong = {
-            "energy": self.energy is not None and not 0 < self.energy <= 1,
-            "rank": self.rank is not None and self.rank < 1,
-            "speedup": self.speedup is not None and not self.speedup > 1,
-        }
-        limits = {"energy": "0 to 1", "rank": "1 or more", "speedup": "more than 1"}
-        for name, bad in wrong.items():
-            if bad:
-                raise UsageError(f"{name}={given[name]}", where=self.name,
-                                 remedy=f"give {limits[name]}")  # fmt: skip
 
     def run(self, graph: Graph, rw: PassRewriter) -> None:
         """Look at what the layers read, decide on ranks together, then rewrite."""

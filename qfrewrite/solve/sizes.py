@@ -12,12 +12,12 @@ from qfrewrite.rewrite.resize import Resizing, image_input
 MOST = 1 << 14
 
 
-def parse_size(text: str, where: str) -> tuple[int, int]:
+def parse_size(text: str) -> tuple[int, int]:
     """`236` or `320x240` (width by height) as height and width; raises UsageError."""
     found = re.fullmatch(r"(\d+)(?:x(\d+))?", str(text).strip())
     sizes = [int(s) for s in found.groups() if s is not None] if found else []
     if not sizes or not all(0 < s <= MOST for s in sizes):
-        raise UsageError(f"size={text}", where=where, remedy="give 236 or WIDTHxHEIGHT")
+        raise UsageError(f"size={text}", remedy="give 236 or WIDTHxHEIGHT")
     return sizes[-1], sizes[0]
 
 
