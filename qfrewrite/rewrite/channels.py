@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from qfrewrite.ir import Graph, Op, Tensor
+from qfrewrite.ir.relations import Classes
 from qfrewrite.ops import spec_of
 from qfrewrite.ops.shapes import unsettled
 
@@ -38,12 +39,13 @@ class Channels:
     """The classes of all channels of a canonical float graph.
 
     of: the class of each channel of a tensor [C], for tensors whose last axis is understood.
-    frozen: classes that must stay as they are, and why.
+    frozen: classes that must stay as they are, and why. count: how many channels were numbered.
     """
 
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
-        self._parent: list[int] = []
+        self._classes = Classes()
+        self.count = 0
         self._ids: dict[Tensor, Ids] = {}
         self._frozen: dict[int, str] = {}
         self.families: list[Family] = []
@@ -53,9 +55,8 @@ class Channels:
 
     def fresh(self, tensor: Tensor) -> Ids:
         """New classes for the channels of `tensor`."""
-        start, count = len(self._parent), tensor.shape[-1] if tensor.shape else 0
-        self._parent.extend(range(start, start + count))
-        self._ids[tensor] = np.arange(start, start + count)
+        start, self.count = self.count, self.count + (tensor.shape[-1] if tensor.shape else 0)
+        self._ids[tensor] = np.arange(start, self.count)
         return self._ids[tensor]
 
     def ids(self, tensor: Tensor) -> Ids:
@@ -71,29 +72,23 @@ class Channels:
     def unite(self, a: Ids, b: Ids) -> None:
         """Channels at the same place of both belong together."""
         for one, other in zip(a.tolist(), b.tolist(), strict=True):
-            first, second = self._root(one), self._root(other)
-            if first != second:
-                self._parent[second] = first
-                if second in self._frozen:
-                    self._frozen.setdefault(first, self._frozen.pop(second))
+            roots = self._classes.of(one), self._classes.of(other)
+            if roots[0] != roots[1]:
+                reasons = [self._frozen.pop(root) for root in roots if root in self._frozen]
+                self._classes.unite(*roots)
+                if reasons:
+                    self._frozen[self._classes.of(one)] = reasons[0]
 
     def freeze(self, ids: Iterable[int], why: str) -> None:
         """These classes must stay as they are."""
         for one in ids:
-            self._frozen.setdefault(self._root(int(one)), why)
-
-    def _root(self, one: int) -> int:
-        parent = self._parent
-        while parent[one] != one:
-            parent[one] = parent[parent[one]]
-            one = parent[one]
-        return one
+            self._frozen.setdefault(self._classes.of(int(one)), why)
 
     # -- afterwards ------------------------------------------------------------------------
 
     def finish(self) -> None:
         """Settle classes, then families: where a result must stay its source must too."""
-        self._settled = np.array([self._root(one) for one in range(self.count)], np.int64)
+        self._settled = np.array([self._classes.of(one) for one in range(self.count)], np.int64)
         said: dict[int, tuple[int, int, int]] = {}
         for family in self.families:
             source, result = self.roots(family.source), self.roots(family.result)
@@ -127,11 +122,6 @@ class Channels:
         """Why some of these must stay; None where all may change."""
         found = map(self._frozen.get, self.roots(ids).tolist())
         return next((why for why in found if why is not None), None)
-
-    @property
-    def count(self) -> int:
-        """How many channels were numbered."""
-        return len(self._parent)
 
     def derived(self) -> set[int]:
         """Classes that follow from a depthwise layer's input."""

@@ -5,12 +5,13 @@ Nothing here recurses: a file may hold a chain of any length.
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Iterable, Mapping
+from graphlib import CycleError
 from typing import Any, NamedTuple
 
 from qfrewrite.errors import ModelFileError
 from qfrewrite.formats.graphdef.schema import data_type_name
+from qfrewrite.ir.relations import sources_first
 
 ALIASES = frozenset({
     "Identity", "StopGradient", "Snapshot", "PreventGradient", "CheckNumerics",
@@ -86,41 +87,19 @@ def sort_nodes(nodes: Mapping[str, Any], wanted: set[str], stop: set[str]) -> li
 
     Raises ModelFileError where nodes form a cycle.
     """
-    rank = {name: i for i, name in enumerate(nodes) if name in wanted}
-    names = list(rank)
-    position = {name: i for i, name in enumerate(names)}
-    waits = dict.fromkeys(names, 0)
-    readers: dict[str, list[str]] = {name: [] for name in names}
-    for name in names:
-        sources = set() if name in stop else {r.node for r in data_refs(nodes[name])}
-        waits[name] = len(sources)
-        for source in sources:
-            readers[source].append(name)
-    ready = [position[name] for name in names if not waits[name]]
-    ordered: list[Any] = []
-    while ready:
-        name = names[heapq.heappop(ready)]
-        ordered.append(nodes[name])
-        for reader in readers[name]:
-            waits[reader] -= 1
-            if not waits[reader]:
-                heapq.heappush(ready, position[reader])
-    if len(ordered) < len(names):
+    sources = {
+        name: () if name in stop else {r.node for r in data_refs(node)}
+        for name, node in nodes.items()
+        if name in wanted
+    }
+    try:
+        return [nodes[name] for name in sources_first(sources)]
+    except CycleError as error:
         raise ModelFileError(
             "is part of a cycle that is no loop",
-            where=place(_on_cycle(nodes, {name for name in names if waits[name]})),
+            where=place(nodes[min(error.args[1])]),
             remedy="the file is damaged: freeze the graph again",
-        )
-    return ordered
-
-
-def _on_cycle(nodes: Mapping[str, Any], waiting: set[str]) -> Any:
-    """A node on a cycle: walking from reader to source within `waiting` must come back."""
-    name, seen = min(waiting), set()
-    while name not in seen:
-        seen.add(name)
-        name = next(r.node for r in data_refs(nodes[name]) if r.node in waiting)
-    return nodes[name]
+        ) from None
 
 
 _SCALARS = {"s", "i", "f", "b", "type", "shape", "tensor"}

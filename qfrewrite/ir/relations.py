@@ -1,0 +1,45 @@
+"""Relations between any things: what belongs together, and what comes first."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from graphlib import TopologicalSorter
+from heapq import heappop, heappush
+from typing import Any
+
+import networkx as nx
+
+
+class Classes:
+    """Numbers that belong together; a class is named by one of its numbers."""
+
+    def __init__(self) -> None:
+        self._sets: Any = nx.utils.UnionFind()
+
+    def of(self, number: int) -> int:
+        """The class of a number; one that was not united with others is a class of its own."""
+        found: int = self._sets[number]
+        return found
+
+    def unite(self, a: int, b: int) -> None:
+        """Make one class of those of `a` and `b`."""
+        self._sets.union(a, b)
+
+
+def sources_first(sources: Mapping[str, Collection[str]]) -> list[str]:
+    """The keys, each behind its sources, else in their order.
+
+    Raises graphlib.CycleError where there is no such order.
+    """
+    names = list(sources)
+    rank = {name: i for i, name in enumerate(names)}
+    sorter = TopologicalSorter(sources)
+    sorter.prepare()
+    ready: list[int] = []
+    order: list[str] = []
+    while sorter.is_active():
+        for name in sorter.get_ready():
+            heappush(ready, rank[name])
+        order.append(names[heappop(ready)])
+        sorter.done(order[-1])
+    return order
