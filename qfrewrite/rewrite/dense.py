@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from qfrewrite.ir import Array, Op, constant
-from qfrewrite.ops.build import append_op
+from qfrewrite.ir import Tensor, constant
 from qfrewrite.ops.spec import attr
+from qfrewrite.rewrite.match import NoMatch
+from qfrewrite.rewrite.pattern import Match, Patterns
 from qfrewrite.rewrite.rewriter import Rewriter
+
+_p = Patterns()
+_PRODUCT = _p.BATCH_MATMUL(_p.x, _p.const("w")).where(adj_x=False)
 
 
 def raise_dense(rw: Rewriter) -> None:
@@ -16,24 +20,15 @@ def raise_dense(rw: Rewriter) -> None:
 
     Keras writes the dense layers of attention this way.
     """
-    for op in rw.graph.ops_of("BATCH_MATMUL"):
-        weights = _matrix(op)
-        if weights is None:
-            continue
-        w = constant(op.operand(1).name, np.ascontiguousarray(weights))
-        attrs = {"keep_num_dims": len(op.output.shape) != 2}
-        new = append_op(
-            rw.graph, "FULLY_CONNECTED", [op.operand(0), w], name=op.name, attrs=attrs, anchor=op
-        )
-        rw.replace(op, new, action="raised", detail="BATCH_MATMUL of constants -> FULLY_CONNECTED")
+    rw.rewrite_all(_PRODUCT, _dense, action="raised", tell=False)
 
 
-def _matrix(op: Op) -> Array | None:
-    """The weights as [outputs, inputs]; None where there is not one constant matrix for all."""
-    x, w = op.operand(0), op.operand(1)
-    if w.data is None or x.is_const or attr(op, "adj_x") or {x.dtype, w.dtype} != {"float32"}:
-        return None
-    if len(x.shape) < len(w.shape) or any(d != 1 for d in w.shape[:-2]) or w.meta:
-        return None
+def _dense(m: Match) -> Tensor | NoMatch:
+    x, w = m.x, m.w
+    batch = len(x.shape) < len(w.shape) or any(d != 1 for d in w.shape[:-2])
+    if batch or {x.dtype, w.dtype} != {"float32"} or w.meta:
+        return NoMatch("is not one matrix of float32 for the whole batch", at=w.name)
     matrix = w.data.reshape(w.shape[-2:])
-    return matrix if attr(op, "adj_y") else matrix.T
+    weights = np.ascontiguousarray(matrix if attr(m.root, "adj_y") else matrix.T)
+    attrs = {"keep_num_dims": len(m.root.output.shape) != 2}
+    return m.new("FULLY_CONNECTED", x, constant(w.name, weights), attrs=attrs)

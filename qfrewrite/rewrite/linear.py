@@ -61,6 +61,8 @@ class LinearView:
     """The range that training chose for the weights."""
     source: tuple[Array | None, ...]
     """The constants of the op when the view was made."""
+    operand: Tensor | None = None
+    """A constant of the graph that has the values of the new bias."""
 
     @classmethod
     def of(cls, op: Op) -> LinearView | NoMatch:
@@ -166,11 +168,15 @@ class LinearView:
         if trained is not None:
             axis = self.ports.axis
             trained = _scaled(trained, scale, axis) if trained["axis"] in (None, axis) else None
-        return replace(self, weights=weights, bias=self.bias * scale, trained=trained)
+        return replace(self, weights=weights, bias=self.bias * scale, trained=trained, operand=None)
 
-    def shifted(self, offset: Float64) -> LinearView:
-        """The op with `offset`, [O], added to its outputs."""
-        return replace(self, bias=self.bias + offset)
+    def shifted(self, offset: Float64, operand: Tensor | None = None) -> LinearView:
+        """The op with `offset`, [O], added to its outputs.
+
+        operand: a constant that holds `offset`. An op without a bias reads it as its bias.
+        """
+        takes = operand is not None and operand.shape == offset.shape and not self.has_bias
+        return replace(self, bias=self.bias + offset, operand=operand if takes else None)
 
     def reading(self, scale: Float64, offset: Float64) -> LinearView:
         """The op that makes of x what this one makes of scale * x + offset, both [C].
@@ -186,7 +192,7 @@ class LinearView:
         A range that training chose belonged to the old weights.
         """
         new = self.bias if bias is None else bias
-        return replace(self, weights=weights, bias=new, trained=None)
+        return replace(self, weights=weights, bias=new, trained=None, operand=None)
 
 
 def linear_views(graph: Graph, *kinds: str) -> Iterator[LinearView]:

@@ -47,12 +47,13 @@ class Match:
             raise AttributeError(f"the pattern captures no '{name}'; it captures {names}")
         return self.found[name]
 
-    def tensor(self, name: str) -> Tensor:
-        """The constant tensor behind a captured number or values per channel."""
-        tensor: Tensor = self.found[name, "tensor"]
-        return tensor
+    def tensor(self, name: str) -> Tensor | None:
+        """The tensor behind a captured constant; None where the pattern fits without it."""
+        return self.found.get((name, "tensor"))
 
-    def new(self, kind: str, *inputs: Tensor | None, attrs: Mapping[str, Any] | None = None) -> Any:
+    def new(
+        self, kind: str, *inputs: Tensor | None, attrs: Mapping[str, Any] | None = None
+    ) -> Tensor:
         """Compute another value in the place of the root."""
         op = append_op(
             self.graph, kind, list(inputs), name=self.root.name, attrs=attrs, anchor=self.root

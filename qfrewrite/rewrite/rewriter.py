@@ -260,7 +260,10 @@ class Rewriter:
             w = self.set_constant(op, ports.weights, view.weights)
             if view.trained is not None:
                 self.graph.set_meta(w, {**w.meta, KEY: view.trained})
-        self.set_constant(op, ports.bias, view.bias, name=f"{op.name}/bias")
+        if view.operand is not None:
+            self.graph.set_input(op, ports.bias, view.operand)
+        else:
+            self.set_constant(op, ports.bias, view.bias, name=f"{op.name}/bias")
 
     def insert_after(
         self, tensor: Tensor, kind: str, attrs: Mapping[str, Any], *, suffix: str, detail: str = ""

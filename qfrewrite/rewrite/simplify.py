@@ -9,24 +9,27 @@ from typing import Any
 import numpy as np
 
 from qfrewrite.ir import Op, Tensor
-from qfrewrite.ops import spec_of
+from qfrewrite.ops import OPS, spec_of
 from qfrewrite.ops.spec import attr, clip_bounds, facets, kinds_that
+from qfrewrite.rewrite.pattern import Pattern, Patterns
 from qfrewrite.rewrite.rewriter import Rewriter
+
+
+def _neutral() -> Pattern:
+    """x * 1, x / 1, x + 0, x - 0 and their like, as the ops say."""
+    p = Patterns()
+    options = [
+        p.op(spec.kind)(*(p.x if i != slot else p.const(value) for i in (0, 1)))
+        for spec in OPS.values()
+        for value, slots in (spec.neutral or (0.0, ()),)
+        for slot in slots
+    ]
+    return p.any_of(*options)
 
 
 def drop_neutral(rw: Rewriter) -> None:
     """Given y = x * 1, x / 1, x + 0 or x - 0, the constant no larger than x;  Result y = x."""
-    for op in rw.graph.ops:
-        value, slots = facets(op).neutral or (0.0, ())
-        if not slots or attr(op, "fused_activation_function") != "NONE":
-            continue
-        for slot in slots:
-            x, c = op.input(1 - slot), op.input(slot)
-            if x is None or c is None or c.data is None or x.is_const:
-                continue
-            if c.quant is None and x.shape == op.output.shape and np.all(c.data == value):
-                rw.bypass(op, 1 - slot, detail=f"{op.kind} with {value:g}")
-                break
+    rw.rewrite_all(_neutral(), lambda m: m.x, action="removed", tell=False)
 
 
 def drop_idle_clips(rw: Rewriter) -> None:
