@@ -21,6 +21,7 @@ from qfrewrite.lower.ranges import Range
 from qfrewrite.ops import OpSpec, Port, spec_of
 from qfrewrite.ops.spec import fixed_quant
 from qfrewrite.ops.subgraphs import Variable, variables
+from qfrewrite.rewrite.match import NoMatch
 
 # Joining an operand whose range is narrower than the whole by more than this would leave its
 # other readers fewer than 5 of 8 bits.
@@ -205,8 +206,8 @@ def _join(groups: Groups, op: Op, slots: list[int], *, symmetric: bool) -> None:
         if (symmetric and group.prescribed is not None) or (
             len(operands) > 1 and group is not joint
         ):
-            why = _apart(op, slot, group, whole, single_fix, symmetric=symmetric)
-            if why is not None:
+            why = _joined(op, slot, group, whole, single_fix, symmetric=symmetric)
+            if isinstance(why, NoMatch):
                 groups.requantized.append((op, slot))
                 place, name = f"{op.kind} '{op.name}'", op.operand(slot).name
                 groups.diagnostics.note("requantized", f"'{name}' {why}: requantized", where=place)
@@ -215,7 +216,7 @@ def _join(groups: Groups, op: Op, slots: list[int], *, symmetric: bool) -> None:
         groups.merge(joint, group)
 
 
-def _apart(
+def _joined(
     op: Op,
     slot: int,
     group: Group,
@@ -223,15 +224,16 @@ def _apart(
     fixes: set[tuple[float, int] | None],
     *,
     symmetric: bool,
-) -> str | None:
-    """Why an operand keeps a scale of its own, or None where it can share the output's."""
+) -> Group | NoMatch:
+    """The group of an operand that can share the output's scale, or why it keeps its own."""
     if group.fixed is not None and (len(fixes) > 1 or symmetric):
-        return "has a prescribed scale"
+        return NoMatch("has a prescribed scale")
     others = [r for r in op.operand(slot).users if r.op is not op]
     if whole is None or group.range is None or not others:
-        return None
+        return group
     width, own = whole[1] - whole[0], group.range[1] - group.range[0]
-    return f"has {own / width:.3f} of the joint range" if own < _NARROW * width else None
+    share = f"has {own / width:.3f} of the joint range"
+    return NoMatch(share) if own < _NARROW * width else group
 
 
 def _warn_of_crushing(groups: Groups, op: Op, slot: int, group: Group, whole: Range | None) -> None:

@@ -33,6 +33,7 @@ from qfrewrite.ops.spec import facets
 from qfrewrite.ops.subgraphs import Use
 from qfrewrite.rewrite.error_function import lower_erf
 from qfrewrite.rewrite.linear import LinearView
+from qfrewrite.rewrite.match import NoMatch
 from qfrewrite.rewrite.rewriter import Rewriter
 
 
@@ -86,8 +87,7 @@ class _Lowering:
         self._choose_tensors()
         self._convert_operands()
         for tensor, dtype in self.held.items():
-            quant = self._quant(written_as(tensor), dtype)
-            self.graph.set_type(tensor, dtype, quant)
+            self.graph.set_type(tensor, dtype, self._quant_or_none(written_as(tensor), dtype))
         self._convert_other_subgraphs()
         self._convert_interface()
         # Late, so that it is computed in float as a whole.
@@ -104,19 +104,19 @@ class _Lowering:
 
     def _choose_ops(self) -> None:
         hosts = {op: self._fused_into(op) for op in self.graph.ops}
-        whys = {op: self._why_float(op, self._wanted(op)) for op, h in hosts.items() if h is None}
-        self.chosen |= {op: self._wanted(op) for op, why in whys.items() if why is None}
-        whys |= self._leave_variables_float()
-        for op, why in whys.items():
-            if op in self.chosen:
-                self.report.count(self.chosen[op])
-            elif why is not None and any(t.dtype == "float32" for t in op.outputs):
-                self.report.float_ops.append((op.name, op.kind, why))
+        types = {op: self._type(op, self._wanted(op)) for op, h in hosts.items() if h is None}
+        self.chosen |= {op: dtype for op, dtype in types.items() if isinstance(dtype, str)}
+        types |= self._leave_variables_float()
+        for op, dtype in types.items():
+            if isinstance(dtype, str):
+                self.report.count(dtype)
+            elif any(t.dtype == "float32" for t in op.outputs):
+                self.report.float_ops.append((op.name, op.kind, str(dtype)))
         for op, host in hosts.items():
             if host is not None and host in self.chosen:
                 self.chosen[op] = self.chosen[host]
 
-    def _leave_variables_float(self) -> dict[Op, str]:
+    def _leave_variables_float(self) -> dict[Op, NoMatch]:
         """A variable has one type in all that reads and writes it: else all of these stay float.
 
         Returns why, for each op that was to be quantized and is not.
@@ -134,7 +134,7 @@ class _Lowering:
         left = [op for op in uses if op in self.chosen and op not in self.variables]
         for op in left:
             del self.chosen[op]
-        return dict.fromkeys(left, "its variable must stay float elsewhere")
+        return dict.fromkeys(left, NoMatch("its variable must stay float elsewhere"))
 
     def _wanted(self, op: Op) -> str:
         names = (op, *(r.op for r in op.outputs[0].users)) if _fuses(op) else (op,)
@@ -148,66 +148,68 @@ class _Lowering:
         """The op that `op`, an activation, is fused into."""
         return op.operand(0).producer if is_fused(op) else None
 
-    def _why_float(self, op: Op, dtype: str) -> str | None:
-        """Why `op` cannot compute in `dtype`, or None where it can."""
+    def _type(self, op: Op, dtype: str) -> str | NoMatch:
+        """`dtype`, if `op` can compute in it, or why it cannot."""
         spec = spec_of(op)
         named = (op, *(r.op for r in op.outputs[0].users)) if _fuses(op) else (op,)
         if any(matches(o, self.options.keep_float) for o in named):
-            return "kept float by name"
+            return NoMatch("kept float by name")
         if any(o.meta.get("keep") == "float" for o in named):
-            return "kept float: its error is too large in integers"
+            return NoMatch("kept float: its error is too large in integers")
         if (op.name, op.kind) in self.impossible:
-            return self.impossible[op.name, op.kind]
+            return NoMatch(self.impossible[op.name, op.kind])
         if spec is None:
-            return "unknown op"
+            return NoMatch("unknown op")
         if dtype not in spec.kernels:
-            return f"no {dtype} kernel"
+            return NoMatch(f"no {dtype} kernel")
         if not any(t.dtype == "float32" for t in (*filter(None, op.inputs), *op.outputs)):
-            return "holds no float tensor"
-        reasons = (
-            self._why_float_operand(tensor, _role(op, slot), dtype, clips=spec.same_scale)
-            for slot, tensor in enumerate(op.inputs)
-        )
-        why = next((reason for reason in reasons if reason is not None), None)
-        results = [written_as(out) for out in op.outputs if out.dtype == "float32"]
-        missing = [t for t in results if self._quant(t, dtype) is None]
-        return why or (self._why_no_quant(missing[0]) if missing else None)
+            return NoMatch("holds no float tensor")
+        checks = [
+            *(
+                self._operand(tensor, _role(op, slot), dtype, clips=spec.same_scale)
+                for slot, tensor in enumerate(op.inputs)
+            ),
+            *(self._quant(written_as(t), dtype) for t in op.outputs if t.dtype == "float32"),
+        ]
+        return next((check for check in checks if isinstance(check, NoMatch)), dtype)
 
-    def _why_float_operand(
+    def _operand(
         self, tensor: Tensor | None, role: str, dtype: str, *, clips: bool
-    ) -> str | None:
-        """Why an operand keeps its reader from computing in `dtype`.
+    ) -> Tensor | NoMatch | None:
+        """An operand, or why it keeps its user from computing in `dtype`.
 
         clips: whether an infinite constant may become the last code: where values only move (a
         maximum's padding) the last code does as well.
         """
         if tensor is None or role not in ("act", "weight", "bias"):
-            return None
+            return tensor
         if tensor.dtype != "float32":
-            return f"operand '{tensor.name}' is {tensor.dtype}"
+            return NoMatch(f"operand '{tensor.name}' is {tensor.dtype}")
         if tensor.data is not None:
             bad = np.isnan(tensor.data) if clips else ~np.isfinite(tensor.data)
-            finite = not bad.any()
-            return None if finite else f"constant '{tensor.name}' is not finite"
+            return NoMatch(f"constant '{tensor.name}' is not finite") if bad.any() else tensor
         if role != "act":
-            return f"'{tensor.name}' is computed"
-        return None if self._quant(tensor, dtype) else self._why_no_quant(tensor)
+            return NoMatch("is computed", at=tensor.name)
+        quant = self._quant(tensor, dtype)
+        return quant if isinstance(quant, NoMatch) else tensor
 
-    def _quant(self, tensor: Tensor, dtype: str) -> Quant | None:
+    def _quant(self, tensor: Tensor, dtype: str) -> Quant | NoMatch:
         group = self.groups.of.get(tensor)
         quant = None if group is None else group.quant(dtype)
-        return None if quant is None or quant.scale[0] > LARGEST_SCALE else quant
-
-    def _why_no_quant(self, tensor: Tensor) -> str:
-        group = self.groups.of.get(tensor)
+        if quant is not None and quant.scale[0] <= LARGEST_SCALE:
+            return quant
         if group is None or group.range is None:
-            return f"no range for '{tensor.name}'"
+            return NoMatch(f"no range for '{tensor.name}'")
         low, high = group.range
-        return f"the range of '{tensor.name}' is too wide: {low:.3g}..{high:.3g}"
+        return NoMatch(f"the range of '{tensor.name}' is too wide: {low:.3g}..{high:.3g}")
+
+    def _quant_or_none(self, tensor: Tensor, dtype: str) -> Quant | None:
+        quant = self._quant(tensor, dtype)
+        return None if isinstance(quant, NoMatch) else quant
 
     def _known(self, tensor: Tensor, dtype: str) -> Quant:
         quant = self._quant(tensor, dtype)
-        if quant is None:
+        if isinstance(quant, NoMatch):
             raise UnsupportedError("has no range", where=f"tensor '{tensor.name}'",
                                    remedy="add calibrate to the passes")  # fmt: skip
         return quant
@@ -260,7 +262,7 @@ class _Lowering:
 
     def _constant_quant(self, op: Op, spec: OpSpec, tensor: Tensor, dtype: str) -> Quant:
         joint = op.output if spec.same_scale else self.variables.get(op)
-        shared = self._quant(joint, dtype) if joint is not None else None
+        shared = self._quant_or_none(joint, dtype) if joint is not None else None
         if shared is not None:
             return shared
         given = self.ranges.weights.get(tensor)
@@ -314,10 +316,12 @@ class _Lowering:
         assert io is not None
         for tensor in self.graph.inputs:
             if self.held.get(tensor, io) != io:
-                self.convert.input(tensor, io, self._quant(tensor, io) if io != "float32" else None)
+                self.convert.input(
+                    tensor, io, self._quant_or_none(tensor, io) if io != "float32" else None
+                )
         for tensor in dict.fromkeys(self.graph.outputs):
             if self.held.get(tensor, io) != io and not tensor.is_input:
-                quant = self._quant(tensor, io) if io != "float32" else None
+                quant = self._quant_or_none(tensor, io) if io != "float32" else None
                 self.convert.output(tensor, io, quant)
 
     def _note(self) -> None:

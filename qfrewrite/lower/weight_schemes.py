@@ -17,6 +17,7 @@ from qfrewrite.lower.scheme import QuantOptions, QuantReport, matches
 from qfrewrite.lower.weights import given_bounds, mean_response, weight_bounds
 from qfrewrite.ops import OpSpec, spec_of
 from qfrewrite.rewrite.linear import LinearView
+from qfrewrite.rewrite.match import NoMatch
 from qfrewrite.rewrite.rewriter import Rewriter
 
 # Constants with fewer elements gain nothing.
@@ -42,35 +43,34 @@ def lower_weights(
         if spec is None:
             continue
         for slot in range(len(op.inputs)):
-            tensor = op.input(slot)  # another slot of `op` may have replaced it
-            why = _why_float(op, spec, slot, tensor, options)
-            if why is None and tensor is not None:
-                _lower_one(graph, convert, op, slot, options, ranges.get(tensor))
+            # Another slot of `op` may have replaced it.
+            weights = _weights(op, spec, slot, options)
+            if isinstance(weights, Tensor):
+                _lower_one(graph, convert, op, slot, options, ranges.get(weights))
                 report.count(f"with {options.kind.weights} weights")
-            elif why:
-                report.float_ops.append((op.name, op.kind, why))
+            elif weights.near:
+                report.float_ops.append((op.name, op.kind, str(weights)))
 
 
-def _why_float(
-    op: Op, spec: OpSpec, slot: int, tensor: Tensor | None, options: QuantOptions
-) -> str | None:
-    """Why the constant in `slot` stays float, None where it does not; "" for what is no weight."""
-    port = spec.input_port(slot)
-    if tensor is None or tensor.data is None or tensor.dtype != "float32" or port is None:
-        return ""
+def _weights(op: Op, spec: OpSpec, slot: int, options: QuantOptions) -> Tensor | NoMatch:
+    """The constant in `slot`, if it shall have the scheme's type, or why it stays float."""
+    tensor, port = op.input(slot), spec.input_port(slot)
     half = options.kind.weights == "float16"
+    if tensor is None or tensor.data is None or tensor.dtype != "float32" or port is None:
+        return NoMatch("holds no float constant", near=False)
     if port.role != "weight" and not (half and port.role in ("act", "bias")):
-        return ""
+        return NoMatch("holds no weights", near=False)
     if matches(op, options.keep_float):
-        return "kept float by name"
+        return NoMatch("kept float by name")
     if half:
         large = np.abs(tensor.data).max(initial=0.0) > _FLOAT16_LARGEST
-        return f"'{tensor.name}' is too large for float16" if large else None
+        return NoMatch("is too large for float16", at=tensor.name) if large else tensor
     if options.kind.hybrid and not spec.hybrid:
-        return "no kernel takes int8 weights with float activations"
+        return NoMatch("no kernel takes int8 weights with float activations")
     if tensor.size < _LEAST_ELEMENTS:
-        return f"'{tensor.name}' has only {tensor.size} elements"
-    return None if np.isfinite(tensor.data).all() else f"'{tensor.name}' is not finite"
+        return NoMatch(f"has only {tensor.size} elements", at=tensor.name)
+    finite = np.isfinite(tensor.data).all()
+    return tensor if finite else NoMatch("is not finite", at=tensor.name)
 
 
 def _lower_one(

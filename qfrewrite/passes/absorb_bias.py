@@ -46,7 +46,13 @@ class AbsorbBias(Pass):
 
     def run(self, graph: Graph, rw: PassRewriter) -> None:
         """Only where one activation that keeps positive values lies between."""
-        sites = [s for view in linear_views(graph) if (s := _site(rw, view.op)) is not None]
+        sites: list[_Site] = []
+        for view in linear_views(graph):
+            site = _site(view.op)
+            if isinstance(site, NoMatch):
+                rw.skip(view.op, site)
+            else:
+                sites.append(site)
         if not sites:
             return
         for site, (least, most) in zip(sites, _extremes(rw, sites), strict=True):
@@ -74,14 +80,15 @@ class _Site:
     second: Op
 
 
-def _site(rw: PassRewriter, op: Op) -> _Site | None:
+def _site(op: Op) -> _Site | NoMatch:
     found = next_linear(op)
     if isinstance(found, NoMatch):
-        rw.skip(op, found)
-        return None
+        return found
     reader, through = found
-    if len(through) != 1 or through[0].kind not in ("RELU", "RELU6") or reader.pads:
-        return None
+    if len(through) != 1 or through[0].kind not in ("RELU", "RELU6"):
+        return NoMatch("has no RELU or RELU6 alone behind it", at=op.name)
+    if reader.pads:
+        return NoMatch("pads what it reads", at=reader.op.name)
     return _Site(op, through[0], reader.op)
 
 

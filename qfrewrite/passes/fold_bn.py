@@ -8,6 +8,7 @@ from typing import ClassVar
 from qfrewrite.ir import Graph
 from qfrewrite.passes._registry import Pass, register
 from qfrewrite.rewrite.fold import fold_batch_norm
+from qfrewrite.rewrite.match import NoMatch
 from qfrewrite.solve.context import PassRewriter
 
 
@@ -27,6 +28,6 @@ class FoldBn(Pass):
     def run(self, graph: Graph, rw: PassRewriter) -> None:
         """Fold, op by op in execution order."""
         for op in graph.ops_of("BATCH_NORM"):
-            why = fold_batch_norm(rw, op)
-            if why is not None:
-                rw.skip(op, why)
+            folded = fold_batch_norm(rw, op)
+            if isinstance(folded, NoMatch):
+                rw.skip(op, folded)

@@ -11,6 +11,7 @@ import numpy as np
 from qfrewrite.calibration.statistics import propagate
 from qfrewrite.ir import Graph, Op
 from qfrewrite.passes._registry import Pass, register
+from qfrewrite.rewrite.match import NoMatch
 from qfrewrite.solve.context import PassRewriter
 from qfrewrite.solve.trial import Trials
 
@@ -49,9 +50,10 @@ class Relu6ToRelu(Pass):
         """Measure first, on the graph as it is; then swap."""
         ops = [op for op in graph.ops_of("RELU6") if fnmatchcase(op.name, self.layers)]
         clips = measure_clips(rw, ops) if ops else {}
-        kept: dict[Op, str] = {}
+        kept: dict[Op, NoMatch] = {}
         if not self.force:
-            kept = {op: why for op in ops if (why := self._why_kept(clips.get(op)))}
+            judged = {op: self._harmless(clips.get(op)) for op in ops}
+            kept = {op: why for op, why in judged.items() if isinstance(why, NoMatch)}
             kept |= self._too_dear(rw, [op for op in ops if op not in kept], clips)
         for op in ops:
             clip, why = clips.get(op), kept.get(op)
@@ -71,7 +73,9 @@ class Relu6ToRelu(Pass):
                 "clipped: the graph must be trained again before it is used",
             )
 
-    def _too_dear(self, rw: PassRewriter, ops: list[Op], clips: dict[Op, Clip]) -> dict[Op, str]:
+    def _too_dear(
+        self, rw: PassRewriter, ops: list[Op], clips: dict[Op, Clip]
+    ) -> dict[Op, NoMatch]:
         """The ops that cost the scores too much, among those that would be swapped."""
         ops = sorted((op for op in ops if clips[op].rate > 0), key=lambda op: clips[op].rate)
         if not ops or not rw.main or rw.context.data is None:
@@ -92,17 +96,17 @@ class Relu6ToRelu(Pass):
         while over - fine > 1:
             middle = (fine + over) // 2
             fine, over = (middle, over) if sqnr(middle) >= self.min_sqnr else (fine, middle)
-        why = f"the scores keep less than {self.min_sqnr:g} dB without it"
+        why = NoMatch(f"the scores keep less than {self.min_sqnr:g} dB without it")
         return dict.fromkeys(ops[fine:], why)
 
-    def _why_kept(self, clip: Clip | None) -> str | None:
+    def _harmless(self, clip: Clip | None) -> Clip | NoMatch:
         if clip is None:
-            return "no data and no BatchNorm statistics to judge by"
+            return NoMatch("no data and no BatchNorm statistics to judge by")
         if clip.rate > self.max_clip:
-            return f"{_percent(clip.rate)} of its values clip, more than max_clip"
+            return NoMatch(f"{_percent(clip.rate)} of its values clip, more than max_clip")
         if clip.largest > _LIMIT * self.max_growth:
-            return f"its values reach {clip.largest:.3g}, more than max_growth allows"
-        return None
+            return NoMatch(f"its values reach {clip.largest:.3g}, more than max_growth allows")
+        return clip
 
 
 @dataclass(frozen=True)

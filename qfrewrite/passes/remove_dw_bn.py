@@ -12,6 +12,7 @@ from qfrewrite.ir import Graph, Op
 from qfrewrite.passes._registry import Pass, register
 from qfrewrite.rewrite.dead_channels import dead_by_weights
 from qfrewrite.rewrite.linear import LinearView
+from qfrewrite.rewrite.match import NoMatch
 from qfrewrite.solve.activation_cost import (
     Cost,
     Original,
@@ -68,7 +69,7 @@ class RemoveDwBn(Pass):
             view = LinearView.of(op)
             if isinstance(view, LinearView):
                 absorb_reported(rw, view, dead_by_weights(view), "without weights")
-        sites = [site for op in depthwise if (site := find_site(op)) is not None]
+        sites = [site for op in depthwise if isinstance(site := find_site(op), Site)]
         found = costs(rw, sites, fit=self.refit)
         if self.layers == "auto":
             self._where_cheap(rw, sites, found)
@@ -102,7 +103,10 @@ class RemoveDwBn(Pass):
         for site in sites:
             cost = found.get(site.relu6)
             if cost is None:
-                rw.skip(site.relu6, _NOTHING_KNOWN if site.pointwise else _NO_POINTWISE)
+                lone = isinstance(site.pointwise, NoMatch)
+                rw.skip(
+                    site.relu6, f"{_NO_POINTWISE}: {site.pointwise}" if lone else _NOTHING_KNOWN
+                )
             elif cost.sqnr >= self.min_sqnr:
                 _report(rw, site, cost, "removed")
                 _remove(rw, site, cost)
@@ -153,8 +157,9 @@ class _Budget:
         """The loss once this layer's activation is gone too."""
 
         def edit(rw: PassRewriter, twin: dict[Op, Op]) -> None:
-            view = None if site.pointwise is None else LinearView.of(twin[site.pointwise.op])
-            pointwise = view if isinstance(view, LinearView) else None
+            pointwise = site.pointwise
+            if isinstance(pointwise, LinearView):
+                pointwise = LinearView.of(twin[pointwise.op])
             _remove(rw, Site(twin[site.depthwise], twin[site.relu6], pointwise), cost)
 
         removed = 10 ** (-self._trials.sqnr(edit) / 10)
@@ -162,7 +167,7 @@ class _Budget:
 
 
 def _remove(rw: PassRewriter, site: Site, cost: Cost | None) -> None:
-    if cost is not None and site.pointwise is not None:
+    if cost is not None and isinstance(site.pointwise, LinearView):
         weights = cost.weights.reshape(site.pointwise.weights.shape)
         rw.set_linear(site.pointwise.with_weights(weights, cost.bias))
     detail = "" if cost is None else f", SQNR {cost.sqnr:.1f} dB at the pointwise output"

@@ -9,11 +9,13 @@ from qfrewrite.ir import Graph
 from qfrewrite.passes._registry import Pass, register
 from qfrewrite.passes.resize_input import resize
 from qfrewrite.rewrite.channel_rules import trace_channels
-from qfrewrite.rewrite.match import LINEAR
+from qfrewrite.rewrite.match import LINEAR, NoMatch
 from qfrewrite.solve.channel_counts import Plan, rounded_down, rounded_up
 from qfrewrite.solve.context import PassRewriter
 from qfrewrite.solve.relaying import Costs, relay
 from qfrewrite.solve.sizes import next_even_size
+
+_COSTLY = "its readers would get more blocks of channels (force=true does it anyway)"
 
 
 @register
@@ -57,7 +59,7 @@ class RoundGeometry(Pass):
 
     def _spatial(self, rw: PassRewriter) -> None:
         size = next_even_size(rw.graph, self.multiple)
-        if isinstance(size, str):
+        if isinstance(size, NoMatch):
             rw.note("input-size", f"the input size stays: {size}")
         else:
             resize(rw, size)
@@ -83,7 +85,8 @@ class RoundGeometry(Pass):
             ids = plan.channels.of(op.output)
             if ids is None or not op.output.shape[-1] % self.multiple:
                 continue
-            why = plan.channels.why_frozen(ids)
-            if why is None and plan.costly & set(ids.tolist()):
-                why = "its readers would get more blocks of channels (force=true does it anyway)"
-            rw.skip(op, f"{ids.size} channels stay: {why or 'they follow from its input'}")
+            why = plan.channels.movable(ids)
+            if not isinstance(why, NoMatch):
+                costly = bool(plan.costly & set(ids.tolist()))
+                why = NoMatch(_COSTLY if costly else "they follow from its input")
+            rw.skip(op, f"{ids.size} channels stay: {why}")

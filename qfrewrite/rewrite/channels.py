@@ -18,6 +18,7 @@ from qfrewrite.ir import Graph, Op, Tensor
 from qfrewrite.ir.relations import Classes
 from qfrewrite.ops import spec_of
 from qfrewrite.ops.shapes import unsettled
+from qfrewrite.rewrite.match import NoMatch
 
 Ids = npt.NDArray[np.int64]
 
@@ -118,10 +119,10 @@ class Channels:
         """Which of these must stay."""
         return np.isin(self.roots(ids), list(self._frozen))
 
-    def why_frozen(self, ids: Ids) -> str | None:
-        """Why some of these must stay; None where all may change."""
-        found = map(self._frozen.get, self.roots(ids).tolist())
-        return next((why for why in found if why is not None), None)
+    def movable(self, ids: Ids) -> Ids | NoMatch:
+        """These, if all of them may change, or why one must stay."""
+        frozen = next(filter(self._frozen.__contains__, self.roots(ids).tolist()), None)
+        return ids if frozen is None else NoMatch(self._frozen[frozen])
 
     def derived(self) -> set[int]:
         """Classes that follow from a depthwise layer's input."""

@@ -31,22 +31,22 @@ def _statistic(op: Op, slot: int) -> Float64 | None:
     return None if tensor is None else tensor.value().reshape(-1).astype(np.float64)
 
 
-def fold_batch_norm(rw: Rewriter, op: Op) -> NoMatch | None:
-    """Fold one BATCH_NORM into the linear op before it, or after it; None when done."""
+def fold_batch_norm(rw: Rewriter, op: Op) -> LinearView | NoMatch:
+    """Fold one BATCH_NORM into the linear op before it, or after it, which is returned."""
     before = linear_before(op.operand(0))
     _keep_statistics(rw.graph, op)
     scale, offset = bn_scale_offset(op)
     if isinstance(before, LinearView):
         rw.set_linear(before.scaled(scale).shifted(offset))
         rw.bypass(op, action="folded", detail=f"into {before.op.kind} '{before.op.name}'")
-        return None
+        return before
     after = _unpadded_linear_after(op)
     if isinstance(after, NoMatch):
         return before
     rw.set_linear(after.reading(scale, offset))
     what = f"into the following {after.op.kind} '{after.op.name}'"
     rw.bypass(op, action="folded", detail=what)
-    return None
+    return after
 
 
 def _keep_statistics(graph: Graph, op: Op) -> None:

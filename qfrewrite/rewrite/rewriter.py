@@ -131,12 +131,13 @@ class Rewriter:
         *,
         action: str = "replaced",
         detail: str = "",
-    ) -> NoMatch | None:
+    ) -> Tensor | NoMatch:
         """Let `value` take the place of what an op, or the root of a match, computes.
 
         value: a tensor; an op, or a tensor made by `Match.new`, that takes over the names; or a
         linear op with other weights, whose output takes over the name of the tensor. Ops that
-        nobody reads any more go. Returns why `value` does not fit; then nothing has changed.
+        nobody reads any more go. Returns what now stands there, or why `value` does not fit; then
+        nothing has changed.
         """
         root, made = (where.root, where.made) if isinstance(where, Match) else (where, [])
         old, new = root.output, value if isinstance(value, Tensor) else value.output
@@ -161,7 +162,7 @@ class Rewriter:
             self._pass_on(root, new)
         self._drop_unread(sources)
         self.edit(action, fresh or root, detail or was)
-        return None
+        return new
 
     def rewrite_all(
         self,
@@ -181,13 +182,13 @@ class Rewriter:
             if op not in self.graph:
                 continue
             why = self._rewrite_one(op, pattern, rewrite, action, detail)
-            if why is not None and why.near and tell:
+            if isinstance(why, NoMatch) and why.near and tell:
                 self.skip(op, why)
         return len(self.log.edits) > edits
 
     def _rewrite_one(
         self, op: Op, pattern: Pattern, rewrite: Rewrite, action: str, detail: str
-    ) -> NoMatch | None:
+    ) -> Tensor | NoMatch:
         found = match(self.graph, op, pattern)
         if isinstance(found, NoMatch):
             return found

@@ -27,11 +27,14 @@ _ROWS, _BLOCK = 128, 1024
 
 @dataclass(frozen=True)
 class Site:
-    """A depthwise op, the activation that follows it, and the 1x1 op that reads that, if any."""
+    """A depthwise op and what follows it."""
 
     depthwise: Op
+    """The depthwise convolution."""
     relu6: Op
-    pointwise: LinearView | None
+    """The activation that alone reads it."""
+    pointwise: LinearView | NoMatch
+    """The 1x1 convolution that alone reads that, or why there is none."""
 
     @property
     def bounds(self) -> tuple[float, float]:
@@ -50,17 +53,27 @@ class Cost:
     clip_rate: float
 
 
-def find_site(op: Op) -> Site | None:
-    """The site that the depthwise `op` begins; None where no ReLU follows it."""
+def find_site(op: Op) -> Site | NoMatch:
+    """The site that the depthwise `op` begins, or why it begins none."""
     relu6 = sole_user(op.output)
-    if isinstance(relu6, NoMatch) or relu6.kind not in ("RELU6", "RELU"):
-        return None
-    reader = sole_user(relu6.output)
-    if isinstance(reader, NoMatch) or reader.kind != "CONV_2D":
-        return Site(op, relu6, None)
-    view = LinearView.of(reader)
-    fits = isinstance(view, LinearView) and view.weights.shape[1:] == (1, 1, op.output.shape[-1])
-    return Site(op, relu6, view if fits and isinstance(view, LinearView) else None)
+    if isinstance(relu6, NoMatch):
+        return relu6
+    if relu6.kind not in ("RELU6", "RELU"):
+        return NoMatch(f"is read by {relu6.kind}", at=op.output.name)
+    return Site(op, relu6, _pointwise(relu6))
+
+
+def _pointwise(activation: Op) -> LinearView | NoMatch:
+    """The 1x1 convolution that alone reads an activation."""
+    user = sole_user(activation.output)
+    view = user if isinstance(user, NoMatch) else LinearView.of(user)
+    if isinstance(view, LinearView) and (
+        view.op.kind != "CONV_2D"
+        or view.weights.shape[1:] != (1, 1, activation.output.shape[-1])
+        or view.pads
+    ):
+        return NoMatch("is no 1x1 convolution of all channels", at=view.op.name)
+    return view
 
 
 def costs(rw: PassRewriter, sites: Sequence[Site], *, fit: bool) -> dict[Op, Cost]:
@@ -68,7 +81,7 @@ def costs(rw: PassRewriter, sites: Sequence[Site], *, fit: bool) -> dict[Op, Cos
 
     fit: whether the pointwise weights are fitted to do without it; needs data.
     """
-    judged = [s for s in sites if s.pointwise is not None]
+    judged = [s for s in sites if isinstance(s.pointwise, LinearView)]
     if not judged:
         return {}
     if rw.context.data is not None:
@@ -115,7 +128,7 @@ class _Meter:
     """Moments of a layer's outputs x before the activation and a behind it, streamed."""
 
     def __init__(self, site: Site) -> None:
-        assert site.pointwise is not None
+        assert isinstance(site.pointwise, LinearView)
         channels = site.depthwise.output.shape[-1]
         self._bounds = site.bounds
         self._weights = site.pointwise.weights.astype(np.float64).reshape(-1, channels)
@@ -170,7 +183,7 @@ def _at_output(moments: Moments, w: Float64) -> Moments:
 
 def _gaussian_cost(site: Site, x: Gaussian) -> Cost:
     """Channels taken as independent."""
-    assert site.pointwise is not None
+    assert isinstance(site.pointwise, LinearView)
     low, high = site.bounds
     w = site.pointwise.weights.astype(np.float64).reshape(-1, x.mean.size)
     kept = clip_gaussian(x, low, high)

@@ -10,7 +10,7 @@ import numpy as np
 from qfrewrite.ir import Op
 from qfrewrite.rewrite.channels import Channels, Ids
 from qfrewrite.rewrite.linear import Float64, LinearView, linear_ports, linear_views
-from qfrewrite.rewrite.match import LINEAR
+from qfrewrite.rewrite.match import LINEAR, NoMatch
 from qfrewrite.solve.context import PassRewriter
 from qfrewrite.solve.moments import channel_moments
 
@@ -44,7 +44,7 @@ def runs_to_round(channels: Channels, multiple: int) -> list[Ids]:
     return [
         run for run in channels.segments()
         if run.size % multiple
-        and channels.why_frozen(run) is None and not derived & set(run.tolist())
+        and not isinstance(channels.movable(run), NoMatch) and not derived & set(run.tolist())
     ]  # fmt: skip
 
 

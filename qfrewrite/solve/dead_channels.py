@@ -24,9 +24,9 @@ def fold_and_absorb(rw: PassRewriter, op: Op, tol: float = DEAD_VARIANCE) -> int
     if isinstance(LinearView.of(op), NoMatch):
         return 0
     channels = dead_by_batch_norm(reader, tol)
-    why = fold_batch_norm(rw, reader)
-    if why is not None:
-        rw.skip(reader, why)
+    folded = fold_batch_norm(rw, reader)
+    if isinstance(folded, NoMatch):
+        rw.skip(reader, folded)
         return 0
     view = LinearView.of(op)
     if channels is None or isinstance(view, NoMatch):

@@ -94,8 +94,8 @@ def find_groups(rw: PassRewriter, channels: Channels) -> list[Group]:
     readers = [End(view, _tiled(channels, view)) for view in fitting.values()]
     groups, taken = [], np.zeros(channels.count, np.bool_)
     for op, written_ids in made.items():
-        why = channels.why_frozen(written_ids)
-        if why is not None:
+        why = channels.movable(written_ids)
+        if isinstance(why, NoMatch):
             rw.skip(op, f"channels stay: {why}")
         ids = written_ids[~channels.is_frozen(written_ids) & ~taken[written_ids]]
         taken[ids] = True

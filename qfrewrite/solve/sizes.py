@@ -7,6 +7,7 @@ import re
 from qfrewrite.errors import QfError, UsageError
 from qfrewrite.ir import Graph, Op
 from qfrewrite.lower.cost import macs
+from qfrewrite.rewrite.match import NoMatch
 from qfrewrite.rewrite.resize import Resizing, image_input
 
 MOST = 1 << 14
@@ -31,7 +32,7 @@ def ragged_maps(graph: Graph, multiple: int = 8) -> list[Op]:
     return [op for op in graph.ops if macs(op) and has_ragged_map(op.output.shape, multiple)]
 
 
-def next_even_size(graph: Graph, multiple: int) -> tuple[int, int] | str:
+def next_even_size(graph: Graph, multiple: int) -> tuple[int, int] | NoMatch:
     """The least input size, not below the one it has, with no ragged maps; or why there is none.
 
     Height and width are looked for one after the other, up to twice what they are.
@@ -46,12 +47,12 @@ def next_even_size(graph: Graph, multiple: int) -> tuple[int, int] | str:
             try:
                 Resizing(copy, (found[0], found[1])).run()
             except QfError as error:
-                return str(error)
+                return NoMatch(str(error))
             if all(op.output.shape[1 + axis] % multiple == 0 or op.output.shape[1 + axis] == 1
                    for op in ragged_maps(copy, multiple)):  # fmt: skip
                 break
         else:
-            return f"none up to twice as large has only maps of multiples of {multiple}"
+            return NoMatch(f"none up to twice as large has only maps of multiples of {multiple}")
     return found[0], found[1]
 
 
