@@ -10,7 +10,7 @@ import numpy as np
 
 from qfrewrite.errors import RunError
 from qfrewrite.formats.tflite.write import serialize
-from qfrewrite.ir import Graph, Model, Op, Tensor
+from qfrewrite.ir import Model, Op, Tensor
 from qfrewrite.lower.canonical import is_fused
 from qfrewrite.lower.cost import macs
 from qfrewrite.lower.model import lower_model
@@ -18,6 +18,7 @@ from qfrewrite.ops.build import GraphBuilder
 from qfrewrite.passes import Progress
 from qfrewrite.runtime.session import Runner
 from qfrewrite.runtime.timing import Timing, fed, time_in_turn
+from qfrewrite.runtime.units import cut_out
 from qfrewrite.solve.sizes import has_ragged_map
 
 _MULTIPLE = 8
@@ -148,25 +149,19 @@ def _fused(op: Op) -> list[Op]:
 
 def _alone(op: Op, threads: int, seed: int) -> Runner | None:
     """`op` as a model; None where the runtime does not take it alone (it runs a subgraph, say)."""
-    ops = [op, *_fused(op)]
-    small = Graph(op.name)
-    twins: dict[Tensor, Tensor] = {}
-    for tensor in (t for o in ops for t in (*o.inputs, *o.outputs) if t is not None):
-        twins.setdefault(tensor, Tensor(tensor.name, tensor.shape, tensor.dtype, tensor.data,
-                                        tensor.quant, meta=tensor.meta))  # fmt: skip
-    computed = [t for t in op.inputs if t is not None and not t.is_const]
-    small.set_io([twins[t] for t in dict.fromkeys(computed)])
-    for o in ops:
-        inputs = [None if t is None else twins[t] for t in o.inputs]
-        small.add_op(Op(o.kind, inputs, [twins[t] for t in o.outputs], o.attrs, name=o.name,
-                        meta=o.meta))  # fmt: skip
-    small.set_io(outputs=[twins[t] for t in ops[-1].outputs])
-    if not computed:
+    small, _ = cut_out([op, *_fused(op)], _as_it_is)
+    if not small.inputs:
         return None
     try:
         return fed(Runner(serialize(Model([small])), threads=threads), seed)
     except RunError:
         return None
+
+
+def _as_it_is(tensor: Tensor) -> Tensor:
+    return Tensor(
+        tensor.name, tensor.shape, tensor.dtype, tensor.data, tensor.quant, meta=tensor.meta
+    )
 
 
 def _idle(threads: int) -> Runner:

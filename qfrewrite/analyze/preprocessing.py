@@ -27,6 +27,7 @@ from qfrewrite.rewrite.match import LINEAR
 from qfrewrite.rewrite.raising import raise_graph
 from qfrewrite.runtime.session import Session
 from qfrewrite.solve.context import PassContext
+from qfrewrite.solve.moments import ChannelSums
 
 Float64 = npt.NDArray[np.float64]
 
@@ -156,31 +157,15 @@ def _divergences(
     session = Session(graph, [op.operand(0) for op in layers], threads=threads)
     found = {}
     for candidate in candidates:
-        sums = [_Moments() for _ in layers]
+        sums = [ChannelSums(op.operand(0).shape[-1]) for op in layers]
         for image in pixels:
             for moments, value in zip(
                 sums, session.run(_fed(graph, candidate, image)), strict=True
             ):
-                moments.add(value)
-        each = [_divergence(op, m) for op, m in zip(layers, sums, strict=True)]
+                moments.add(value.reshape(-1, value.shape[-1]))
+        each = [_divergence(op, m.moments) for op, m in zip(layers, sums, strict=True)]
         found[candidate] = float(np.mean(each))
     return found
-
-
-class _Moments:
-    """Mean and variance of each channel."""
-
-    def __init__(self) -> None:
-        self.count = 0
-        self.sums: Float64 = np.zeros(1)
-        self.squares: Float64 = np.zeros(1)
-
-    def add(self, value: Array) -> None:
-        """Take in values [..., C]."""
-        flat = value.reshape(-1, value.shape[-1]).astype(np.float64)
-        self.count += len(flat)
-        self.sums = self.sums + flat.sum(0)
-        self.squares = self.squares + (flat * flat).sum(0)
 
 
 def _moments(op: Op) -> tuple[Float64, Float64] | None:
@@ -191,13 +176,12 @@ def _moments(op: Op) -> tuple[Float64, Float64] | None:
     return mean.data.astype(np.float64), variance.data.astype(np.float64)
 
 
-def _divergence(op: Op, seen: _Moments) -> float:
+def _divergence(op: Op, seen: tuple[Float64, Float64]) -> float:
     """The median over channels of KL(seen || training), both taken as normal."""
     known = _moments(op)
     assert known is not None
     mean, variance = known[0], known[1] + max(attr(op, "epsilon"), 1e-12)
-    here = seen.sums / seen.count
-    spread = np.maximum(seen.squares / seen.count - here**2, 0.0) + variance - known[1]
+    here, spread = seen[0], seen[1] + variance - known[1]
     ratio = spread / variance
     return float(np.median(0.5 * (ratio - 1 - np.log(ratio) + (here - mean) ** 2 / variance)))
 

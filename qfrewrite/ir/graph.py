@@ -12,7 +12,7 @@ import networkx as nx
 from qfrewrite.errors import VerifyError
 from qfrewrite.ir.dtypes import Array
 from qfrewrite.ir.names import numbered
-from qfrewrite.ir.nodes import NO_META, Attrs, Op, Rank, Tensor, User
+from qfrewrite.ir.nodes import NO_META, Attrs, Op, Rank, Tensor, User, constant
 from qfrewrite.ir.quant import Quant
 
 
@@ -177,6 +177,20 @@ class Graph:
         inputs = [*op.inputs, *[None] * (slot + 1 - len(op.inputs))]
         inputs[slot] = tensor
         self.set_inputs(op, inputs)
+
+    def put_constant(self, op: Op, slot: int, data: Array, name: str | None = None) -> Tensor:
+        """Put a constant in `slot` of `op` only, in place where nothing else reads the old one.
+
+        name: of a new constant; without it that of the old one, made unique.
+        """
+        old = op.input(slot)
+        if old is not None and old.is_const and len(old.users) == 1:
+            self.set_data(old, data)
+            return old
+        base = name or (old.name if old is not None else f"{op.name}/operand{slot}")
+        new = constant(self.unique_name(base), data)
+        self.set_input(op, slot, new)
+        return new
 
     def set_shape(self, tensor: Tensor, shape: Iterable[int]) -> None:
         """Set the shape; which dimensions a file leaves open stays."""

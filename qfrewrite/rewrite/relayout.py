@@ -94,11 +94,7 @@ class Relayout:
         old = op.operand(slot)
         if old.value().shape == data.shape and np.array_equal(old.value(), data):
             return
-        if len(old.users) == 1:
-            self.graph.set_data(old, data)
-            return
-        new = constant(self.graph.unique_name(old.name), data)
-        self.graph.set_input(op, slot, new)
+        self.graph.put_constant(op, slot, data)
 
     def new_constant(self, name: str, data: Array) -> Tensor:
         """A constant for an op that needs one more."""

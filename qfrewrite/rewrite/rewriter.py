@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from qfrewrite.errors import Diagnostic, Diagnostics, VerifyError
-from qfrewrite.ir import Array, Graph, Op, Tensor, constant
+from qfrewrite.ir import Array, Graph, Op, Tensor
 from qfrewrite.ops.build import append_op
 from qfrewrite.rewrite.linear import KEY, LinearView
 from qfrewrite.rewrite.match import NoMatch
@@ -234,19 +234,11 @@ class Rewriter:
 
     def set_constant(self, op: Op, slot: int, data: Array, name: str | None = None) -> Tensor:
         """Put a constant in `slot` of `op` only: other readers of the old one keep it."""
-        old = op.input(slot)
         dtype = np.float32 if data.dtype.kind == "f" else data.dtype
         # Unlike ascontiguousarray this leaves a scalar a scalar.
-        data = np.asarray(data, dtype, order="C")
-        if old is not None and old.is_const and len(old.users) == 1:
-            # A range that training chose belongs to the old values.
-            meta = {k: v for k, v in old.meta.items() if k != "fake_quant"}
-            self.graph.set_data(old, data)
-            self.graph.set_meta(old, meta)
-            return old
-        base = name or (old.name if old is not None else f"{op.name}/operand{slot}")
-        new = constant(self.graph.unique_name(base), data)
-        self.graph.set_input(op, slot, new)
+        new = self.graph.put_constant(op, slot, np.asarray(data, dtype, order="C"), name)
+        # A range that training chose belongs to the old values.
+        self.graph.set_meta(new, {k: v for k, v in new.meta.items() if k != "fake_quant"})
         return new
 
     def set_linear(self, view: LinearView) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,6 +70,34 @@ class Shelf:
         self._file.close()
 
 
+def cut_out(
+    ops: Sequence[Op], copied: Callable[[Tensor], Tensor]
+) -> tuple[Graph, dict[Tensor, Tensor]]:
+    """A graph of these ops alone, with a copy of each of their tensors, and those copies.
+
+    What the first of them reads becomes the inputs, what the last one gives the outputs.
+    """
+    small = Graph(ops[0].name)
+    tensors = dict.fromkeys(t for op in ops for t in (*op.inputs, *op.outputs) if t is not None)
+    twins = {t: copied(t) for t in tensors}
+    small.set_io(
+        [twins[t] for t in dict.fromkeys(ops[0].inputs) if t is not None and not t.is_const]
+    )
+    for op in ops:
+        inputs = [None if t is None else twins[t] for t in op.inputs]
+        outputs = [twins[t] for t in op.outputs]
+        small.add_op(Op(op.kind, inputs, outputs, op.attrs, name=op.name, meta=op.meta))
+    small.set_io(outputs=[twins[t] for t in ops[-1].outputs])
+    return small, twins
+
+
+def _as_float(tensor: Tensor) -> Tensor:
+    return Tensor(
+        tensor.name, tensor.shape, tensor.dtype, tensor.data,
+        shape_signature=tensor.shape_signature,
+    )  # fmt: skip
+
+
 @dataclass(frozen=True)
 class Unit:
     """An op, and the activation that will be fused into it."""
@@ -93,24 +121,12 @@ class Unit:
         bias: Array | None = None,
     ) -> Session:  # fmt: skip
         """The unit as a model that gives `probes`, with other weights and bias where given."""
-        small = Graph(self.op.name)
-        small.bodies = self.graph.bodies
         ops = (self.op,) if self.activation is None else (self.op, self.activation)
-        twins: dict[Tensor, Tensor] = {}
-        for tensor in (t for op in ops for t in (*op.inputs, *op.outputs) if t is not None):
-            twins.setdefault(tensor, Tensor(tensor.name, tensor.shape, tensor.dtype, tensor.data,
-                                            shape_signature=tensor.shape_signature))  # fmt: skip
-        small.set_io([twins[t] for t in self.operands])
-        for op in ops:
-            inputs = [None if t is None else twins[t] for t in op.inputs]
-            small.add_op(
-                Op(op.kind, inputs, [twins[t] for t in op.outputs], op.attrs, meta=op.meta)
-            )
+        small, twins = cut_out(ops, _as_float)
+        small.bodies = self.graph.bodies
         if weights is not None:
             ports, first = linear_ports(self.op), small.ops[0]
-            slots = {ports.weights: weights, ports.bias: bias}
-            inputs = [*first.inputs, *[None] * (ports.bias + 1 - len(first.inputs))]
-            for slot, data in slots.items():
+            for slot, data in ((ports.weights, weights), (ports.bias, bias)):
                 if data is not None:
                     fitted = Tensor(f"fitted/{slot}", data.shape, "float32", data)
                     small.set_input(first, slot, fitted)

@@ -11,6 +11,26 @@ from qfrewrite.rewrite.linear import Float64
 from qfrewrite.solve.context import PassRewriter
 
 
+class ChannelSums:
+    """Sums and sums of squares of each channel, over rows that come one after the other."""
+
+    def __init__(self, channels: int) -> None:
+        self._sums = np.zeros((2, channels))
+        self._count = 0
+
+    def add(self, rows: Array) -> None:
+        """Take rows [N, C]; sums are of float64."""
+        self._sums[0] += rows.sum(0, dtype=np.float64)
+        self._sums[1] += np.square(rows, dtype=np.float64).sum(0)
+        self._count += len(rows)
+
+    @property
+    def moments(self) -> tuple[Float64, Float64]:
+        """Mean and variance of each channel, [C]."""
+        mean, square = self._sums / max(self._count, 1)
+        return mean, np.maximum(square - mean**2, 0.0)
+
+
 def channel_moments(
     rw: PassRewriter, tensors: Sequence[Tensor], label: str
 ) -> dict[Tensor, tuple[Float64, Float64]]:
@@ -18,17 +38,10 @@ def channel_moments(
 
     Tensors whose last axis is not the same in all samples are left out.
     """
-    sums = {t: np.zeros((2, t.shape[-1])) for t in tensors if t.dims[-1:] != (-1,)}
-    rows = dict.fromkeys(sums, 0)
+    sums = {t: ChannelSums(t.shape[-1]) for t in tensors if t.dims[-1:] != (-1,)}
     for tensor, flat in _rows(rw, list(sums), label):
-        sums[tensor][0] += flat.sum(0, dtype=np.float64)
-        sums[tensor][1] += np.square(flat, dtype=np.float64).sum(0)
-        rows[tensor] += len(flat)
-    found = {}
-    for tensor, total in sums.items():
-        mean, square = total / max(rows[tensor], 1)
-        found[tensor] = mean, np.maximum(square - mean**2, 0.0)
-    return found
+        sums[tensor].add(flat)
+    return {tensor: total.moments for tensor, total in sums.items()}
 
 
 def channel_extremes(

@@ -142,3 +142,20 @@ def test_random_edits_keep_a_graph_sound_and_its_order_stable(
             makers = [t.producer for t in op.inputs if t is not None]
             assert all(place[m] < place[op] for m in makers if m is not None)
         assert [op.name for op in graph.clone()[0].ops] == [op.name for op in graph.ops]
+
+
+def test_a_constant_is_put_in_one_op_only() -> None:
+    """In place where nothing else reads the old one; a shared one stays for its other users."""
+    b = GraphBuilder()
+    c = b.const("c", np.zeros(2, "f4"))
+    first = b.op("ADD", b.input("x", (1, 2)), c, name="first")
+    graph = b.finish(b.op("MUL", first, c, name="second"))
+    add, mul = graph.ops
+    new = graph.put_constant(add, 1, np.ones(2, "f4"))
+    assert new is not c
+    assert new is add.input(1)
+    assert mul.input(1) is c
+    assert graph.put_constant(mul, 1, np.full(2, 3, "f4")) is c
+    assert c.value().tolist() == [3, 3]
+    named = graph.put_constant(add, 1, np.ones(2, "f4"), "bias")
+    assert named is new
