@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ from qfrewrite.passes import Pass, Progress, RunReport, judged_on, make_passes
 from qfrewrite.passes import run_passes as _run_passes
 from qfrewrite.runtime.metrics import Fidelity
 from qfrewrite.saving import SaveReport, check, quant_options, save
-from qfrewrite.solve.open_context import open_context
+from qfrewrite.solve.context import open_context
+from qfrewrite.solve.dataset import Dataset
 from qfrewrite.solve.sensitivity import Sensitivity
 
 __all__ = [
@@ -59,10 +61,9 @@ def run_passes(
     dequantize(model)
     context = open_context(
         model, data, samples=samples, preprocess=preprocess, seed=seed, threads=threads,
-        held_back=judged_on(_as_passes(passes)),
+        held_out=judged_on(_as_passes(passes)),
     )  # fmt: skip
-    if progress is not None:
-        context.progress = progress
+    context = replace(context, progress=progress or context.progress)
     return _run_passes(model, passes, context, verify=verify, after=after)
 
 
@@ -98,15 +99,18 @@ def calibrate(
         loaded, data, samples=samples, preprocess=preprocess, seed=seed, threads=threads,
         once=not passes,
     )  # fmt: skip
-    context.full_statistics, context.resume = True, resume
-    context.checkpoint = Path(checkpoint) if checkpoint is not None else None
-    if progress is not None:
-        context.progress = progress
+    context = replace(
+        context,
+        full_statistics=True,
+        resume=resume,
+        checkpoint=None if checkpoint is None else Path(checkpoint),
+        progress=progress or context.progress,
+    )
     last = Calibrate(method, per_layer=per_layer, bins=bins)
-    _run_passes(loaded, [*_as_passes(passes), last], context)
-    table = context.ranges or RangeTable()
+    report = _run_passes(loaded, [*_as_passes(passes), last], context)
+    table = report.ranges.get(None, RangeTable())
     table.model = loaded.name
-    found = Diagnostics(getattr(context.data, "diagnostics", ()))
+    found = Diagnostics(context.samples.diagnostics if context.samples is not None else ())
     found.add(*table.diagnostics)
     table.diagnostics = found
     return table
@@ -137,17 +141,14 @@ def sensitivity(
     loaded = load(model) if isinstance(model, (str, Path)) else model.clone()
     dequantize(loaded)
     context = open_context(
-        loaded, data, samples=samples, preprocess=preprocess, seed=seed, threads=threads
-    )
-    context.quant = quant_options(**saving)
-    if progress is not None:
-        context.progress = progress
-    if context.data is None:
-        context.measuring = synthetic(input_specs(loaded.graph), 16, seed=seed + 1)
-    reference = context.outputs(loaded.clone().graph)
+        loaded, data, samples=samples, preprocess=preprocess, seed=seed, threads=threads,
+    )  # fmt: skip
+    context = replace(context, quant=quant_options(**saving), progress=progress or context.progress)
+    judged = context.samples or Dataset(synthetic(input_specs(loaded.graph), 16, seed=seed + 1))
+    reference = judged.outputs(loaded.clone().graph, threads=threads)
     _run_passes(loaded, passes, context)
-    whole, rows = sensitivities(loaded.graph, reference, context)
-    return (whole if context.data is not None else None), rows
+    whole, rows = sensitivities(loaded.graph, reference, judged.judged_on, context)
+    return (whole if context.samples is not None else None), rows
 
 
 def _as_passes(passes: str | Sequence[Pass]) -> Sequence[Pass]:

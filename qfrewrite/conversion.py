@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from qfrewrite.analyze.preprocessing import judge_data
 from qfrewrite.errors import Diagnostic, OutputError, UsageError
 from qfrewrite.formats.atomic import staged
 from qfrewrite.ir import Model
-from qfrewrite.passes import Pass, PassContext, RunReport, judged_on, run_passes
+from qfrewrite.passes import Pass, RunReport, judged_on, run_passes
 from qfrewrite.runtime.metrics import Fidelity
 from qfrewrite.saving import (
     DEFAULT_SCHEME,
@@ -23,7 +23,7 @@ from qfrewrite.saving import (
     quant_options,
     save,
 )
-from qfrewrite.solve.open_context import open_context
+from qfrewrite.solve.context import open_context
 
 
 def load(
@@ -194,31 +194,32 @@ def convert(model: Model, job: Job, watcher: Watcher | None = None) -> QuantizeR
     if job.output is not None:
         _check_output(model, job.output)
     watcher.loaded(model)
-    reference, state = model.clone(), (model.graph, model.graph.version)
+    reference = model.clone()
     context = open_context(
         model, job.data, samples=job.samples, preprocess=job.preprocess, seed=job.seed,
-        threads=job.threads, held_back=judged_on(passes or ()),
+        threads=job.threads, held_out=judged_on(passes or ()), quant=quant_options(**job.saving),
+        progress=watcher.progress, checkpoint=job.checkpoint, resume=job.resume,
+        full_statistics=job.save_ranges is not None,
     )  # fmt: skip
-    context.quant, context.progress = quant_options(**job.saving), watcher.progress
-    context.checkpoint, context.resume = job.checkpoint, job.resume
-    context.full_statistics = job.save_ranges is not None
     preprocess, about_data = judge_data(reference, context)
     for one in about_data:
         watcher.say(one)
     report = RunReport()
     if passes is not None:
         report = run_passes(model, passes, context, verify=job.verify, after=watcher.after)
+    if report.size is not None and context.samples is not None:
+        context = replace(context, samples=context.samples.for_graph(model.graph))
     output = job.output or default_output(model, scheme)
     with staged(output) as temporary:
         with watcher.status("writing"):
             saved = save(model, temporary, **job.saving)
         with watcher.status("comparing the result with the float model"):
-            found = judge(reference, temporary, context, state, report.names)
+            found = judge(reference, temporary, context, size=report.size, passes=report.names)
         if job.save_ranges is not None:
-            _save_ranges(job.save_ranges, model.name, context)
+            _save_ranges(job.save_ranges, model.name, report)
     saved.path = output
-    for own in (context, *context.signatures.values()):
-        for one in getattr(own.data, "diagnostics", ()):
+    for samples in (context.samples, *context.signatures.values()):
+        for one in samples.diagnostics if samples is not None else ():
             watcher.say(one)
             about_data.append(one)
     return QuantizeReport(
@@ -252,8 +253,8 @@ def _check_output(model: Model, output: Path) -> None:
         )
 
 
-def _save_ranges(path: Path, model: str, context: PassContext) -> None:
-    table = context.ranges
+def _save_ranges(path: Path, model: str, report: RunReport) -> None:
+    table = report.ranges.get(None)
     if table is None:
         raise UsageError(
             "there are no ranges to save",
@@ -261,5 +262,5 @@ def _save_ranges(path: Path, model: str, context: PassContext) -> None:
             remedy="add calibrate to the passes",
         )
     table.model = model
-    others = {k: own.ranges for k, own in context.signatures.items() if own.ranges is not None}
+    others = {key: own for key, own in report.ranges.items() if key is not None}
     table.with_signatures(others).save(path)

@@ -15,7 +15,7 @@ from qfrewrite.data.source import synthetic
 from qfrewrite.ir import Array, Graph, Model
 from qfrewrite.ops.check import verify_graph
 from qfrewrite.ops.text import graph_text
-from qfrewrite.passes import Pass, PassContext, PassReport, run_passes
+from qfrewrite.passes import Dataset, Pass, PassContext, PassReport, run_passes
 from qfrewrite.runtime.session import Session, input_specs
 
 GOLDEN = "QFREWRITE_GOLDEN"
@@ -75,8 +75,8 @@ def check_pass(
     """
     wanted = outputs_of(becomes or graph)
     interface, text = interface_of(becomes or graph), graph_text(graph)
-    samples = synthetic(input_specs(graph), 8) if data else None
-    context = PassContext(data=samples, threads=1)
+    samples = Dataset(synthetic(input_specs(graph), 8)) if data else None
+    context = PassContext(samples, threads=1)
     report = run_passes(Model([graph]), passes, context)
     verify_graph(graph)
     now = interface_of(graph)

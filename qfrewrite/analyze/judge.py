@@ -21,6 +21,7 @@ from qfrewrite.passes import PassContext
 from qfrewrite.rewrite.resize import Resizing
 from qfrewrite.runtime.metrics import Fidelity, Outputs, collect, compare
 from qfrewrite.runtime.session import Runner, input_specs
+from qfrewrite.solve.dataset import Dataset
 
 # Below these a result is of little use, whatever it is used for.
 _POOR_DB, _POOR_AGREEMENT = 10.0, 0.5
@@ -53,7 +54,8 @@ def judge(
     reference: Model,
     path: Path,
     context: PassContext,
-    state: tuple[Graph, int],
+    *,
+    size: tuple[int, int] | None = None,
     passes: Sequence[str] = (),
 ) -> Judgement:
     """How close the `.tflite` at `path` is to `reference` in float, and on which samples.
@@ -62,28 +64,24 @@ def judge(
     the text says which. Without data both run on a few synthetic inputs, so that a broken result
     does not go unnoticed; but no figure is given, since it would say nothing about real inputs.
 
-    reference: resized in place if a pass gave the inputs another size. state: the graph and its
-    version that `reference` is a copy of. passes: the names of those that were run. Raises
-    VerifyError if an output became constant, NaN or infinite.
+    context: with the data at the size that the result has. size: [H, W] if passes gave the image
+    input another one; `reference` is resized to it in place. passes: the names of those that were
+    run. Raises VerifyError if an output became constant, NaN or infinite.
     """
     if path.suffix != ".tflite" or not path.is_file():
         return Judgement()
     graph = reference.graph
-    of: tuple[Graph, int] | None = state
-    if context.size is not None:
-        # The float network at the size that the result has.
-        Resizing(graph, context.size).run()
-        of = None
+    if size is not None:
+        Resizing(graph, size).run()
     signatures = _judge_signatures(reference, path, context)
     runner = Runner(path, threads=context.threads)
-    real = context.measuring is not None or context.data is not None
-    if not real:
-        context, of = _on_made_up(graph, context), None
-    floats, result = context.outputs(graph, of=of), collect(runner, context.judged_on)
+    samples = context.samples or _made_up(graph, context)
+    floats = samples.outputs(graph, threads=context.threads)
+    result = collect(runner, samples.judged_on)
     _check_outputs(graph, floats, result, runner.output_steps)
-    if not real:
+    if context.samples is None:
         return Judgement(measured_on="not measured: no data", signatures=signatures)
-    kind = "held back" if context.held_back else "used in calibration: no others are left"
+    kind = "held back" if samples.held_out else "used in calibration: no others are left"
     found = Judgement(compare(floats, result), f"{context.judged_on.description} ({kind})")
     found.signatures = signatures
     assert found.fidelity is not None
@@ -109,23 +107,21 @@ def _judge_signatures(reference: Model, path: Path, context: PassContext) -> dic
         return {}
     written, found = read_tflite(path), {}
     for key, graph in graphs.items():
-        own, place = context.of_signature(key), reference.graphs.index(graph)
-        real = own.data is not None
-        if not real:
-            own = _on_made_up(graph, context)
+        samples, place = context.signatures.get(key), reference.graphs.index(graph)
+        own = samples or _made_up(graph, context)
         result = written.graphs[place]
         runner = Runner(serialize(Model([result, *result.bodies])), threads=context.threads)
-        floats, values = own.outputs(graph), collect(runner, own.judged_on)
+        floats = own.outputs(graph, threads=context.threads)
+        values = collect(runner, own.judged_on)
         _check_outputs(graph, floats, values, runner.output_steps)
-        if real:
+        if samples is not None:
             found[key] = compare(floats, values)
     return found
 
 
-def _on_made_up(graph: Graph, context: PassContext) -> PassContext:
-    """A context whose data are a few synthetic inputs of `graph`."""
-    samples = synthetic(input_specs(graph), _MADE_UP, seed=context.seed + 1)
-    return PassContext(data=samples, threads=context.threads)
+def _made_up(graph: Graph, context: PassContext) -> Dataset:
+    """A few synthetic inputs of `graph`."""
+    return Dataset(synthetic(input_specs(graph), _MADE_UP, seed=context.seed + 1))
 
 
 def is_poor(fidelity: Fidelity) -> bool:

@@ -81,7 +81,7 @@ def inspect_model(
     quantized = computes_quantized(graph)
     if not quantized:
         canonicalise(graph)
-    if ranges is None and context is not None and context.data is not None:
+    if ranges is None and context is not None and context.samples is not None:
         ranges = _observe(graph, context, method)
     stored = _stored_ranges(graph)
     known = ranges.rows if ranges is not None else {}

@@ -74,12 +74,14 @@ def judge_data(model: Model, context: PassContext) -> tuple[str, list[Diagnostic
 
     model: float, before any pass. The text is empty for data that are no images.
     """
-    if context.source is None or (how := context.source.preprocess) is None:
+    source = context.samples.source if context.samples is not None else None
+    if context.samples is None or source is None or (how := source.preprocess) is None:
         return "", []
-    most = len(context.data) if isinstance(context.data, Sized) else None
-    verdict = judge_preprocess(model, context.source, most, threads=context.threads)
-    if verdict.fits and isinstance(context.data, CachedSamples):
-        context.data.with_known_scale()
+    data = context.samples.calibration
+    most = len(data) if isinstance(data, Sized) else None
+    verdict = judge_preprocess(model, source, most, threads=context.threads)
+    if verdict.fits and isinstance(data, CachedSamples):
+        data.with_known_scale()
     stated, text, diagnostics = stated_preprocess(model), str(how), Diagnostics()
     if stated is not None and replace(stated, crop=how.crop) == how:
         text += " (as the model's metadata say)"

@@ -48,7 +48,8 @@ def compare(reference: Path, quantized: Path, **given: Any) -> None:
             samples: Any = synthetic(input_specs(source.graph), 16, seed=given["seed"])
             reporter.say(RANKED_ONLY)
         else:
-            samples = context.data
+            assert context.samples is not None
+            samples = context.samples.calibration
         found = compare_models(source, other, samples, threads=given["threads"])
     described = samples.description if context is not None else None
     _print(found, given["how"], given["top"], described)

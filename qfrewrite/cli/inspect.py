@@ -83,8 +83,8 @@ def inspect(model: Path, **given: Any) -> None:
             loaded, context=context, method=given["method"],
             ranges=None if given["ranges"] is None else RangeTable.load(given["ranges"]),
         )  # fmt: skip
-        if context is not None:
-            for one in getattr(context.data, "diagnostics", ()):
+        if context is not None and context.samples is not None:
+            for one in context.samples.diagnostics:
                 reporter.say(one)
         for one in found.diagnostics:
             reporter.say(one)

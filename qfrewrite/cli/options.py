@@ -179,9 +179,7 @@ def open_data_context(
         return None
     from qfrewrite import api
 
-    context = api.open_context(
+    return api.open_context(
         model, given["data"], samples=given["samples"], preprocess=preprocessing(given, model),
-        seed=given["seed"], threads=given["threads"], once=True,
+        seed=given["seed"], threads=given["threads"], once=True, progress=reporter.progress,
     )  # fmt: skip
-    context.progress = reporter.progress
-    return context

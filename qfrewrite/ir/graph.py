@@ -57,6 +57,7 @@ class Graph:
         # a cycle; once one does not, edits pay for a search.
         self._rank_ordered = True
         self._order: tuple[int, tuple[Op, ...]] | None = None
+        self._state: tuple[int, object] | None = None
 
     def __repr__(self) -> str:
         return f"<Graph {self.name!r}: {len(self.ops)} ops, {len(self.tensors)} tensors>"
@@ -302,8 +303,10 @@ class Graph:
     def become(self, other: Graph) -> None:
         """Take over everything `other` holds, which must not be used any more."""
         name, version = self.name, self.version
+        state = other._content()
         self.__dict__.update(other.__dict__)
         self.name, self.version, self._order = name, max(version, other.version) + 1, None
+        self._state = self.version, state
 
     def clone(self) -> tuple[Graph, dict[Tensor, Tensor]]:
         """An independent copy that shares constant data, and the map from old to new tensors."""
@@ -332,9 +335,23 @@ class Graph:
         copy.set_io(outputs=[tensors[t] for t in self.outputs])
         copy._last_rank, copy._inserted = self._last_rank, dict(self._inserted)
         copy._rank_ordered = self._rank_ordered
+        copy._state = copy.version, self._content()
         return copy, tensors
 
+    def snapshot(self) -> tuple[object, ...]:
+        """What the graph and its bodies hold now, as a key.
+
+        It equals that of a copy until one of both is edited, and no other.
+        """
+        return (self._content(), *(body._content() for body in self.bodies))
+
     # -- inside ----------------------------------------------------------------------------
+
+    def _content(self) -> object:
+        """A token of what this graph holds in its present version."""
+        if self._state is None or self._state[0] != self.version:
+            self._state = self.version, object()
+        return self._state[1]
 
     def _sorted_ops(self) -> tuple[Op, ...]:
         made = {out: n.rank for n in self._index.nx if isinstance(n, Op) for out in n.outputs}

@@ -12,10 +12,12 @@ from qfrewrite.passes._registry import (
 )
 from qfrewrite.passes._runner import PassReport, RunReport, run_nested, run_passes
 from qfrewrite.solve.context import PassContext, PassRewriter, Progress
+from qfrewrite.solve.dataset import Dataset
 from qfrewrite.solve.measure import measure, row_names
 from qfrewrite.solve.parameters import Reads, Within
 
 __all__ = [
+    "Dataset",
     "Pass",
     "PassContext",
     "PassReport",

@@ -27,7 +27,7 @@ from qfrewrite.rewrite.match import NoMatch
 from qfrewrite.rewrite.pattern import Match, Pattern, Patterns
 from qfrewrite.rewrite.rewriter import Log
 from qfrewrite.solve.context import PassRewriter
-from qfrewrite.solve.open_context import HELD_BACK
+from qfrewrite.solve.dataset import HELD_OUT
 from qfrewrite.solve.parameters import parameters, shown
 
 
@@ -45,7 +45,7 @@ class Pass(ABC):
     its own."""
     measured: ClassVar[bool] = True
     """Whether the runner compares outputs before and after an inexact pass."""
-    judges_on: ClassVar[int] = HELD_BACK
+    judges_on: ClassVar[int] = HELD_OUT
     """How many samples are held back from calibration for that, and for its own judgement."""
     gives_ranges: ClassVar[bool] = False
     """Whether the graph can be written in integers afterwards; running the pass asks for that."""

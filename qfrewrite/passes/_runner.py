@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from qfrewrite.calibration.ranges import RangeTable
 from qfrewrite.calibration.statistics import has_statistics
 from qfrewrite.errors import Diagnostic, UsageError, VerifyError
 from qfrewrite.ir import Graph, Model
@@ -18,7 +19,8 @@ from qfrewrite.passes._registry import FORMS, Pass, make_passes
 from qfrewrite.rewrite.raising import raise_graph
 from qfrewrite.rewrite.rewriter import Log
 from qfrewrite.runtime.metrics import Fidelity, compare, graph_outputs
-from qfrewrite.solve.context import PassContext, PassRewriter, Samples, sample_count
+from qfrewrite.solve.context import PassContext, PassRewriter, sample_count
+from qfrewrite.solve.dataset import Samples
 
 VERIFY_LEVELS = ("off", "structure", "numeric")
 # An exact rewrite differs from its source by float32 rounding only.
@@ -30,7 +32,8 @@ class PassReport:
     """What one pass did: its log, how long it took, and what it cost.
 
     fidelity: how close outputs stayed, on the samples that measured_on names; None where it was
-    not measured, as without data.
+    not measured, as without data. ranges: what calibration found, by the names of signatures;
+    None for the main graph. size: [H, W] of the image input, where the pass changed it.
     """
 
     name: str
@@ -39,6 +42,8 @@ class PassReport:
     seconds: float = 0.0
     fidelity: Fidelity | None = None
     measured_on: str | None = None
+    ranges: dict[str | None, RangeTable] = field(default_factory=dict)
+    size: tuple[int, int] | None = None
 
     @property
     def diagnostics(self) -> list[Diagnostic]:
@@ -67,6 +72,16 @@ class RunReport:
         return next(r for r in reversed(self.passes) if r.name.partition("(")[0] == name)
 
     @property
+    def ranges(self) -> dict[str | None, RangeTable]:
+        """The ranges found last, by the names of signatures; None for the main graph."""
+        return {key: table for r in self.passes for key, table in r.ranges.items()}
+
+    @property
+    def size(self) -> tuple[int, int] | None:
+        """The size [H, W] that passes gave the image input last."""
+        return next((r.size for r in reversed(self.passes) if r.size is not None), None)
+
+    @property
     def names(self) -> list[str]:
         """What was run, without parameters."""
         return [r.name.partition("(")[0] for r in self.passes]
@@ -91,13 +106,13 @@ def run_passes(
         raise UsageError(f"no such verify level: '{verify}'", remedy=f"one of {VERIFY_LEVELS}")
     todo = make_passes(passes) if isinstance(passes, str) else list(passes)
     context = context or PassContext()
-    run = _Run(model, context, verify)
-    context.nested = run_nested
+    run = _Run(model, replace(context, nested=run_nested), verify)
     _settle_shapes(model, context, todo)
     if verify != "off":
         verify_model(model)
     with run.kept_whole():
         run.reach("raise", raise_graph)
+        run.stand_in()
     for one in todo:
         with _named(f"pass {one.name}"), run.kept_whole():
             if one.requires is not None:
@@ -110,22 +125,29 @@ def run_passes(
 
 def run_nested(
     passes: str, graph: Graph, context: PassContext, log: Log, main: bool, signature: str | None
-) -> None:
-    """Run passes for another pass, on its graph or on a copy to try them on; see `PassRewriter`."""
-    context.nested = run_nested
+) -> RangeTable | None:
+    """Run passes for another pass, on its graph or on a copy to try them on; see `PassRewriter`.
+
+    Gives the ranges they found last.
+    """
+    context, ranges = replace(context, nested=run_nested), None
     for one in make_passes(passes):
         if one.requires is not None:
             FORMS[one.requires](graph, log)
-        one.run(graph, PassRewriter(graph, context, log, main=main, signature=signature))
+        rw = PassRewriter(graph, context, log, main=main, signature=signature)
+        one.run(graph, rw)
+        ranges = ranges if rw.ranges is None else rw.ranges
+    return ranges
 
 
 def _settle_shapes(model: Model, context: PassContext, todo: Sequence[Pass]) -> None:
     """Fill in the sizes that follow from those of the inputs: of the data, where they are open."""
     resized = bool(todo) and todo[0].sets_size
     # Of data that can be read once only, nothing is taken ahead.
-    known = context.data is not None and sample_count(context.data) is not None
-    if context.data is not None and known and has_open_sizes(model.graph) and not resized:
-        first = next(iter(context.data), {})
+    data = None if context.samples is None else context.samples.calibration
+    known = data is not None and sample_count(data) is not None
+    if data is not None and known and has_open_sizes(model.graph) and not resized:
+        first = next(iter(data), {})
         take_sizes(model.graph, {name: value.shape for name, value in first.items()})
     for graph in model.graphs:
         settle_shapes(graph)
@@ -137,14 +159,13 @@ class _Run:
     def __init__(self, model: Model, context: PassContext, verify: str) -> None:
         self.model, self.context, self.verify = model, context, verify
         self.report = RunReport()
-        self._imagined: PassContext | None = None
 
     @contextmanager
     def kept_whole(self) -> Iterator[None]:
-        """Where what is done inside fails, leave model and context as they were before it."""
-        model, context = self.model, self.context
+        """Where what is done inside fails, leave the model as it was before it."""
+        model = self.model
         copies = [g.clone()[0] for g in model.graphs]
-        signatures, edited, settings = list(model.signatures), model.edited, vars(context).copy()
+        signatures, edited = list(model.signatures), model.edited
         try:
             yield
         except BaseException:
@@ -152,7 +173,6 @@ class _Run:
             for graph, copy in zip(model.graphs, copies, strict=True):
                 graph.become(copy)
             model.signatures = signatures
-            vars(context).update(settings)
             if not edited:
                 model.mark_loaded()
             raise
@@ -169,7 +189,7 @@ class _Run:
 
     def do(self, one: Pass) -> None:
         """Run a pass on every graph."""
-        context, model = self._stood_in(), self.model
+        context, model = self.context, self.model
         with self._step(str(one), one.keeps_function, measured=one.measured) as report:
             outputs = [len(g.outputs) for g in model.graphs]
             run_alone = entries(model)
@@ -180,21 +200,22 @@ class _Run:
                 own = (
                     context if main
                     else context.of_signature(key) if key is not None
-                    else replace(context, data=None, measuring=None)
+                    else replace(context, samples=None)
                 )  # fmt: skip
-                one.run(graph, PassRewriter(graph, own, report.log, main=main, signature=key))
+                rw = PassRewriter(graph, own, report.log, main=main, signature=key)
+                one.run(graph, rw)
+                if rw.ranges is not None:
+                    report.ranges[key] = rw.ranges
+                if rw.size is not None:
+                    report.size, self.context = rw.size, rw.context
             _drop_stale_signatures(model, outputs)
-        self.context.ranges, self.context.size = context.ranges, context.size
         self.report.passes.append(report)
 
-    def _stood_in(self) -> PassContext:
-        """What passes see: procedural images, where there are neither data nor statistics."""
-        given, graph = self.context, self.model.graph
-        if given.data is not None or given.measuring is not None:
-            return given
-        if self._imagined is None and not has_statistics(graph):
-            self._imagined = given.imagining(graph)
-        return self._imagined or given
+    def stand_in(self) -> None:
+        """Decide on procedural images, where there are neither data nor statistics."""
+        context, graph = self.context, self.model.graph
+        if context.samples is None and not has_statistics(graph):
+            self.context = replace(context, samples=context.imagine(graph))
 
     @contextmanager
     def _step(
@@ -202,7 +223,7 @@ class _Run:
     ) -> Iterator[PassReport]:  # fmt: skip
         """Time, verify and measure what is done to the graphs inside."""
         start, graph = time.perf_counter(), self.model.graph
-        before, state = graph.clone()[0], (graph, graph.version)
+        before = graph.clone()[0]
         before.bodies = tuple(body.clone()[0] for body in graph.bodies)
         report = PassReport(name, exact, Log(where=name.partition("(")[0]))
         yield report
@@ -211,21 +232,21 @@ class _Run:
             proven = self.verify == "numeric" and report.exact
             wanted = proven or (not report.exact and (measured or self.verify == "numeric"))
             if report.edits and wanted and _interface(before) == _interface(graph):
-                self._measure(report, before, state)
+                self._measure(report, before)
         report.seconds = time.perf_counter() - start
 
-    def _measure(self, report: PassReport, before: Graph, state: tuple[Graph, int]) -> None:
-        """Compare the outputs of `before`, a copy of the graph in that `state`, with those now.
+    def _measure(self, report: PassReport, before: Graph) -> None:
+        """Compare the outputs of `before` with those now.
 
         Without data an exact step can be proven on synthetic inputs, but what an inexact one costs
         on those says nothing about real ones: it is not measured.
         """
         context, after = self.context, self.model.graph
-        made_up = context.measuring is None and context.data is None
+        made_up = context.samples is None or context.imagined
         if made_up and not report.exact:
             return
         if not report.exact:
-            fidelity = compare(context.outputs(before, of=state), context.outputs(after))
+            fidelity = compare(context.outputs(before), context.outputs(after))
         else:
             # Not as they would be written: that folds and merges what is to be proven.
             samples = _synthetic(before, context.seed) if made_up else context.judged_on

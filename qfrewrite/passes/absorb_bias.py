@@ -95,7 +95,7 @@ def _site(op: Op) -> _Site | NoMatch:
 def _extremes(rw: PassRewriter, sites: list[_Site]) -> list[tuple[Float64, Float64]]:
     """What each channel of each site never falls below, before the activation, and its most."""
     outputs = [site.first.output for site in sites]
-    if rw.main and rw.context.data is not None:
+    if rw.main and rw.samples is not None:
         seen = channel_extremes(rw, outputs, "looking at biases")
         finite = [(a, b, np.isfinite(a) & np.isfinite(b)) for a, b in seen.values()]
         return [

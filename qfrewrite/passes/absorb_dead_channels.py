@@ -53,7 +53,7 @@ class AbsorbDeadChannels(Pass):
             done = absorb_reported(rw, view, dead_by_weights(view), "without weights")
             _row(rw, view.op, done, "weights")
         # A channel that made-up images do not wake may be alive on real ones.
-        if rw.main and rw.context.data is not None and not rw.context.imagined:
+        if rw.main and rw.samples is not None and not rw.context.imagined:
             _by_data(rw)
         if self.remove:
             channels, costs = trace_channels(graph), Costs(rw)

@@ -56,7 +56,7 @@ class Auto(Pass):
             rw.run_nested("calibrate")
             return
         context = rw.context
-        if context.data is None or context.imagined:
+        if context.samples is None or context.imagined:
             raise UsageError("needs data to judge by", where="auto", remedy="give --data")
         judge = _Judge(context, context.outputs(graph), self.labels)
         expensive = "@per-channel" if context.quant.per_channel else "@per-tensor"
@@ -82,7 +82,7 @@ class Auto(Pass):
     def _widen(self, rw: PassRewriter, judge: _Judge, copy: Graph, before: Fidelity) -> None:
         """Take the layers that cost most out of 8 bits, a few more each time."""
         context = judge.context
-        _, rows = sensitivities(copy, judge.reference, context)
+        _, rows = sensitivities(copy, judge.reference, context.judged_on, context)
         rows = sorted(rows, key=lambda r: r.alone_db)
         # With one scale for all weights it is these that cost, and 16 bits do not mend them.
         fine = context.quant.scheme == "int8" and context.quant.per_channel

@@ -80,7 +80,7 @@ class Calibrate(Pass):
                 "own-ranges",
                 f"{brought} ranges are the model's own; {len(tensors)} found: {names}{more}",
             )
-        table = rw.context.ranges = self._table(rw, tensors)
+        table = rw.ranges = self._table(rw, tensors)
         for one in table.diagnostics:
             rw.say(one)
         rows = dict(zip(tensors, map(table.rows.get, row_names(tensors)), strict=True))
@@ -100,7 +100,7 @@ class Calibrate(Pass):
         choice = MethodChoice.parse(self.method or "minmax", self.per_layer)
         if self.ranges is not None:
             return self._replayed(rw, tensors, RangeTable.load(self.ranges), choice)
-        if rw.context.data is None:
+        if rw.samples is None:
             return guess_ranges(rw, tensors, choice, self._details(rw, tensors, choice))
         details = self._details(rw, tensors, choice)
         table = measure(rw.graph, details, rw.context, choice, samples=self.samples)
@@ -138,7 +138,7 @@ class Calibrate(Pass):
                 "their ranges are found anew",
             )
             details = self._details(rw, missing, choice)
-            if rw.context.data is not None:
+            if rw.samples is not None:
                 rest = measure(rw.graph, details, rw.context, choice, samples=self.samples)
             else:
                 rest = guess_ranges(rw, missing, choice, details)

@@ -39,7 +39,7 @@ class CorrectBias(Pass):
             t for op in graph.ops_of(*LINEAR) for t in (op.input(0),)
             if t is not None and t.dtype == "float32" and not t.is_const and t.shape
         ))  # fmt: skip
-        means = _measured(rw, inputs) if rw.main and rw.context.data is not None else _known(rw)
+        means = _measured(rw, inputs) if rw.main and rw.samples is not None else _known(rw)
         found = {t: m for t in inputs
                  if (m := means.get(t)) is not None and m.size == t.shape[-1]}  # fmt: skip
         for tensor, mean in found.items():

@@ -69,7 +69,7 @@ class Reconstruct(Pass):
             # Only the main graph is fitted.
             rw.run_nested("calibrate")
             return
-        if rw.context.data is None:
+        if rw.samples is None:
             # Where BatchNorm statistics are known, ranges from them are better than fits to images.
             rw.warn("no-data", "no data: nothing can be fitted; ranges come from calibrate")
             rw.run_nested("calibrate")
@@ -83,7 +83,8 @@ class Reconstruct(Pass):
             rw.run_nested("calibrate")
             return
         if rw.context.imagined:
-            rw.warn("no-data", f"no data: layers are fitted to {rw.context.data.description}")
+            images = rw.samples.calibration.description
+            rw.warn("no-data", f"no data: layers are fitted to {images}")
         inner = rw.context.quant.kind.activations
         if inner is not None:
             # Both paths must compute what will be written.
@@ -144,7 +145,7 @@ class Reconstruct(Pass):
         details = {t: Detail() for t in tensors}
         table = measure(graph, details, rw.context, MethodChoice(), samples=self.samples,
                         label="measuring float ranges")  # fmt: skip
-        rw.context.ranges = table
+        rw.ranges = table
         names = dict(zip(tensors, row_names(tensors), strict=True))
         return {t: table.rows[n].range for t, n in names.items() if table.rows[n].known}
 
@@ -158,8 +159,8 @@ class Reconstruct(Pass):
             context.threads, _LEVELS[self.bits],
             partial(headroom, graph) if context.imagined else None,
         )  # fmt: skip
-        assert context.data is not None
-        solver = Sequential(graph, groups, context.data, self.samples, settings)
+        assert rw.samples is not None
+        solver = Sequential(graph, groups, rw.samples.calibration, self.samples, settings)
         solution = solver.solve(context.progress("fitting layers", len(list(units(graph)))))
         rw.note("fitted", f"{len(solution.layers)} layers fitted to {solver.count} samples")
         return solution

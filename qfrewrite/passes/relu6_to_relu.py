@@ -78,7 +78,7 @@ class Relu6ToRelu(Pass):
     ) -> dict[Op, NoMatch]:
         """The ops that cost the scores too much, among those that would be swapped."""
         ops = sorted((op for op in ops if clips[op].rate > 0), key=lambda op: clips[op].rate)
-        if not ops or not rw.main or rw.context.data is None:
+        if not ops or not rw.main or rw.samples is None:
             return {}
         trials = Trials(rw)
 
@@ -119,7 +119,7 @@ class Clip:
 
 def measure_clips(rw: PassRewriter, ops: list[Op]) -> dict[Op, Clip]:
     """What each RELU6 clips, as far as it is known."""
-    if rw.context.data is not None:
+    if rw.samples is not None:
         above, largest, total = [0] * len(ops), [0.0] * len(ops), 0
         operands, label = [op.operand(0) for op in ops], "measuring how often ReLU6 clips"
         for values in rw.observe(operands, label, most=_JUDGED_ON):

@@ -85,7 +85,7 @@ class RemoveDwBn(Pass):
                 rw.skip(site.relu6, f"does not match '{self.layers}'")
                 continue
             cost = found.get(site.relu6)
-            if done and cost is not None and rw.context.data is not None and self.refit:
+            if done and cost is not None and rw.samples is not None and self.refit:
                 cost = without_activation(rw, site, original)
             _report(rw, site, cost, "removed")
             _remove(rw, site, cost)
@@ -113,7 +113,7 @@ class RemoveDwBn(Pass):
             else:
                 dear.append(site)
         worth = [s for s in dear if found[s.relu6].sqnr >= _WORTH_A_TRY_DB]
-        if not rw.main or rw.context.data is None or not self.max_drop_db:
+        if not rw.main or rw.samples is None or not self.max_drop_db:
             worth = []
         for site in dear:
             if site not in worth:

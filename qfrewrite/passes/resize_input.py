@@ -63,4 +63,4 @@ def resize(rw: PassRewriter, size: tuple[int, int]) -> None:
         more = ", ..." if len(maps) > _LISTED else ""
         rw.note("unaligned", f"{len(ragged)} layers have feature maps that are no multiples of 8: "
                 f"{', '.join(maps[:_LISTED])}{more}")  # fmt: skip
-    rw.context.resized(graph, size)
+    rw.resized(size)

@@ -82,7 +82,7 @@ class SvdFactorize(Pass):
                 bias = view.bias
                 if view in means:
                     bias = bias + (_matrix(view) - factors.of_rank(rank)) @ means[view]
-                if changed and self.refit and rw.main and rw.context.data is not None:
+                if changed and self.refit and rw.main and rw.samples is not None:
                     factors, bias = _refitted(rw, view, original, rank)
                 changed = True
                 _rewrite(rw, view, factors, rank, bias)
@@ -150,9 +150,9 @@ def _refitted(
     w = _matrix(view)
     before = Session(graph, [twins[view.output]], threads=rw.context.threads)
     moments = HeldOut(1, *w.shape)
-    assert rw.context.data is not None
+    assert rw.samples is not None
     values = rw.observe([view.x], f"fitting {view.op.name}")
-    for i, (sample, (x,)) in enumerate(zip(rw.context.data, values, strict=False)):
+    for i, (sample, (x,)) in enumerate(zip(rw.samples.calibration, values, strict=False)):
         y = before.run(sample)[0].reshape(-1, 1, w.shape[0])
         step = max(len(y) // _ROWS, 1)
         moments.add(_rows(view, x)[::step], y[::step], held=is_held_out(i, first=0))
@@ -197,7 +197,7 @@ def _rows(view: LinearView, x: Array) -> Array:
 
 def _covariances(rw: PassRewriter, layers: list[LinearView]) -> tuple[PerLayer, PerLayer]:
     """Mean [I] and covariance [I, I] of what each layer reads, where there are data."""
-    if not rw.main or rw.context.data is None:
+    if not rw.main or rw.samples is None:
         return _guessed(rw, layers)
     moments = [Moments(1, 1, _matrix(view).shape[1]) for view in layers]
     operands = list(dict.fromkeys(view.x for view in layers))

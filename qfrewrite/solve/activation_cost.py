@@ -84,7 +84,7 @@ def costs(rw: PassRewriter, sites: Sequence[Site], *, fit: bool) -> dict[Op, Cos
     judged = [s for s in sites if isinstance(s.pointwise, LinearView)]
     if not judged:
         return {}
-    if rw.context.data is not None:
+    if rw.samples is not None:
         return _measured(rw, judged, fit)
     rw.notice("no-data", "no data: the cost of removing ReLU6 follows from BatchNorm statistics")
     known = propagate(rw.graph)
@@ -113,12 +113,12 @@ def without_activation(
     original: the graph before its changes.
     """
     graph, twins = original
-    assert rw.context.data is not None
+    assert rw.samples is not None
     meter, now = _Meter(site), site.depthwise.output
     before = Session(graph, [twins[now]], threads=rw.context.threads)
     label = f"fitting what follows {site.depthwise.name}"
     for index, (sample, values) in enumerate(
-        zip(rw.context.data, rw.observe([now], label), strict=False)
+        zip(rw.samples.calibration, rw.observe([now], label), strict=False)
     ):
         meter.add(values[0], before.run(sample)[0], held=is_held_out(index, first=3))
     return meter.cost(fit)

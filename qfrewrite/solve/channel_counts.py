@@ -175,7 +175,7 @@ def _keep_means(rw: PassRewriter, plan: Plan, moments: Moments) -> None:
 
 def _read_moments(rw: PassRewriter, channels: Channels) -> Moments:
     """Of what convolutions and dense layers read; nothing without data."""
-    if not rw.main or rw.context.data is None:
+    if not rw.main or rw.samples is None:
         return {}
     views = linear_views(channels.graph, "CONV_2D", "FULLY_CONNECTED")
     layers = [view.op for view in views if not view.x.is_input]

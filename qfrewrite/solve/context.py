@@ -1,23 +1,23 @@
-"""What a pass may use besides the graph: data, threads, progress."""
+"""What a pass may use besides the graph: data, settings of the run, progress."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from qfrewrite.calibration.ranges import RangeTable
 from qfrewrite.data.cache import CachedSamples
-from qfrewrite.data.preprocess import Preprocess
-from qfrewrite.data.source import DataSource
-from qfrewrite.errors import DataError, Diagnostic
-from qfrewrite.ir import Array, Graph, Tensor
+from qfrewrite.data.preprocess import Preprocess, chosen_preprocess
+from qfrewrite.errors import Diagnostic
+from qfrewrite.ir import Array, Graph, Model, Tensor
 from qfrewrite.lower.scheme import QuantOptions
 from qfrewrite.rewrite.rewriter import Log, Rewriter
-from qfrewrite.runtime.metrics import Outputs, graph_outputs
+from qfrewrite.runtime.metrics import Outputs
+from qfrewrite.solve.dataset import HELD_OUT, Dataset, Samples, open_datasets
 
 # How many procedural images stand in for data: to calibrate on, and to judge tries by.
 IMAGINED = 150
@@ -25,88 +25,83 @@ _IMAGINED_ASIDE = 32
 # Of large images fewer are drawn: as many values, and no less than a few images.
 _IMAGINED_VALUES, _IMAGINED_LEAST = 1 << 27, 4
 
-# Runs a list of passes for a pass; see `PassRewriter.run_nested`.
-Nested = Callable[["str", Graph, "PassContext", Log, bool, "str | None"], None]
+# Runs a list of passes for a pass, and gives the ranges they found; see `PassRewriter.run_nested`.
+Nested = Callable[["str", Graph, "PassContext", Log, bool, "str | None"], "RangeTable | None"]
 # Called with a label and a total, gives a function to call with the number done.
 Progress = Callable[[str, int | None], Callable[[int], None]]
-
-
-class Samples(Protocol):
-    """Model inputs, one sample at a time, as often as asked."""
-
-    @property
-    def description(self) -> str:
-        """What these are, for people: `200 images of calib/`."""
-
-    def __iter__(self) -> Iterator[dict[str, Array]]: ...
 
 
 def _no_progress(label: str, total: int | None) -> Callable[[int], None]:
     return lambda done: None
 
 
-@dataclass
+def _outside_a_run(*_: Any) -> RangeTable | None:
+    raise AssertionError("passes run others only inside a run of the runner")
+
+
+@dataclass(frozen=True)
 class PassContext:
-    """Data and settings of one run.
+    """Data and settings of one run; what passes find is in their reports."""
 
-    data: calibration samples, or None; measuring: the samples that outputs are compared on, and
-    held_back: whether those were kept from calibration; threads: for the runtime; progress:
-    called with a label and a total, gives a function to call with the number done; checkpoint:
-    where interrupted calibration leaves its statistics, and resume: whether it goes on from them;
-    ranges: what calibration found, once it ran, and full_statistics: whether it takes histograms
-    even where its method needs none; quant: how the result will be quantized. source: what the
-    samples were dealt from. reopen: opens the
-    data anew for a graph whose inputs have other shapes; size: what the image input was given.
-    signatures: the contexts of the model's other entry points, by the names of their signatures.
-    preprocess: how pixels become inputs, where there is no data; imagined: whether `data` are
-    procedural images that stand in for data. nested: how a pass runs others; the runner sets it.
-    """
-
-    data: Samples | None = None
-    measuring: Samples | None = None
-    held_back: bool = False
+    samples: Dataset | None = None
+    """None without data."""
     threads: int | None = None
+    """Of the runtime; None: all cores."""
     progress: Progress = _no_progress
+    """Shows how far a long step is."""
     seed: int = 0
+    """Of made-up inputs."""
     checkpoint: Path | None = None
+    """Where interrupted calibration leaves its statistics."""
     resume: bool = False
-    ranges: RangeTable | None = None
+    """Whether calibration goes on from there."""
     full_statistics: bool = False
+    """Whether calibration takes histograms even where its method needs none."""
     quant: QuantOptions = field(default_factory=QuantOptions)
-    source: DataSource | None = None
-    reopen: Callable[[Graph], PassContext] | None = None
-    size: tuple[int, int] | None = None
-    signatures: dict[str, PassContext] = field(default_factory=dict)
+    """How the result will be quantized."""
+    signatures: Mapping[str, Dataset] = field(default_factory=dict)
+    """The data of the model's other entry points, by the names of their signatures."""
     preprocess: Preprocess | None = None
-    imagined: bool = False
-    nested: Nested = field(default=lambda *_: _outside_a_run(), repr=False)
-    _outputs: dict[tuple[Graph, int], Outputs] = field(default_factory=dict, repr=False)
+    """How pixels become inputs, where there are no data."""
+    nested: Nested = field(default=_outside_a_run, repr=False)
+    """How a pass runs others; the runner sets it."""
+
+    @property
+    def imagined(self) -> bool:
+        """Whether the samples are procedural images that stand in for data."""
+        return self.samples is not None and self.samples.imagined
 
     @property
     def judged_on(self) -> Samples:
-        """The measuring samples; those of calibration where there are no others."""
-        samples = self.measuring if self.measuring is not None else self.data
-        assert samples is not None
-        return samples
+        """What outputs are compared on; needs samples."""
+        assert self.samples is not None
+        return self.samples.judged_on
 
     def of_signature(self, key: str) -> PassContext:
         """The data of another signature, with the settings of this run."""
-        own = self.signatures.setdefault(key, PassContext())
-        own.threads, own.seed, own.quant = self.threads, self.seed, self.quant
-        own.progress, own.full_statistics = self.progress, self.full_statistics
-        own.nested = self.nested
-        return own
+        return replace(
+            self,
+            samples=self.signatures.get(key),
+            signatures={},
+            preprocess=None,
+            checkpoint=None,
+            resume=False,
+        )
 
     def aside(self) -> PassContext:
-        """The same data and settings for a try on the side, without what this run keeps."""
-        return PassContext(
-            self.data, self.measuring, self.held_back, threads=self.threads, seed=self.seed,
-            quant=self.quant, preprocess=self.preprocess, imagined=self.imagined,
-            nested=self.nested,
-        )  # fmt: skip
+        """The same data and settings for a trial, without what this run keeps or shows."""
+        return replace(
+            self,
+            samples=None if self.samples is None else self.samples.apart(),
+            progress=_no_progress,
+            checkpoint=None,
+            resume=False,
+            full_statistics=False,
+            signatures={},
+        )
 
-    def imagining(self, graph: Graph) -> PassContext | None:
-        """Without data: these settings with procedural images to calibrate and to measure on.
+    def imagine(self, graph: Graph) -> Dataset | None:
+        """Procedural images to calibrate and to measure on, where there are no data.
 
         None where an input of `graph` does not look like an image.
         """
@@ -123,41 +118,16 @@ class PassContext:
             CachedSamples(synthetic(specs, min(count, most), seed, preprocess=self.preprocess))
             for count, seed in ((IMAGINED, self.seed), (_IMAGINED_ASIDE, self.seed + 1))
         )
-        return replace(self, data=drawn, measuring=others, imagined=True, _outputs={})
+        return Dataset(drawn, others, imagined=True, reopen=self.imagine)
 
-    def resized(self, graph: Graph, size: tuple[int, int]) -> None:
-        """Read the data at the size [H, W] that the graph's image input has from now on."""
-        self.size = size
-        self._outputs.clear()
-        if self.data is None:
-            return
-        if self.imagined:
-            new = self.imagining(graph) or replace(self, data=None, measuring=None, imagined=False)
-            self.data, self.measuring, self.imagined = new.data, new.measuring, new.imagined
-            return
-        if self.reopen is None:
-            raise DataError("the data were made for another input size", where="resize_input",
-                            remedy="resize first, then open the data")  # fmt: skip
-        new = self.reopen(graph)
-        self.data, self.measuring, self.held_back = new.data, new.measuring, new.held_back
-
-    def outputs(self, graph: Graph, *, of: tuple[Graph, int] | None = None) -> Outputs:
-        """The float outputs of `graph` on the measuring samples; each state is run once.
-
-        of: the graph and version that `graph` is a copy of. Needs `measuring` or `data`.
-        """
-        key = of or (graph, graph.version)
-        if key not in self._outputs:
-            self._outputs[key] = graph_outputs(graph, self.judged_on, threads=self.threads)
-        return self._outputs[key]
-
-
-def _outside_a_run() -> None:
-    raise AssertionError("passes run others only inside a run of the runner")
+    def outputs(self, graph: Graph) -> Outputs:
+        """The float outputs of `graph` on the measuring samples; each state is run once."""
+        assert self.samples is not None
+        return self.samples.outputs(graph, threads=self.threads)
 
 
 class PassRewriter(Rewriter):
-    """The rewriter of a pass: edits and log, and the run's context.
+    """The rewriter of a pass: edits and log, the run's context, and what the pass found.
 
     main: whether `graph` is the model's main graph, not the body of a loop or a branch.
     signature: the name of the signature that `graph` computes, where it is another entry point.
@@ -171,6 +141,14 @@ class PassRewriter(Rewriter):
         self.context = context
         self.main = main
         self.signature = signature
+        # What the pass found; the runner puts it into the report.
+        self.ranges: RangeTable | None = None
+        self.size: tuple[int, int] | None = None
+
+    @property
+    def samples(self) -> Dataset | None:
+        """The data of `graph`; None without data."""
+        return self.context.samples
 
     def run_nested(
         self, passes: str, graph: Graph | None = None, context: PassContext | None = None
@@ -182,8 +160,16 @@ class PassRewriter(Rewriter):
         """
         context, log = context or self.context, self.log if graph is None else Log()
         own = (self.main, self.signature) if graph is None else (True, None)
-        self.context.nested(passes, graph or self.graph, context, log, *own)
+        ranges = self.context.nested(passes, graph or self.graph, context, log, *own)
+        if graph is None:
+            self.ranges = self.ranges if ranges is None else ranges
         return log
+
+    def resized(self, size: tuple[int, int]) -> None:
+        """Read the data at the size [H, W] that the graph's image input has from now on."""
+        self.size = size
+        if self.samples is not None:
+            self.context = replace(self.context, samples=self.samples.for_graph(self.graph))
 
     @property
     def entry(self) -> bool:
@@ -203,13 +189,40 @@ class PassRewriter(Rewriter):
         """
         from qfrewrite.runtime.session import Session
 
-        assert self.context.data is not None
+        assert self.samples is not None
+        samples = self.samples.calibration
         session = Session(self.graph, tensors, threads=self.context.threads)
-        total = sample_count(self.context.data)
+        total = sample_count(samples)
         step = self.context.progress(label, min(total or most, most) if most else total)
-        for done, sample in enumerate(islice(self.context.data, most), 1):
+        for done, sample in enumerate(islice(samples, most), 1):
             yield session.run(sample)
             step(done)
+
+
+def open_context(
+    model: Model,
+    data: Any,
+    *,
+    samples: int = 200,
+    preprocess: Any = None,
+    once: bool = False,
+    held_out: int = HELD_OUT,
+    **settings: Any,
+) -> PassContext:
+    """The data and settings that passes see; `data` may be a PassContext already.
+
+    data, samples, once, held_out: as for `open_datasets`. A signature without data is calibrated on
+    synthetic inputs. preprocess: of images; by default what the model's metadata say, else
+    `mobilenet`. settings: fields of PassContext.
+    """
+    if isinstance(data, PassContext):
+        return data
+    how = chosen_preprocess(model, preprocess)
+    seed = settings.get("seed", 0)
+    main, others = open_datasets(
+        model, data, samples=samples, preprocess=how, seed=seed, once=once, held_out=held_out
+    )
+    return PassContext(main, signatures=others, preprocess=how, **settings)
 
 
 def sample_count(samples: Any) -> int | None:

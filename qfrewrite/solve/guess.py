@@ -15,7 +15,8 @@ from qfrewrite.calibration.statistics import propagate
 from qfrewrite.ir import Graph, Tensor
 from qfrewrite.ir.fingerprint import graph_fingerprint
 from qfrewrite.ops.shapes import has_open_sizes
-from qfrewrite.solve.context import PassContext, PassRewriter
+from qfrewrite.solve.context import PassRewriter
+from qfrewrite.solve.dataset import Dataset
 from qfrewrite.solve.measure import measure, row_names
 
 _SYNTHETIC = 16
@@ -43,7 +44,7 @@ def guess_ranges(
     rest = [t for t in tensors if t not in gaussians]
     text = f"no data: ranges of {len(known)} tensors from BatchNorm statistics"
     if rest:
-        imagined = rw.context.imagining(graph)
+        imagined = rw.context.imagine(graph)
         known |= _synthetic_rows(rw, rest, choice, details, imagined)
         made_up = "procedural images" if imagined is not None else "synthetic inputs in [-1, 1]"
         text += f", of {len(rest)} from {made_up}"
@@ -68,18 +69,19 @@ def _synthetic_rows(
     tensors: list[Tensor],
     choice: MethodChoice,
     details: dict[Tensor, Detail],
-    context: PassContext | None,
+    dataset: Dataset | None,
 ) -> dict[str, RangeRow]:
-    """Ranges on the procedural images of `context`; without it on a few synthetic inputs."""
+    """Ranges on the procedural images of `dataset`; without it on a few synthetic inputs."""
     from qfrewrite.data.source import synthetic
     from qfrewrite.runtime.session import input_specs
 
-    if context is None:
+    if dataset is None:
         specs = input_specs(rw.graph)
         values = sum(math.prod(spec.assumed) for spec in specs)
         samples = max(min(_SYNTHETIC, _SYNTHETIC_VALUES // max(values, 1)), 1)
         made_up = synthetic(specs, samples=samples, seed=rw.context.seed)
-        context = PassContext(made_up, threads=rw.context.threads, seed=rw.context.seed)
+        dataset = Dataset(made_up)
+    context = replace(rw.context, samples=dataset)
     table = measure(rw.graph, {t: details[t] for t in tensors}, context, choice)
     for row in table:
         if row.stats is not None:

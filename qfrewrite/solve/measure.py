@@ -39,8 +39,8 @@ def measure(
     from qfrewrite.calibration.observe import observe
 
     choice = choice or MethodChoice()
-    data = context.data
-    assert data is not None
+    assert context.samples is not None
+    data = context.samples.calibration
     total = sample_count(data)
     total = samples if total is None else min(total, samples or total)
     fingerprint = graph_fingerprint(graph)

@@ -146,7 +146,7 @@ def look(rw: PassRewriter, channels: Channels) -> Values:
         maker = tensor.producer
         if maker is not None and maker.kind == "RELU6":
             limited[ids] = True
-    if rw.main and rw.context.data is not None:
+    if rw.main and rw.samples is not None:
         seen = channel_extremes(rw, [t for t, _ in tensors], "looking at activations")
         for tensor, ids in tensors:
             low, high = seen[tensor]

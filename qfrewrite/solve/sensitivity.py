@@ -28,14 +28,18 @@ class Sensitivity:
 
 
 def sensitivities(
-    graph: Graph, reference: Outputs, context: PassContext, *, most: int = 32
+    graph: Graph,
+    reference: Outputs,
+    samples: Iterable[dict[str, Array]],
+    context: PassContext,
+    *,
+    most: int = 32,
 ) -> tuple[Fidelity, list[Sensitivity]]:
     """The quantized model as a whole, and every op of it that computes in integers.
 
-    graph: with ranges; reference: the float outputs on the measuring samples, of which `most` are
-    looked at.
+    graph: with ranges; reference: the float outputs on `samples`, of which `most` are looked at.
     """
-    samples = [dict(s) for s in islice(context.judged_on, most)]
+    samples = [dict(s) for s in islice(samples, most)]
     reference = reference[: len(samples)]
     plain = replace(context.quant, io="float32", keep_float=(), keep_int16=())
 

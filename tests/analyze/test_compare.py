@@ -41,9 +41,9 @@ def test_figures_by_hand() -> None:
 def test_worst_first_and_where_it_drops(tmp_path: Path) -> None:
     source = api.load(MODEL)
     context = api.open_context(source, CALIB, samples=20)
-    assert context.data is not None
+    assert context.samples is not None
     good, bad = (
-        compare_models(source, quantized(tmp_path / f"{w}.tflite", w), context.data)
+        compare_models(source, quantized(tmp_path / f"{w}.tflite", w), context.samples.calibration)
         for w in ("per-channel", "per-tensor")
     )
     for found in (good, bad):
@@ -61,8 +61,8 @@ def test_worst_first_and_where_it_drops(tmp_path: Path) -> None:
 def test_a_model_equals_itself() -> None:
     source = api.load(MODEL)
     context = api.open_context(source, CALIB, samples=3)
-    assert context.data is not None
-    found = compare_models(source, api.load(MODEL), context.data)
+    assert context.samples is not None
+    found = compare_models(source, api.load(MODEL), context.samples.calibration)
     assert {x.sqnr_db for x in found.layers} == {inf}
     assert found.dropped is None
 

@@ -16,7 +16,7 @@ from qfrewrite.data.source import open_data
 from qfrewrite.formats.tflite.metadata import ENTRY, metadata_bytes
 from qfrewrite.ir import Model, constant
 from qfrewrite.runtime.session import input_specs
-from qfrewrite.solve.open_context import open_context
+from qfrewrite.solve.context import open_context
 
 MODEL = ROOT / "examples" / "digits" / "digits_mobilenet.pb"
 CALIB = ROOT / "examples" / "digits" / "calib"
@@ -117,11 +117,11 @@ def test_right_pixels_are_not_warned_about(tmp_path: Path) -> None:
     model = of_pixels()
     context = open_context(model, CALIB, samples=60, preprocess="raw")
     assert judge_data(model, context) == ("raw", [])
-    list(context.data)
-    assert context.data.diagnostics == []
+    list(context.samples.calibration)
+    assert context.samples.diagnostics == ()
     context = open_context(model, CALIB, samples=60, preprocess="raw")
-    list(context.data)
-    assert any(one.code == "raw-pixels" for one in context.data.diagnostics)
+    list(context.samples.calibration)
+    assert any(one.code == "raw-pixels" for one in context.samples.diagnostics)
 
 
 def with_metadata(path: Path, mean: float, std: float) -> Path:

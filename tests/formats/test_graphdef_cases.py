@@ -23,7 +23,7 @@ from qfrewrite.ir import Array, Model
 from qfrewrite.lower.model import lower_model
 from qfrewrite.lower.scheme import QuantOptions
 from qfrewrite.ops.check import verify_graph
-from qfrewrite.passes import PassContext, run_passes
+from qfrewrite.passes import Dataset, PassContext, run_passes
 from qfrewrite.rewrite.raising import raise_graph
 from qfrewrite.runtime.session import Runner
 
@@ -107,7 +107,7 @@ def test_int8_comes_close(name: str) -> None:
     case = CASES[name]
     model, _ = read(case)
     want = run(model, case)
-    run_passes(model, "calibrate", PassContext(data=case.shuffled(8), threads=1))
+    run_passes(model, "calibrate", PassContext(Dataset(case.shuffled(8)), threads=1))
     for got, expected in zip(run(model, case, QuantOptions("int8")), want, strict=True):
         assert got.shape == expected.shape
         if expected.dtype == np.float32:

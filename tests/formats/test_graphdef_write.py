@@ -20,7 +20,7 @@ from qfrewrite.formats.tflite.read import parse_tflite
 from qfrewrite.ir import Model
 from qfrewrite.lower.model import lower_graphdef, lower_model
 from qfrewrite.ops.build import GraphBuilder
-from qfrewrite.passes import PassContext, run_passes
+from qfrewrite.passes import Dataset, PassContext, run_passes
 from qfrewrite.runtime.session import input_specs
 
 RNG = np.random.default_rng(3)
@@ -40,7 +40,7 @@ def test_an_unedited_graph_comes_back_with_fields_we_do_not_know() -> None:
 @pytest.mark.parametrize("passes", ["fold_bn", "calibrate(bias=false)"])
 def test_rewritten_graphs_compute_the_same_when_read_again(passes: str, data_format: str) -> None:
     model = parse_graphdef(conv_net(data_format).bytes())
-    run_passes(model, passes, PassContext(data=synthetic(input_specs(model.graph), 4)))
+    run_passes(model, passes, PassContext(Dataset(synthetic(input_specs(model.graph), 4))))
     again = parse_graphdef(graphdef_bytes(model))
     assert [t.name for t in again.graph.outputs] == ["y"]
     x = RNG.normal(size=model.graph.inputs[0].shape).astype(np.float32)
@@ -58,7 +58,7 @@ def test_writing_is_deterministic() -> None:
 
 def test_weights_are_written_on_the_int8_grid_after_calibration() -> None:
     model = parse_graphdef(conv_net("NHWC").bytes())
-    run_passes(model, "calibrate", PassContext(data=synthetic(input_specs(model.graph), 4)))
+    run_passes(model, "calibrate", PassContext(Dataset(synthetic(input_specs(model.graph), 4))))
     again = parse_graphdef(graphdef_bytes(lower_graphdef(model)))
     w = again.graph.ops_of("CONV_2D")[0].operand(1).value().reshape(4, -1)
     steps = w / (np.abs(w).max(1, keepdims=True) / 127)

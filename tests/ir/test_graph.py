@@ -159,3 +159,29 @@ def test_a_constant_is_put_in_one_op_only() -> None:
     assert c.value().tolist() == [3, 3]
     named = graph.put_constant(add, 1, np.ones(2, "f4"), "bias")
     assert named is new
+
+
+def test_a_snapshot_tells_states_apart_and_not_copies() -> None:
+    """Fails if a copy has a key of its own, or if an edit that is undone gives the old one."""
+    graph = separable()
+    before, (copy, _) = graph.snapshot(), graph.clone()
+    assert graph.snapshot() == before == copy.snapshot() == copy.clone()[0].snapshot()
+    name = graph.ops[0].name
+    graph.rename(graph.ops[0], "other")
+    assert graph.snapshot() not in (before, copy.snapshot())
+    graph.rename(graph.ops[0], name)
+    assert graph.snapshot() != before
+    assert separable().snapshot() != before
+    graph.become(copy)
+    assert graph.snapshot() == before
+
+
+def test_a_snapshot_holds_the_bodies() -> None:
+    main, body = separable(), separable()
+    main.bodies = (body,)
+    before = main.snapshot()
+    copy = main.clone()[0]
+    copy.bodies = (body.clone()[0],)
+    assert copy.snapshot() == before
+    body.rename(body.ops[0], "other")
+    assert main.snapshot() != before

@@ -11,7 +11,7 @@ from qfrewrite.ir import Graph, Model
 from qfrewrite.lower.model import lower_model
 from qfrewrite.lower.scheme import QuantOptions, QuantReport
 from qfrewrite.lower.spec_check import check_model
-from qfrewrite.passes import PassContext, run_passes
+from qfrewrite.passes import Dataset, PassContext, run_passes
 from qfrewrite.runtime.metrics import Fidelity, collect, compare
 from qfrewrite.runtime.session import Runner, Session, input_specs
 
@@ -27,7 +27,7 @@ def quantized(
     float_run = Session(graph, graph.outputs, threads=1)
     model = Model([graph.clone()[0]], source="graphdef")
     if passes:
-        run_passes(model, passes, PassContext(data=samples, threads=1))
+        run_passes(model, passes, PassContext(Dataset(samples), threads=1))
     lowered, report = lower_model(model, QuantOptions(**options))
     assert check_model(lowered) == []
     content = serialize(lowered)

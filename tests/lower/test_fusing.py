@@ -15,7 +15,7 @@ from qfrewrite.lower.model import lower_model
 from qfrewrite.lower.scheme import QuantOptions
 from qfrewrite.ops.build import GraphBuilder
 from qfrewrite.ops.spec import least_version
-from qfrewrite.passes import PassContext, run_passes
+from qfrewrite.passes import Dataset, PassContext, run_passes
 from qfrewrite.runtime.session import Session
 from qfrewrite.targets.table import TARGETS
 from qfrewrite.targets.target import unmapped
@@ -35,7 +35,7 @@ def upsampling(activation: str, *, scale: float = 0.3) -> Graph:
 def lowered(graph: Graph, dtype: str) -> Model:
     model = Model([graph], source="graphdef")
     data = Samples(graph, positive=False)
-    run_passes(model, "calibrate(bias=false)", PassContext(data=data, threads=1))
+    run_passes(model, "calibrate(bias=false)", PassContext(Dataset(data), threads=1))
     return lower_model(model, QuantOptions(SCHEME_OF[dtype]))[0]
 
 

@@ -15,7 +15,7 @@ from qfrewrite.lower.quantized import lower_quantized
 from qfrewrite.lower.scheme import QuantOptions, QuantReport
 from qfrewrite.lower.weights import quantize_linear, weight_bounds
 from qfrewrite.ops.build import GraphBuilder
-from qfrewrite.passes import PassContext, run_passes
+from qfrewrite.passes import Dataset, PassContext, run_passes
 from qfrewrite.runtime.metrics import Fidelity, collect, compare
 from qfrewrite.runtime.session import Runner, Session, input_specs
 
@@ -25,7 +25,7 @@ def quantized(graph: Graph, **options: object) -> tuple[Graph, QuantReport, Fide
     samples = synthetic(input_specs(graph), 12)
     float_run = Session(graph, graph.outputs, threads=1)
     model = Model([graph.clone()[0]], source="graphdef")
-    run_passes(model, "calibrate", PassContext(data=samples, threads=1))
+    run_passes(model, "calibrate", PassContext(Dataset(samples), threads=1))
     report = lower_quantized(model.graph, QuantOptions(**options))  # type: ignore[arg-type]
     runner = Runner(serialize(model), threads=1)
     fidelity = compare(collect(float_run, samples), collect(runner, samples))
@@ -51,7 +51,7 @@ def test_a_wrong_scale_would_be_noticed() -> None:
     graph = separable()
     samples = synthetic(input_specs(graph), 12)
     model = Model([graph.clone()[0]], source="graphdef")
-    run_passes(model, "calibrate", PassContext(data=samples, threads=1))
+    run_passes(model, "calibrate", PassContext(Dataset(samples), threads=1))
     fake = model.graph.ops_of("FAKE_QUANT")[1]
     model.graph.set_attrs(fake, max=fake.attrs["max"] / 3)
     lower_quantized(model.graph)

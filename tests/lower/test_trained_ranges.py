@@ -13,7 +13,7 @@ from qfrewrite.ir import Array, Graph, Model, Op
 from qfrewrite.lower.model import lower_graphdef, lower_model
 from qfrewrite.lower.scheme import QuantOptions
 from qfrewrite.ops.build import GraphBuilder
-from qfrewrite.passes import PassContext, run_passes
+from qfrewrite.passes import Dataset, PassContext, run_passes
 from qfrewrite.rewrite.fold import bn_scale_offset
 from qfrewrite.rewrite.raising import raise_graph
 from qfrewrite.runtime.session import Session, input_specs
@@ -50,7 +50,7 @@ def lowered(graph: Graph, *, passes: str = "", **options: Any) -> tuple[Graph, l
     raise_graph(graph)
     notes: list[str] = []
     if passes:
-        data = PassContext(synthetic(input_specs(graph), 8), threads=1)
+        data = PassContext(Dataset(synthetic(input_specs(graph), 8)), threads=1)
         report = run_passes(model, passes, data)
         notes = [str(note) for p in report.passes for note in p.diagnostics]
     return lower_model(model, QuantOptions(**options))[0].graph, notes

@@ -10,7 +10,6 @@ import pytest
 from conftest import shared_path
 
 import qfrewrite as qf
-from qfrewrite.api import open_context
 from qfrewrite.data.source import synthetic
 from qfrewrite.formats.tflite.read import parse_tflite
 from qfrewrite.formats.tflite.write import serialize
@@ -18,6 +17,7 @@ from qfrewrite.lower.model import lower_model
 from qfrewrite.lower.scheme import QuantOptions
 from qfrewrite.runtime.metrics import collect, graph_outputs
 from qfrewrite.runtime.session import Runner, Session, input_specs
+from qfrewrite.solve.context import open_context
 
 GRAPHDEFS = (
     "flowers_mobilenet_v1_0.25_128_retrained_graph.pb",
@@ -187,14 +187,15 @@ def test_dead_channels_leave_a_real_network_and_rounding_is_exact() -> None:
     widths = [op.output.shape[-1] for op in rounded.graph.ops_of("CONV_2D")]
     assert all(width % 8 == 0 for width in widths)
     context = open_context(model, folder, samples=8)
-    assert context.data is not None
-    plain, more = (graph_outputs(m.graph, context.data, threads=2) for m in (model, rounded))
+    assert context.samples is not None
+    images = context.samples.calibration
+    plain, more = (graph_outputs(m.graph, images, threads=2) for m in (model, rounded))
     for (a,), (b,) in zip(plain, more, strict=True):
         assert np.abs(a - b).max() <= 1e-5 * np.abs(a).max()
     codes = []
     for one in (model, rounded):
         qf.run_passes(one, "calibrate", data=open_context(one, folder, samples=8))
         runner = Runner(serialize(lower_model(one, QuantOptions())[0]), threads=2)
-        codes.append(collect(runner, context.data))
+        codes.append(collect(runner, images))
     for (a,), (b,) in zip(*codes, strict=True):
         assert np.abs(a - b).max() <= 1.01 / 256

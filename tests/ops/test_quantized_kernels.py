@@ -22,7 +22,7 @@ from qfrewrite.ir.quant import dequantize, quantize
 from qfrewrite.lower.model import lower_model
 from qfrewrite.lower.scheme import QuantOptions
 from qfrewrite.ops import OPS
-from qfrewrite.passes import PassContext, run_passes
+from qfrewrite.passes import Dataset, PassContext, run_passes
 from qfrewrite.rewrite.dequantize import dequantize_graph
 from qfrewrite.rewrite.rewriter import Rewriter
 from qfrewrite.runtime.session import Session
@@ -90,7 +90,7 @@ def quantized(kind: str, case: int, dtype: str) -> tuple[Graph, Samples, Any]:
     graph, _, positive = built(kind, case)
     samples = Samples(graph, positive=positive)
     model = Model([graph], source="graphdef")
-    run_passes(model, "calibrate(bias=false)", PassContext(data=samples, threads=1))
+    run_passes(model, "calibrate(bias=false)", PassContext(Dataset(samples), threads=1))
     lowered, report = lower_model(model, QuantOptions(SCHEME_OF[dtype]))
     return lowered.graph, samples, report
 

@@ -21,7 +21,7 @@ from qfrewrite.lower.model import lower_model
 from qfrewrite.lower.scheme import QuantOptions
 from qfrewrite.lower.spec_check import check_model
 from qfrewrite.ops.build import GraphBuilder
-from qfrewrite.passes import PassContext, RunReport, make_passes, run_passes
+from qfrewrite.passes import Dataset, PassContext, RunReport, make_passes, run_passes
 from qfrewrite.passes.auto import estimated_drop
 from qfrewrite.rewrite.linear import LinearView
 from qfrewrite.runtime.metrics import FidelityMeter, collect, compare
@@ -34,7 +34,7 @@ def changed(
     """The graph after exact passes, the SQNR of its float output, and the report."""
     samples = synthetic(input_specs(graph), count)
     model = Model([graph.clone()[0]], source="graphdef")
-    report = run_passes(model, passes, PassContext(samples if data else None, threads=1))
+    report = run_passes(model, passes, PassContext(Dataset(samples) if data else None, threads=1))
     one, two = (collect(Session(g, g.outputs, threads=1), samples) for g in (graph, model.graph))
     return model.graph, compare(one, two).sqnr_db, report
 
@@ -44,7 +44,9 @@ def int8_db(graph: Graph, passes: str, *, per_channel: bool = True, scheme: str 
     model = Model([graph.clone()[0]], source="graphdef")
     options = QuantOptions(scheme, per_channel)
     seen, fresh = (synthetic(input_specs(graph), n, seed=s) for n, s in ((96, 1), (48, 2)))
-    run_passes(model, passes, PassContext(seen, fresh, True, threads=1, quant=options))
+    run_passes(
+        model, passes, PassContext(Dataset(seen, fresh, held_out=True), threads=1, quant=options)
+    )
     lowered, _ = lower_model(model, options)
     assert check_model(lowered) == []
     want = collect(Session(graph, graph.outputs, threads=1), fresh)
@@ -273,7 +275,7 @@ def test_biases_take_up_what_rounding_makes_of_the_mean() -> None:
     biases = {}
     for passes in ("correct_bias,calibrate(bias=false)", "calibrate(bias=false)"):
         model = Model([graph.clone()[0]], source="graphdef")
-        run_passes(model, passes, PassContext(samples, threads=1))
+        run_passes(model, passes, PassContext(Dataset(samples), threads=1))
         lowered, _ = lower_model(model, QuantOptions(per_channel=False))
         w, b = (lowered.graph.ops_of("CONV_2D")[1].operand(slot) for slot in (1, 2))
         assert w.quant is not None
@@ -309,7 +311,7 @@ def test_reconstruction_leaves_no_more_in_float_than_calibration() -> None:
     for passes in ("calibrate", "reconstruct(refit=false)"):
         model = Model([layered_norm()], source="graphdef")
         samples = synthetic(input_specs(model.graph), 16)
-        run_passes(model, passes, PassContext(samples, threads=1))
+        run_passes(model, passes, PassContext(Dataset(samples), threads=1))
         lowered, report = lower_model(model, QuantOptions())
         left[passes] = [name for name, _, _ in report.float_ops]
         assert check_model(lowered) == []
@@ -319,7 +321,7 @@ def test_reconstruction_leaves_no_more_in_float_than_calibration() -> None:
 def test_what_was_reconstructed_can_be_looked_at_again() -> None:
     """Its weights carry narrow ranges, which no runtime takes as an op."""
     graph = residual()
-    context = PassContext(synthetic(input_specs(graph), 16), threads=1)
+    context = PassContext(Dataset(synthetic(input_specs(graph), 16)), threads=1)
     report = run_passes(
         Model([graph], source="graphdef"), "reconstruct(weights=per-tensor),absorb_dead_channels",
         context, verify="numeric",
@@ -329,7 +331,7 @@ def test_what_was_reconstructed_can_be_looked_at_again() -> None:
 
 def test_weights_of_four_bits_lie_on_the_grid_of_eight() -> None:
     graph = residual()
-    context = PassContext(synthetic(input_specs(graph), 32), threads=1)
+    context = PassContext(Dataset(synthetic(input_specs(graph), 32)), threads=1)
     model = Model([graph], source="graphdef")
     run_passes(model, "reconstruct(bits=4,weights=per-channel)", context)
     lowered, _ = lower_model(model, QuantOptions())
@@ -417,7 +419,9 @@ def test_reconstruction_for_other_schemes(scheme: str) -> None:
 def test_weights_lie_on_the_grid_that_is_written() -> None:
     graph = residual()
     model = Model([graph], source="graphdef")
-    run_passes(model, "reconstruct", PassContext(synthetic(input_specs(graph), 32), threads=1))
+    run_passes(
+        model, "reconstruct", PassContext(Dataset(synthetic(input_specs(graph), 32)), threads=1)
+    )
     before = {op.name: LinearView.of(op).weights for op in model.graph.ops_of("CONV_2D")}
     lowered, _ = lower_model(model, QuantOptions())
     for op in lowered.graph.ops_of("CONV_2D"):
@@ -442,7 +446,7 @@ def test_where_plain_calibration_is_better_it_is_taken(monkeypatch: pytest.Monke
     graph = residual()
     model = Model([graph.clone()[0]], source="graphdef")
     report = run_passes(
-        model, "reconstruct", PassContext(synthetic(input_specs(graph), 32), threads=1)
+        model, "reconstruct", PassContext(Dataset(synthetic(input_specs(graph), 32)), threads=1)
     )
     assert any(one.code == "plain-is-better" for one in report["reconstruct"].diagnostics)
     np.testing.assert_array_equal(
@@ -480,7 +484,7 @@ def auto(graph: Graph, max_drop: float) -> tuple[Model, RunReport]:
     model = Model([graph.clone()[0]], source="graphdef")
     options = QuantOptions(per_channel=False)
     seen, fresh = (synthetic(input_specs(graph), n, seed=s) for n, s in ((64, 1), (40, 2)))
-    context = PassContext(seen, fresh, True, threads=1, quant=options)
+    context = PassContext(Dataset(seen, fresh, held_out=True), threads=1, quant=options)
     return model, run_passes(model, f"@auto(max_drop={max_drop})", context)
 
 
@@ -502,7 +506,7 @@ def test_auto_calibrates_other_signatures_as_they_will_be_written() -> None:
     ]
     model = Model(graphs, signatures=signatures)
     samples = synthetic(input_specs(graphs[0]), 16)
-    run_passes(model, "@auto(max_drop=100)", PassContext(samples, threads=1))
+    run_passes(model, "@auto(max_drop=100)", PassContext(Dataset(samples), threads=1))
     assert [len(g.ops_of("BATCH_NORM")) for g in graphs] == [0, 0]
     assert lower_model(model, QuantOptions())[1].counts == {"int8": 4}
 

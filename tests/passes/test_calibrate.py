@@ -11,7 +11,7 @@ from qfrewrite.api import calibrate
 from qfrewrite.data.source import synthetic
 from qfrewrite.ir import Graph, Model
 from qfrewrite.ops.build import GraphBuilder
-from qfrewrite.passes import PassContext, run_passes
+from qfrewrite.passes import Dataset, PassContext, run_passes
 from qfrewrite.runtime.session import input_specs
 from qfrewrite.testing import check_pass
 
@@ -48,7 +48,7 @@ def test_only_the_main_graph_is_calibrated() -> None:
     model = Model([separable(), body])
     samples = synthetic(input_specs(model.graph), 4)
     passes = "remove_dw_bn,relu6_to_relu,calibrate"
-    report = run_passes(model, passes, PassContext(data=samples, threads=1))
+    report = run_passes(model, passes, PassContext(Dataset(samples), threads=1))
     assert model.graph.ops_of("FAKE_QUANT")
     assert not body.ops_of("FAKE_QUANT")
     assert not body.ops_of("BATCH_NORM")
@@ -70,7 +70,7 @@ class Poisoned:
 
 
 def test_nan_is_left_out_and_named() -> None:
-    report = run_passes(Model([separable()]), "calibrate", PassContext(data=Poisoned()))
+    report = run_passes(Model([separable()]), "calibrate", PassContext(Dataset(Poisoned())))
     [said] = [str(w) for w in report["calibrate"].log.diagnostics.of("warning") if "NaN" in w.text]
     assert "36 values of 'x' are NaN or infinite, the first of" in said
 
@@ -90,24 +90,22 @@ def test_ranges_without_data_are_replayed_with_their_means(tmp_path: Path) -> No
     assert means[0] == means[1] != {}
 
 
-def imagined(shape: tuple[int, ...]) -> PassContext | None:
+def imagined(shape: tuple[int, ...]) -> Dataset | None:
     b = GraphBuilder()
-    return PassContext().imagining(b.finish(b.op("RELU", b.input("x", shape))))
+    return PassContext().imagine(b.finish(b.op("RELU", b.input("x", shape))))
 
 
 def test_procedural_images_stand_in_where_inputs_look_like_images() -> None:
-    context = imagined((1, 64, 64, 3))
-    assert context is not None
-    assert context.data is not None
-    assert context.data.description == "150 procedural images"
+    samples = imagined((1, 64, 64, 3))
+    assert samples is not None
+    assert samples.calibration.description == "150 procedural images"
     assert imagined((1, 64, 64, 2)) is None
 
 
 def test_of_large_images_fewer_are_drawn() -> None:
-    context = imagined((1, 2048, 2048, 3))
-    assert context is not None
-    assert context.data is not None
-    assert context.data.description == "10 procedural images"
+    samples = imagined((1, 2048, 2048, 3))
+    assert samples is not None
+    assert samples.calibration.description == "10 procedural images"
 
 
 def test_final_scores_get_headroom_on_images_that_show_nothing() -> None:
@@ -122,12 +120,10 @@ def test_final_scores_get_headroom_on_images_that_show_nothing() -> None:
     graph = b.finish(b.op("SOFTMAX", scores))
     data = imagined((1, 32, 32, 3))
     assert data is not None
-    assert data.data is not None
     tables = []
-    for context in (PassContext(threads=1), PassContext(data.data, threads=1)):
-        run_passes(Model([graph.clone()[0]]), "calibrate", context)
-        assert context.ranges is not None
-        tables.append(context.ranges)
+    for context in (PassContext(threads=1), PassContext(Dataset(data.calibration), threads=1)):
+        report = run_passes(Model([graph.clone()[0]]), "calibrate", context)
+        tables.append(report.ranges[None])
     made_up, as_data = tables
     for name in as_data.rows:
         wider = 2.0 if name == scores.name else 1.0

@@ -13,7 +13,7 @@ from qfrewrite.ir import Model
 from qfrewrite.lower.model import lower_model
 from qfrewrite.lower.scheme import QuantOptions
 from qfrewrite.lower.spec_check import check_model
-from qfrewrite.passes import PassContext, run_passes
+from qfrewrite.passes import Dataset, PassContext, run_passes
 from qfrewrite.runtime.session import Runner, input_specs
 
 PASSES = (
@@ -34,7 +34,7 @@ def test_passes_compose(data: st.DataObject) -> None:
     seen, fresh = (synthetic(input_specs(graph), 8, seed=s) for s in (1, 2))
     ranged = any(name.startswith("reconstruct") for name in chosen)
     model = Model([graph], source="graphdef")
-    context = PassContext(seen, fresh, True, threads=1, quant=options)
+    context = PassContext(Dataset(seen, fresh, held_out=True), threads=1, quant=options)
     run_passes(model, ",".join([*chosen, *(() if ranged else ("calibrate",))]), context)
     lowered, _ = lower_model(model, options)
     assert check_model(lowered) == []

@@ -13,7 +13,7 @@ from qfrewrite.data.source import synthetic
 from qfrewrite.formats.tflite.read import read_tflite
 from qfrewrite.ir import Graph, Model, Quant, Tensor
 from qfrewrite.ops.build import GraphBuilder
-from qfrewrite.passes import PassContext, all_passes, run_passes
+from qfrewrite.passes import Dataset, PassContext, all_passes, run_passes
 from qfrewrite.runtime.session import input_specs
 from qfrewrite.testing import largest_difference, outputs_of
 
@@ -83,7 +83,7 @@ def test_no_pass_stumbles_over_computed_weights(kind: str, data: bool) -> None:
             continue
         samples = synthetic(input_specs(graph), 8) if data else None
         model = Model([graph])
-        run_passes(model, name + PARAMETERS.get(name, ""), PassContext(data=samples, threads=1))
+        run_passes(model, name + PARAMETERS.get(name, ""), PassContext(Dataset(samples), threads=1))
         if cls.exact:
             assert largest_difference(before, outputs_of(model.graph)) <= 1e-5, name
 
@@ -95,7 +95,7 @@ def test_computed_weights_are_quantized_or_stay_float(kind: str, tmp_path: Path)
     before = outputs_of(graph)
     for scheme in ("int8", "int16x8", "uint8"):
         model = Model([graph.clone()[0]])
-        run_passes(model, "calibrate", PassContext(data=samples, threads=1))
+        run_passes(model, "calibrate", PassContext(Dataset(samples), threads=1))
         qf.save(model, tmp_path / "q.tflite", scheme=scheme, io="float32")
         bound = 0.02 if scheme == "int16x8" else 0.1
         after = outputs_of(read_tflite(tmp_path / "q.tflite").graph)

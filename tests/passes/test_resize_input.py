@@ -17,7 +17,7 @@ from qfrewrite.ir import Graph, Model, Op, Tensor
 from qfrewrite.ops.build import GraphBuilder
 from qfrewrite.ops.check import verify_graph
 from qfrewrite.ops.text import graph_text
-from qfrewrite.passes import PassContext, RunReport, make_passes, run_passes
+from qfrewrite.passes import Dataset, PassContext, RunReport, make_passes, run_passes
 from qfrewrite.runtime.session import input_specs
 from qfrewrite.testing import largest_difference, outputs_of
 
@@ -147,7 +147,7 @@ def test_data_are_read_again_at_the_new_size(tmp_path: Path) -> None:
 
 def test_data_that_cannot_be_read_again_say_so() -> None:
     graph = mobilenet_v1(0.25, 32)
-    context = PassContext(synthetic(input_specs(graph), 4), threads=1)
+    context = PassContext(Dataset(synthetic(input_specs(graph), 4)), threads=1)
     with pytest.raises(DataError, match="another input size"):
         run_passes(Model([graph]), "resize_input(size=48),calibrate", context)
 

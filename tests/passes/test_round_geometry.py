@@ -25,7 +25,7 @@ from qfrewrite.lower.model import lower_model
 from qfrewrite.lower.scheme import QuantOptions
 from qfrewrite.lower.spec_check import check_model
 from qfrewrite.ops.build import GraphBuilder
-from qfrewrite.passes import PassContext, make_passes, run_passes
+from qfrewrite.passes import Dataset, PassContext, make_passes, run_passes
 from qfrewrite.rewrite.linear import LinearView
 from qfrewrite.runtime.session import Runner, input_specs
 from qfrewrite.testing import check_pass, largest_difference, outputs_of
@@ -41,7 +41,7 @@ def widths(graph: Graph) -> list[int]:
 
 def rewritten(graph: Graph, passes: str) -> Graph:
     model = Model([graph.clone()[0]], source="graphdef")
-    run_passes(model, passes, PassContext(synthetic(input_specs(graph), 8), threads=1))
+    run_passes(model, passes, PassContext(Dataset(synthetic(input_specs(graph), 8)), threads=1))
     return model.graph
 
 
@@ -125,7 +125,7 @@ def test_rounding_down_drops_the_least_important_channels() -> None:
     graph.set_data(first.operand(2), bias)
     before = outputs_of(graph)
     model = Model([graph], source="graphdef")
-    context = PassContext(synthetic(input_specs(graph), 8), threads=1)
+    context = PassContext(Dataset(synthetic(input_specs(graph), 8)), threads=1)
     report = run_passes(model, "round_geometry(down=true)", context).passes[0]
     assert widths(graph)[0] == 16
     assert not report.exact

@@ -7,14 +7,13 @@ import numpy as np
 import pytest
 from graphs import batch_norm, normal, separable
 
-from qfrewrite.calibration.ranges import RangeTable
 from qfrewrite.data.source import open_data, synthetic
 from qfrewrite.errors import UsageError, VerifyError
 from qfrewrite.ir import Array, Graph, Model, Signature
 from qfrewrite.ops.build import GraphBuilder
 from qfrewrite.ops.check import verify_model
 from qfrewrite.ops.text import graph_text
-from qfrewrite.passes import Pass, PassContext, PassRewriter, run_passes
+from qfrewrite.passes import Dataset, Pass, PassContext, PassRewriter, run_passes
 from qfrewrite.rewrite.linear import LinearView
 from qfrewrite.runtime.session import input_specs
 
@@ -45,7 +44,7 @@ class Break(Pass):
 
 @dataclass(frozen=True)
 class BreakLate(Pass):
-    """Edit both graphs, the outputs and the context, then fail."""
+    """Edit both graphs and the outputs, then fail."""
 
     name: ClassVar[str] = "break_late"
     exact: ClassVar[bool] = False
@@ -54,7 +53,6 @@ class BreakLate(Pass):
     def run(self, graph: Graph, rw: PassRewriter) -> None:
         assert not graph.ops_of("BATCH_NORM")
         rw.replace_kind(graph.op("flat"), "RESHAPE")
-        rw.context.ranges = RangeTable()
         if rw.main:
             graph.set_io(outputs=[graph.op("flat").operand(0), *graph.outputs])
         else:
@@ -90,7 +88,7 @@ def test_housekeeping_is_a_step_of_its_own_and_measured() -> None:
     """`correct_bias` reported 0 edits while BATCH_NORM and IDENTITY went, and nothing was
     measured."""
     model = Model([housekeeping()])
-    context = PassContext(synthetic(input_specs(model.graph), 8))
+    context = PassContext(Dataset(synthetic(input_specs(model.graph), 8)))
     report = run_passes(model, "correct_bias", context, verify="numeric")
     assert [p.name for p in report.passes] == ["canonical", "correct_bias"]
     step = report["canonical"]
@@ -150,7 +148,6 @@ def test_a_failed_pass_leaves_one_truth(verify: str) -> None:
     assert [graph_text(g) for g in model.graphs] == before
     assert graph.inputs[0] in graph
     assert [s.key for s in model.signatures] == ["main"]
-    assert context.ranges is None
     # It is still the file as it was read.
     assert not model.edited
     verify_model(model)
@@ -174,7 +171,7 @@ def test_what_a_pass_costs_is_not_measured_on_synthetic_inputs() -> None:
     samples = [{"x": np.full((1, 6, 6, 4), v, "f4")} for v in (1.0, 2.0)]
     data = open_data(samples, input_specs(separable())).split(2)[0]
     (report,) = run_passes(
-        Model([separable()]), "relu6_to_relu(force=true)", PassContext(data)
+        Model([separable()]), "relu6_to_relu(force=true)", PassContext(Dataset(data))
     ).passes
     assert report.fidelity is not None
     assert report.fidelity.samples == 2

@@ -14,14 +14,14 @@ from qfrewrite.errors import PassError
 from qfrewrite.ir import Graph, Model
 from qfrewrite.lower.cost import macs
 from qfrewrite.ops.build import GraphBuilder
-from qfrewrite.passes import PassContext, RunReport, make_passes, run_passes
+from qfrewrite.passes import Dataset, PassContext, RunReport, make_passes, run_passes
 from qfrewrite.runtime.session import input_specs
 from qfrewrite.solve.fit import factorize
 from qfrewrite.testing import check_pass, largest_difference, outputs_of
 
 
 def factorized(graph: Graph, params: str, *, data: bool = True, count: int = 24) -> RunReport:
-    samples = synthetic(input_specs(graph), count) if data else None
+    samples = Dataset(synthetic(input_specs(graph), count)) if data else None
     return run_passes(Model([graph]), f"svd_factorize({params})", PassContext(samples, threads=1))
 
 

@@ -13,7 +13,7 @@ from qfrewrite.data.source import synthetic
 from qfrewrite.errors import UnsupportedError
 from qfrewrite.formats.tflite.write import serialize
 from qfrewrite.ir import Graph, Model, Op, Quant, Tensor
-from qfrewrite.passes import PassContext
+from qfrewrite.passes import Dataset, PassContext
 from qfrewrite.rewrite.dequantize import dequantize_graph, quantized_graphs
 from qfrewrite.rewrite.rewriter import Rewriter
 from qfrewrite.runtime.metrics import collect, compare
@@ -64,7 +64,9 @@ def test_passes_on_a_quantized_model_go_through_float_and_say_so() -> None:
     graph, _, _ = quantized(network())
     model = Model([graph], source="tflite")
     model.mark_loaded()
-    api.run_passes(model, "calibrate", data=PassContext(synthetic(input_specs(network()), 12)))
+    api.run_passes(
+        model, "calibrate", data=PassContext(Dataset(synthetic(input_specs(network()), 12)))
+    )
     assert any(one.code == "quantized-already" for one in model.diagnostics)
     assert model.graph.ops_of("FAKE_QUANT")
 

@@ -14,7 +14,7 @@ from qfrewrite.lower.model import lower_float, lower_model
 from qfrewrite.lower.scheme import SCHEMES, QuantOptions
 from qfrewrite.ops.build import GraphBuilder
 from qfrewrite.ops.check import verify_graph
-from qfrewrite.passes import PassContext, run_passes
+from qfrewrite.passes import Dataset, PassContext, run_passes
 from qfrewrite.rewrite.raising import raise_graph
 from qfrewrite.runtime.session import Runner, Session
 from qfrewrite.testing import largest_difference, outputs_of
@@ -131,7 +131,7 @@ def test_every_scheme_writes_the_error_function(scheme: str) -> None:
     graph = f.finish("ERF", f.x)
     model = Model([graph], source="graphdef")
     samples = Samples([{"x": normal(2, 5, 8)}])
-    run_passes(model, "calibrate", PassContext(data=samples, threads=1))
+    run_passes(model, "calibrate", PassContext(Dataset(samples), threads=1))
     runner = Runner(serialize(lower_model(model, QuantOptions(scheme))[0]), threads=1)
     (y,) = runner.run(samples[0])
     np.testing.assert_allclose(y, np.vectorize(erf)(samples[0]["x"]), atol=0.04)

@@ -19,7 +19,7 @@ from qfrewrite.errors import DataError, Interrupted, UsageError
 from qfrewrite.ir import Array, Graph
 from qfrewrite.lower.canonical import canonicalise
 from qfrewrite.ops.build import GraphBuilder
-from qfrewrite.passes import PassContext, measure
+from qfrewrite.passes import Dataset, PassContext, measure
 from qfrewrite.passes.calibrate import observable
 
 FULL = Detail(channel_mean=True, full=True)
@@ -58,12 +58,13 @@ def saved(table: RangeTable, path: Path) -> bytes:
 
 
 def test_threads_order_and_merged_runs_give_the_same_bytes(tmp_path: Path) -> None:
-    whole = ranges(PassContext(Listed(SAMPLES), threads=1))
+    whole = ranges(PassContext(Dataset(Listed(SAMPLES)), threads=1))
     others = [
-        ranges(PassContext(Listed(SAMPLES), threads=2)),
-        ranges(PassContext(Listed(SAMPLES), threads=5)),
-        ranges(PassContext(Listed(SAMPLES[::-1]), threads=2)),
-        ranges(PassContext(Listed(SAMPLES[:7]))) + ranges(PassContext(Listed(SAMPLES[7:]))),
+        ranges(PassContext(Dataset(Listed(SAMPLES)), threads=2)),
+        ranges(PassContext(Dataset(Listed(SAMPLES)), threads=5)),
+        ranges(PassContext(Dataset(Listed(SAMPLES[::-1])), threads=2)),
+        ranges(PassContext(Dataset(Listed(SAMPLES[:7]))))
+        + ranges(PassContext(Dataset(Listed(SAMPLES[7:])))),
     ]
     wanted = saved(whole, tmp_path / "a.json")
     for other in others:
@@ -73,7 +74,7 @@ def test_threads_order_and_merged_runs_give_the_same_bytes(tmp_path: Path) -> No
 
 
 def test_moving_averages_follow_the_order_of_samples() -> None:
-    tables = [ranges(PassContext(Listed(SAMPLES), threads=n), "ema(0.5)") for n in (1, 4)]
+    tables = [ranges(PassContext(Dataset(Listed(SAMPLES)), threads=n), "ema(0.5)") for n in (1, 4)]
     low = high = None
     for sample in SAMPLES:
         a, b = float(sample["x"].min()), float(sample["x"].max())
@@ -87,25 +88,25 @@ def test_moving_averages_follow_the_order_of_samples() -> None:
 @pytest.mark.parametrize("at", [1, 11])
 def test_an_interrupted_run_is_resumed(at: int, tmp_path: Path) -> None:
     checkpoint = tmp_path / "partial.json"
-    context = PassContext(Listed(SAMPLES, interrupt=at), checkpoint=checkpoint, threads=1)
+    context = PassContext(Dataset(Listed(SAMPLES, interrupt=at)), checkpoint=checkpoint, threads=1)
     with pytest.raises(Interrupted, match=r"after \d+ of 23 samples.*partial.json: --resume"):
         ranges(context)
     done = RangeTable.load(checkpoint).samples
     assert 0 < done < 23
     with pytest.raises(UsageError, match="cannot be resumed"):
-        ranges(PassContext(Listed(SAMPLES), checkpoint=checkpoint, resume=True), "ema")
-    again = ranges(PassContext(Listed(SAMPLES), checkpoint=checkpoint, resume=True))
-    whole = ranges(PassContext(Listed(SAMPLES)))
+        ranges(PassContext(Dataset(Listed(SAMPLES)), checkpoint=checkpoint, resume=True), "ema")
+    again = ranges(PassContext(Dataset(Listed(SAMPLES)), checkpoint=checkpoint, resume=True))
+    whole = ranges(PassContext(Dataset(Listed(SAMPLES))))
     again.diagnostics = whole.diagnostics
     assert saved(again, tmp_path / "a.json") == saved(whole, tmp_path / "b.json")
     assert not checkpoint.exists()
 
 
 def test_statistics_of_other_data_are_not_resumed(tmp_path: Path) -> None:
-    table = ranges(PassContext(Listed(SAMPLES[:3])))
+    table = ranges(PassContext(Dataset(Listed(SAMPLES[:3]))))
     table.data = "other data"
     table.save(tmp_path / "p.json")
-    context = PassContext(Listed(SAMPLES), checkpoint=tmp_path / "p.json", resume=True)
+    context = PassContext(Dataset(Listed(SAMPLES)), checkpoint=tmp_path / "p.json", resume=True)
     with pytest.raises(DataError, match="the data changed"):
         ranges(context)
 
@@ -119,7 +120,7 @@ def test_statistics_of_other_weights_are_neither_resumed_nor_merged(tmp_path: Pa
         return b.finish(b.op("FULLY_CONNECTED", b.input("x", (1, 80)), b.const("w", w)))
 
     samples = Listed([{"x": normal(1, 80, seed=k)} for k in range(3)])
-    context = PassContext(samples, checkpoint=tmp_path / "p.json", resume=True)
+    context = PassContext(Dataset(samples), checkpoint=tmp_path / "p.json", resume=True)
     one, other = dense(1.0), dense(1.0 + 2e-7)
     table = measure(one, dict.fromkeys(observable(one), FULL), context)
     table.save(tmp_path / "p.json")
@@ -132,9 +133,11 @@ def test_statistics_of_other_weights_are_neither_resumed_nor_merged(tmp_path: Pa
 
 def test_ranges_that_still_grow_are_said() -> None:
     growing = [{"x": normal(1, 6, 6, 4) * (1 + k)} for k in range(20)]
-    assert any(d.code == "ranges-grow" for d in ranges(PassContext(Listed(growing))).diagnostics)
+    assert any(
+        d.code == "ranges-grow" for d in ranges(PassContext(Dataset(Listed(growing)))).diagnostics
+    )
     steady = [{"x": normal(1, 6, 6, 4) * (20 - k)} for k in range(20)]
-    assert not ranges(PassContext(Listed(steady))).diagnostics
+    assert not ranges(PassContext(Dataset(Listed(steady)))).diagnostics
 
 
 def test_an_error_in_the_data_reaches_the_caller() -> None:

@@ -9,6 +9,7 @@ import numpy as np
 from qfrewrite.ir import Array
 from qfrewrite.ops.build import GraphBuilder
 from qfrewrite.solve.context import PassContext, PassRewriter
+from qfrewrite.solve.dataset import Dataset
 from qfrewrite.solve.moments import channel_extremes, channel_moments
 
 
@@ -29,7 +30,7 @@ def test_extremes_and_moments_are_those_of_all_samples() -> None:
     b, data = GraphBuilder(), Three()
     x = b.input("x", (1, 4, 3))
     graph = b.finish(b.op("NEG", x))
-    rw = PassRewriter(graph, PassContext(data))
+    rw = PassRewriter(graph, PassContext(Dataset(data)))
     y = graph.outputs[0]
     whole = np.concatenate(data.values).reshape(-1, 3)
     low, high = channel_extremes(rw, [x, y], "looking")[y]
