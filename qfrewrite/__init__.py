@@ -33,7 +33,7 @@ if TYPE_CHECKING:
         save,
         sensitivity,
     )
-    from qfrewrite.calibration.ranges import RangeTable
+    from qfrewrite.calibration.range_table import RangeTable
     from qfrewrite.data.labels import read_labels
     from qfrewrite.errors import Diagnostic, QfError
     from qfrewrite.ir import Graph, Model, Op, Tensor
@@ -68,7 +68,7 @@ _PUBLIC = {
     "PassRewriter": "qfrewrite.passes",
     "QfError": "qfrewrite.errors",
     "QuantizeReport": "qfrewrite.api",
-    "RangeTable": "qfrewrite.calibration.ranges",
+    "RangeTable": "qfrewrite.calibration.range_table",
     "Rule": "qfrewrite.passes",
     "RunReport": "qfrewrite.passes",
     "SaveReport": "qfrewrite.api",

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from qfrewrite.calibration.ranges import RangeTable
+from qfrewrite.calibration.range_table import RangeTable
 from qfrewrite.conversion import Job, QuantizeReport, convert, dequantize, load
 from qfrewrite.errors import Diagnostics
 from qfrewrite.ir import Model

@@ -8,7 +8,7 @@ from math import inf, sqrt
 
 import numpy as np
 
-from qfrewrite.analyze.layers import observed_twins
+from qfrewrite.analyze.layers import real_twins
 from qfrewrite.data.inputs import Sample
 from qfrewrite.errors import UsageError
 from qfrewrite.ir import Array, Graph, Model, Tensor
@@ -125,7 +125,7 @@ def _prepared(source: Graph, sizes: Sequence[tuple[int, ...]]) -> _Prepared:
     if not computes_quantized(graph):
         raise_graph(graph)
         canonicalise(graph)
-    copy, real = observed_twins(graph)
+    copy, real = real_twins(graph)
     return _Prepared(graph, copy, real)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from qfrewrite.calibration.range_row import RangeRow
 from qfrewrite.ir import Array
-from qfrewrite.lower.ranges import Range
+from qfrewrite.lower.fake_quant_ranges import Range
 
 
 @dataclass(frozen=True)

@@ -11,13 +11,13 @@ from qfrewrite.analyze.flags import find_flags
 from qfrewrite.analyze.layer import Layer
 from qfrewrite.calibration.observers import Detail
 from qfrewrite.calibration.range_row import RangeRow
-from qfrewrite.calibration.ranges import RangeTable
+from qfrewrite.calibration.range_table import RangeTable
 from qfrewrite.errors import Diagnostics
 from qfrewrite.ir import Array, Graph, Model, Op, Tensor
 from qfrewrite.ir.quant import ACTIVATION_CODES, dequantize
 from qfrewrite.lower.canonical import canonicalise, fuses_into
 from qfrewrite.lower.cost import macs, parameters
-from qfrewrite.lower.ranges import Range
+from qfrewrite.lower.fake_quant_ranges import Range
 from qfrewrite.ops import spec_of
 from qfrewrite.ops.check import verify_graph
 from qfrewrite.ops.quantization import holding_zero
@@ -226,7 +226,7 @@ def _observe(graph: Graph, context: PassContext, method: str) -> RangeTable:
     from qfrewrite.calibration.search import MethodChoice
 
     twins: Mapping[Tensor, Tensor]
-    probed, twins = observed_twins(graph)
+    probed, twins = real_twins(graph)
     names = dict(zip(twins.values(), row_names(list(twins)), strict=True))
     table = measure(
         probed, {t: Detail(channel_mean=True, full=True) for t in names}, context,
@@ -240,7 +240,7 @@ def _observe(graph: Graph, context: PassContext, method: str) -> RangeTable:
     return table
 
 
-def observed_twins(graph: Graph) -> tuple[Graph, dict[Tensor, Tensor]]:
+def real_twins(graph: Graph) -> tuple[Graph, dict[Tensor, Tensor]]:
     """A copy of `graph`, and the float tensor in it that tells each float or 8-bit one's values."""
     copy, twins = graph.clone()
     wanted: dict[Tensor, Tensor] = {}

@@ -21,7 +21,7 @@ from qfrewrite.calibration.counting import Scratch
 from qfrewrite.calibration.observers import Detail, TensorStats
 from qfrewrite.data.inputs import Sample
 from qfrewrite.ir import Array, Graph, Tensor
-from qfrewrite.lower.ranges import Range
+from qfrewrite.lower.fake_quant_ranges import Range
 from qfrewrite.ops.shapes import has_open_sizes, unsettled
 from qfrewrite.ops.spec import clip_bounds
 from qfrewrite.ops.subgraphs import keeps_state

@@ -11,7 +11,7 @@ import numpy as np
 from qfrewrite.calibration.counting import CHUNK, Scratch
 from qfrewrite.calibration.histogram import DEFAULT_BINS, Distribution, Float64, Histogram
 from qfrewrite.ir import Array
-from qfrewrite.lower.ranges import Range
+from qfrewrite.lower.fake_quant_ranges import Range
 
 # Rows of a channel reduction: numpy's inner loop runs over one row.
 _ROW = 4096

@@ -9,7 +9,7 @@ from qfrewrite.calibration.observers import TensorStats
 from qfrewrite.calibration.search import Losses, Method, choose, losses
 from qfrewrite.errors import UsageError
 from qfrewrite.ir.quant import Quant, activation_quant
-from qfrewrite.lower.ranges import Range
+from qfrewrite.lower.fake_quant_ranges import Range
 
 # How ranges come about that follow from no observations.
 BATCH_NORM = "batch_norm"

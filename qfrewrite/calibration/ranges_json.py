@@ -9,7 +9,7 @@ import numpy as np
 
 from qfrewrite.calibration.histogram import DEFAULT_BINS, Float64, Histogram
 from qfrewrite.calibration.observers import Detail, Sum, TensorStats
-from qfrewrite.lower.ranges import Range
+from qfrewrite.lower.fake_quant_ranges import Range
 
 if TYPE_CHECKING:
     from qfrewrite.calibration.range_row import RangeRow

@@ -19,7 +19,7 @@ from qfrewrite.calibration.histogram import Distribution, Float64
 from qfrewrite.calibration.observers import TensorStats
 from qfrewrite.errors import UsageError
 from qfrewrite.ir.quant import activation_quant
-from qfrewrite.lower.ranges import Range
+from qfrewrite.lower.fake_quant_ranges import Range
 
 _CODES = 256
 # Steps of the searches: the ends lie on a grid of this many steps across the observed range.

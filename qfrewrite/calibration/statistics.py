@@ -16,7 +16,7 @@ from types import MappingProxyType
 import numpy as np
 
 from qfrewrite.ir import Graph, Op, Tensor
-from qfrewrite.lower.ranges import Range
+from qfrewrite.lower.fake_quant_ranges import Range
 from qfrewrite.ops.spec import clip_bounds, kinds_that
 from qfrewrite.rewrite.linear import Float64, LinearView
 from qfrewrite.rewrite.match import NoMatch

@@ -65,7 +65,7 @@ def inspect(model: Path, **given: Any) -> None:
     """Show the layers of MODEL and what quantizes badly."""
     from qfrewrite import api
     from qfrewrite.analyze.layers import inspect_model
-    from qfrewrite.calibration.ranges import RangeTable
+    from qfrewrite.calibration.range_table import RangeTable
     from qfrewrite.cli.render import Reporter
     from qfrewrite.errors import UsageError
 

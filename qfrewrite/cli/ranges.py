@@ -19,7 +19,7 @@ def ranges() -> None:
 @click.option("--debug", is_flag=True, help="Show tracebacks.")
 def merge(files: tuple[Path, ...], out: Path, method: str | None, debug: bool) -> None:
     """Add up the statistics of runs over different samples and choose ranges from the whole."""
-    from qfrewrite.calibration.ranges import RangeTable
+    from qfrewrite.calibration.range_table import RangeTable
 
     table = RangeTable.merge([RangeTable.load(path) for path in files])
     if method is not None:
@@ -41,7 +41,7 @@ def merge(files: tuple[Path, ...], out: Path, method: str | None, debug: bool) -
 @click.option("--debug", is_flag=True, help="Show tracebacks.")
 def show(file: Path, how: str, debug: bool) -> None:
     """Print the ranges in FILE."""
-    from qfrewrite.calibration.ranges import RangeTable
+    from qfrewrite.calibration.range_table import RangeTable
     from qfrewrite.cli import tables as t
     from qfrewrite.cli.render import open_console
 

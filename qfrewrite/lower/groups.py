@@ -17,7 +17,7 @@ from qfrewrite.errors import Diagnostics
 from qfrewrite.ir import Graph, Op, Quant, Tensor
 from qfrewrite.ir.quant import SMALLEST_SCALE, activation_quant
 from qfrewrite.lower.canonical import written_as
-from qfrewrite.lower.ranges import Range
+from qfrewrite.lower.fake_quant_ranges import Range
 from qfrewrite.ops import OpSpec, Port, spec_of
 from qfrewrite.ops.spec import fixed_quant
 from qfrewrite.ops.subgraphs import Variable, variables

@@ -10,8 +10,8 @@ import numpy as np
 from qfrewrite.ir import Graph, Model
 from qfrewrite.lower.canonical import canonicalise, fuse_activations, spell_out
 from qfrewrite.lower.fake_quant import lower_fake_quant
+from qfrewrite.lower.fake_quant_ranges import take_ranges
 from qfrewrite.lower.quantized import has_ranges, lower_quantized
-from qfrewrite.lower.ranges import take_ranges
 from qfrewrite.lower.scheme import QuantOptions, QuantReport, check_patterns, with_whole_names
 from qfrewrite.lower.spec_check import check_graph
 from qfrewrite.lower.weight_schemes import lower_weights

@@ -16,8 +16,8 @@ from qfrewrite.ir import Array, Graph, Op, Quant, Tensor
 from qfrewrite.ir.quant import LARGEST_SCALE, activation_quant
 from qfrewrite.lower.canonical import canonicalise, fuse_activations, is_fused, written_as
 from qfrewrite.lower.conversions import Conversions
+from qfrewrite.lower.fake_quant_ranges import Ranges, take_ranges
 from qfrewrite.lower.groups import Groups, find_groups, widen_narrow_results
-from qfrewrite.lower.ranges import Ranges, take_ranges
 from qfrewrite.lower.scheme import (
     BIASES_OF,
     WEIGHTS_OF,

@@ -10,7 +10,7 @@ from types import MappingProxyType
 import numpy as np
 
 from qfrewrite.ir import Array, Graph, Op, Tensor, constant
-from qfrewrite.lower.ranges import Range
+from qfrewrite.lower.fake_quant_ranges import Range
 from qfrewrite.lower.scheme import QuantOptions, matches
 from qfrewrite.ops import spec_of
 from qfrewrite.ops.build import append_op

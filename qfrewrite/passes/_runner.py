@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from qfrewrite.calibration.ranges import RangeTable
+from qfrewrite.calibration.range_table import RangeTable
 from qfrewrite.calibration.statistics import has_statistics
 from qfrewrite.errors import Diagnostic, UsageError, VerifyError
 from qfrewrite.ir import Graph, Model

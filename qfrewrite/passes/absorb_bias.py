@@ -46,9 +46,9 @@ class AbsorbBias(Pass):
 
     def run(self, graph: Graph, rw: PassRewriter) -> None:
         """Only where one activation that keeps positive values lies between."""
-        sites: list[_Site] = []
+        sites: list[_Pair] = []
         for view in linear_views(graph):
-            site = _site(view.op)
+            site = _pair(view.op)
             if isinstance(site, NoMatch):
                 rw.skip(view.op, site)
             else:
@@ -72,7 +72,7 @@ class AbsorbBias(Pass):
 
 
 @dataclass(frozen=True)
-class _Site:
+class _Pair:
     """A linear layer, the activation behind it, and the layer that alone reads that, unpadded."""
 
     first: Op
@@ -80,7 +80,7 @@ class _Site:
     second: Op
 
 
-def _site(op: Op) -> _Site | NoMatch:
+def _pair(op: Op) -> _Pair | NoMatch:
     found = next_linear(op)
     if isinstance(found, NoMatch):
         return found
@@ -89,10 +89,10 @@ def _site(op: Op) -> _Site | NoMatch:
         return NoMatch("has no RELU or RELU6 alone behind it", at=op.name)
     if reader.pads:
         return NoMatch("pads what it reads", at=reader.op.name)
-    return _Site(op, through[0], reader.op)
+    return _Pair(op, through[0], reader.op)
 
 
-def _extremes(rw: PassRewriter, sites: list[_Site]) -> list[tuple[Float64, Float64]]:
+def _extremes(rw: PassRewriter, sites: list[_Pair]) -> list[tuple[Float64, Float64]]:
     """What each channel of each site never falls below, before the activation, and its most."""
     outputs = [site.first.output for site in sites]
     if rw.main and rw.samples is not None:

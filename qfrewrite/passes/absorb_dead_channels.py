@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-import numpy as np
-
 from qfrewrite.ir import Graph, Op
 from qfrewrite.lower.canonical import canonicalise
 from qfrewrite.passes._registry import Pass, register
@@ -16,6 +14,7 @@ from qfrewrite.rewrite.linear import LinearView, linear_views
 from qfrewrite.rewrite.match import LINEAR
 from qfrewrite.solve.context import PassRewriter
 from qfrewrite.solve.dead_channels import absorb_reported, fold_and_absorb
+from qfrewrite.solve.moments import channel_extremes
 from qfrewrite.solve.relaying import Costs, relay
 
 # A channel whose output moved by no more than this fraction of its layer's range is constant.
@@ -66,14 +65,8 @@ def _by_data(rw: PassRewriter) -> None:
     ops = [v.op for v in linear_views(rw.graph) if not v.output.is_output]
     if not ops:
         return
-    low = [np.full(op.output.shape[-1], np.inf) for op in ops]
-    high = [np.full(op.output.shape[-1], -np.inf) for op in ops]
-    for values in rw.observe([op.output for op in ops], "looking for dead channels"):
-        for i, value in enumerate(values):
-            flat = value.reshape(-1, value.shape[-1])
-            low[i] = np.minimum(low[i], flat.min(0))
-            high[i] = np.maximum(high[i], flat.max(0))
-    for op, least, most in zip(ops, low, high, strict=True):
+    seen = channel_extremes(rw, [op.output for op in ops], "looking for dead channels")
+    for op, (least, most) in zip(ops, seen.values(), strict=True):
         view = LinearView.of(op)
         assert isinstance(view, LinearView)
         span = float(most.max() - least.min())

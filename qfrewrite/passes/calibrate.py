@@ -7,14 +7,14 @@ from typing import Annotated, ClassVar
 
 from qfrewrite.calibration.histogram import BIN_LIMITS, DEFAULT_BINS
 from qfrewrite.calibration.observers import Detail
-from qfrewrite.calibration.ranges import RangeTable
+from qfrewrite.calibration.range_table import RangeTable
 from qfrewrite.calibration.search import Method, MethodChoice
 from qfrewrite.errors import DataError
 from qfrewrite.ir import Graph, Op, Quant, Tensor
 from qfrewrite.ir.quant import ACTIVATION_CODES
 from qfrewrite.lower.canonical import fuses_into
+from qfrewrite.lower.fake_quant_ranges import Range
 from qfrewrite.lower.groups import find_groups
-from qfrewrite.lower.ranges import Range
 from qfrewrite.passes._registry import Pass, register
 from qfrewrite.rewrite.match import LINEAR
 from qfrewrite.rewrite.relayout import with_padding

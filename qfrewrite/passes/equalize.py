@@ -15,8 +15,8 @@ from qfrewrite.rewrite.linear import LinearView
 from qfrewrite.solve.context import PassRewriter
 from qfrewrite.solve.scaling import (
     MARGIN,
+    ChannelGroup,
     Float64,
-    Group,
     Values,
     find_groups,
     largest_read,
@@ -71,7 +71,7 @@ class Equalize(Pass):
         for group in groups:
             _report(rw, state, group)
 
-    def _fill(self, state: _State, group: Group) -> Float64:
+    def _fill(self, state: _State, group: ChannelGroup) -> Float64:
         values, ids = state.values, group.ids
         most = values.most[ids]
         bound = np.where(values.limited[ids], 6.0, most.max(initial=0.0))
@@ -82,7 +82,7 @@ class Equalize(Pass):
 class _State:
     """Weights, activations and scales of all classes as they are balanced."""
 
-    def __init__(self, channels: Channels, values: Values, groups: list[Group]) -> None:
+    def __init__(self, channels: Channels, values: Values, groups: list[ChannelGroup]) -> None:
         self.channels, self.values = channels, values
         self.scale = np.ones(channels.count)
         ends = [end for group in groups for end in (*group.writers, *group.readers)]
@@ -90,7 +90,7 @@ class _State:
         self.weights = {op: view.weights.astype(np.float64) for op, view in self._views.items()}
         self._groups = groups
 
-    def scale_by(self, group: Group, t: Float64) -> None:
+    def scale_by(self, group: ChannelGroup, t: Float64) -> None:
         """Scale what a group's channels hold by t [C], and the weights with them."""
         factor = np.ones(self.channels.count)
         factor[group.ids] = t
@@ -131,7 +131,7 @@ class _State:
         return written, read
 
 
-def _balance(state: _State, group: Group) -> Float64:
+def _balance(state: _State, group: ChannelGroup) -> Float64:
     count, ids, values = state.channels.count, group.ids, state.values
     r1, r2 = (
         np.max([measure(end, state.weights[end.view.op], count) for end in ends], axis=0)[ids]
@@ -148,7 +148,7 @@ def _balance(state: _State, group: Group) -> Float64:
     return np.where(values.fixed[ids] | dead, 1.0, np.minimum(t, limit))
 
 
-def _report(rw: PassRewriter, state: _State, group: Group) -> None:
+def _report(rw: PassRewriter, state: _State, group: ChannelGroup) -> None:
     scale = state.scale[group.ids]
     moved = int((scale != 1).sum())
     readers = ", ".join(end.view.op.name for end in group.readers)

@@ -10,8 +10,8 @@ from typing import Annotated, ClassVar, Literal
 from qfrewrite.calibration.observers import Detail
 from qfrewrite.calibration.search import MethodChoice
 from qfrewrite.ir import Graph, Tensor
+from qfrewrite.lower.fake_quant_ranges import Range
 from qfrewrite.lower.groups import Groups, find_groups
-from qfrewrite.lower.ranges import Range
 from qfrewrite.lower.substitute import substitute
 from qfrewrite.ops.subgraphs import keeps_state
 from qfrewrite.passes._registry import Pass, register
@@ -23,7 +23,7 @@ from qfrewrite.solve.context import PassContext, PassRewriter
 from qfrewrite.solve.measure import headroom, measure, row_names
 from qfrewrite.solve.parameters import Within
 from qfrewrite.solve.sensitivity import fidelity_of
-from qfrewrite.solve.sequential import Layer, Sequential, Settings, Solution
+from qfrewrite.solve.sequential import FittedLayer, Sequential, Settings, Solution
 
 # Levels of weights on each side of 0.
 _LEVELS = {4: 7, 8: 127}
@@ -202,7 +202,7 @@ def _apply(rw: PassRewriter, solution: Solution) -> None:
             insert_range(rw, tensor, quant, rw.context.quant.kind.activations or "int8")
 
 
-def _put_layer(rw: PassRewriter, view: LinearView, layer: Layer) -> None:
+def _put_layer(rw: PassRewriter, view: LinearView, layer: FittedLayer) -> None:
     trained = {
         "min": -layer.bounds, "max": layer.bounds, "num_bits": 8, "narrow_range": True,
         "axis": view.ports.axis if layer.bounds.size > 1 else None,

@@ -122,7 +122,7 @@ def measure_clips(rw: PassRewriter, ops: list[Op]) -> dict[Op, Clip]:
     if rw.samples is not None:
         above, largest, total = [0] * len(ops), [0.0] * len(ops), 0
         operands, label = [op.operand(0) for op in ops], "measuring how often ReLU6 clips"
-        for values in rw.observe(operands, label, most=_JUDGED_ON):
+        for values in rw.values_of(operands, label, most=_JUDGED_ON):
             total += 1
             for i, v in enumerate(values):
                 above[i] += int(np.count_nonzero(v > _LIMIT))

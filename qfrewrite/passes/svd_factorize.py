@@ -151,7 +151,7 @@ def _refitted(
     before = Session(graph, [twins[view.output]], threads=rw.context.threads)
     moments = HeldOut(1, *w.shape)
     assert rw.samples is not None
-    values = rw.observe([view.x], f"fitting {view.op.name}")
+    values = rw.values_of([view.x], f"fitting {view.op.name}")
     for i, (sample, (x,)) in enumerate(zip(rw.samples.calibration, values, strict=False)):
         y = before.run(sample)[0].reshape(-1, 1, w.shape[0])
         step = max(len(y) // _ROWS, 1)
@@ -202,7 +202,7 @@ def _covariances(rw: PassRewriter, layers: list[LinearView]) -> tuple[PerLayer, 
     moments = [Moments(1, 1, _matrix(view).shape[1]) for view in layers]
     operands = list(dict.fromkeys(view.x for view in layers))
     places = {tensor: i for i, tensor in enumerate(operands)}
-    for values in rw.observe(operands, "looking at what layers read"):
+    for values in rw.values_of(operands, "looking at what layers read"):
         for view, moment in zip(layers, moments, strict=True):
             rows = _rows(view, values[places[view.x]])
             rows = rows[:: max(len(rows) // _ROWS, 1)]

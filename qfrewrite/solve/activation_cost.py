@@ -99,7 +99,7 @@ def _measured(rw: PassRewriter, sites: list[Site], fit: bool) -> dict[Op, Cost]:
     meters = [_Meter(s) for s in sites]
     probes = [s.depthwise.output for s in sites]
     label = "measuring what ReLU6 does after depthwise layers"
-    for index, values in enumerate(rw.observe(probes, label)):
+    for index, values in enumerate(rw.values_of(probes, label)):
         for meter, value in zip(meters, values, strict=True):
             meter.add(value, value, held=is_held_out(index, first=3))
     return {s.relu6: m.cost(fit) for s, m in zip(sites, meters, strict=True)}
@@ -118,7 +118,7 @@ def without_activation(
     before = Session(graph, [twins[now]], threads=rw.context.threads)
     label = f"fitting what follows {site.depthwise.name}"
     for index, (sample, values) in enumerate(
-        zip(rw.samples.calibration, rw.observe([now], label), strict=False)
+        zip(rw.samples.calibration, rw.values_of([now], label), strict=False)
     ):
         meter.add(values[0], before.run(sample)[0], held=is_held_out(index, first=3))
     return meter.cost(fit)

@@ -15,7 +15,7 @@ from qfrewrite.solve.context import PassRewriter
 from qfrewrite.solve.moments import channel_moments
 
 # Mean and variance of each channel that a layer reads, [C].
-Moments = Mapping[Op, tuple[Float64, Float64]]
+Spreads = Mapping[Op, tuple[Float64, Float64]]
 
 # What a layer loses where a count of channels is no whole number of blocks: measured on XNNPACK,
 # benchmarks/geometry.py.
@@ -143,7 +143,7 @@ def rounded_down(rw: PassRewriter, channels: Channels, multiple: int) -> Plan:
     return plan
 
 
-def _importance(channels: Channels, moments: Moments) -> Float64:
+def _importance(channels: Channels, moments: Spreads) -> Float64:
     """For each class: what its weights (with data: its values' variance) put into its readers."""
     made, read = np.zeros(channels.count), np.zeros(channels.count)
     for view in linear_views(channels.graph):
@@ -161,7 +161,7 @@ def _importance(channels: Channels, moments: Moments) -> Float64:
     return made * read
 
 
-def _keep_means(rw: PassRewriter, plan: Plan, moments: Moments) -> None:
+def _keep_means(rw: PassRewriter, plan: Plan, moments: Spreads) -> None:
     """What dropped channels added on average moves into the biases that read them."""
     for op, (mean, _) in moments.items():
         ids = _ends(plan.channels, op)[0]
@@ -173,7 +173,7 @@ def _keep_means(rw: PassRewriter, plan: Plan, moments: Moments) -> None:
             rw.set_linear(view.shifted(lost))
 
 
-def _read_moments(rw: PassRewriter, channels: Channels) -> Moments:
+def _read_moments(rw: PassRewriter, channels: Channels) -> Spreads:
     """Of what convolutions and dense layers read; nothing without data."""
     if not rw.main or rw.samples is None:
         return {}

@@ -9,7 +9,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from qfrewrite.calibration.ranges import RangeTable
+from qfrewrite.calibration.range_table import RangeTable
 from qfrewrite.data.cache import CachedSamples
 from qfrewrite.data.preprocess import Preprocess, chosen_preprocess
 from qfrewrite.errors import Diagnostic
@@ -180,7 +180,7 @@ class PassRewriter(Rewriter):
         """Enter a diagnostic, with the names of the pass and of the signature."""
         super().say(one if self.signature is None else one.at(f"signature '{self.signature}'"))
 
-    def observe(
+    def values_of(
         self, tensors: Sequence[Tensor], label: str, *, most: int | None = None
     ) -> Iterator[list[Array]]:
         """Values of `tensors` for each calibration sample; arrays are valid for one step.

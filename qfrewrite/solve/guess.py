@@ -9,7 +9,7 @@ import numpy as np
 
 from qfrewrite.calibration.observers import Detail
 from qfrewrite.calibration.range_row import BATCH_NORM, RangeRow
-from qfrewrite.calibration.ranges import RangeTable
+from qfrewrite.calibration.range_table import RangeTable
 from qfrewrite.calibration.search import MethodChoice
 from qfrewrite.calibration.statistics import propagate
 from qfrewrite.ir import Graph, Tensor

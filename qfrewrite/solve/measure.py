@@ -9,7 +9,7 @@ from pathlib import Path
 
 from qfrewrite.calibration.observers import Detail
 from qfrewrite.calibration.range_row import RangeRow
-from qfrewrite.calibration.ranges import RangeTable
+from qfrewrite.calibration.range_table import RangeTable
 from qfrewrite.calibration.search import MethodChoice
 from qfrewrite.errors import DataError, Diagnostics, Interrupted, UsageError
 from qfrewrite.ir import Graph, Tensor

@@ -62,6 +62,6 @@ def _rows(
     rw: PassRewriter, tensors: Sequence[Tensor], label: str
 ) -> Iterator[tuple[Tensor, Array]]:
     """Each tensor with its values in each sample, [N, C]."""
-    for values in rw.observe(tensors, label) if tensors else ():
+    for values in rw.values_of(tensors, label) if tensors else ():
         for tensor, value in zip(tensors, values, strict=True):
             yield tensor, value.reshape(-1, value.shape[-1])

@@ -39,7 +39,7 @@ class End:
 
 
 @dataclass
-class Group:
+class ChannelGroup:
     """Classes of channels that are balanced at once, those that one layer writes first.
 
     ids: [C]; writers, readers: the layers whose weights are scaled.
@@ -85,7 +85,7 @@ def _trace_sum(channels: Channels, op: Op) -> None:
         RULES["ADD"].trace(channels, op)
 
 
-def find_groups(rw: PassRewriter, channels: Channels) -> list[Group]:
+def find_groups(rw: PassRewriter, channels: Channels) -> list[ChannelGroup]:
     """Every group that may be scaled, in the order of the graph; says why others may not."""
     views = {op: LinearView.of(op) for op in rw.graph.ops_of(*LINEAR)}
     made = {op: ids for op in views if (ids := channels.of(op.output)) is not None}
@@ -105,7 +105,7 @@ def find_groups(rw: PassRewriter, channels: Channels) -> list[Group]:
         read = [r for r in readers if r.ids.size and inside[r.ids].any()]
         if ids.size and read:
             written = [w for w in writers if inside[w.ids].any()]
-            groups.append(Group(op, ids, written, read))
+            groups.append(ChannelGroup(op, ids, written, read))
     return groups
 
 

@@ -56,7 +56,7 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class Layer:
+class FittedLayer:
     """A fitted layer: weights on their grid, bias [O], the magnitudes of code 127, [1] or [O]."""
 
     weights: Array
@@ -69,7 +69,7 @@ class Layer:
 class Solution:
     """What was found: weights by op, scale and zero point by tensor."""
 
-    layers: dict[Op, Layer] = field(default_factory=dict)
+    layers: dict[Op, FittedLayer] = field(default_factory=dict)
     quants: dict[Tensor, Quant] = field(default_factory=dict)
 
 
@@ -178,7 +178,7 @@ class Sequential:
             self.solution.layers[unit.op] = layer
         self._quantized_lane(unit, layer)
 
-    def _float_lane(self, unit: Unit, fit: _Fit | None) -> Layer | None:
+    def _float_lane(self, unit: Unit, fit: _Fit | None) -> FittedLayer | None:
         """Compute the unit in float; returns what its layer was fitted to."""
         before, results = unit.op.output, unit.results
         session = unit.session([before, *results], threads=self.settings.threads)
@@ -193,7 +193,7 @@ class Sequential:
         self._float.update(zip(results, shelves, strict=True))
         return fit.layer() if fit is not None else None
 
-    def _quantized_lane(self, unit: Unit, layer: Layer | None) -> None:
+    def _quantized_lane(self, unit: Unit, layer: FittedLayer | None) -> None:
         session = unit.session(
             unit.results, threads=self.settings.threads,
             weights=layer.weights if layer is not None else None,
@@ -235,7 +235,7 @@ class _Fit:
         outputs = grouped_outputs(self.view, y.reshape(-1, y.shape[-1])[at])
         self.moments.add(columns(self.view, x, at), outputs, held=held)
 
-    def layer(self) -> Layer:
+    def layer(self) -> FittedLayer:
         """The fitted layer."""
         axis = self.view.ports.axis
         per_channel = self.settings.per_channel(self.view.op)
@@ -283,7 +283,7 @@ class _Fit:
         self, w: npt.NDArray[np.float64], h: npt.NDArray[np.float64],
         bounds: npt.NDArray[np.float64],
         means: tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]] | None, strength: float,
-    ) -> Layer:  # fmt: skip
+    ) -> FittedLayer:  # fmt: skip
         scale = self._scale(bounds)
         how = self.settings.rounding if means is not None else "nearest"
         h_all = np.broadcast_to(h, (w.shape[0], *h.shape[1:]))
@@ -299,7 +299,7 @@ class _Fit:
             signal = output_error(self.w, np.zeros_like(self.w), h)
             noise = output_error(w, real, h)
             figures["rounding_db"] = 10 * np.log10(signal / noise) if noise > 0 < signal else None
-        return Layer(ungrouped(self.view, real), bias.astype(np.float32), bounds, figures)
+        return FittedLayer(ungrouped(self.view, real), bias.astype(np.float32), bounds, figures)
 
 
 def _joined(group: Group) -> bool:

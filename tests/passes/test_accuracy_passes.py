@@ -433,12 +433,12 @@ def test_weights_lie_on_the_grid_that_is_written() -> None:
 
 def test_where_plain_calibration_is_better_it_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     import qfrewrite.passes.reconstruct as module
-    from qfrewrite.solve.sequential import Layer, Solution
+    from qfrewrite.solve.sequential import FittedLayer, Solution
 
     real = module._apply
 
     def damaged(rw: module.PassRewriter, solution: Solution) -> None:
-        layers = {op: Layer(layer.weights * 0, layer.bias, layer.bounds, {})
+        layers = {op: FittedLayer(layer.weights * 0, layer.bias, layer.bounds, {})
                   for op, layer in solution.layers.items()}  # fmt: skip
         real(rw, Solution(layers, solution.quants))
 

@@ -13,7 +13,7 @@ from graphs import normal, separable
 
 from qfrewrite.calibration.observe import observe
 from qfrewrite.calibration.observers import Detail
-from qfrewrite.calibration.ranges import RangeTable
+from qfrewrite.calibration.range_table import RangeTable
 from qfrewrite.calibration.search import MethodChoice
 from qfrewrite.errors import DataError, Interrupted, UsageError
 from qfrewrite.ir import Array, Graph

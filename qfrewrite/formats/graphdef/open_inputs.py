@@ -10,7 +10,7 @@ import numpy as np
 
 from qfrewrite.errors import Diagnostics
 from qfrewrite.formats.graphdef.nodes import Ref, attribute, data_refs
-from qfrewrite.formats.graphdef.select import InputSpec, behind_identities, unknown_shape
+from qfrewrite.formats.graphdef.select import GivenInput, behind_identities, unknown_shape
 from qfrewrite.formats.graphdef.sizes import Sizes, fitting_sizes
 
 Shape = tuple[int | None, ...]
@@ -47,10 +47,10 @@ class _Found:
 def settle_inputs(
     nodes: Mapping[str, Any],
     known: Mapping[Ref, Shape | None],
-    specs: Sequence[InputSpec],
+    specs: Sequence[GivenInput],
     ends: Sequence[Ref],
     reads: Callable[[Mapping[Ref, tuple[int, ...]]], bool],
-) -> tuple[list[InputSpec], Diagnostics]:
+) -> tuple[list[GivenInput], Diagnostics]:
     """`specs` with the sizes that the layers leave no choice about, and notices about them.
 
     known: the shapes as the file or the user states them. reads: whether the graph can be read
@@ -73,7 +73,7 @@ def settle_inputs(
             where=f"input '{spec.ref}'",
         )
     return [
-        InputSpec(s.ref, shapes[s.ref]) if s in opened else s for s in specs
+        GivenInput(s.ref, shapes[s.ref]) if s in opened else s for s in specs
     ], diagnostics  # fmt: skip
 
 
@@ -177,7 +177,7 @@ def _filled(shape: Shape, height: Sizes, width: Sizes) -> tuple[int | Sizes, ...
 
 
 def _ambiguous(
-    opened: Sequence[InputSpec],
+    opened: Sequence[GivenInput],
     known: Mapping[Ref, Shape | None],
     found: Sequence[_Found],
     reads: Callable[[Mapping[Ref, tuple[int, ...]]], bool],

@@ -27,7 +27,7 @@ from qfrewrite.formats.graphdef.rules.control import TAKE_UNSET, call, without_u
 from qfrewrite.formats.graphdef.rules.random import on_drawn
 from qfrewrite.formats.graphdef.rules.table import CONVERTERS, Converter
 from qfrewrite.formats.graphdef.select import (
-    InputSpec,
+    GivenInput,
     find_inputs,
     find_outputs,
     find_ref,
@@ -107,8 +107,8 @@ def _read(
     return model
 
 
-def _checked(nodes: dict[str, Any], spec: InputSpec) -> InputSpec:
-    return InputSpec(find_ref(nodes, spec.ref, "input"), spec.shape)
+def _checked(nodes: dict[str, Any], spec: GivenInput) -> GivenInput:
+    return GivenInput(find_ref(nodes, spec.ref, "input"), spec.shape)
 
 
 def _refuse_variables(nodes: dict[str, Any]) -> None:
@@ -122,10 +122,10 @@ def _refuse_variables(nodes: dict[str, Any]) -> None:
 def _settled(
     message: Any,
     nodes: dict[str, Any],
-    specs: list[InputSpec],
+    specs: list[GivenInput],
     ends: list[Ref],
     library: Library,
-) -> tuple[list[InputSpec], Diagnostics]:
+) -> tuple[list[GivenInput], Diagnostics]:
     """The inputs with the sizes that the graph's layers imply."""
     producer = message.versions.producer
     known = {
@@ -133,7 +133,7 @@ def _settled(
     }
 
     def reads(shapes: Mapping[Ref, tuple[int, ...]]) -> bool:
-        tried = [InputSpec(s.ref, shapes.get(s.ref, s.shape)) for s in specs]
+        tried = [GivenInput(s.ref, shapes.get(s.ref, s.shape)) for s in specs]
         try:
             _Reader(message, nodes, tried, ends, Program(library, _Run())).read()
         except QfError:
@@ -143,7 +143,7 @@ def _settled(
     return settle_inputs(nodes, known, specs, ends, reads)
 
 
-def _default_shape(nodes: dict[str, Any], spec: InputSpec) -> tuple[int, ...] | None:
+def _default_shape(nodes: dict[str, Any], spec: GivenInput) -> tuple[int, ...] | None:
     """The shape of the default of a PlaceholderWithDefault, where it is a constant."""
     node = nodes[spec.ref.node]
     source = nodes[data_refs(node)[0].node] if node.op == "PlaceholderWithDefault" else None
@@ -235,7 +235,7 @@ class _Reader:
         self,
         message: Any,
         nodes: dict[str, Any],
-        inputs: list[InputSpec],
+        inputs: list[GivenInput],
         outputs: list[Ref],
         program: Program,
     ) -> None:
@@ -255,7 +255,7 @@ class _Reader:
         graph.prune()
         return graph
 
-    def _input(self, spec: InputSpec) -> Tensor:
+    def _input(self, spec: GivenInput) -> Tensor:
         node = self.nodes[spec.ref.node]
         default = _default_shape(self.nodes, spec)
         producer = self.message.versions.producer

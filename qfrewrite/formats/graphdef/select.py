@@ -44,29 +44,29 @@ _MAX_DIM = 1 << 31
 
 
 @dataclass(frozen=True)
-class InputSpec:
+class GivenInput:
     """An input as a user names it: which output of which node, and its shape if given."""
 
     ref: Ref
     shape: tuple[int | None, ...] | None = None
 
 
-def parse_input(text: str) -> InputSpec:
+def parse_input(text: str) -> GivenInput:
     """`name[:port][:shape]`, the shape as `1x224x224x3` or `1,224,224,3`; raises UsageError.
 
     A single number after the name is a port; write a shape of one dimension as `8,` or `[8]`.
     """
     name, colon, tail = text.rpartition(":")
     if not colon or re.fullmatch(r"\d{1,5}", tail):
-        return InputSpec(parse_ref(text))
+        return GivenInput(parse_ref(text))
     shape = _parse_shape(tail)
     if shape is None:
         if "/" in tail or not name:
-            return InputSpec(parse_ref(text))
+            return GivenInput(parse_ref(text))
         raise UsageError(
             f"'{tail}' is not a shape", where=f"input '{text}'", remedy="write name:1x224x224x3"
         )
-    return InputSpec(parse_ref(name), shape)
+    return GivenInput(parse_ref(name), shape)
 
 
 def _parse_shape(text: str) -> tuple[int | None, ...] | None:
@@ -159,8 +159,8 @@ def _output_count(node: Any) -> int:
 
 
 def find_inputs(
-    nodes: Mapping[str, Any], outputs: Iterable[Ref], given: Sequence[InputSpec] | None
-) -> list[InputSpec]:
+    nodes: Mapping[str, Any], outputs: Iterable[Ref], given: Sequence[GivenInput] | None
+) -> list[GivenInput]:
     """The inputs that `outputs` depend on: those given, or the Placeholders found.
 
     A PlaceholderWithDefault whose default is computed is no input; one whose default is a
@@ -170,7 +170,7 @@ def find_inputs(
     stop = {spec.ref.node for spec in given or ()}
     ends = [ref.node for ref in outputs]
     needed = ancestors(nodes, ends, stop)
-    holders = [InputSpec(Ref(n, 0)) for n in nodes if n in needed and _is_input(nodes, n)]
+    holders = [GivenInput(Ref(n, 0)) for n in nodes if n in needed and _is_input(nodes, n)]
     if given is None:
         if not holders:
             raise ModelFileError(
@@ -204,7 +204,7 @@ def _default_dims(node: Any, default: Any) -> list[Any]:
 
 
 def input_shape(
-    spec: InputSpec, node: Any, producer: int, default: tuple[int, ...] | None
+    spec: GivenInput, node: Any, producer: int, default: tuple[int, ...] | None
 ) -> tuple[tuple[int, ...], Diagnostics]:
     """The static shape of an input, and notices about it; raises UsageError where it is unknown.
 
@@ -227,7 +227,7 @@ def input_shape(
 
 
 def known_shape(
-    spec: InputSpec, node: Any, producer: int, default: tuple[int, ...] | None
+    spec: GivenInput, node: Any, producer: int, default: tuple[int, ...] | None
 ) -> tuple[int | None, ...] | None:
     """The shape of an input as given, stated or defaulted, None where it is unknown.
 
@@ -249,7 +249,7 @@ def _stated_shape(node: Any, producer: int) -> tuple[int | None, ...] | None:
 
 
 def _check_given(
-    spec: InputSpec, shape: tuple[int | None, ...], stated: tuple[int | None, ...] | None
+    spec: GivenInput, shape: tuple[int | None, ...], stated: tuple[int | None, ...] | None
 ) -> None:
     if spec.shape is None or stated is None:
         return
@@ -263,7 +263,7 @@ def _check_given(
 
 
 def unknown_shape(
-    spec: InputSpec, shape: tuple[int | None, ...] | None, example: str = "1xHxWx3", why: str = ""
+    spec: GivenInput, shape: tuple[int | None, ...] | None, example: str = "1xHxWx3", why: str = ""
 ) -> UsageError:
     """The error for an input of unknown shape.
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from qfrewrite.calibration.counting import Scratch
 from qfrewrite.calibration.observers import Detail, TensorStats
 from qfrewrite.calibration.range_row import RangeRow
-from qfrewrite.calibration.ranges import RangeTable
+from qfrewrite.calibration.range_table import RangeTable
 from qfrewrite.errors import DataError, UsageError
 
 SCRATCH = Scratch()
