@@ -164,6 +164,22 @@ class QuantizeReport:
     about_result: list[Diagnostic]
     """What speaks against the result."""
 
+    def __repr__(self) -> str:
+        found = f"{self.fidelity}, " if self.fidelity is not None else ""
+        return f"<QuantizeReport {str(self.path)!r}: {found}{len(self.warnings)} warnings>"
+
+    def to_dict(self) -> dict[str, Any]:
+        """What JSON can hold of it."""
+        return {
+            **self.passes.to_dict(),
+            "saved": self.saved.to_dict(),
+            "fidelity": None if self.fidelity is None else self.fidelity.to_dict(),
+            "measured_on": self.measured_on,
+            "signatures": {key: found.to_dict() for key, found in self.signatures.items()},
+            "preprocess": self.preprocess,
+            "diagnostics": [one.to_dict() for one in self.diagnostics],
+        }
+
     @property
     def path(self) -> Path:
         """Where the result is."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from qfrewrite.errors import UsageError, VerifyError
 from qfrewrite.ir import Model
@@ -26,6 +27,24 @@ class SaveReport:
     lowering: QuantReport = field(default_factory=QuantReport)
     target: str | None = None
     unmapped: list[Unmapped] = field(default_factory=list)
+
+    def __repr__(self) -> str:
+        return f"<SaveReport {str(self.path)!r}: {self.size} bytes>"
+
+    def to_dict(self) -> dict[str, Any]:
+        """What JSON can hold of it."""
+        return {
+            "path": str(self.path),
+            "size": self.size,
+            "ops": self.lowering.counts,
+            "float_ops": [
+                dict(zip(("name", "op", "why"), row, strict=True))
+                for row in self.lowering.float_ops
+            ],
+            "diagnostics": [one.to_dict() for one in self.lowering.diagnostics],
+            "target": self.target,
+            "unmapped": [asdict(one) for one in self.unmapped],
+        }
 
 
 def save(

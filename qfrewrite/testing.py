@@ -47,11 +47,6 @@ def largest_difference(a: list[list[Array]], b: list[list[Array]]) -> float:
     return max(float(np.abs(x.astype("f8") - y).max(initial=0)) for x, y in pairs) / scale
 
 
-def interface_of(graph: Graph) -> list[tuple[str, tuple[int, ...], str]]:
-    """Name, shape and element type of every input and output."""
-    return [(t.name, t.shape, t.dtype) for t in (*graph.inputs, *graph.outputs)]
-
-
 def check_pass(
     graph: Graph,
     passes: str | Sequence[Pass],
@@ -74,12 +69,12 @@ def check_pass(
     AssertionError.
     """
     wanted = outputs_of(becomes or graph)
-    interface, text = interface_of(becomes or graph), graph_text(graph)
+    interface, text = (becomes or graph).interface, graph_text(graph)
     samples = Dataset(synthetic(input_specs(graph), 8)) if data else None
     context = PassContext(samples, threads=1)
     report = run_passes(Model([graph]), passes, context)
     verify_graph(graph)
-    now = interface_of(graph)
+    now = graph.interface
     assert now == interface, f"the interface was {interface} and is {now}"
     edits = sum(p.edits for p in report.passes)
     assert edits or graph_text(graph) == text, "the graph has changed, and the log has no edit"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -63,3 +64,26 @@ def test_the_report_holds_what_stderr_shows(
     codes = [one.code for one in report.diagnostics]
     assert codes[0] == ("few-samples" if with_data else "no-data")
     assert [one.code for one in report.warnings] == [c for c in codes if c != "no-data"]
+
+
+def test_a_report_is_one_line_and_json(tmp_path: Path) -> None:
+    path, out = tmp_path / "m.tflite", tmp_path / "q.tflite"
+    qf.save(Model([separable()]), path)
+    report = qf.quantize(path, out, passes="calibrate")
+    assert repr(report) == f"<QuantizeReport {str(out)!r}: 0 warnings>"
+    assert repr(report.saved) == f"<SaveReport {str(out)!r}: {report.saved.size} bytes>"
+    held = json.loads(json.dumps(report.to_dict(), allow_nan=False))
+    assert held["saved"]["size"] == out.stat().st_size
+    assert [one["code"] for one in held["diagnostics"]] == ["no-data"]
+    assert held["fidelity"] is None
+
+
+def test_a_model_is_three_lines() -> None:
+    """Whatever it holds: fails if a graph or metadata are shown whole."""
+    model = Model([separable(), separable()], metadata=[("TFLITE_METADATA", bytes(100_000))])
+    first, inputs, outputs = repr(model).splitlines()
+    assert first.startswith("<Model 'model' (tflite): ")
+    assert first.endswith(" ops in 2 graphs")
+    assert inputs == "  inputs   x float32[1, 6, 6, 4]"
+    assert outputs.startswith("  outputs  ")
+    assert outputs.endswith(">")

@@ -61,6 +61,7 @@ def _print(found: Comparison, how: str, top: int | None, described: str | None) 
 
     from qfrewrite.cli import tables as t
     from qfrewrite.cli.render import open_console
+    from qfrewrite.ir.dtypes import json_value
 
     console = open_console()
     shown = found.layers[:top]
@@ -75,7 +76,7 @@ def _print(found: Comparison, how: str, top: int | None, described: str | None) 
     )  # fmt: skip
     head = {
         "samples": found.samples,
-        "output_sqnr_db": None if described is None else t.finite(found.output.sqnr_db),
+        "output_sqnr_db": None if described is None else json_value(found.output.sqnr_db),
         "output_agreement": None if described is None else found.output.agreement,
         "first_drop": found.dropped.name if found.dropped is not None else None,
     }  # fmt: skip

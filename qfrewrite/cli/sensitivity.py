@@ -32,6 +32,7 @@ def sensitivity(model: Path, pass_list: str, how: str, top: int | None, **given:
     from qfrewrite import api
     from qfrewrite.cli import tables as t
     from qfrewrite.cli.render import RANKED_ONLY, Reporter, open_console
+    from qfrewrite.ir.dtypes import json_value
 
     loaded = api.load(model, inputs=given["inputs"], outputs=given["outputs"])
     with Reporter(quiet=given["quiet"]) as reporter:
@@ -53,7 +54,7 @@ def sensitivity(model: Path, pass_list: str, how: str, top: int | None, **given:
     console = open_console()
     head = {
         "samples": 0 if whole is None else whole.samples,
-        "whole_sqnr_db": None if whole is None else t.finite(whole.sqnr_db),
+        "whole_sqnr_db": None if whole is None else json_value(whole.sqnr_db),
     }
     t.print_rows(records, columns, how, head, console)
     if how == "table" and whole is not None:

@@ -13,6 +13,7 @@ from typing import Any
 import click
 from rich.console import Console
 
+from qfrewrite.ir.dtypes import json_value
 from qfrewrite.ir.names import ELIDED, shorten
 
 FORMATS = ("table", "json", "csv", "markdown")
@@ -71,21 +72,13 @@ def sizes(value: Sequence[Any]) -> str:
     return str(len(value)) if value else ""
 
 
-def finite(value: Any) -> Any:
-    """Infinite decibels are no JSON numbers."""
-    return None if value in (inf, -inf) else value
-
-
 def print_rows(
     rows: Sequence[Mapping[str, Any]], columns: Sequence[Column], how: str,
     head: Mapping[str, Any], console: Console, key: str = "layers",
 ) -> None:  # fmt: skip
     """Print `rows` in one of `FORMATS`; `head` goes before them in JSON."""
     if how == "json":
-        text = json.dumps(
-            {**head, key: [{k: finite(v) for k, v in r.items()} for r in rows]}, indent=1
-        )
-        click.echo(text)
+        click.echo(json.dumps({**head, key: json_value(list(rows))}, indent=1))
     elif how == "csv":
         click.echo(_csv(rows), nl=False)
     elif how == "markdown":

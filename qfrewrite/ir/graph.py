@@ -80,6 +80,11 @@ class Graph:
         return self._index.outputs
 
     @property
+    def interface(self) -> tuple[tuple[str, tuple[int, ...], str], ...]:
+        """Name, shape and element type of every input, then of every output."""
+        return tuple((t.name, t.shape, t.dtype) for t in (*self.inputs, *self.outputs))
+
+    @property
     def ops(self) -> tuple[Op, ...]:
         """Every op, producers first, otherwise in file order; raises on a cycle."""
         if self._order is None or self._order[0] != self.version:

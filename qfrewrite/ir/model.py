@@ -24,6 +24,10 @@ class Signature:
     outputs: tuple[tuple[str, int], ...]
 
 
+# So many inputs and outputs are shown of a model.
+_SHOWN = 4
+
+
 @dataclass
 class Model:
     """Subgraphs, signatures and metadata of one model file.
@@ -54,6 +58,16 @@ class Model:
             others = list(self.graphs)
             others[0], others[place] = others[place], others[0]
             graph.bodies = tuple(others[1:])
+
+    def __repr__(self) -> str:
+        """Three lines: what it is, its inputs, its outputs."""
+        ops, graphs = sum(len(g.ops) for g in self.graphs), len(self.graphs)
+        lines = [f"<Model {self.name!r} ({self.source}): {ops} ops in {graphs} graphs"]
+        for label, side in (("inputs ", self.graph.inputs), ("outputs", self.graph.outputs)):
+            shown = ", ".join(f"{t.name} {t.dtype}{list(t.shape)}" for t in side[:_SHOWN])
+            more = f", and {len(side) - _SHOWN} more" if len(side) > _SHOWN else ""
+            lines.append(f"  {label}  {shown}{more}")
+        return "\n".join(lines) + ">"
 
     @property
     def graph(self) -> Graph:

@@ -49,9 +49,11 @@ class Pass(ABC):
     """How many samples are held back from calibration for that, and for its own judgement."""
     gives_ranges: ClassVar[bool] = False
     """Whether the graph can be written in integers afterwards; running the pass asks for that."""
+    changes_interface: ClassVar[bool] = False
+    """Whether names, shapes or types of inputs and outputs may change. The runner checks that they
+    stay for all other passes."""
     sets_size: ClassVar[bool] = False
     """Whether it gives the inputs another size."""
-
     one_of: ClassVar[tuple[str, ...]] = ()
     """Parameters of which only one may be given."""
 
@@ -74,6 +76,11 @@ class Pass(ABC):
     def keeps_function(self) -> bool:
         """Whether the pass is exact with the parameters it has."""
         return self.exact
+
+    @property
+    def keeps_interface(self) -> bool:
+        """Whether names, shapes and types of inputs and outputs stay, with its parameters."""
+        return not self.changes_interface
 
     def __str__(self) -> str:
         given = [

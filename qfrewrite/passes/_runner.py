@@ -6,12 +6,14 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any
+from itertools import zip_longest
+from typing import Any, TypeAlias
 
 from qfrewrite.calibration.range_table import RangeTable
 from qfrewrite.calibration.statistics import has_statistics
 from qfrewrite.errors import Diagnostic, UsageError, VerifyError
 from qfrewrite.ir import Graph, Model
+from qfrewrite.ir.dtypes import json_value
 from qfrewrite.ops.check import verify_model
 from qfrewrite.ops.shapes import has_open_sizes, settle_shapes, take_sizes
 from qfrewrite.ops.subgraphs import entries
@@ -50,6 +52,23 @@ class PassReport:
         """What the pass has to say, warnings last."""
         return sorted(self.log.diagnostics, key=lambda one: one.severity == "warning")
 
+    def __repr__(self) -> str:
+        cost = f", {self.fidelity}" if self.fidelity is not None else ""
+        return f"<PassReport {self.name}: {self.edits} edits, {self.skips} skips{cost}>"
+
+    def to_dict(self) -> dict[str, Any]:
+        """What JSON can hold of it; ranges as records."""
+        return {
+            "name": self.name,
+            "exact": self.exact,
+            "seconds": self.seconds,
+            **self.log.to_dict(),
+            "fidelity": None if self.fidelity is None else self.fidelity.to_dict(),
+            "measured_on": self.measured_on,
+            "ranges": {key or "": json_value(t.records()) for key, t in self.ranges.items()},
+            "size": None if self.size is None else list(self.size),
+        }
+
     @property
     def edits(self) -> int:
         """How many edits the pass made."""
@@ -66,6 +85,13 @@ class RunReport:
     """The reports of all passes of a run, in order."""
 
     passes: list[PassReport] = field(default_factory=list)
+
+    def __repr__(self) -> str:
+        return f"<RunReport: {', '.join(f'{r.name} {r.edits} edits' for r in self.passes)}>"
+
+    def to_dict(self) -> dict[str, Any]:
+        """What JSON can hold of it."""
+        return {"passes": [report.to_dict() for report in self.passes]}
 
     def __getitem__(self, name: str) -> PassReport:
         """The last report of the pass called `name`."""
@@ -190,7 +216,9 @@ class _Run:
     def do(self, one: Pass) -> None:
         """Run a pass on every graph."""
         context, model = self.context, self.model
-        with self._step(str(one), one.keeps_function, measured=one.measured) as report:
+        with self._step(
+            str(one), one.keeps_function, measured=one.measured, kept=one.keeps_interface
+        ) as report:
             outputs = [len(g.outputs) for g in model.graphs]
             run_alone = entries(model)
             for graph in model.graphs:
@@ -219,19 +247,26 @@ class _Run:
 
     @contextmanager
     def _step(
-        self, name: str, exact: bool = True, *, measured: bool = True
-    ) -> Iterator[PassReport]:  # fmt: skip
-        """Time, verify and measure what is done to the graphs inside."""
+        self, name: str, exact: bool = True, *, measured: bool = True, kept: bool = True
+    ) -> Iterator[PassReport]:
+        """Time, verify and measure what is done to the graphs inside.
+
+        kept: whether their interfaces must stay.
+        """
         start, graph = time.perf_counter(), self.model.graph
+        interfaces = [g.interface for g in self.model.graphs]
         before = graph.clone()[0]
         before.bodies = tuple(body.clone()[0] for body in graph.bodies)
         report = PassReport(name, exact, Log(where=name.partition("(")[0]))
         yield report
         if self.verify != "off":
             verify_model(self.model)
+            for old, one in zip(interfaces, self.model.graphs, strict=True):
+                if kept:
+                    _check_interface(one, old)
             proven = self.verify == "numeric" and report.exact
             wanted = proven or (not report.exact and (measured or self.verify == "numeric"))
-            if report.edits and wanted and _interface(before) == _interface(graph):
+            if report.edits and wanted and _shapes(before.interface) == _shapes(graph.interface):
                 self._measure(report, before)
         report.seconds = time.perf_counter() - start
 
@@ -274,9 +309,23 @@ def _named(what: str) -> Iterator[None]:
         raise error.at(what) from error
 
 
-def _interface(graph: Graph) -> list[list[tuple[int, ...]]]:
-    """Shapes of the inputs and of the outputs."""
-    return [[t.shape for t in tensors] for tensors in (graph.inputs, graph.outputs)]
+_Interface: TypeAlias = Sequence[tuple[str, tuple[int, ...], str]]
+
+
+def _shapes(interface: _Interface) -> list[tuple[int, ...]]:
+    return [shape for _, shape, _ in interface]
+
+
+def _check_interface(graph: Graph, before: _Interface) -> None:
+    """Raise VerifyError where an input or output is not what it was."""
+    for old, new in zip_longest(before, graph.interface):
+        if old != new:
+            texts = ("none" if t is None else f"'{t[0]}' {t[2]}{list(t[1])}" for t in (new, old))
+            now, was = texts
+            raise VerifyError(
+                f"changes the interface of graph '{graph.name}': {now}, was {was}",
+                remedy="declare changes_interface if that is what the pass is for",
+            )
 
 
 def _drop_stale_signatures(model: Model, outputs: Sequence[int]) -> None:

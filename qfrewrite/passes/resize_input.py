@@ -31,6 +31,7 @@ class ResizeInput(Pass):
 
     name: ClassVar[str] = "resize_input"
     exact: ClassVar[bool] = False
+    changes_interface: ClassVar[bool] = True
     sets_size: ClassVar[bool] = True
 
     size: Annotated[str, Reads(parse_size, "236 or WIDTHxHEIGHT")]

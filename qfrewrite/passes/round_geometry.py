@@ -50,6 +50,11 @@ class RoundGeometry(Pass):
         """Not where channels are dropped or the input size changes."""
         return not self.down and self.what == "channels"
 
+    @property
+    def keeps_interface(self) -> bool:
+        """Only rounding of feature maps asks for another input size."""
+        return self.what == "channels"
+
     def run(self, graph: Graph, rw: PassRewriter) -> None:
         """All layers are solved together."""
         if self.what != "channels" and rw.main:

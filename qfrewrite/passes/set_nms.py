@@ -32,6 +32,11 @@ class SetNms(Pass):
     score: Annotated[float, Within(0, 1)] | None = None
     max_detections: Annotated[int, Within(1, 10_000)] | None = None
 
+    @property
+    def keeps_interface(self) -> bool:
+        """The number of detections is the size of the outputs."""
+        return self.max_detections is None
+
     def run(self, graph: Graph, rw: PassRewriter) -> None:
         """Edit the options where they differ."""
         found = [op for op in graph.ops_of("CUSTOM") if is_detection(op)]

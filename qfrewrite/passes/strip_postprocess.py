@@ -25,6 +25,7 @@ class StripPostprocess(Pass):
     name: ClassVar[str] = "strip_postprocess"
     exact: ClassVar[bool] = False
     measured: ClassVar[bool] = False
+    changes_interface: ClassVar[bool] = True
 
     def run(self, graph: Graph, rw: PassRewriter) -> None:
         """The op's outputs go, what it read takes their place."""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, TypeAlias
 
 import numpy as np
 
 from qfrewrite.errors import Diagnostic, Diagnostics, VerifyError
 from qfrewrite.ir import Array, Graph, Op, Tensor
+from qfrewrite.ir.dtypes import json_value
 from qfrewrite.ops.build import append_op
 from qfrewrite.rewrite.linear import KEY, LinearView
 from qfrewrite.rewrite.match import NoMatch
@@ -42,6 +43,15 @@ class Log:
     layers: list[dict[str, Any]] = field(default_factory=list)
     # What stands before the place of each diagnostic: the name of the pass.
     where: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """What JSON can hold of it."""
+        return {
+            "edits": [asdict(entry) for entry in self.edits],
+            "skips": [asdict(entry) for entry in self.skips],
+            "diagnostics": [one.to_dict() for one in self.diagnostics],
+            "layers": json_value(self.layers),
+        }
 
 
 def may_bypass(op: Op, source: Tensor | None = None) -> bool:

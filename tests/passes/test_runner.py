@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -13,7 +14,15 @@ from qfrewrite.ir import Array, Graph, Model, Signature
 from qfrewrite.ops.build import GraphBuilder
 from qfrewrite.ops.check import verify_model
 from qfrewrite.ops.text import graph_text
-from qfrewrite.passes import Dataset, Pass, PassContext, PassRewriter, run_passes
+from qfrewrite.passes import (
+    Dataset,
+    Pass,
+    PassContext,
+    PassRewriter,
+    all_passes,
+    make_passes,
+    run_passes,
+)
 from qfrewrite.rewrite.linear import LinearView
 from qfrewrite.runtime.session import input_specs
 
@@ -175,3 +184,89 @@ def test_what_a_pass_costs_is_not_measured_on_synthetic_inputs() -> None:
     ).passes
     assert report.fidelity is not None
     assert report.fidelity.samples == 2
+
+
+@dataclass(frozen=True)
+class Rename(Pass):
+    """Rename the output of each graph, or give it another shape."""
+
+    name: ClassVar[str] = "rename"
+    exact: ClassVar[bool] = True
+
+    declared: bool = False
+    only_body: bool = False
+
+    @property
+    def keeps_interface(self) -> bool:
+        return not self.declared
+
+    def run(self, graph: Graph, rw: PassRewriter) -> None:
+        if not (rw.main and self.only_body):
+            graph.rename(graph.outputs[0], "renamed")
+
+
+@pytest.mark.parametrize("only_body", [False, True])
+def test_an_interface_changes_only_where_the_pass_says_so(only_body: bool) -> None:
+    """Of any graph; fails if only shapes are compared, or only the main graph."""
+    model = with_body(housekeeping())
+    before = [graph_text(g) for g in model.graphs]
+    with pytest.raises(VerifyError, match=r"pass rename: changes the interface.*'renamed'.*was '"):
+        run_passes(model, [Rename(only_body=only_body)])
+    assert [graph_text(g) for g in model.graphs] == before
+    run_passes(model, [Rename(declared=True, only_body=only_body)])
+    assert model.graphs[1].outputs[0].name == "renamed"
+
+
+def test_the_passes_that_change_the_interface_are_these() -> None:
+    shipped = [c for c in all_passes().values() if c.__module__.startswith("qfrewrite.")]
+    assert {c.name for c in shipped if c.changes_interface} == {"resize_input", "strip_postprocess"}
+    lists = ("round_geometry", "round_geometry(what=all)", "set_nms(iou=0.5)",
+             "set_nms(max_detections=3)")  # fmt: skip
+    assert [make_passes(text)[0].keeps_interface for text in lists] == [True, False, True, False]
+
+
+@dataclass(frozen=True)
+class TryOnACopy(Pass):
+    """Run passes on a copy, then on the graph itself."""
+
+    name: ClassVar[str] = "try_on_a_copy"
+    exact: ClassVar[bool] = False
+    gives_ranges: ClassVar[bool] = True
+
+    def run(self, graph: Graph, rw: PassRewriter) -> None:
+        copy = graph.clone()[0]
+        log = rw.run_nested("calibrate", copy)
+        assert rw.ranges is None
+        assert not rw.log.edits
+        assert not graph.ops_of("FAKE_QUANT")
+        assert len(copy.ops_of("FAKE_QUANT")) == sum(e.action == "inserted" for e in log.edits)
+        assert not copy.ops_of("BATCH_NORM")
+        rw.run_nested("calibrate")
+
+
+def test_passes_run_inside_a_pass_and_a_trial_leaves_no_trace() -> None:
+    """What is required is established there too; ranges of the graph itself are in the report."""
+    graph = housekeeping()
+    data = Dataset(synthetic(input_specs(graph), 8))
+    report = run_passes(Model([graph]), [TryOnACopy()], PassContext(data, threads=1))
+    assert [p.name for p in report.passes] == ["try_on_a_copy"]
+    assert set(report.ranges) == {None}
+    assert set(report.ranges[None].rows) >= {"x"}
+    actions = {entry.action for entry in report.passes[0].log.edits}
+    assert {"folded", "inserted"} <= actions
+    assert not graph.ops_of("BATCH_NORM")
+
+
+def test_reports_are_short_to_look_at_and_whole_as_json() -> None:
+    graph = separable()
+    data = Dataset(synthetic(input_specs(graph), 8))
+    report = run_passes(Model([graph]), "relu6_to_relu(force=true)", PassContext(data, threads=1))
+    assert "\n" not in repr(report)
+    assert repr(report).endswith("relu6_to_relu(force=true) 1 edits>")
+    held = json.loads(json.dumps(report.to_dict(), allow_nan=False))["passes"][-1]
+    one = report.passes[-1]
+    assert held["name"] == one.name
+    assert [e["where"] for e in held["edits"]] == [e.where for e in one.log.edits]
+    assert [d["code"] for d in held["diagnostics"]] == [d.code for d in one.log.diagnostics]
+    assert held["fidelity"]["samples"] == 8
+    assert set(held["layers"][0]) == set(one.log.layers[0])
