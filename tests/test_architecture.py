@@ -65,3 +65,24 @@ def test_passes_are_one_file_each() -> None:
 def test_files_are_named_for_what_they_do() -> None:
     for path in PACKAGE.rglob("*.py"):
         assert path.stem not in ("utils", "helpers", "misc")
+
+
+def test_meta_is_for_file_formats_only() -> None:
+    """What has a meaning elsewhere is a field: a key of `meta` is lost, or goes stale, unseen."""
+    for path in PACKAGE.rglob("*.py"):
+        if "formats" in path.relative_to(PACKAGE).parts:
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            held: list[ast.expr | None] = []
+            if isinstance(node, ast.Subscript | ast.Attribute | ast.Starred | ast.keyword):
+                held = [node.value]
+            elif isinstance(node, ast.Compare):
+                held = list(node.comparators)
+            elif isinstance(node, ast.Dict):
+                held = [v for k, v in zip(node.keys, node.values, strict=True) if k is None]
+            elif isinstance(node, ast.comprehension):
+                held = [node.iter]
+            passed_on = isinstance(node, ast.keyword) and node.arg == "meta"
+            for value in () if passed_on else held:
+                keyed = isinstance(value, ast.Attribute) and value.attr == "meta"
+                assert not keyed, f"{path.name}:{getattr(value, 'lineno', 0)} looks into meta"

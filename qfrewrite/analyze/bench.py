@@ -149,19 +149,13 @@ def _fused(op: Op) -> list[Op]:
 
 def _alone(op: Op, threads: int, seed: int) -> Runner | None:
     """`op` as a model; None where the runtime does not take it alone (it runs a subgraph, say)."""
-    small, _ = cut_out([op, *_fused(op)], _as_it_is)
+    small, _ = cut_out([op, *_fused(op)], Tensor.twin)
     if not small.inputs:
         return None
     try:
         return fed(Runner(serialize(Model([small])), threads=threads), seed)
     except RunError:
         return None
-
-
-def _as_it_is(tensor: Tensor) -> Tensor:
-    return Tensor(
-        tensor.name, tensor.shape, tensor.dtype, tensor.data, tensor.quant, meta=tensor.meta
-    )
 
 
 def _idle(threads: int) -> Runner:

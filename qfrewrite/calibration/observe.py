@@ -25,7 +25,6 @@ from qfrewrite.lower.fake_quant_ranges import Range
 from qfrewrite.ops.shapes import has_open_sizes, unsettled
 from qfrewrite.ops.spec import clip_bounds
 from qfrewrite.ops.subgraphs import keeps_state
-from qfrewrite.rewrite.relayout import LIVE
 from qfrewrite.runtime.session import Session, default_threads
 
 Float64 = npt.NDArray[np.float64]
@@ -168,7 +167,7 @@ class _Job:
             self.step(self.start + self.done)
 
     def _new_part(self) -> _Part:
-        live = [t.meta.get(LIVE) for t in self.details]
+        live = [t.channels.live for t in self.details]
         stats = []
         for (t, detail), bounds, mask in zip(self.details.items(), self.bounds, live, strict=True):
             channels = t.shape[-1] if t.size and t.shape and t not in self.shapeless else 1

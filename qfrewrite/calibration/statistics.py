@@ -72,12 +72,12 @@ def clip_gaussian(g: Gaussian, low: float, high: float) -> Gaussian:
 def propagate(graph: Graph) -> dict[Tensor, Gaussian]:
     """Every tensor whose distribution follows from BatchNorm statistics in the graph.
 
-    Reads `meta["bn_stats"]`, which folding leaves on a tensor.
+    Reads the facts of channels, which folding leaves on a tensor.
     """
     known: dict[Tensor, Gaussian] = {}
     for tensor in graph.tensors:
-        stats = tensor.meta.get("bn_stats")
-        if stats is not None and (gaussian := Gaussian(*stats)).finite:
+        normal = tensor.channels.normal
+        if normal is not None and (gaussian := Gaussian(*normal)).finite:
             known[tensor] = gaussian
     for op in graph.ops:
         rule = _RULES.get(op.kind)

@@ -12,12 +12,6 @@ import numpy as np
 from qfrewrite.ir.graph import Graph
 from qfrewrite.ir.nodes import Op, Tensor
 
-# What the meta of an op and of a tensor says about values; the rest is how a file spells them.
-_OP_META = ("custom_code",)
-_TENSOR_META = ("is_variable", "sparsity", "fake_quant", "bn_stats")
-# What a trained range keeps for the file it came from.
-_SPELLING = ("node",)
-
 
 def graph_fingerprint(graph: Graph) -> str:
     """32 hex digits: of structure, names, attributes, all values of all constants, and bodies.
@@ -42,7 +36,7 @@ def _graph_parts(graph: Graph) -> Iterator[object]:
             yield from _tensor_parts(tensor)
     yield [numbers[t] for t in graph.inputs]
     for op in ops:
-        yield (op.kind, op.attrs, _chosen(op.meta, _OP_META))
+        yield (op.kind, op.attrs)
         for tensors in (op.inputs, op.outputs, op.intermediates):
             yield [None if t is None else numbers[t] for t in tensors]
     yield [numbers[t] for t in graph.outputs]
@@ -60,11 +54,10 @@ def _tensor_parts(tensor: Tensor) -> Iterator[object]:
     quant = tensor.quant
     yield None if quant is None else (quant.scale, quant.zero_point, quant.axis)
     yield tensor.data
-    yield _chosen(tensor.meta, _TENSOR_META)
-
-
-def _chosen(meta: Mapping[str, Any], keys: Iterable[str]) -> dict[str, Any]:
-    return {key: meta[key] for key in keys if key in meta}
+    yield (tensor.is_variable, tensor.sparsity)
+    yield (tensor.channels.normal, tensor.channels.live)
+    if (t := tensor.trained) is not None:
+        yield (t.low, t.high, t.axis, t.num_bits, t.narrow_range)
 
 
 def _feed(digest: Any, value: Any) -> None:
@@ -85,9 +78,8 @@ def _feed(digest: Any, value: Any) -> None:
     elif isinstance(value, Mapping):
         digest.update(f"map {len(value)};".encode())
         for key in sorted(value, key=str):
-            if key not in _SPELLING:
-                _feed(digest, str(key))
-                _feed(digest, value[key])
+            _feed(digest, str(key))
+            _feed(digest, value[key])
     elif isinstance(value, list | tuple):
         digest.update(f"list {len(value)};".encode())
         for one in value:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from types import MappingProxyType
 from typing import Any
 
@@ -11,8 +11,9 @@ import networkx as nx
 
 from qfrewrite.errors import VerifyError
 from qfrewrite.ir.dtypes import Array
+from qfrewrite.ir.facts import ChannelFacts, TrainedRange
 from qfrewrite.ir.names import numbered
-from qfrewrite.ir.nodes import NO_META, Attrs, Op, Rank, Tensor, User, constant
+from qfrewrite.ir.nodes import NO_META, Attrs, Op, Precision, Rank, Tensor, User, constant
 from qfrewrite.ir.quant import Quant
 
 
@@ -161,7 +162,8 @@ class Graph:
 
     def set_kind(self, op: Op, kind: str, attrs: Attrs | None = None) -> None:
         """Make `op` another kind with these attributes; what a file said of the old one goes."""
-        self._put(op, kind=kind, attrs=MappingProxyType(dict(attrs or {})), meta=NO_META)
+        attrs = MappingProxyType(dict(attrs or {}))
+        self._put(op, kind=kind, attrs=attrs, version=None, meta=NO_META)
 
     def set_attrs(self, op: Op, **attrs: Any) -> None:
         """Set these attributes of `op`; the others stay."""
@@ -218,14 +220,46 @@ class Graph:
         dtype: str | None = None,
         quant: Quant | None = None,
     ) -> None:
-        """Give a constant another value and its shape; `dtype` stays where it is not given."""
+        """Give a constant another value and its shape; `dtype` stays where it is not given.
+
+        What belonged to the old value goes: its quantization, and the range that training chose.
+        """
         if tensor.producer is not None:
             raise VerifyError("is computed: it cannot hold a constant", where=tensor.name)
-        self._put(tensor, data=data, shape=data.shape, dtype=dtype or tensor.dtype, quant=quant)
+        dtype = dtype or tensor.dtype
+        self._put(
+            tensor, data=data, shape=data.shape, dtype=dtype, quant=quant, trained=None,
+            sparsity=None,
+        )  # fmt: skip
 
-    def set_meta(self, node: Op | Tensor, meta: Mapping[str, Any]) -> None:
-        """Set what only a file format needs to write `node` back."""
-        self._put(node, meta=MappingProxyType(dict(meta)))
+    def set_channels(self, tensor: Tensor, channels: ChannelFacts) -> None:
+        """Set what is known of the channels."""
+        self._put(tensor, channels=channels)
+
+    def set_trained(self, tensor: Tensor, trained: TrainedRange | None) -> None:
+        """Set the range that training chose for a constant."""
+        self._put(tensor, trained=trained)
+
+    def set_fused(self, tensor: Tensor, fused: bool) -> None:
+        """Say whether an activation that reads `tensor` is fused into the op that computes it."""
+        self._put(tensor, fused=fused)
+
+    def set_keep(self, op: Op, keep: Precision | None) -> None:
+        """Set the precision that `op` shall compute in."""
+        self._put(op, keep=keep)
+
+    def set_version(self, op: Op, version: int | None) -> None:
+        """Set the version that a file asks for."""
+        self._put(op, version=version)
+
+    def copy_facts(self, source: Tensor, tensor: Tensor) -> None:
+        """Let `tensor`, which holds the value of `source`, have all that is known of that value."""
+        slots = ("shape_signature", "has_rank", "is_variable", "fused", "channels", "meta")
+        self._put(tensor, **{slot: getattr(source, slot) for slot in slots})
+
+    def forget_file(self, op: Op) -> None:
+        """Drop what the file of `op` said of it: it is another op now."""
+        self._put(op, version=None, meta=NO_META)
 
     def replace_uses(self, old: Tensor, new: Tensor, *, skip: Iterable[Op] = ()) -> None:
         """Let every reader of `old` read `new`; where `old` is a graph output, `new` becomes it.
@@ -317,25 +351,12 @@ class Graph:
         """An independent copy that shares constant data, and the map from old to new tensors."""
         copy = Graph(self.name)
         copy.meta, copy.bodies = dict(self.meta), self.bodies
-        tensors = {
-            t: Tensor(t.name, t.shape, t.dtype, t.data, t.quant,
-                      shape_signature=t.shape_signature, meta=t.meta)
-            for t in self.tensors
-        }  # fmt: skip
+        tensors = {t: t.twin() for t in self.tensors}
         for t in tensors.values():
             copy.add_tensor(t)
         copy.set_io([tensors[t] for t in self.inputs])
         for op in self.ops:
-            twin = Op(
-                op.kind,
-                tuple(None if t is None else tensors[t] for t in op.inputs),
-                tuple(tensors[t] for t in op.outputs),
-                op.attrs,
-                name=op.name,
-                intermediates=tuple(tensors[t] for t in op.intermediates),
-                meta=op.meta,
-            )
-            copy.add_op(twin)
+            twin = copy.add_op(op.twin(tensors))
             object.__setattr__(twin, "rank", op.rank)
         copy.set_io(outputs=[tensors[t] for t in self.outputs])
         copy._last_rank, copy._inserted = self._last_rank, dict(self._inserted)

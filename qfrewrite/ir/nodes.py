@@ -5,15 +5,17 @@ from __future__ import annotations
 import weakref
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any, NamedTuple, NoReturn, Protocol
+from typing import Any, Literal, NamedTuple, NoReturn, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from qfrewrite.ir.dtypes import NUMPY_DTYPES, Array, dtype_name
+from qfrewrite.ir.facts import NO_FACTS, ChannelFacts, TrainedRange
 from qfrewrite.ir.quant import Quant
 
 Attrs = Mapping[str, Any]
+Precision = Literal["float", "int16"]
 Rank = tuple[int, ...]
 
 NO_META: Mapping[str, Any] = MappingProxyType({})
@@ -47,21 +49,52 @@ class Index(Protocol):
 class Tensor:
     """A value with a name, a shape and an element type; compared by identity.
 
-    `data` holds the value of a constant (shaped as `shape`, or the raw bytes where numpy has no
-    such element type) and is None for everything computed. `shape_signature` marks unknown
-    dimensions by -1. A tensor that a graph holds knows its neighbours there, for as long as the
-    graph lives. Tensors are written through `Graph` only.
+    A tensor that a graph holds knows its neighbours there, for as long as the graph lives.
+    Tensors are written through `Graph` only.
     """
 
-    __slots__ = ("_index", "data", "dtype", "meta", "name", "quant", "shape", "shape_signature")
+    __slots__ = (
+        "_index",
+        "channels",
+        "data",
+        "dtype",
+        "fused",
+        "has_rank",
+        "is_variable",
+        "meta",
+        "name",
+        "quant",
+        "shape",
+        "shape_signature",
+        "sparsity",
+        "trained",
+    )
 
     name: str
     shape: tuple[int, ...]
     dtype: str
     data: Array | None
+    """The value of a constant, shaped as `shape`; the raw bytes where numpy has no such element
+    type, or where it is sparse. None for everything computed."""
     quant: Quant | None
+    """Scale and zero point of quantized values."""
     shape_signature: tuple[int, ...] | None
+    """The shape with -1 for each dimension that a file leaves open."""
+    has_rank: bool
+    """Whether a file says that the rank is known, so that the shape [] is one of a scalar."""
+    is_variable: bool
+    """Whether the value is kept from one inference to the next."""
+    sparsity: Mapping[str, Any] | None
+    """How the stored elements of a sparse constant lie in it: TFLite's SparsityParameters."""
+    fused: bool
+    """Whether the value lies between an op and the activation that is fused into it: no file and
+    no kernel holds it."""
+    channels: ChannelFacts
+    """What is known of the channels."""
+    trained: TrainedRange | None
+    """The range that training chose for the constant."""
     meta: Mapping[str, Any]
+    """What only a file format needs to write the tensor back."""
     # Weak: a graph that nobody holds any more is freed at once, with the weights it was given.
     _index: weakref.ref[Index] | None
 
@@ -74,6 +107,10 @@ class Tensor:
         quant: Quant | None = None,
         *,
         shape_signature: tuple[int, ...] | None = None,
+        has_rank: bool = False,
+        is_variable: bool = False,
+        sparsity: Mapping[str, Any] | None = None,
+        fused: bool = False,
         meta: Mapping[str, Any] | None = None,
     ) -> None:
         put = object.__setattr__
@@ -83,6 +120,12 @@ class Tensor:
         put(self, "data", data)
         put(self, "quant", quant)
         put(self, "shape_signature", shape_signature)
+        put(self, "has_rank", has_rank)
+        put(self, "is_variable", is_variable)
+        put(self, "sparsity", sparsity)
+        put(self, "fused", fused)
+        put(self, "channels", NO_FACTS)
+        put(self, "trained", None)
         put(self, "meta", MappingProxyType(dict(meta)) if meta else NO_META)
         put(self, "_index", None)
 
@@ -92,6 +135,14 @@ class Tensor:
     def __repr__(self) -> str:
         const = " const" if self.is_const else ""
         return f"<Tensor {self.name!r} {self.dtype}{list(self.shape)}{const}>"
+
+    def twin(self) -> Tensor:
+        """A tensor with all that this one has, in no graph yet."""
+        twin = object.__new__(Tensor)
+        for slot in Tensor.__slots__:
+            object.__setattr__(twin, slot, getattr(self, slot))
+        object.__setattr__(twin, "_index", None)
+        return twin
 
     @property
     def index(self) -> Index | None:
@@ -164,22 +215,38 @@ class Op:
     """One operation; compared by identity.
 
     `kind` is TFLite's builtin name (`CONV_2D`), or that of an op of our own (`BATCH_NORM`), which
-    is written as others. `inputs` is the truth for slot order; an optional slot that is not used
-    holds None. `rank` is the position in the file it came from, extended for ops put in later.
-    `meta` keeps what a file format needs to write the op back (source node, version, custom
-    options). Ops are written through `Graph` only.
+    is written as others. Ops are written through `Graph` only.
     """
 
-    __slots__ = ("attrs", "inputs", "intermediates", "kind", "meta", "name", "outputs", "rank")
+    __slots__ = (
+        "attrs",
+        "inputs",
+        "intermediates",
+        "keep",
+        "kind",
+        "meta",
+        "name",
+        "outputs",
+        "rank",
+        "version",
+    )
 
     kind: str
     name: str
     attrs: Attrs
     inputs: tuple[Tensor | None, ...]
+    """What the op reads: the truth for slot order. An optional slot that is not used holds None."""
     outputs: tuple[Tensor, ...]
     intermediates: tuple[Tensor, ...]
+    """Tensors that only the kernel uses."""
+    keep: Precision | None
+    """The precision that the op shall compute in; None where it is quantized like the others."""
+    version: int | None
+    """The version that a file asks for; None where the op did not come from a `.tflite`."""
     meta: Mapping[str, Any]
+    """What only a file format needs to write the op back (source node, custom options)."""
     rank: Rank
+    """The position in the file it came from, extended for ops put in later."""
 
     def __init__(
         self,
@@ -190,6 +257,7 @@ class Op:
         *,
         name: str | None = None,
         intermediates: tuple[Tensor, ...] = (),
+        version: int | None = None,
         meta: Mapping[str, Any] | None = None,
     ) -> None:
         put = object.__setattr__
@@ -199,11 +267,23 @@ class Op:
         put(self, "attrs", MappingProxyType(dict(attrs or {})))
         put(self, "name", name if name is not None else (outputs[0].name if outputs else kind))
         put(self, "intermediates", tuple(intermediates))
+        put(self, "keep", None)
+        put(self, "version", version)
         put(self, "meta", MappingProxyType(dict(meta or {})))
         put(self, "rank", ())
 
     def __setattr__(self, field: str, value: object) -> NoReturn:
         raise AttributeError(f"op {self.name!r}: set {field} through its Graph")
+
+    def twin(self, tensors: Mapping[Tensor, Tensor]) -> Op:
+        """An op with all that this one has, in no graph yet, on the twins of its tensors."""
+        twin = object.__new__(Op)
+        for slot in Op.__slots__:
+            object.__setattr__(twin, slot, getattr(self, slot))
+        for slot in ("inputs", "outputs", "intermediates"):
+            old = getattr(self, slot)
+            object.__setattr__(twin, slot, tuple(None if t is None else tensors[t] for t in old))
+        return twin
 
     @property
     def place(self) -> str:

@@ -39,7 +39,7 @@ def verify_signatures(model: Model) -> None:
 
 def _violations(graph: Graph) -> Iterator[tuple[str, str]]:
     known: set[Tensor] = {t for t in graph.tensors if t.is_const}
-    known |= set(graph.inputs) | {t for t in graph.tensors if t.meta.get("is_variable")}
+    known |= set(graph.inputs) | {t for t in graph.tensors if t.is_variable}
     for tensor in graph.tensors:
         yield from _tensor_violations(tensor)
     for op in graph.ops:
@@ -65,14 +65,18 @@ def _tensor_violations(tensor: Tensor) -> Iterator[tuple[str, str]]:
         scale = tensor.quant.scale
         if not np.isfinite(scale).all() or (scale < 0).any():
             yield f"tensor '{tensor.name}'", "has a scale that is negative or no finite number"
+    if tensor.channels.sizes - {*tensor.shape[-1:]}:
+        yield f"tensor '{tensor.name}'", f"of {list(tensor.shape)} has facts of other channels"
     if tensor.data is None:
+        if tensor.trained is not None:
+            yield f"tensor '{tensor.name}'", "has a trained range and no value"
         return
     place = f"constant '{tensor.name}'"
     if tensor.producer is not None:
         yield place, "is computed by an op as well"
     dtype = NUMPY_DTYPES.get(tensor.dtype)
     data = tensor.value()
-    if dtype is None or "sparsity" in tensor.meta:  # raw bytes
+    if dtype is None or tensor.sparsity is not None:  # raw bytes
         return
     if data.dtype != dtype:
         yield place, f"says {tensor.dtype} and holds {data.dtype}"

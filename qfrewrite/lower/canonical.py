@@ -209,26 +209,26 @@ def fuse_activations(graph: Graph) -> None:
     for op in graph.ops:
         if facets(op).fusible:
             tensor, fuses = op.operand(0), fuses_into(op) is not None
-            if fuses != bool(tensor.meta.get("virtual")):
-                graph.set_meta(tensor, {**tensor.meta, "virtual": fuses})
+            if fuses != tensor.fused:
+                graph.set_fused(tensor, fuses)
 
 
 def is_fused(op: Op) -> bool:
     """Whether `op` is an activation that is marked as fused into what makes its operand."""
     source = op.input(0)
-    return source is not None and bool(source.meta.get("virtual"))
+    return source is not None and source.fused
 
 
 def name_in_file(op: Op) -> str:
     """What a reader of the file calls `op`: with a fused activation, by its result."""
-    if len(op.outputs) == 1 and op.output.meta.get("virtual"):
+    if len(op.outputs) == 1 and op.output.fused:
         return written_as(op.output).name
     return op.name
 
 
 def written_as(tensor: Tensor) -> Tensor:
     """What a kernel writes for `tensor`: a fused activation's result where there is one."""
-    return tensor.users[0].op.output if tensor.meta.get("virtual") else tensor
+    return tensor.users[0].op.output if tensor.fused else tensor
 
 
 def fuses_into(op: Op) -> Op | None:

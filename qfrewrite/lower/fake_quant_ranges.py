@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
 from qfrewrite.errors import VerifyError
-from qfrewrite.ir import Array, Graph, Op, Tensor
+from qfrewrite.ir import Array, Graph, Op, Tensor, TrainedRange
 from qfrewrite.lower.canonical import drop_identities
 from qfrewrite.ops.quantization import fake_quant_grid, holding_zero, nudged
 from qfrewrite.ops.spec import attr, clip_bounds, kinds_that
-from qfrewrite.rewrite.linear import KEY
 from qfrewrite.rewrite.rewriter import Rewriter
+from qfrewrite.rewrite.weight_ranges import trained_range
 
 Range = tuple[float, float]
 
@@ -40,7 +38,7 @@ def take_ranges(graph: Graph) -> Ranges:
                 remedy="min and max must be finite numbers, min below max",
             )
         if source.is_const:
-            clipped = rw.set_constant(op, 0, _clipped(source.value(), op.attrs))
+            clipped = rw.set_constant(op, 0, _clipped(source.value(), trained_range(op)))
             found.weights[clipped] = holding_zero(low, high)
         else:
             ends = nudged(low, high, attr(op, "num_bits"), attr(op, "narrow_range"))
@@ -48,26 +46,25 @@ def take_ranges(graph: Graph) -> Ranges:
         rw.bypass(op)
     drop_identities(rw)
     for tensor in graph.tensors:
-        grid = tensor.meta.get(KEY)
-        if grid is not None:
-            found.weights[tensor] = holding_zero(np.asarray(grid["min"]), np.asarray(grid["max"]))
-            graph.set_data(tensor, _clipped(tensor.value(), grid))
+        trained = tensor.trained
+        if trained is not None:
+            found.weights[tensor] = holding_zero(trained.low, trained.high)
+            graph.set_data(tensor, _clipped(tensor.value(), trained))
     _fill_activations(graph, found.activations)
     return found
 
 
-def _clipped(data: Array, grid: Mapping[str, Any]) -> Array:
+def _clipped(data: Array, trained: TrainedRange) -> Array:
     """Constants as fake quantization bounds them.
 
-    grid: its attributes. Quantized weights may reach beyond that range, as they lie symmetrically
-    about 0.
+    Quantized weights may reach beyond that range, as they lie symmetrically about 0.
     """
     low, high, _ = fake_quant_grid(
-        grid["min"], grid["max"], grid.get("num_bits", 8), grid.get("narrow_range", False)
+        trained.low, trained.high, trained.num_bits, trained.narrow_range
     )
-    if grid.get("axis") is not None:
+    if trained.axis is not None:
         shape = [1] * data.ndim
-        shape[grid["axis"]] = -1
+        shape[trained.axis] = -1
         low, high = low.reshape(shape), high.reshape(shape)
     clipped: Array = np.clip(data, low, high).astype(data.dtype)
     return clipped

@@ -100,7 +100,7 @@ class _Lowering:
 
     def _merged_ranges(self) -> dict[Tensor, tuple[float, float]]:
         """Ranges without those of fused tensors, which no kernel writes."""
-        return {t: r for t, r in self.ranges.activations.items() if not t.meta.get("virtual")}
+        return {t: r for t, r in self.ranges.activations.items() if not t.fused}
 
     def _choose_ops(self) -> None:
         hosts = {op: self._fused_into(op) for op in self.graph.ops}
@@ -140,7 +140,7 @@ class _Lowering:
         names = (op, *(r.op for r in op.outputs[0].users)) if _fuses(op) else (op,)
         inner = self.options.kind.activations
         assert inner is not None
-        wide = any(matches(o, self.options.keep_int16) or o.meta.get("keep") == "int16"
+        wide = any(matches(o, self.options.keep_int16) or o.keep == "int16"
                    for o in names)  # fmt: skip
         return "int16" if wide and inner != "uint8" else inner
 
@@ -154,7 +154,7 @@ class _Lowering:
         named = (op, *(r.op for r in op.outputs[0].users)) if _fuses(op) else (op,)
         if any(matches(o, self.options.keep_float) for o in named):
             return NoMatch("kept float by name")
-        if any(o.meta.get("keep") == "float" for o in named):
+        if any(o.keep == "float" for o in named):
             return NoMatch("kept float: its error is too large in integers")
         if (op.name, op.kind) in self.impossible:
             return NoMatch(self.impossible[op.name, op.kind])
@@ -335,7 +335,7 @@ class _Lowering:
 
 
 def _fuses(op: Op) -> bool:
-    return len(op.outputs) == 1 and bool(op.output.meta.get("virtual"))
+    return len(op.outputs) == 1 and op.output.fused
 
 
 def _role(op: Op, slot: int) -> str:

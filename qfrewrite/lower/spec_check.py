@@ -217,9 +217,9 @@ def _prescribed(graph: Graph, op: Op, spec: OpSpec) -> Iterator[str]:
 
 def _version(graph: Graph, op: Op, spec: OpSpec) -> Iterator[str]:
     """The file asks for a version that knows the types and features it uses."""
-    said, least = int(op.meta.get("version", 1)), least_version(op)
-    if "read_as" in op.meta and said < least:
-        yield f"is version {said}, needs {least}"
+    least = least_version(op)
+    if op.version is not None and op.version < least:
+        yield f"is version {op.version}, needs {least}"
 
 
 Rule = Callable[[Graph, Op, OpSpec], Iterator[str]]
@@ -281,7 +281,7 @@ def _ports(op: Op, spec: OpSpec) -> Iterator[tuple[Tensor, Port]]:
             yield operand, port
     for slot, out in enumerate(op.outputs):
         port = spec.output_port(slot)
-        if port is not None and not out.meta.get("virtual"):
+        if port is not None and not out.fused:
             yield out, port
 
 

@@ -125,7 +125,7 @@ def substitute(
     graph, known = rw.graph, ranges if ranges is not None else {}
     for op in graph.ops_of(*SUBSTITUTES):
         spec = spec_of(op)
-        kept = op.meta.get("keep") == "float" or matches(op, options.keep_float)
+        kept = op.keep == "float" or matches(op, options.keep_float)
         if spec is None or kept or op.output.dtype != "float32":
             continue
         if dtype_of(op) in spec.kernels and op.kind not in options.slow:
@@ -139,8 +139,7 @@ def substitute(
         assert new is not None
         if op.output in known:
             known[result] = known.pop(op.output)
-        keep = {k: v for k, v in op.meta.items() if k == "keep"}
-        graph.set_meta(new, keep)
-        graph.set_meta(result, op.output.meta)
-        graph.set_signature(result, op.output.shape_signature)
+        graph.forget_file(new)
+        graph.set_keep(new, op.keep)
+        graph.copy_facts(op.output, result)
         rw.replace(op, new, action="replaced", detail=f"{op.kind} -> {new.kind}")

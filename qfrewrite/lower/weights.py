@@ -143,7 +143,7 @@ def _bias(
 
 def mean_response(view: LinearView, x: Tensor) -> Callable[[Array], npt.NDArray[np.float64]] | None:
     """What weights in a linear op make of the mean of its input `x`, where calibration left it."""
-    mean = x.meta.get("channel_mean")
+    mean = x.channels.mean
     if mean is None or mean.size != x.shape[-1] or not facets(view.op).gathers:
         return None
     if not view.is_depthwise and view.weights.shape[-1] != mean.size:

@@ -90,7 +90,7 @@ def grouped(op: Op) -> bool:
 def activates(op: Op) -> bool:
     """Whether the op applies an activation to its result (a fused one)."""
     fused = attr(op, "fused_activation_function") != "NONE"
-    return fused or bool(op.output.meta.get("virtual"))
+    return fused or op.output.fused
 
 
 def dilated(op: Op) -> bool:

@@ -71,11 +71,11 @@ def _follow(graph: Graph) -> Iterator[tuple[Tensor, Shape | None]]:
 
 def _unranked(graph: Graph) -> frozenset[Tensor]:
     """Tensors of unknown rank: they read as scalars in a file that marks real scalars."""
-    if not any(t.meta.get("has_rank") for t in graph.tensors):
+    if not any(t.has_rank for t in graph.tensors):
         return frozenset()
     return frozenset(
         out for op in graph.ops for out in op.outputs
-        if not out.shape and not out.meta.get("has_rank")
+        if not out.shape and not out.has_rank
     )  # fmt: skip
 
 

@@ -1,6 +1,6 @@
 """Sparse constants: TFLite's format of them, and DENSIFY.
 
-A sparse constant holds its stored elements as bytes; `meta["sparsity"]` has the fields of the
+A sparse constant holds its stored elements as bytes; `tensor.sparsity` has the fields of the
 schema's SparsityParameters. Dimensions may be split into blocks, and are stored one after the
 other in `traversal_order`: each is DENSE (all its indices are there) or SPARSE_CSR (segments say
 which of the listed indices belong to which position of the dimension before).
@@ -20,12 +20,11 @@ from qfrewrite.ops.elementwise import same_shape
 from qfrewrite.ops.spec import FLOAT_ONLY, OpSpec, act, rows
 
 Ints = npt.NDArray[np.int64]
-KEY = "sparsity"
 
 
 def is_sparse(tensor: Tensor | None) -> bool:
     """Whether `tensor` is a constant in sparse form."""
-    return tensor is not None and tensor.data is not None and KEY in tensor.meta
+    return tensor is not None and tensor.data is not None and tensor.sparsity is not None
 
 
 def dense_value(tensor: Tensor) -> Array:
@@ -49,7 +48,8 @@ def checked_places(tensor: Tensor) -> Ints:
 
 
 def _places(tensor: Tensor) -> Ints:
-    fields: Mapping[str, Any] = tensor.meta[KEY]
+    fields = tensor.sparsity
+    assert fields is not None
     rank, levels = len(tensor.shape), fields["dim_metadata"] or []
     order = _ints(fields["traversal_order"])
     blocked = _ints(fields["block_map"])

@@ -112,8 +112,7 @@ def reached(graph: Graph, graphs: Sequence[Graph] | None = None) -> set[Graph]:
 def keeps_state(graph: Graph) -> bool:
     """Whether an inference of `graph` depends on those before it."""
     return any(
-        op.kind == "ASSIGN_VARIABLE" or any(t is not None and "is_variable" in t.meta
-                                            for t in op.inputs)
+        op.kind == "ASSIGN_VARIABLE" or any(t is not None and t.is_variable for t in op.inputs)
         for one in reached(graph)
         for op in one.ops
     )  # fmt: skip
@@ -237,7 +236,7 @@ def _known_size(tensor: Tensor) -> bool:
     """Whether the file gives every dimension; a tensor of unknown rank reads as shape []."""
     if tensor.is_const:
         return True
-    ranked = bool(tensor.shape) or tensor.meta.get("has_rank") is True
+    ranked = bool(tensor.shape) or tensor.has_rank
     return ranked and -1 not in (tensor.shape_signature or ())
 
 

@@ -11,7 +11,6 @@ from qfrewrite.calibration.statistics import propagate
 from qfrewrite.ir import Graph, Op
 from qfrewrite.passes._registry import Pass, register
 from qfrewrite.rewrite.dead_channels import next_linear
-from qfrewrite.rewrite.fold import restate
 from qfrewrite.rewrite.linear import Float64, LinearView, linear_views
 from qfrewrite.rewrite.match import NoMatch
 from qfrewrite.solve.context import PassRewriter
@@ -64,7 +63,7 @@ class AbsorbBias(Pass):
             if not k.any():
                 continue
             rw.set_linear(first.shifted(-k))
-            restate(rw.graph, first.output, shift=-k)
+            rw.graph.set_channels(first.output, first.output.channels.shifted(-k))
             rw.set_linear(second.shifted(second.response(k)))
             name, count = second.op.name, int((k > 0).sum())
             rw.edit("absorbed", first.op, f"{count} biases into '{name}'")

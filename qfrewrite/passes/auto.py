@@ -9,7 +9,9 @@ from typing import Annotated, ClassVar
 from qfrewrite.data.labels import class_offset, read_table
 from qfrewrite.errors import DataError, UsageError
 from qfrewrite.ir import Graph, Op
+from qfrewrite.ir.nodes import Precision
 from qfrewrite.passes._registry import Pass, register
+from qfrewrite.rewrite.rewriter import Entry
 from qfrewrite.runtime.metrics import Fidelity, Outputs
 from qfrewrite.solve.context import PassContext, PassRewriter
 from qfrewrite.solve.parameters import Within
@@ -60,21 +62,20 @@ class Auto(Pass):
             raise UsageError("needs data to judge by", where="auto", remedy="give --data")
         judge = _Judge(context, context.outputs(graph), self.labels)
         expensive = "@per-channel" if context.quant.per_channel else "@per-tensor"
-        best: tuple[Graph, Fidelity] | None = None
+        best: tuple[Graph, Fidelity, list[Entry]] | None = None
         for name in ("@fast", expensive):
-            copy, found = _tried(rw, judge, name)
+            copy, found, edits = _tried(rw, judge, name)
             if best is None or found.sqnr_db > best[1].sqnr_db:
-                best = copy, found
+                best = copy, found, edits
             rw.note("tried", f"{name}: {found}, estimated drop {estimated_drop(found):.1f} points")
             if self._meets(found):
-                best = copy, found
+                best = copy, found, edits
                 break
         assert best is not None
         if not self._meets(best[1]):
-            self._widen(rw, judge, *best)
+            self._widen(rw, judge, *best[:2])
         graph.become(best[0])
-        rw.log.edits.extend(best[0].meta.pop("edits", []))
-        graph.meta.pop("edits", None)
+        rw.log.edits.extend(best[2])
 
     def _meets(self, found: Fidelity) -> bool:
         return estimated_drop(found) <= self.max_drop
@@ -86,7 +87,7 @@ class Auto(Pass):
         rows = sorted(rows, key=lambda r: r.alone_db)
         # With one scale for all weights it is these that cost, and 16 bits do not mend them.
         fine = context.quant.scheme == "int8" and context.quant.per_channel
-        keep = "int16" if fine else "float"
+        keep: Precision = "int16" if fine else "float"
         kept, most = 1, max(int(_MOST_KEPT * len(rows)), 1)
         while True:
             for row in rows[:kept]:
@@ -133,12 +134,12 @@ class _Judge:
         )  # fmt: skip
 
 
-def _tried(rw: PassRewriter, judge: _Judge, name: str) -> tuple[Graph, Fidelity]:
-    """A copy after the passes of the pipeline `name`, and how close it comes."""
+def _tried(rw: PassRewriter, judge: _Judge, name: str) -> tuple[Graph, Fidelity, list[Entry]]:
+    """A copy after the passes of the pipeline `name`, how close it comes, and what they edited."""
     copy = rw.graph.clone()[0]
     context = replace(judge.context.aside(), progress=judge.context.progress)
-    copy.meta["edits"] = rw.run_nested(name, copy, context).edits
-    return copy, judge.fidelity(copy)
+    edits = rw.run_nested(name, copy, context).edits
+    return copy, judge.fidelity(copy), edits
 
 
 def estimated_drop(found: Fidelity) -> float:
@@ -173,12 +174,11 @@ def _named(graph: Graph, name: str) -> list[Op]:
     return [op for op in graph.ops if op.name == name]
 
 
-def _mark(graph: Graph, name: str, keep: str | None) -> None:
+def _mark(graph: Graph, name: str, keep: Precision | None) -> None:
     """Say how a layer shall compute; None: like the others."""
     for op in _named(graph, name):
-        meta = {k: v for k, v in op.meta.items() if k != "keep"}
-        graph.set_meta(op, meta if keep is None else {**meta, "keep": keep})
+        graph.set_keep(op, keep)
 
 
 def _marked(graph: Graph, name: str) -> bool:
-    return any("keep" in op.meta for op in _named(graph, name))
+    return any(op.keep is not None for op in _named(graph, name))

@@ -17,7 +17,6 @@ from qfrewrite.lower.fake_quant_ranges import Range
 from qfrewrite.lower.groups import find_groups
 from qfrewrite.passes._registry import Pass, register
 from qfrewrite.rewrite.match import LINEAR
-from qfrewrite.rewrite.relayout import with_padding
 from qfrewrite.solve.context import PassRewriter
 from qfrewrite.solve.guess import guess_ranges, taken_sizes
 from qfrewrite.solve.measure import measure, row_names
@@ -88,12 +87,12 @@ class Calibrate(Pass):
             mean = row.channel_mean if row is not None else None
             if not self.bias or mean is None:
                 continue
-            mean = with_padding(tensor, mean)
+            mean = tensor.channels.spread(mean)
             # A file may have been made by hand.
             if (mean.size,) != tensor.shape[-1:]:
                 continue
             if _feeds_linear(tensor):
-                graph.set_meta(tensor, {**tensor.meta, "channel_mean": mean})
+                graph.set_channels(tensor, replace(tensor.channels, mean=mean))
         _insert(rw, tensors, {t: r.range for t, r in rows.items() if r is not None and r.known})
 
     def _table(self, rw: PassRewriter, tensors: list[Tensor]) -> RangeTable:

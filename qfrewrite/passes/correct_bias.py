@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
@@ -43,8 +43,9 @@ class CorrectBias(Pass):
         found = {t: m for t in inputs
                  if (m := means.get(t)) is not None and m.size == t.shape[-1]}  # fmt: skip
         for tensor, mean in found.items():
-            if not np.array_equal(mean, tensor.meta.get("channel_mean", ())):
-                graph.set_meta(tensor, {**tensor.meta, "channel_mean": mean})
+            known = tensor.channels.mean
+            if known is None or not np.array_equal(mean, known):
+                graph.set_channels(tensor, replace(tensor.channels, mean=mean))
                 rw.edit("noted", tensor.users[0].op, f"the mean of '{tensor.name}'")
         rw.note("means", f"mean inputs of {len(found)} of {len(inputs)} tensors noted")
 

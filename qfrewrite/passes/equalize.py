@@ -10,7 +10,6 @@ import numpy as np
 from qfrewrite.ir import Graph
 from qfrewrite.passes._registry import Pass, register
 from qfrewrite.rewrite.channels import Channels
-from qfrewrite.rewrite.fold import restate
 from qfrewrite.rewrite.linear import LinearView
 from qfrewrite.solve.context import PassRewriter
 from qfrewrite.solve.scaling import (
@@ -116,7 +115,7 @@ class _State:
             for tensor in op.outputs:
                 ids = self.channels.of(tensor)
                 if ids is not None:
-                    restate(rw.graph, tensor, scale=self.scale[ids])
+                    rw.graph.set_channels(tensor, tensor.channels.scaled(self.scale[ids]))
 
     def _scales(self, view: LinearView) -> tuple[Float64, Float64]:
         """Of what a layer writes, [O], and of what each of its weights reads, [last axis]."""

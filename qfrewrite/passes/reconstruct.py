@@ -9,7 +9,7 @@ from typing import Annotated, ClassVar, Literal
 
 from qfrewrite.calibration.observers import Detail
 from qfrewrite.calibration.search import MethodChoice
-from qfrewrite.ir import Graph, Tensor
+from qfrewrite.ir import Graph, Tensor, TrainedRange
 from qfrewrite.lower.fake_quant_ranges import Range
 from qfrewrite.lower.groups import Groups, find_groups
 from qfrewrite.lower.substitute import substitute
@@ -203,10 +203,8 @@ def _apply(rw: PassRewriter, solution: Solution) -> None:
 
 
 def _put_layer(rw: PassRewriter, view: LinearView, layer: FittedLayer) -> None:
-    trained = {
-        "min": -layer.bounds, "max": layer.bounds, "num_bits": 8, "narrow_range": True,
-        "axis": view.ports.axis if layer.bounds.size > 1 else None,
-        "name": f"{view.op.name}/weights_fake_quant", "node": None,
-    }  # fmt: skip
+    axis = view.ports.axis if layer.bounds.size > 1 else None
+    name = f"{view.op.name}/weights_fake_quant"
+    trained = TrainedRange(-layer.bounds, layer.bounds, axis, narrow_range=True, name=name)
     rw.set_linear(replace(view.with_weights(layer.weights, layer.bias), trained=trained))
     rw.edit("fitted", view.op, f"weights on {layer.bounds.size} grids of their own, and the bias")

@@ -243,7 +243,7 @@ def _shrunk(covariance: Float64, rows: int) -> Float64:
 def _insert(rw: PassRewriter, view: LinearView, left: Float64, right: Float64, bias: Float64) -> Op:
     """Put the two layers in the place of the layer; returns the second, which bears its name."""
     graph, op, shape = rw.graph, view.op, view.weights.shape
-    rank, noted = len(right), view.output.meta
+    rank = len(right)
     convolves = op.kind == "CONV_2D"
 
     def weights(values: Float64, name: str) -> Tensor:
@@ -257,7 +257,7 @@ def _insert(rw: PassRewriter, view: LinearView, left: Float64, right: Float64, b
     attrs = {**op.attrs, "stride_h": 1, "stride_w": 1} if convolves else op.attrs
     second = append_op(graph, op.kind, [first.output, weights(left, "left"), b], name=op.name,
                        attrs=attrs, anchor=op)  # fmt: skip
-    graph.set_meta(second.output, noted)
+    graph.copy_facts(view.output, second.output)
     replace_op(graph, op, second)
     rw.edit("factorized", second, f"{shape[0]}x{right.shape[1]} at rank {rank}")
     return second

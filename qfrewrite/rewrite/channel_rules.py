@@ -40,7 +40,7 @@ def _free_weights(op: Op) -> LinearView | NoMatch:
     """The layer, or why its weights cannot get another layout."""
     view = LinearView.of(op)
     trained = view.trained if isinstance(view, LinearView) else None
-    if trained is not None and trained.get("axis") is not None:
+    if trained is not None and trained.axis is not None:
         return NoMatch(f"the weights of '{op.name}' have trained ranges per channel")
     return view
 

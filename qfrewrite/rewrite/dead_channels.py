@@ -14,7 +14,6 @@ import numpy.typing as npt
 
 from qfrewrite.ir import Op, Tensor
 from qfrewrite.ops.spec import attr, computed, facets
-from qfrewrite.rewrite.fold import restate
 from qfrewrite.rewrite.linear import Float64, LinearView
 from qfrewrite.rewrite.match import NoMatch, sole_user
 from qfrewrite.rewrite.rewriter import Rewriter
@@ -102,7 +101,7 @@ def absorb(rw: Rewriter, view: LinearView, channels: DeadChannels) -> int | NoMa
     if done:
         rw.set_linear(_without(view, dead))
         for tensor in (view.output, *(activation.output for activation in through)):
-            restate(rw.graph, tensor, scale=np.where(dead, 0.0, 1.0))
+            rw.graph.set_channels(tensor, tensor.channels.scaled(np.where(dead, 0.0, 1.0)))
         rw.set_linear(_not_reading(reader, dead).shifted(reader.response(constant)))
     return done
 

@@ -26,7 +26,7 @@ def raise_dense(rw: Rewriter) -> None:
 def _dense(m: Match) -> Tensor | NoMatch:
     x, w = m.x, m.w
     batch = len(x.shape) < len(w.shape) or any(d != 1 for d in w.shape[:-2])
-    if batch or {x.dtype, w.dtype} != {"float32"} or w.meta:
+    if batch or {x.dtype, w.dtype} != {"float32"} or w.trained or w.sparsity:
         return NoMatch("is not one matrix of float32 for the whole batch", at=w.name)
     matrix = w.data.reshape(w.shape[-2:])
     weights = np.ascontiguousarray(matrix if attr(m.root, "adj_y") else matrix.T)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from qfrewrite.ir import NUMPY_DTYPES
-from qfrewrite.ops.sparsity import KEY, dense_value, is_sparse
+from qfrewrite.ops.sparsity import dense_value, is_sparse
 from qfrewrite.rewrite.rewriter import Rewriter
 
 
@@ -14,10 +14,8 @@ def densify(rw: Rewriter) -> None:
     graph = rw.graph
     for tensor in graph.tensors:
         if is_sparse(tensor) and tensor.dtype in NUMPY_DTYPES:
-            meta = {k: v for k, v in tensor.meta.items() if k != KEY}
             dense = np.ascontiguousarray(dense_value(tensor)).reshape(tensor.shape)
             graph.set_data(tensor, dense, quant=tensor.quant)
-            graph.set_meta(tensor, meta)
     for op in graph.ops_of("DENSIFY"):
         source = op.operand(0)
         if source.is_const and not is_sparse(source) and not op.output.is_output:

@@ -69,7 +69,7 @@ def dequantize_graph(rw: Rewriter) -> int:
         _refuse(op)
         if any(_coded(t) for t in (*filter(None, op.inputs), *op.outputs)):
             # The version was that of the quantized kernel.
-            graph.set_meta(op, {k: v for k, v in op.meta.items() if k != "read_as"})
+            graph.set_version(op, None)
     for tensor in tensors:
         if tensor.data is not None and tensor.quant is not None:
             data = np.asarray(dequantize(tensor.value(), tensor.quant), order="C")
@@ -89,7 +89,7 @@ def _coded(tensor: Tensor) -> bool:
 
 def _clips_at_zero(op: Op) -> bool:
     out = op.output
-    if out.quant is None or out.dtype not in ACTIVATION_CODES or out.meta.get("virtual"):
+    if out.quant is None or out.dtype not in ACTIVATION_CODES or out.fused:
         return False
     lowest, _ = ACTIVATION_CODES[out.dtype]
     return bool(out.quant.zero_point[0] == lowest) and not out.is_input

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from qfrewrite.errors import UnsupportedError
-from qfrewrite.ir import Graph, Op, Tensor
+from qfrewrite.ir import Graph, Normal, Op, Tensor
 from qfrewrite.ops import spec_of
 from qfrewrite.ops.spec import attr, computed
 from qfrewrite.rewrite.linear import Float64, LinearView, linear_before
@@ -58,25 +60,9 @@ def _keep_statistics(graph: Graph, op: Op) -> None:
     assert variance is not None
     share = np.sqrt(variance / (variance + attr(op, "epsilon")))
     std = np.abs(gamma if gamma is not None else np.ones(channels)) * share
-    stats = (beta if beta is not None else np.zeros(channels), std)
+    normal = Normal(beta if beta is not None else np.zeros(channels), std)
     for tensor in (op.operand(0), op.output):
-        graph.set_meta(tensor, {**tensor.meta, "bn_stats": stats})
-
-
-def restate(
-    graph: Graph, tensor: Tensor, *, scale: Float64 | None = None, shift: Float64 | None = None
-) -> None:
-    """What is noted of a tensor whose values became scale * value + shift, both [C]."""
-    factor = 1.0 if scale is None else scale
-    offset = 0.0 if shift is None else shift
-    meta = dict(tensor.meta)
-    if "bn_stats" in meta:
-        mean, std = meta["bn_stats"]
-        meta["bn_stats"] = (mean * factor + offset, std * np.abs(factor))
-    if "channel_mean" in meta:
-        meta["channel_mean"] = meta["channel_mean"] * factor + offset
-    if "bn_stats" in meta or "channel_mean" in meta:
-        graph.set_meta(tensor, meta)
+        graph.set_channels(tensor, replace(tensor.channels, normal=normal))
 
 
 def _unpadded_linear_after(op: Op) -> LinearView | NoMatch:

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from qfrewrite.ir import Array, Graph, Op, Tensor
+from qfrewrite.ir import Array, Graph, Op, Tensor, TrainedRange
 from qfrewrite.ops import spec_of
 from qfrewrite.ops.spec import attr
 from qfrewrite.rewrite.match import LINEAR, NoMatch, sole_user
 
 Float64 = npt.NDArray[np.float64]
-
-KEY = "fake_quant"
-"""Key in a constant's meta: the range that training chose for it."""
 
 
 class LinearPorts(NamedTuple):
@@ -57,7 +54,7 @@ class LinearView:
     the last axis belongs to one input channel."""
     bias: Float64
     """In real units, [O]; zeros where the op has none."""
-    trained: Mapping[str, Any] | None
+    trained: TrainedRange | None
     """The range that training chose for the weights."""
     source: tuple[Array | None, ...]
     """The constants of the op when the view was made."""
@@ -78,7 +75,7 @@ class LinearView:
                 return NoMatch(f"is {tensor.dtype}, needs float32", at=tensor.name)
         bias = np.zeros(w.shape[ports.axis]) if b is None else b.value().astype(np.float64)
         source = (w.data, None if b is None else b.data)
-        return cls(op, ports, w.value(), bias.reshape(-1), w.meta.get(KEY), source)
+        return cls(op, ports, w.value(), bias.reshape(-1), w.trained, source)
 
     # -- reading ---------------------------------------------------------------------------
 
@@ -164,10 +161,7 @@ class LinearView:
         A range that training chose is scaled too.
         """
         weights = self.weights.astype(np.float64) * self.along_outputs(scale)
-        trained = self.trained
-        if trained is not None:
-            axis = self.ports.axis
-            trained = _scaled(trained, scale, axis) if trained["axis"] in (None, axis) else None
+        trained = self.trained and self.trained.scaled(scale, self.ports.axis)
         return replace(self, weights=weights, bias=self.bias * scale, trained=trained, operand=None)
 
     def shifted(self, offset: Float64, operand: Tensor | None = None) -> LinearView:
@@ -212,13 +206,3 @@ def linear_before(tensor: Tensor) -> LinearView | NoMatch:
         return NoMatch(f"comes from {op.kind}, needs a linear op", at=tensor.name)
     only = sole_user(tensor)
     return only if isinstance(only, NoMatch) else LinearView.of(op)
-
-
-def _scaled(trained: Mapping[str, Any], scale: Float64, axis: int) -> dict[str, Any]:
-    """The range of weights whose channels on `axis` are multiplied by `scale`, [C].
-
-    A range per channel keeps its quantized values; one for all becomes one per channel that does.
-    """
-    low, high = (np.asarray(trained[k], np.float64).reshape(-1) for k in ("min", "max"))
-    ends = np.sort([low * scale, high * scale], axis=0)
-    return {**trained, "min": ends[0], "max": ends[1], "axis": axis}

@@ -91,7 +91,7 @@ def _dequantize_weights(rw: Rewriter) -> None:
             if tensor.data is not None and tensor.quant is not None and tensor.dtype in _HYBRID:
                 twin = constant(tensor.name, _hybrid_values(tensor.data, tensor.quant))
                 rw.graph.set_input(op, slot, twin)
-                rw.graph.set_meta(op, {})
+                rw.graph.forget_file(op)
                 rw.edit("dequantized", op, f"{tensor.dtype} '{tensor.name}' to float32")
 
 

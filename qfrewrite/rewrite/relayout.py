@@ -6,16 +6,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from qfrewrite.ir import Array, Graph, Op, Tensor, constant
 from qfrewrite.ops.spec import inferred
 from qfrewrite.rewrite.channels import Channels, Ids
-
-LIVE = "live"
-"""Key in a tensor's meta: which channels are not padding, [C] bool."""
-# What passes note per channel, and what padding has there.
-_NOTED = {"channel_mean": 0.0, LIVE: False}
 
 
 class Relayout:
@@ -116,28 +110,6 @@ class Relayout:
         signature = tensor.shape_signature
         if signature:
             signature = (*signature[:-1], shape[-1])
-        meta = {k: self._noted(k, v, layout) for k, v in tensor.meta.items()}
-        if (layout < 0).any():
-            meta.setdefault(LIVE, layout >= 0)
         self.graph.set_shape(tensor, shape)
         self.graph.set_signature(tensor, signature)
-        self.graph.set_meta(tensor, meta)
-
-    def _noted(self, key: str, value: Any, layout: Ids) -> Any:
-        if key == "bn_stats":
-            return tuple(_along(np.asarray(v), layout, 0.0) for v in value)
-        return _along(value, layout, _NOTED[key]) if key in _NOTED else value
-
-
-def _along(values: Array, layout: Ids, fill: Any) -> npt.NDArray[Any]:
-    return np.where(layout >= 0, values[np.maximum(layout, 0)], np.asarray(fill, values.dtype))
-
-
-def with_padding(tensor: Tensor, values: Array) -> Array:
-    """Values of the channels of `tensor` that are not padding, as values of all, [C]."""
-    live = tensor.meta.get(LIVE)
-    if live is None or values.size != int(live.sum()):
-        return values
-    result = np.zeros(live.size, values.dtype)
-    result[live] = values
-    return result
+        self.graph.set_channels(tensor, tensor.channels.selected(layout))

@@ -81,7 +81,7 @@ class Resizing:
         """Set attributes of `op`."""
         before = {k: attr(op, k) for k in attrs}
         self.graph.set_attrs(op, **attrs)
-        self.graph.set_meta(op, {})
+        self.graph.forget_file(op)
         self.note(op, ", ".join(f"{k} {before[k]} -> {v}" for k, v in attrs.items()))
 
     def note(self, op: Op, text: str) -> None:
@@ -149,7 +149,7 @@ def _reshape(r: Resizing, op: Op) -> None:
     if op.input(1) is not None:
         r.set_constant(op, 1, shape)
     r.graph.set_attrs(op, new_shape=tuple(shape))
-    r.graph.set_meta(op, {})
+    r.graph.forget_file(op)
 
 
 def _regrouped(was: Shape, now: Shape, target: list[int]) -> list[int] | None:

@@ -12,7 +12,7 @@ from qfrewrite.errors import Diagnostic, Diagnostics, VerifyError
 from qfrewrite.ir import Array, Graph, Op, Tensor
 from qfrewrite.ir.dtypes import json_value
 from qfrewrite.ops.build import append_op
-from qfrewrite.rewrite.linear import KEY, LinearView
+from qfrewrite.rewrite.linear import LinearView
 from qfrewrite.rewrite.match import NoMatch
 from qfrewrite.rewrite.pattern import Match, Pattern, match
 
@@ -246,10 +246,7 @@ class Rewriter:
         """Put a constant in `slot` of `op` only: other readers of the old one keep it."""
         dtype = np.float32 if data.dtype.kind == "f" else data.dtype
         # Unlike ascontiguousarray this leaves a scalar a scalar.
-        new = self.graph.put_constant(op, slot, np.asarray(data, dtype, order="C"), name)
-        # A range that training chose belongs to the old values.
-        self.graph.set_meta(new, {k: v for k, v in new.meta.items() if k != "fake_quant"})
-        return new
+        return self.graph.put_constant(op, slot, np.asarray(data, dtype, order="C"), name)
 
     def set_linear(self, view: LinearView) -> None:
         """Give a linear op the weights, the bias and the trained range of `view`.
@@ -262,7 +259,7 @@ class Rewriter:
         if view.weights is not view.source[0]:
             w = self.set_constant(op, ports.weights, view.weights)
             if view.trained is not None:
-                self.graph.set_meta(w, {**w.meta, KEY: view.trained})
+                self.graph.set_trained(w, view.trained)
         if view.operand is not None:
             self.graph.set_input(op, ports.bias, view.operand)
         else:

@@ -86,7 +86,7 @@ def _key(op: Op) -> Hashable:
         t if t is None or not t.is_const else (t.dtype, t.shape, t.quant is None) for t in op.inputs
     )
     results = tuple((t.dtype, t.shape) for t in op.outputs)
-    return op.kind, _attributes(op), operands, results, op.meta.get("keep")
+    return op.kind, _attributes(op), operands, results, op.keep
 
 
 def _attributes(op: Op) -> Hashable:
@@ -108,7 +108,7 @@ def _same_constants(a: Op, b: Op) -> bool:
 
 def _equal(a: Tensor, b: Tensor) -> bool:
     """Whether two constants hold the same bytes, with no range or scale of their own."""
-    if a.quant is not None or b.quant is not None or a.meta or b.meta:
+    if any(t.quant or t.trained or t.sparsity or t.meta for t in (a, b)):
         return False
     return a.value().tobytes() == b.value().tobytes()
 

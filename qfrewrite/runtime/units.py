@@ -78,15 +78,13 @@ def cut_out(
     What the first of them reads becomes the inputs, what the last one gives the outputs.
     """
     small = Graph(ops[0].name)
-    tensors = dict.fromkeys(t for op in ops for t in (*op.inputs, *op.outputs) if t is not None)
-    twins = {t: copied(t) for t in tensors}
+    tensors = (t for op in ops for t in (*op.inputs, *op.outputs, *op.intermediates))
+    twins = {t: copied(t) for t in dict.fromkeys(tensors) if t is not None}
     small.set_io(
         [twins[t] for t in dict.fromkeys(ops[0].inputs) if t is not None and not t.is_const]
     )
     for op in ops:
-        inputs = [None if t is None else twins[t] for t in op.inputs]
-        outputs = [twins[t] for t in op.outputs]
-        small.add_op(Op(op.kind, inputs, outputs, op.attrs, name=op.name, meta=op.meta))
+        small.add_op(op.twin(twins))
     small.set_io(outputs=[twins[t] for t in ops[-1].outputs])
     return small, twins
 

@@ -119,7 +119,7 @@ def test_everything_of_a_rich_model_is_in_the_ir() -> None:
     assert quant.extra["max"].tolist() == [1.0] * 5
     assert graph.tensor("ranged").quant is None
     assert graph.tensor("ranged").meta["quantization"]["max"].tolist() == [1.0]
-    assert graph.tensor("state").meta == {"is_variable": True, "has_rank": True}
+    assert (graph.tensor("state").is_variable, graph.tensor("state").has_rank) == (True, True)
     dense, custom = graph.ops
     assert dense.inputs[2] is None
     assert dense.attrs["keep_num_dims"] is True
@@ -154,7 +154,7 @@ def test_sparse_constants_stay_bytes() -> None:
     }
     graph = Graph()
     values = np.array([1.5, -2.5], np.float32).view(np.uint8)
-    sparse = Tensor("s", (2, 4), "float32", values, meta={"sparsity": sparsity})
+    sparse = Tensor("s", (2, 4), "float32", values, sparsity=sparsity)
     x, dense, y = Tensor("x", (2, 4)), Tensor("d", (2, 4)), Tensor("y", (2, 4))
     graph.set_io([x])
     graph.add_op(Op("DENSIFY", [sparse], [dense]))
@@ -200,7 +200,7 @@ def test_a_fused_activation_is_an_op_and_is_fused_again() -> None:
     assert [op.kind for op in graph.ops] == ["CONV_2D", "RELU6"]
     between = graph.ops[0].output
     assert between.name == "y/pre_relu6"
-    assert between.meta["virtual"]
+    assert between.fused
     assert graph.ops[0].attrs["fused_activation_function"] == "NONE"
 
 
@@ -214,7 +214,7 @@ def test_an_activation_that_stands_alone_stays_so(keep: str) -> None:
     elif keep == "output":
         graph.set_io(outputs=[*graph.outputs, between])
     else:
-        graph.set_meta(between, {})
+        graph.set_fused(between, False)
     kinds = {op["code"] for op in said(serialize(model))["subgraphs"][0]["operators"]}
     assert CODES["RELU6"] in kinds
 
@@ -223,7 +223,7 @@ def test_fusing_keeps_the_numbers() -> None:
     model = conv_model()
     inputs = random_inputs(model)
     fused = run(serialize(model), inputs)[0]
-    model.graph.set_meta(model.graph.ops[0].output, {})
+    model.graph.set_fused(model.graph.ops[0].output, False)
     np.testing.assert_array_equal(fused, run(serialize(model), inputs)[0])
     assert fused.max() > 0
 
@@ -231,7 +231,7 @@ def test_fusing_keeps_the_numbers() -> None:
 def test_sign_bit_stays_an_attribute() -> None:
     model = conv_model()
     op = model.graph.ops[0]
-    model.graph.set_meta(op.output, {})
+    model.graph.set_fused(op.output, False)
     model.graph.set_attrs(op, fused_activation_function="SIGN_BIT")
     back = parse_tflite(serialize(model)).graph.ops[0]
     assert back.attrs["fused_activation_function"] == "SIGN_BIT"

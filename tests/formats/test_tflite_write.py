@@ -30,16 +30,16 @@ def test_an_edited_model_gets_a_signature_and_one_as_read_does_not() -> None:
 def test_a_model_from_elsewhere_gets_a_runtime_version_and_ranks() -> None:
     model = parse_tflite(serialize(conv_model(source="graphdef")))
     assert model.metadata == [("min_runtime_version", b"1.5.0" + bytes(11))]
-    assert all(t.meta["has_rank"] for t in model.graph.tensors if not t.meta.get("virtual"))
+    assert all(t.has_rank for t in model.graph.tensors if not t.fused)
 
 
 def test_versions_follow_the_element_type() -> None:
     model = rich_model()
     dense = model.graph.ops[0]
     assert op_version(dense) == 5  # keeps its dimensions
-    model.graph.set_meta(dense, {"version": 9, "read_as": "FULLY_CONNECTED"})
+    model.graph.set_version(dense, 9)
     assert op_version(dense) == 9
-    model.graph.set_meta(dense, {"version": 9, "read_as": "CONV_2D"})
+    model.graph.set_version(dense, None)
     assert op_version(dense) == 5  # keeps its dimensions
     assert op_version(model.graph.ops[1]) == 1
 
@@ -49,8 +49,8 @@ def test_options_that_a_file_leaves_out_stay_out_until_they_are_changed() -> Non
     x, y = Tensor("x", (2, 3)), Tensor("y", (6,))
     graph.set_io([x])
     shape = constant("s", np.array([6], np.int32))
-    meta = {"version": 1, "read_as": "RESHAPE", "no_options": True}
-    op = Op("RESHAPE", [x, shape], [y], {"new_shape": ()}, meta=meta)
+    meta = {"no_options": True}
+    op = Op("RESHAPE", [x, shape], [y], {"new_shape": ()}, version=1, meta=meta)
     graph.add_op(op)
     graph.set_io(outputs=[y])
     written = serialize(Model([graph]))
@@ -92,7 +92,9 @@ def test_what_tflite_has_not_is_refused_by_name(tmp_path: Path) -> None:
     refused("CONV_2D.*Conv2DOptions.stride_w", lambda m, op, w: m.graph.set_attrs(op, stride_w=2.5))
     refused(
         "CONV_2D.*builtin_options of type 99",
-        lambda m, op, w: m.graph.set_meta(op, {"unknown": ["builtin_options of type 99"]}),
+        lambda m, op, w: object.__setattr__(
+            op, "meta", {"unknown": ["builtin_options of type 99"]}
+        ),
     )
     refused(
         "tensor 'w': TFLite has no element type float8",
@@ -111,7 +113,7 @@ def test_what_tflite_has_not_is_refused_by_name(tmp_path: Path) -> None:
     )
     refused(
         "tensor 'w': .*field 12",
-        lambda m, op, w: m.graph.set_meta(w, {"unknown": ["Tensor field 12"]}),
+        lambda m, op, w: object.__setattr__(w, "meta", {"unknown": ["Tensor field 12"]}),
     )
     sign = Signature("s", 0, (("x", 4),), ())
     refused("signature 's'.*number 4", lambda m, op, w: m.signatures.append(sign))

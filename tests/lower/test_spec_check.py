@@ -112,7 +112,7 @@ def mixed(g: Graph) -> None:
 
 def old_version(g: Graph) -> None:
     op = g.ops_of("CONV_2D")[0]
-    g.set_meta(op, {**op.meta, "version": 1, "read_as": "CONV_2D"})
+    g.set_version(op, 1)
 
 
 BROKEN: list[tuple[str, Callable[[Graph], None], str]] = [

@@ -114,7 +114,7 @@ def test_an_lstm_cell_with_its_state(tmp_path: Path) -> None:
         return constant(name, normal(*shape, scale=0.4, seed=len(name)))
 
     gates = ("input", "forget", "cell", "output")
-    states = [Tensor(n, (1, 8), meta={"is_variable": True}) for n in ("h", "c")]
+    states = [Tensor(n, (1, 8), is_variable=True) for n in ("h", "c")]
     weights = [const(f"w_{g}", 8, 6) for g in gates] + [const(f"u_{g}", 8, 8) for g in gates]
     biases, nothing = [const(f"b_{g}", 8) for g in gates], [None]
     operands = [dense, *weights, *nothing * 3, *biases, *nothing * 2, *states, *nothing * 4]

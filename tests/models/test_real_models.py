@@ -67,9 +67,7 @@ INT8_FIDELITY = {
 def written_ops(path: Path) -> Counter[str]:
     """Ops of a written model by kind, fused activations not counted."""
     graph = parse_tflite(path.read_bytes()).graph
-    return Counter(
-        op.kind for op in graph.ops if not (op.inputs[0] and op.inputs[0].meta.get("virtual"))
-    )
+    return Counter(op.kind for op in graph.ops if not (op.inputs[0] and op.inputs[0].fused))
 
 
 @pytest.mark.parametrize("name", GRAPHDEFS + TFLITES)

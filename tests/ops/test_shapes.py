@@ -16,10 +16,10 @@ from qfrewrite.ops.shapes import settle_shapes, unsettled
 def flattened_rows(height: int) -> tuple[Graph, Tensor]:
     """x [1, height?, 6] reshaped to [height?, 6] by a computed shape, as converters write it."""
     graph = Graph()
-    x = Tensor("x", (1, height, 6), shape_signature=(1, -1, 6), meta={"has_rank": True})
+    x = Tensor("x", (1, height, 6), shape_signature=(1, -1, 6), has_rank=True)
     graph.set_io([x])
     sizes = Tensor("sizes", (3,), "int32")
-    rows = Tensor("rows", (), "int32", meta={"has_rank": True})
+    rows = Tensor("rows", (), "int32", has_rank=True)
     target = Tensor("target", (2,), "int32")
     y = Tensor("y", (1, 1), shape_signature=(-1, -1))
     ints = [constant(f"c{i}", np.array([i], "i4")) for i in (1, 2)]
@@ -56,7 +56,7 @@ def test_what_depends_on_data_is_unknown_and_so_is_what_follows() -> None:
     graph = Graph()
     x = Tensor("x", (1, 8))
     graph.set_io([x])
-    found = Tensor("found", (1, 2), "int64", shape_signature=(-1, 2), meta={"has_rank": True})
+    found = Tensor("found", (1, 2), "int64", shape_signature=(-1, 2), has_rank=True)
     doubled = Tensor("doubled", (1, 2), "int64", shape_signature=(-1, 2))
     unranked, other = Tensor("unranked", (), "int64"), Tensor("other", (1, 8))
     graph.add_op(Op("WHERE", [x], [found]))

@@ -75,9 +75,9 @@ def sparse(
                 **{k: {"values": v} for k, v in arrays.items()},
             })  # fmt: skip
     values = np.array([element(place) for place in places], dense.dtype)
-    meta = {"sparsity": {"traversal_order": list(order), "block_map": list(block_map),
-                         "dim_metadata": levels}}  # fmt: skip
-    return Tensor("w", dense.shape, "float32", values.view(np.uint8), meta=meta)
+    sparsity = {"traversal_order": list(order), "block_map": list(block_map),
+                "dim_metadata": levels}  # fmt: skip
+    return Tensor("w", dense.shape, "float32", values.view(np.uint8), sparsity=sparsity)
 
 
 def model_of(weights: Tensor) -> Model:
@@ -116,7 +116,8 @@ def test_dense_values_are_those_of_the_runtime(case: Any, tmp_path: Path) -> Non
 def test_what_is_damaged_is_not_read() -> None:
     """A segment, an index, the order, the size: each would lead outside the value."""
     good = sparse(mostly_zero(4, 6), (0, 1), "DS")
-    sparsity = good.meta["sparsity"]
+    sparsity = good.sparsity
+    assert sparsity is not None
     dense, csr = sparsity["dim_metadata"]
     vector = csr["array_segments"]["values"]
     changes: list[dict[str, Any]] = [
@@ -131,8 +132,7 @@ def test_what_is_damaged_is_not_read() -> None:
         {"dim_metadata": [dense, dense]},
     ]
     for change in changes:
-        meta = {"sparsity": {**sparsity, **change}}
-        bad = Tensor("w", good.shape, "float32", good.data, meta=meta)
+        bad = Tensor("w", good.shape, "float32", good.data, sparsity={**sparsity, **change})
         with pytest.raises(ModelFileError, match="'w': is a sparse constant that"):
             dense_value(bad)
         with pytest.raises(ModelFileError, match="'w': is a sparse constant that"):
@@ -153,7 +153,7 @@ def test_weights_that_a_kernel_reads_sparse_become_dense(tmp_path: Path) -> None
     saved = qf.save(model, tmp_path / "int8.tflite")
     assert saved.lowering.float_ops == []
     written = read_tflite(saved.path)
-    assert all("sparsity" not in t.meta for t in written.graph.tensors)
+    assert all(t.sparsity is None for t in written.graph.tensors)
     samples = synthetic(input_specs(model.graph), 8)
     floats = [[s["x"] @ mostly_zero(6, 8).T + mostly_zero(6, seed=1)] for s in samples]
     assert compare(floats, collect(Runner(saved.path, threads=1), samples)).sqnr_db > 35
@@ -162,7 +162,7 @@ def test_weights_that_a_kernel_reads_sparse_become_dense(tmp_path: Path) -> None
 def test_an_unedited_file_stays_sparse(tmp_path: Path) -> None:
     write_tflite(model_of(sparse(mostly_zero(4, 6), (0, 1), "DS")), tmp_path / "m.tflite")
     qf.save(qf.load(tmp_path / "m.tflite"), tmp_path / "same.tflite", scheme="float32")
-    assert "sparsity" in read_tflite(tmp_path / "same.tflite").graph.tensor("w").meta
+    assert read_tflite(tmp_path / "same.tflite").graph.tensor("w").sparsity is not None
 
 
 @pytest.mark.slow

@@ -173,8 +173,8 @@ def test_statistics_follow_what_is_scaled_and_absorbed() -> None:
     graph = separable(dead=(1,))
     folded, _, _ = changed(graph, "fold_bn", data=False)
     after, _, _ = changed(graph, "absorb_dead_channels,correct_bias", data=False)
-    known = folded.op("dw").output.meta["bn_stats"]
-    mean, std = after.op("dw").output.meta["bn_stats"]
+    known = folded.op("dw").output.channels.normal
+    mean, std = after.op("dw").output.channels.normal
     alive = np.array([True, False, True, True])
     for found, before in zip((mean, std), known, strict=True):
         assert found.tolist() == np.where(alive, before, 0).tolist()
@@ -182,15 +182,15 @@ def test_statistics_follow_what_is_scaled_and_absorbed() -> None:
     new, old = (LinearView.of(g.op("dw")).weights[0, 0, 0, alive] for g in (scaled, after))
     scale = new / old
     assert np.abs(np.log(scale)).min() > 0.1
-    found = scaled.op("dw").output.meta["bn_stats"]
+    found = scaled.op("dw").output.channels.normal
     for now, before in zip(found, (mean, std), strict=True):
         assert now[alive] == pytest.approx(before[alive] * scale, rel=1e-5)
-    inputs, now = (g.op("relu6").output.meta["channel_mean"][alive] for g in (after, scaled))
+    inputs, now = (g.op("relu6").output.channels.mean[alive] for g in (after, scaled))
     assert now == pytest.approx(inputs * scale, rel=1e-5)
 
 
 def test_statistics_follow_biases_that_move_on() -> None:
-    """Fails where `restate` forgets the shift."""
+    """Fails where `absorb_bias` does not shift the facts of the channels."""
     b = GraphBuilder()
     y = b.op("CONV_2D", b.input("x", (1, 4, 4, 3)), b.const("w", normal(4, 1, 1, 3)), name="first")
     y = b.op("RELU", batch_norm(b, y, "bn", beta=30.0), name="relu")
@@ -199,7 +199,7 @@ def test_statistics_follow_biases_that_move_on() -> None:
     after, _, _ = changed(folded, "absorb_bias", data=False)
     shift = LinearView.of(after.op("first")).bias - LinearView.of(folded.op("first")).bias
     assert shift.max() < -20
-    (mean, std), (before, spread) = (g.op("first").output.meta["bn_stats"] for g in (after, folded))
+    (mean, std), (before, spread) = (g.op("first").output.channels.normal for g in (after, folded))
     assert mean == pytest.approx(before + shift, abs=1e-4)
     assert std.tolist() == spread.tolist()
 
@@ -246,7 +246,7 @@ def test_correct_bias_notes_mean_inputs(data: bool) -> None:
     graph = separable()
     after, db, report = changed(graph, "correct_bias", data=data)
     assert db > 120
-    noted = {t.name: t.meta["channel_mean"] for t in after.tensors if "channel_mean" in t.meta}
+    noted = {t.name: m for t in after.tensors if (m := t.channels.mean) is not None}
     samples = synthetic(input_specs(graph), 24)
     session = Session(graph, [graph.tensor("x"), graph.tensor("relu6")], threads=1)
     values = [np.stack(v) for v in zip(*collect(session, samples), strict=True)]
@@ -538,7 +538,7 @@ def test_auto_leaves_layers_in_8_bits_where_taking_them_out_does_not_help(
     monkeypatch.setattr("qfrewrite.passes.auto._WORTH_IT", 0.0)
     model, report = auto(classifier(), 1e-6)
     assert "not by taking layers out" in report["auto"].log.diagnostics.of("warning")[0].text
-    assert not any("keep" in op.meta for op in model.graph.ops)
+    assert not any(op.keep is not None for op in model.graph.ops)
     assert not lower_model(model, QuantOptions(per_channel=False))[1].counts.get("float")
 
 

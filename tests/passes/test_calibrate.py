@@ -84,8 +84,8 @@ def test_ranges_without_data_are_replayed_with_their_means(tmp_path: Path) -> No
         model = Model([separable()])
         run_passes(model, text)
         means.append({
-            t.name: t.meta["channel_mean"].tolist()
-            for t in model.graph.tensors if "channel_mean" in t.meta
+            t.name: t.channels.mean.tolist()
+            for t in model.graph.tensors if t.channels.mean is not None
         })  # fmt: skip
     assert means[0] == means[1] != {}
 

@@ -109,7 +109,7 @@ def test_padding_does_not_touch_calibration() -> None:
         after = rewritten(graph, passes)
         found = {op.operand(0).name: op.attrs for op in after.ops_of("FAKE_QUANT")}
         ranges.append({name: (a["min"], a["max"]) for name, a in found.items()})
-        means = after.tensor("sum").meta["channel_mean"]
+        means = after.tensor("sum").channels.mean
         assert means.size == after.tensor("sum").shape[-1]
     assert ranges[0] == ranges[1]
 

@@ -7,7 +7,7 @@ import pytest
 from graphs import normal
 
 from qfrewrite.errors import VerifyError
-from qfrewrite.ir import Array, Graph
+from qfrewrite.ir import Array, Graph, TrainedRange
 from qfrewrite.ops.build import GraphBuilder
 from qfrewrite.ops.spec import computed
 from qfrewrite.rewrite.linear import LinearView, linear_views
@@ -70,13 +70,13 @@ def test_a_view_does_not_outlive_the_weights_it_shows() -> None:
 def test_a_trained_range_is_scaled_with_the_weights_and_goes_with_them() -> None:
     graph = one_layer(*SHAPES[2])
     w = graph.ops[0].operand(1)
-    trained = {"min": -1.0, "max": 2.0, "axis": None}
-    graph.set_meta(w, {"fake_quant": trained})
+    trained = TrainedRange(np.asarray(-1.0), np.asarray(2.0))
+    graph.set_trained(w, trained)
     (view,) = linear_views(graph)
     scaled = view.scaled(np.array([1, 2, -1, 1, 1, 1.0])).trained
-    assert scaled["axis"] == 0
-    assert scaled["min"].tolist() == [-1, -2, -2, -1, -1, -1]
-    assert view.shifted(np.ones(6)).trained == trained
+    assert scaled.axis == 0
+    assert scaled.low.tolist() == [-1, -2, -2, -1, -1, -1]
+    assert view.shifted(np.ones(6)).trained is trained
     assert view.with_weights(view.weights * 3).trained is None
 
 

@@ -29,7 +29,6 @@ _MOST_DIMENSIONS = 32  # of a numpy array
 
 # What an operator or a tensor may carry besides what the IR holds -> its value when it does not.
 _OPERATOR_EXTRAS = {"custom_options_format": "FLEXBUFFERS", "debug_metadata_index": -1}
-_TENSOR_EXTRAS = {"is_variable": False, "has_rank": False, "sparsity": None}
 
 
 def read_tflite(path: str | Path) -> Model:
@@ -218,7 +217,7 @@ class _GraphReader:
         shape = _ints(values["shape"])
         if len(shape) > _MOST_DIMENSIONS or min(shape, default=0) < 0:
             raise ModelFileError(f"has the shape {list(shape[:8])}", where=where, remedy=_REMEDY)
-        meta = {k: values[k] for k, absent in _TENSOR_EXTRAS.items() if values[k] != absent}
+        meta: dict[str, Any] = {}
         if values["variant_tensors"] is not None:
             meta["variant_tensors"] = tuple(map(_plain, values["variant_tensors"]))
         if UNKNOWN in values:
@@ -236,6 +235,9 @@ class _GraphReader:
             data,
             quant,
             shape_signature=None if signature is None else _ints(signature),
+            has_rank=values["has_rank"],
+            is_variable=values["is_variable"],
+            sparsity=values["sparsity"],
             meta=meta,
         )
         if is_sparse(tensor) and dtype in NUMPY_DTYPES:
@@ -262,17 +264,16 @@ class _GraphReader:
         between = [self._pick(i, where) for i in _ints(values["intermediates"])]
         self._check_order(where, inputs, outputs)
         attrs, meta = self._attributes(values, code, kind)
-        fused = attrs.get("fused_activation_function")
-        if kind in _UNFUSED and fused in _FUSIBLE and len(outputs) == 1:
+        fused: str = attrs.get("fused_activation_function", "NONE")
+        unfuses = kind in _UNFUSED and fused in _FUSIBLE and len(outputs) == 1
+        written = [self._before(outputs[0], fused)] if unfuses else outputs
+        if unfuses:
             attrs["fused_activation_function"] = "NONE"
-            before = self._before(outputs[0], fused)
-            self._add(Op(kind, inputs, [before], attrs, intermediates=tuple(between), meta=meta))
-            self._add(Op(fused, [before], outputs))
-        else:
-            self._add(Op(kind, inputs, outputs, attrs, intermediates=tuple(between), meta=meta))
-
-    def _add(self, op: Op) -> None:
+        op = Op(kind, inputs, written, attrs, intermediates=tuple(between),
+                version=code["version"], meta=meta)  # fmt: skip
         self.graph.add_op(op)
+        if unfuses:
+            self.graph.add_op(Op(fused, written, outputs))
 
     def _before(self, out: Tensor, activation: str) -> Tensor:
         """The tensor between an op and its activation, which the file does not have."""
@@ -283,7 +284,7 @@ class _GraphReader:
             out.dtype,
             quant=out.quant,
             shape_signature=out.shape_signature,
-            meta={"virtual": True},
+            fused=True,
         )
 
     def _check_order(self, where: str, inputs: list[Tensor | None], outputs: list[Tensor]) -> None:
@@ -298,8 +299,7 @@ class _GraphReader:
         self, values: Values, code: Values, kind: str
     ) -> tuple[dict[str, Any], dict[str, Any]]:
         """An operator's attributes, and what the writer needs besides them."""
-        meta: dict[str, Any] = {"version": code["version"], "read_as": kind}
-        meta |= {k: values[k] for k, absent in _OPERATOR_EXTRAS.items() if values[k] != absent}
+        meta = {k: values[k] for k, absent in _OPERATOR_EXTRAS.items() if values[k] != absent}
         if values["mutating_variable_inputs"] is not None:
             meta["mutating_variable_inputs"] = tuple(values["mutating_variable_inputs"].tolist())
         if unknown := [*values.get(UNKNOWN, ()), *code.get(UNKNOWN, ())]:

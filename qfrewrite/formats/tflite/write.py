@@ -32,7 +32,6 @@ _ALWAYS_INLINE = 64
 _ALIGN = 16
 
 _OPERATOR_EXTRAS = ("custom_options_format", "mutating_variable_inputs", "debug_metadata_index")
-_TENSOR_EXTRAS = ("is_variable", "sparsity", "variant_tensors", "has_rank")
 
 
 def write_tflite(model: Model, path: str | Path) -> int:
@@ -73,8 +72,7 @@ def chunks(model: Model, *, most_inline: int = _MOST_INLINE) -> Iterator[Any]:
 
 def op_version(op: Op) -> int:
     """The op version to write: what its row asks for, and no less than its file had."""
-    version = int(op.meta.get("version", 1)) if op.meta.get("read_as") == op.kind else 1
-    return max(version, least_version(op))
+    return max(op.version or 1, least_version(op))
 
 
 def _pieces(
@@ -157,7 +155,7 @@ class _ModelWriter:
         if number is None:
             raise UnsupportedError("is no op of TFLite", remedy="lower the graph first")
         custom = op.attrs["custom_code"] if op.kind == "CUSTOM" else op.meta.get("custom_code")
-        version = op.meta["version"] if self.as_read and "version" in op.meta else op_version(op)
+        version = op.version if self.as_read and op.version is not None else op_version(op)
         return self._codes.setdefault((number, custom, version), len(self._codes))
 
     def _description(self) -> str | None:
@@ -215,9 +213,12 @@ class _GraphWriter:
         }
 
     def _tensor(self, tensor: Tensor) -> int:
-        values: Values = {k: tensor.meta[k] for k in _TENSOR_EXTRAS if k in tensor.meta}
-        if self.model.model.source != "tflite":
-            values.setdefault("has_rank", True)
+        values: Values = {
+            "is_variable": tensor.is_variable,
+            "sparsity": tensor.sparsity,
+            "variant_tensors": tensor.meta.get("variant_tensors"),
+            "has_rank": tensor.has_rank or self.model.model.source != "tflite",
+        }
         try:
             _refuse_unknown(tensor.meta)
             values |= {
@@ -269,7 +270,7 @@ def _fusions(graph: Graph) -> dict[Op, Op]:
         between = op.output
         readers = between.users
         if (
-            between.meta.get("virtual")
+            between.fused
             and len(readers) == 1
             and facets(readers[0].op).fusible
             and not between.is_output
@@ -281,15 +282,15 @@ def _fusions(graph: Graph) -> dict[Op, Op]:
 
 def _options(op: Op, attrs: dict[str, Any]) -> dict[str, Values]:
     """The option tables of an op: its attributes, and what its file held besides."""
-    same_kind = op.meta.get("read_as") == op.kind
-    tables: dict[str, Values] = dict(op.meta.get("other_options", {})) if same_kind else {}
+    as_read = op.version is not None
+    tables: dict[str, Values] = dict(op.meta.get("other_options", {})) if as_read else {}
     attrs = _SPECIAL.get(op.kind, dict)(attrs)
     usual = names.options_table(op.kind)
     if usual is None:
         if attrs:
             raise UnsupportedError(f"takes no attribute '{next(iter(attrs))}' in TFLite")
         return tables
-    if same_kind and op.meta.get("no_options") and attrs == names.default_attrs(op.kind):
+    if as_read and op.meta.get("no_options") and attrs == names.default_attrs(op.kind):
         return tables
     return {usual: attrs, **tables}
 
@@ -323,7 +324,7 @@ def _type(dtype: str) -> str | int:
 def _checked(tensor: Tensor) -> Array:
     """The tensor's value, in the element type and of the size that the tensor says."""
     data = tensor.value()
-    if "sparsity" in tensor.meta or tensor.dtype not in NUMPY_DTYPES:
+    if tensor.sparsity is not None or tensor.dtype not in NUMPY_DTYPES:
         return _checked_bytes(tensor, data)
     dtype = NUMPY_DTYPES[tensor.dtype]
     if data.shape != tensor.shape or data.dtype.newbyteorder("=") != dtype.newbyteorder("="):
@@ -334,7 +335,7 @@ def _checked(tensor: Tensor) -> Array:
 
 def _checked_bytes(tensor: Tensor, data: Array) -> Array:
     """Data that numpy cannot shape: the bytes, of which there must be as many as the type takes."""
-    bits = 0 if "sparsity" in tensor.meta else names.BITS.get(tensor.dtype, 0)
+    bits = 0 if tensor.sparsity is not None else names.BITS.get(tensor.dtype, 0)
     expected = (tensor.size * bits + 7) // 8 if bits else data.nbytes
     if data.dtype != np.uint8 or data.nbytes != expected:
         have, want = f"{data.nbytes} bytes as {data.dtype}", f"{expected} as uint8"
