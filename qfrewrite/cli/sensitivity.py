@@ -8,11 +8,19 @@ from typing import Any
 
 import click
 
-from qfrewrite.cli.options import WEIGHTS, data_options, model_options, pass_option, preprocessing
+from qfrewrite.cli.options import (
+    PLUGIN,
+    WEIGHTS,
+    data_options,
+    model_options,
+    pass_option,
+    preprocessing,
+)
 
 
 @click.command()
 @click.argument("model", type=click.Path(path_type=Path))
+@PLUGIN
 @pass_option(default="calibrate", help="Passes to run first; may be given again  "
              "[default: calibrate]")  # fmt: skip
 @click.option("--weights", type=click.Choice(WEIGHTS), show_default=True,

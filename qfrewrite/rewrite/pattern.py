@@ -71,13 +71,18 @@ class Search:
     """One search at one op. Keeps the reason of the attempt that came furthest."""
 
     def __init__(self) -> None:
-        self.why = NoMatch("is not part of the pattern", near=False)
+        self._why: tuple[str, str | None, bool] = ("is not part of the pattern", None, False)
         self._furthest = (False, -1)
 
-    def miss(self, found: Found, why: NoMatch, *, near: bool = True) -> None:
+    def miss(self, found: Found, reason: str, at: str | None, *, near: bool = True) -> None:
         """Note that an attempt failed. near: the ops fit, and a condition does not hold."""
         if (near, len(found)) > self._furthest:
-            self._furthest, self.why = (near, len(found)), replace(why, near=near)
+            self._furthest, self._why = (near, len(found)), (reason, at, near)
+
+    @property
+    def why(self) -> NoMatch:
+        """Why nothing fits."""
+        return NoMatch(*self._why)
 
 
 class Pattern(ABC):
@@ -108,7 +113,7 @@ def _same(search: Search, found: Found, key: Any, value: Any, name: str) -> Foun
     """`found` with `key` bound to `value`; None where it is bound to another."""
     if key not in found or found[key] is value:
         return {**found, key: value}
-    search.miss(found, NoMatch("is another value than the one before", at=name))
+    search.miss(found, "is another value than the one before", name)
     return None
 
 
@@ -140,11 +145,9 @@ class OpPattern(Pattern):
 
     def walk(self, search: Search, tensor: Tensor, user: Op | None, found: Found) -> Ways:
         """Bind the operands one after another, in each order that is allowed."""
-        op = tensor.producer
+        op = None if tensor.data is not None else tensor.producer
         if op is None or op.kind not in self.kinds or op.output is not tensor:
-            made = "a constant or an input" if op is None else f"computed by {op.kind}"
-            why = NoMatch(f"is {made}, needs {' or '.join(self.kinds)}", at=tensor.name)
-            search.miss(found, why, near=False)
+            search.miss(found, f"is not computed by {self.kinds[0]}", tensor.name, near=False)
             return
         if (bound := _same(search, found, self, tensor, tensor.name)) is None:
             return
@@ -153,8 +156,7 @@ class OpPattern(Pattern):
             wanted = {"fused_activation_function": "NONE", **wanted}
         for name, value in wanted.items():
             if attr(op, name) != value:
-                why = NoMatch(f"has {name} {attr(op, name)}, needs {value}", at=op.name)
-                search.miss(bound, why)
+                search.miss(bound, f"has {name} {attr(op, name)}, needs {value}", op.name)
                 return
         if self.name is not None:
             bound = {**bound, self.name: op}
@@ -173,7 +175,7 @@ def _walk_operands(
         return
     tensor = op.input(slot)
     if tensor is None:
-        search.miss(found, NoMatch(f"has no operand {slot}", at=op.name), near=False)
+        search.miss(found, f"has no operand {slot}", op.name, near=False)
         return
     for more in operands[slot].walk(search, tensor, op, found):
         yield from _walk_operands(search, op, operands, more, slot + 1)
@@ -193,7 +195,7 @@ class _Sole(Pattern):
         for more in self.inner.walk(search, tensor, user, found):
             only = sole_user(tensor)
             if isinstance(only, NoMatch):
-                search.miss(more, only)
+                search.miss(more, only.reason, only.at)
             else:
                 yield more
 
@@ -213,7 +215,10 @@ class _AnyOf(Pattern):
             if _same(search, found, self, tensor, tensor.name) is not None:
                 yield found
             return
+        op = tensor.producer
         for option in self.options:
+            if option.kinds and (op is None or op.kind not in option.kinds):
+                continue
             for more in option.walk(search, tensor, user, found):
                 yield {**more, self: tensor}
 
@@ -226,8 +231,7 @@ class _Value(Pattern):
 
     def walk(self, search: Search, tensor: Tensor, user: Op | None, found: Found) -> Ways:
         if tensor.is_const:
-            why = NoMatch("is a constant, needs a computed value", at=tensor.name)
-            search.miss(found, why, near=False)
+            search.miss(found, "is a constant, needs a computed value", tensor.name, near=False)
         elif (bound := _same(search, found, self.name, tensor, tensor.name)) is not None:
             yield bound
 
@@ -241,12 +245,11 @@ class _Constant(Pattern):
 
     def walk(self, search: Search, tensor: Tensor, user: Op | None, found: Found) -> Ways:
         if tensor.data is None or tensor.quant is not None:
-            why = NoMatch("is not a constant of real numbers", at=tensor.name)
-            search.miss(found, why, near=False)
+            search.miss(found, "is not a constant of real numbers", tensor.name, near=False)
             return
         value = self.read(tensor, user)
         if isinstance(value, NoMatch):
-            search.miss(found, value, near=value.near)
+            search.miss(found, value.reason, value.at, near=value.near)
         elif self.name is None:
             yield found
         else:
@@ -264,7 +267,7 @@ class _Linear(Pattern):
         op = tensor.producer
         view = linear_before(tensor)
         if isinstance(view, NoMatch):
-            search.miss(found, view, near=op is not None and op.kind in self.kinds)
+            search.miss(found, view.reason, view.at, near=op is not None and op.kind in self.kinds)
         elif view.op.kind in self.kinds:
             yield {**found, self.name: view}
 
