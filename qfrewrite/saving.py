@@ -20,13 +20,18 @@ DEFAULT_SCHEME = "int8"
 
 @dataclass
 class SaveReport:
-    """A written file: where, how large, what became of the ops, and which `target` lacks."""
+    """A written file."""
 
     path: Path
+    """Where it is."""
     size: int
+    """In bytes."""
     lowering: QuantReport = field(default_factory=QuantReport)
+    """What became of the ops."""
     target: str | None = None
+    """The runtime or chip that it was written for."""
     unmapped: list[Unmapped] = field(default_factory=list)
+    """The ops that the target does not take."""
 
     def __repr__(self) -> str:
         return f"<SaveReport {str(self.path)!r}: {self.size} bytes>"

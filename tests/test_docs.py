@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import runpy
 import shlex
@@ -19,6 +20,24 @@ def test_the_op_table_is_up_to_date() -> None:
 def test_the_table_of_parameters_is_up_to_date() -> None:
     made = runpy.run_path(str(ROOT / "docs" / "make_parameter_table.py"))["table"]()
     assert (ROOT / "docs" / "parameters.md").read_text() == made
+
+
+def test_every_code_of_a_diagnostic_is_listed() -> None:
+    """With its severities; fails if a code is renamed, added or dropped in one place only."""
+    found: dict[str, set[str]] = {}
+    for path in (ROOT / "qfrewrite").rglob("*.py"):
+        for call in (n for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Call)):
+            texts = [a.value for a in call.args
+                     if isinstance(a, ast.Constant) and isinstance(a.value, str)]  # fmt: skip
+            name = getattr(call.func, "attr", getattr(call.func, "id", ""))
+            if name == "Diagnostic" and len(texts) > 1:
+                found.setdefault(texts[1], set()).add(texts[0])
+            elif name in ("note", "notice", "warn") and texts and texts[0] == call.args[0].value:
+                severity = "warning" if name == "warn" else name
+                found.setdefault(texts[0], set()).add(severity)
+    page = (ROOT / "docs" / "diagnostics.md").read_text()
+    listed = re.findall(r"^\| `([a-z0-9-]+)` \| ([a-z, ]+) \|", page, re.M)
+    assert {code: set(severities.split(", ")) for code, severities in listed} == found
 
 
 def test_links_lead_somewhere() -> None:

@@ -27,6 +27,8 @@ from qfrewrite.solve.parameters import Parameter, parameters, shown
 from qfrewrite.targets.target import grouped
 
 _PIPE_WIDTH = 100
+# Figures of layers that are shown in percent.
+_SHARES = ("clip_rate",)
 RANKED_ONLY = Diagnostic(
     "notice",
     "no-data",
@@ -147,7 +149,7 @@ class Reporter(Watcher):
             self._pass_notes(p)
 
     def _pass_notes(self, p: PassReport) -> None:
-        short = p.name.partition("(")[0]
+        short = p.short_name
         for one in p.diagnostics:
             self.say(one)
         if self._verbose or p.log.diagnostics.of("warning"):
@@ -258,7 +260,7 @@ def _common(reasons: list[str]) -> str:
 def _figure(key: str, value: Any) -> str:
     if value is None:
         return "-"
-    if key.endswith("rate"):
+    if key in _SHARES:
         return f"{100 * value:.3g} %"
     return f"{value:.1f}" if isinstance(value, float) else escape(str(value))
 

@@ -31,21 +31,29 @@ _EXACT_DB = 60.0
 
 @dataclass
 class PassReport:
-    """What one pass did: its log, how long it took, and what it cost.
-
-    fidelity: how close outputs stayed, on the samples that measured_on names; None where it was
-    not measured, as without data. ranges: what calibration found, by the names of signatures;
-    None for the main graph. size: [H, W] of the image input, where the pass changed it.
-    """
+    """What one pass did."""
 
     name: str
+    """The pass as text, with its parameters."""
     exact: bool
+    """Whether it keeps the function, with these parameters."""
     log: Log
+    """Edits, skips, diagnostics, and figures per layer."""
     seconds: float = 0.0
+    """How long it took."""
     fidelity: Fidelity | None = None
+    """How close outputs stayed; None where it was not measured, as without data."""
     measured_on: str | None = None
+    """The samples that this was measured on."""
     ranges: dict[str | None, RangeTable] = field(default_factory=dict)
+    """What calibration found, by the names of signatures; None for the main graph."""
     size: tuple[int, int] | None = None
+    """[H, W] of the image input, where the pass changed it."""
+
+    @property
+    def short_name(self) -> str:
+        """What the pass is called in lists."""
+        return self.log.where
 
     @property
     def diagnostics(self) -> list[Diagnostic]:
@@ -95,7 +103,7 @@ class RunReport:
 
     def __getitem__(self, name: str) -> PassReport:
         """The last report of the pass called `name`."""
-        return next(r for r in reversed(self.passes) if r.name.partition("(")[0] == name)
+        return next(r for r in reversed(self.passes) if r.short_name == name)
 
     @property
     def ranges(self) -> dict[str | None, RangeTable]:
@@ -110,7 +118,7 @@ class RunReport:
     @property
     def names(self) -> list[str]:
         """What was run, without parameters."""
-        return [r.name.partition("(")[0] for r in self.passes]
+        return [r.short_name for r in self.passes]
 
 
 def run_passes(
@@ -216,9 +224,7 @@ class _Run:
     def do(self, one: Pass) -> None:
         """Run a pass on every graph."""
         context, model = self.context, self.model
-        with self._step(
-            str(one), one.keeps_function, measured=one.measured, kept=one.keeps_interface
-        ) as report:
+        with self._step(one.name, one) as report:
             outputs = [len(g.outputs) for g in model.graphs]
             run_alone = entries(model)
             for graph in model.graphs:
@@ -246,26 +252,22 @@ class _Run:
             self.context = replace(context, samples=context.imagine(graph))
 
     @contextmanager
-    def _step(
-        self, name: str, exact: bool = True, *, measured: bool = True, kept: bool = True
-    ) -> Iterator[PassReport]:
-        """Time, verify and measure what is done to the graphs inside.
-
-        kept: whether their interfaces must stay.
-        """
+    def _step(self, name: str, one: Pass | None = None) -> Iterator[PassReport]:
+        """Time, verify and measure what is done to the graphs inside: by a pass, or before it."""
+        exact = one is None or one.keeps_function
+        measured = one is None or one.measured
         start, graph = time.perf_counter(), self.model.graph
         interfaces = [g.interface for g in self.model.graphs]
         before = graph.clone()[0]
         before.bodies = tuple(body.clone()[0] for body in graph.bodies)
-        report = PassReport(name, exact, Log(where=name.partition("(")[0]))
+        report = PassReport(str(one or name), exact, Log(where=name))
         yield report
         if self.verify != "off":
             verify_model(self.model)
-            for old, one in zip(interfaces, self.model.graphs, strict=True):
-                if kept:
-                    _check_interface(one, old)
-            proven = self.verify == "numeric" and report.exact
-            wanted = proven or (not report.exact and (measured or self.verify == "numeric"))
+            if one is None or one.keeps_interface:
+                for old, now in zip(interfaces, self.model.graphs, strict=True):
+                    _check_interface(now, old)
+            wanted = self.verify == "numeric" or (measured and not report.exact)
             if report.edits and wanted and _shapes(before.interface) == _shapes(graph.interface):
                 self._measure(report, before)
         report.seconds = time.perf_counter() - start

@@ -37,12 +37,15 @@ class Log:
     """What one pass changed, what it left and why, and what it has to say."""
 
     edits: list[Entry] = field(default_factory=list)
+    """What was done to which op."""
     skips: list[Entry] = field(default_factory=list)
+    """Which ops were left, and why."""
     diagnostics: Diagnostics = field(default_factory=Diagnostics)
-    # One row of figures per layer, for the report: {"layer": name, ...}.
+    """What the user should know."""
     layers: list[dict[str, Any]] = field(default_factory=list)
-    # What stands before the place of each diagnostic: the name of the pass.
+    """One row of figures per layer: {"layer": name, ...}."""
     where: str = ""
+    """The name of the pass; it stands before the place of each diagnostic."""
 
     def to_dict(self) -> dict[str, Any]:
         """What JSON can hold of it."""
