@@ -50,17 +50,18 @@ CONVERTER_OPS: dict[str, dict[str, int]] = {
 }  # fmt: skip
 
 # SQNR in dB and top-1 agreement of int8 with float on 50 images held back from calibration with 16
-# (`kws`: on the 16 made-up samples), as measured less 0.5 dB and two images.
+# (`kws`: on the 16 made-up samples), as measured less 1.5 dB and two images:
+# versions of Pillow resize to levels that differ by 1 in 3 % of the pixels, which moves it by 1.1 dB.
 INT8_FIDELITY = {
-    "flowers_mobilenet_v1_0.25_128_retrained_graph.pb": (13.4, 0.90),
-    "mobilenet_v1_0.25_128_2017_06_frozen_graph.pb": (19.3, 0.84),
-    "mobilenet_v1_0.25_128_2017_06_quantized_graph.pb": (18.9, 0.88),
-    "mobilenet_v1_0.25_224_2017_06_frozen_graph.pb": (17.1, 0.90),
-    "mobilenet_v1_0.75_224_fusedbn_frozen_graph.pb": (21.9, 0.92),
-    "mobilenet_v2_1.0_224_folded_frozen_graph.pb": (23.6, 0.92),
+    "flowers_mobilenet_v1_0.25_128_retrained_graph.pb": (12.4, 0.90),
+    "mobilenet_v1_0.25_128_2017_06_frozen_graph.pb": (18.3, 0.84),
+    "mobilenet_v1_0.25_128_2017_06_quantized_graph.pb": (17.9, 0.88),
+    "mobilenet_v1_0.25_224_2017_06_frozen_graph.pb": (16.1, 0.90),
+    "mobilenet_v1_0.75_224_fusedbn_frozen_graph.pb": (20.9, 0.92),
+    "mobilenet_v2_1.0_224_folded_frozen_graph.pb": (22.6, 0.92),
     "kws_ref_model_float32.tflite": (39.8, 1.0),
-    "mobilenet_v1_0.25_224_glasses2_toco_float.tflite": (16.6, 0.90),
-    "vww_96_float.tflite": (29.0, 0.94),
+    "mobilenet_v1_0.25_224_glasses2_toco_float.tflite": (15.6, 0.90),
+    "vww_96_float.tflite": (28.0, 0.94),
 }
 
 
