@@ -50,8 +50,8 @@ CONVERTER_OPS: dict[str, dict[str, int]] = {
 }  # fmt: skip
 
 # SQNR in dB and top-1 agreement of int8 with float on 50 images held back from calibration with 16
-# (`kws`: on the 16 made-up samples), as measured less 1.5 dB and two images:
-# versions of Pillow resize to levels that differ by 1 in 3 % of the pixels, which moves it by 1.1 dB.
+# (`kws`: on the 16 made-up samples), as measured less 1.5 dB and two images: versions of Pillow
+# resize to levels that differ by 1 in 3 % of the pixels, which moves it by 1.1 dB.
 INT8_FIDELITY = {
     "flowers_mobilenet_v1_0.25_128_retrained_graph.pb": (12.4, 0.90),
     "mobilenet_v1_0.25_128_2017_06_frozen_graph.pb": (18.3, 0.84),
