@@ -12,6 +12,7 @@ import networkx as nx
 from qfrewrite.errors import VerifyError
 from qfrewrite.ir.dtypes import Array
 from qfrewrite.ir.facts import ChannelFacts, TrainedRange
+from qfrewrite.ir.kinds import check_kinds
 from qfrewrite.ir.names import numbered
 from qfrewrite.ir.nodes import NO_META, Attrs, Op, Precision, Rank, Tensor, User, constant
 from qfrewrite.ir.quant import Quant
@@ -98,8 +99,13 @@ class Graph:
         return tuple(n for n in self._index.nx if isinstance(n, Tensor))
 
     def ops_of(self, *kinds: str) -> tuple[Op, ...]:
-        """The ops of these kinds, in order. A snapshot: safe to edit while iterating."""
-        return tuple(op for op in self.ops if op.kind in kinds)
+        """The ops of these kinds, in order. A snapshot: safe to edit while iterating.
+
+        Raises UsageError for a kind that no definition and no op of the graph has.
+        """
+        found = tuple(op for op in self.ops if op.kind in kinds)
+        check_kinds(set(kinds) - {op.kind for op in found})
+        return found
 
     def __contains__(self, node: object) -> bool:
         return node in self._index.nx

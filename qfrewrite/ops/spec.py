@@ -16,6 +16,7 @@ import numpy as np
 
 from qfrewrite.errors import UnsupportedError, VerifyError
 from qfrewrite.ir import Array, Op
+from qfrewrite.ir.kinds import register_kinds
 
 Shape = tuple[int, ...]
 # Shapes of the outputs from the op (attributes, constant operands, input shapes).
@@ -236,6 +237,7 @@ def rows(*specs: OpSpec) -> None:
         if spec.kind in _ROWS:
             raise ValueError(f"two rows for {spec.kind}")
         _ROWS[spec.kind] = spec
+    register_kinds(spec.kind for spec in specs)
 
 
 def spec_of(op: Op) -> OpSpec | None:

@@ -6,7 +6,7 @@ from graphs import separable
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qfrewrite.errors import VerifyError
+from qfrewrite.errors import UsageError, VerifyError
 from qfrewrite.ir import Graph, Op, Tensor, constant
 from qfrewrite.ir.verify import verify_structure
 from qfrewrite.ops.build import GraphBuilder
@@ -47,6 +47,59 @@ def test_a_tensor_has_one_producer() -> None:
         graph.add_op(Op("ABS", [graph.tensor("relu")], [graph.inputs[0]]))
     with pytest.raises(VerifyError, match="cannot hold a constant"):
         graph.set_data(graph.tensor("relu"), np.zeros((1, 4), "f4"))
+
+
+def test_a_kind_that_does_not_exist_is_refused_with_the_nearest_name() -> None:
+    """A misspelt kind gave no ops, and the pass said that there was nothing to do."""
+    graph = chain("RELU")
+    assert graph.ops_of("CONV_2D") == ()
+    with pytest.raises(UsageError, match=r"no kind of op 'conv_2d'; did you mean 'CONV_2D'\?"):
+        graph.ops_of("RELU", "conv_2d")
+    with pytest.raises(UsageError, match="'MY_OP'"):
+        graph.ops_of("MY_OP")
+    graph.add_op(Op("MY_OP", [graph.inputs[0]], [Tensor("mine", (1, 4))]))
+    assert [op.name for op in graph.ops_of("MY_OP")] == ["mine"]
+
+
+def test_tensors_know_their_neighbours_in_the_graph_that_holds_them() -> None:
+    graph = chain("RELU", "TANH")
+    x, relu, tanh = graph.inputs[0], graph.tensor("relu"), graph.tensor("tanh")
+    assert (x.producer, x.is_input, x.is_output) == (None, True, False)
+    assert (relu.producer, [u.op for u in relu.users]) == (graph.op("relu"), [graph.op("tanh")])
+    assert (tanh.users, tanh.is_output) == ((), True)
+    spare = Tensor("spare", (1, 4))
+    assert (spare.producer, spare.users, spare.is_output) == (None, (), False)
+    graph.set_inputs(graph.op("tanh"), [x])
+    graph.remove_op(graph.op("relu"))
+    assert (relu.producer, relu.users) == (None, ())
+    with pytest.raises(VerifyError, match="is in another graph"):
+        chain("RELU").add_tensor(tanh)
+
+
+def test_tensors_of_a_clone_find_the_clone_also_when_it_takes_over() -> None:
+    """Fails where `become` leaves tensors on the index of the graph that was given up."""
+    graph = chain("RELU", "TANH")
+    old = graph.tensor("relu")
+    copy, twins = graph.clone()
+    assert twins[old].producer is copy.op("relu")
+    graph.become(copy)
+    del copy
+    assert twins[old].producer is graph.op("relu")
+    assert twins[old].users[0].op is graph.op("tanh")
+    graph.set_input(graph.op("tanh"), 0, graph.inputs[0])
+    assert twins[old].users == ()
+    with pytest.raises(ReferenceError, match="'relu' is gone"):
+        _ = old.users
+
+
+def test_empty_slots_before_a_new_operand_stay_empty() -> None:
+    b = GraphBuilder()
+    x = b.input("x", (1, 4))
+    y = b.op("FULLY_CONNECTED", x, b.const("w", np.ones((2, 4), "f4")), name="dense")
+    graph = b.finish(y)
+    bias = constant("bias", np.ones(2, "f4"))
+    graph.set_input(graph.op("dense"), 3, bias)
+    assert graph.op("dense").inputs[2:] == (None, bias)
 
 
 def test_what_is_read_is_not_removed() -> None:

@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import Any
 
 from qfrewrite.formats.tflite.flatbuffer_schema import Schema
+from qfrewrite.ir.kinds import register_kinds
 from qfrewrite.ops import OPS
 
 IDENTIFIER = b"TFL3"
@@ -62,6 +63,7 @@ SCHEMA = Schema("tflite", _ENUMS, _UNIONS, _ALIGN, frozenset({("Buffer", "data")
 
 KINDS: Mapping[int, str] = SCHEMA.enum("BuiltinOperator")
 """Builtin code -> op kind."""
+register_kinds(KINDS.values())
 
 CODES: Mapping[str, int] = MappingProxyType({kind: code for code, kind in KINDS.items()})
 """Op kind -> builtin code."""
