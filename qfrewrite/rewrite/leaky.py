@@ -5,12 +5,17 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from qfrewrite.ir import Graph, Op, Tensor, constant
-from qfrewrite.ops.build import append_op
-from qfrewrite.rewrite.match import operand_orders
+from qfrewrite.ir import Tensor
+from qfrewrite.rewrite.match import NoMatch, operand_orders
+from qfrewrite.rewrite.pattern import Match, Patterns
 from qfrewrite.rewrite.rewriter import Rewriter
 
 Float64 = npt.NDArray[np.float64]
+
+
+_p = Patterns()
+_MAXIMUM = _p.MAXIMUM(_p.x, _p.MUL(_p.x, _p.const("slope")).commute()).commute()
+_SUM = _p.any_of(_p.ADD(_p.RELU(_p.x), _p.other).commute(), _p.SUB(_p.RELU(_p.x), _p.other))
 
 
 def raise_leaky(rw: Rewriter) -> None:
@@ -19,54 +24,34 @@ def raise_leaky(rw: Rewriter) -> None:
 
     a * min(x, 0) is also recognised as -a * RELU(-x), which Keras writes, and a * (x - |x|) / 2.
     """
-    graph = rw.graph
-    for op in graph.ops_of("ADD", "SUB", "MAXIMUM"):
-        match = _maximum(op) if op.kind == "MAXIMUM" else _sum(graph, op)
-        if match is None:
-            continue
-        x, slope = match
-        if op.output.shape == x.shape and x.dtype == "float32":
-            _put(rw, op, x, slope)
+    rw.rewrite_all(_MAXIMUM, _of_maximum, action="raised", tell=False)
+    rw.rewrite_all(_SUM, _of_sum, action="raised", tell=False)
 
 
-def _put(rw: Rewriter, op: Op, x: Tensor, slope: Float64) -> None:
-    graph = rw.graph
-    if slope.size == 1:
-        attrs = {"alpha": float(np.float32(slope.reshape(-1)[0]))}
-        new = append_op(graph, "LEAKY_RELU", [x], name=op.name, attrs=attrs, anchor=op)
-    else:
-        name = graph.unique_name(f"{op.name}/slope")
-        operand = constant(name, slope.astype(np.float32))
-        new = append_op(graph, "PRELU", [x, operand], name=op.name, anchor=op)
-    rw.replace(op, new, action="raised", detail=f"{op.kind} -> {new.kind}")
+def _of_maximum(m: Match) -> Tensor | NoMatch:
+    slope = _constant(m.slope)
+    if slope is None or not ((slope >= 0) & (slope <= 1)).all():
+        return NoMatch("is not between 0 and 1", at=m.slope.name)
+    return _leaky(m, slope)
 
 
-def _sum(graph: Graph, op: Op) -> tuple[Tensor, Float64] | None:
-    """x and the slope where `op` is RELU(x) + slope * min(x, 0)."""
-    a, b = op.operand(0), op.operand(1)
-    for positive, other in [(a, b), (b, a)] if op.kind == "ADD" else [(a, b)]:
-        relu = positive.producer
-        if relu is None or relu.kind != "RELU":
-            continue
-        x = relu.operand(0)
-        slope = _of_negative_part(graph, other, x)
-        if slope is not None:
-            return x, slope if op.kind == "ADD" else -slope
-    return None
+def _of_sum(m: Match) -> Tensor | NoMatch:
+    slope = _of_negative_part(m.other, m.x)
+    if slope is None:
+        return NoMatch(f"is no multiple of the negative part of '{m.x.name}'", at=m.other.name)
+    return _leaky(m, slope if m.root.kind == "ADD" else -slope)
 
 
-def _maximum(op: Op) -> tuple[Tensor, Float64] | None:
-    """x and the slope where `op` is max(x, slope * x), slope from 0 to 1."""
-    for x, other in operand_orders(op):
-        mul = other.producer
-        for factor, value in operand_orders(mul) if mul is not None and mul.kind == "MUL" else ():
-            slope = _constant(factor)
-            if value is x and slope is not None and ((slope >= 0) & (slope <= 1)).all():
-                return x, slope
-    return None
+def _leaky(m: Match, slope: Float64) -> Tensor | NoMatch:
+    x = m.x
+    if x.dtype != "float32" or x.shape != m.root.output.shape:
+        return NoMatch("is broadcast, or not float32", at=x.name)
+    if slope.size > 1:
+        return m.new("PRELU", x, m.constant("slope", slope))
+    return m.new("LEAKY_RELU", x, attrs={"alpha": float(np.float32(slope.reshape(-1)[0]))})
 
 
-def _of_negative_part(graph: Graph, tensor: Tensor, x: Tensor) -> Float64 | None:
+def _of_negative_part(tensor: Tensor, x: Tensor) -> Float64 | None:
     """k where `tensor` is k * min(x, 0); None where it is no such thing."""
     op = tensor.producer
     if op is None:
@@ -75,7 +60,7 @@ def _of_negative_part(graph: Graph, tensor: Tensor, x: Tensor) -> Float64 | None
         slope = _multiple(op.operand(0), x)
         return slope if slope is not None and (slope < 0).all() else None
     if op.kind == "NEG":
-        inner = _of_negative_part(graph, op.operand(0), x)
+        inner = _of_negative_part(op.operand(0), x)
         return None if inner is None else -inner
     if op.kind == "SUB" and op.operand(0) is x:
         taken = op.operand(1).producer
@@ -88,7 +73,7 @@ def _of_negative_part(graph: Graph, tensor: Tensor, x: Tensor) -> Float64 | None
             continue
         if op.kind == "MINIMUM":
             return np.ones(()) if value is x and not factor.any() else None
-        inner = _of_negative_part(graph, value, x)
+        inner = _of_negative_part(value, x)
         return None if inner is None else inner * factor
     return None
 

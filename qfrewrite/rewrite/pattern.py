@@ -337,9 +337,15 @@ def _per_channel(tensor: Tensor, user: Op | None) -> Array | NoMatch:
     return values
 
 
+def matches(graph: Graph, op: Op, pattern: Pattern, search: Search) -> Iterator[Match]:
+    """Every way in which the output of `op` fits."""
+    if op.outputs:
+        for found in pattern.walk(search, op.output, None, {}):
+            yield Match(graph, op, found)
+
+
 def match(graph: Graph, op: Op, pattern: Pattern) -> Match | NoMatch:
     """The first way in which the output of `op` fits, or why it does not."""
     search = Search()
-    for found in pattern.walk(search, op.output, None, {}) if op.outputs else ():
-        return Match(graph, op, found)
-    return search.why
+    first = next(matches(graph, op, pattern, search), None)
+    return search.why if first is None else first

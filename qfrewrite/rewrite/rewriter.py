@@ -14,7 +14,7 @@ from qfrewrite.ir.dtypes import json_value
 from qfrewrite.ops.build import append_op
 from qfrewrite.rewrite.linear import LinearView
 from qfrewrite.rewrite.match import NoMatch
-from qfrewrite.rewrite.pattern import Match, Pattern, match
+from qfrewrite.rewrite.pattern import Match, Pattern, Search, matches
 
 # What makes the new value of a match, or says why it stays.
 Rewrite: TypeAlias = "Callable[[Match], Op | Tensor | LinearView | NoMatch]"
@@ -202,14 +202,15 @@ class Rewriter:
     def _rewrite_one(
         self, op: Op, pattern: Pattern, rewrite: Rewrite, action: str, detail: str
     ) -> Tensor | NoMatch:
-        found = match(self.graph, op, pattern)
-        if isinstance(found, NoMatch):
-            return found
-        value = rewrite(found)
-        if isinstance(value, NoMatch):
+        search, why = Search(), None
+        for found in matches(self.graph, op, pattern, search):
+            value = rewrite(found)
+            if not isinstance(value, NoMatch):
+                return self.replace(found, value, action=action, detail=detail)
+            # Perhaps operands in another order are what it wants.
             self._drop_unread(found.made)
-            return value
-        return self.replace(found, value, action=action, detail=detail)
+            why = why if why is not None else value
+        return search.why if why is None else why
 
     def _pass_on(self, op: Op, source: Tensor) -> bool:
         """Let all that reads the output of `op` read `source`; whether that changed anything."""

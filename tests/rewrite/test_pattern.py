@@ -180,6 +180,19 @@ def test_outputs_keep_their_names(rewrite: Callable[[Match], Any], kinds: list[s
     assert [t.name for t in graph.outputs] == ["y"]
 
 
+def test_what_is_refused_in_one_order_is_tried_in_the_other() -> None:
+    """Fails where only the first way in which the pattern fits is rewritten."""
+    b = GraphBuilder()
+    graph = b.finish(b.op("ADD", b.input("a", (1, 4)), b.input("b", (1, 4)), name="y"))
+
+    def of_b(m: Match) -> Any:
+        made = m.new("NEG", m.x)
+        return made if m.x.name == "b" else NoMatch("is not b", at=m.x.name)
+
+    assert Rewriter(graph).rewrite_all(p.ADD(p.x, p.other).commute(), of_b)
+    assert [(op.kind, op.inputs[0].name) for op in graph.ops] == [("NEG", "b")]
+
+
 def test_an_unknown_op_is_named_with_the_nearest() -> None:
     with pytest.raises(PassError, match=r"pattern: no such op: MULL.*did you mean MUL\?"):
         p.MULL(p.x)
