@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from qfrewrite.cli.options import data_options, model_options, open_data_context
+from qfrewrite.cli.options import FORMAT, data_options, model_options, open_data_context
 
 if TYPE_CHECKING:
     from qfrewrite.analyze.compare import Comparison
@@ -18,14 +18,7 @@ if TYPE_CHECKING:
 @click.argument("reference", metavar="FLOAT", type=click.Path(path_type=Path))
 @click.argument("quantized", metavar="INT8", type=click.Path(path_type=Path))
 @data_options
-@click.option(
-    "--format",
-    "how",
-    type=click.Choice(["table", "json", "csv", "markdown"]),
-    default="table",
-    show_default=True,
-    help="How to print.",
-)
+@FORMAT
 @click.option("--top", type=click.IntRange(min=1), metavar="N", help="Only the N worst layers.")
 @model_options
 def compare(reference: Path, quantized: Path, **given: Any) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from qfrewrite.cli.options import data_options, model_options, open_data_context
+from qfrewrite.cli.options import FORMAT, data_options, model_options, open_data_context
 
 if TYPE_CHECKING:
     from qfrewrite.analyze.layer import Layer
@@ -33,14 +33,7 @@ _ASCENDING = ("order", "name", "op", "sqnr_db")
     help="How ranges are chosen from --data: minmax, greedy, percentile(99.9), ...",
 )
 @click.option("--layer", metavar="NAME", help="Show one layer: histogram and channels as bars.")
-@click.option(
-    "--format",
-    "how",
-    type=click.Choice(["table", "json", "csv", "markdown"]),
-    default="table",
-    show_default=True,
-    help="How to print.",
-)
+@FORMAT
 @click.option(
     "--sort",
     type=click.Choice(_SORTS),

@@ -41,6 +41,15 @@ PLUGIN = click.option(
     help="Python file with passes of your own; may be given again.",
 )
 
+FORMAT = click.option(
+    "--format",
+    "how",
+    type=click.Choice(["table", "json", "csv", "markdown"]),
+    default="table",
+    show_default=True,
+    help="How to print.",
+)
+
 _SEEN = (
     click.option("--preprocess", metavar="HOW",
                  help="mobilenet (x/127.5-1), unit (x/255), raw, imagenet, or mean=..,std=..  "
@@ -76,10 +85,9 @@ _SAID = (
     click.option("--debug", is_flag=True, help="Show tracebacks."),
 )
 _PRINT = (
-    click.option("--format", "how", type=click.Choice(["table", "json", "csv", "markdown"]),
-                 default="table", show_default=True, help="How to print."),
+    FORMAT,
     *_SAID,
-)  # fmt: skip
+)
 _NODES = (
     click.option("--input", "inputs", metavar="NAME[:SHAPE]", multiple=True,
                  help="Input node of a .pb, e.g. input:1x224x224x3 (repeatable)."),

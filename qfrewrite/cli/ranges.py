@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from qfrewrite.cli.options import FORMAT
+
 
 @click.group()
 def ranges() -> None:
@@ -30,14 +32,7 @@ def merge(files: tuple[Path, ...], out: Path, method: str | None, debug: bool) -
 
 @ranges.command()
 @click.argument("file", type=click.Path(path_type=Path))
-@click.option(
-    "--format",
-    "how",
-    type=click.Choice(["table", "json", "csv", "markdown"]),
-    default="table",
-    show_default=True,
-    help="How to print.",
-)
+@FORMAT
 @click.option("--debug", is_flag=True, help="Show tracebacks.")
 def show(file: Path, how: str, debug: bool) -> None:
     """Print the ranges in FILE."""

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from qfrewrite.cli.options import (
+    FORMAT,
     PLUGIN,
     WEIGHTS,
     data_options,
@@ -27,8 +28,7 @@ from qfrewrite.cli.options import (
               default="per-channel", help="Scales of 8-bit weights.")  # fmt: skip
 @click.option("--scheme", type=click.Choice(["int8", "uint8", "int16x8"]), default="int8",
               show_default=True, help="How to quantize.")  # fmt: skip
-@click.option("--format", "how", type=click.Choice(["table", "json", "csv", "markdown"]),
-              default="table", show_default=True, help="How to print.")  # fmt: skip
+@FORMAT
 @click.option("--top", type=click.IntRange(min=1), metavar="N", help="Only the N worst layers.")
 @data_options
 @model_options

@@ -19,7 +19,7 @@ from qfrewrite.ir.quant import SMALLEST_SCALE, activation_quant
 from qfrewrite.lower.canonical import written_as
 from qfrewrite.lower.fake_quant_ranges import Range
 from qfrewrite.ops import OpSpec, Port, spec_of
-from qfrewrite.ops.spec import fixed_quant
+from qfrewrite.ops.spec import facets, fixed_quant
 from qfrewrite.ops.subgraphs import Variable, variables
 from qfrewrite.rewrite.match import NoMatch
 
@@ -272,13 +272,10 @@ def _include_constants(op: Op, group: Group, operands: list[Range | None]) -> No
             continue
         if tensor.dtype == "float32" and tensor.data.size and np.isfinite(tensor.data).all():
             held = float(tensor.data.min()), float(tensor.data.max())
-            if op.kind in _COMPARES and span is not None:
+            if facets(op).combines and span is not None:
                 low, high = (min(max(end, span[0]), span[1]) for end in held)
                 held = low, high
             group.range = hull(group.range, held)
-
-
-_COMPARES = ("MAXIMUM", "MINIMUM")
 
 
 def _is_act(op: Op, slot: int) -> bool:

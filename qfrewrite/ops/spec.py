@@ -191,6 +191,11 @@ class OpSpec:
         return self.linear and not self.scatters
 
     @property
+    def rectifies(self) -> bool:
+        """Whether it is RELU, or RELU where an upper bound does not clip."""
+        return self.clips and self.homogeneous
+
+    @property
     def unfuses(self) -> bool:
         """Whether its attributes name an activation of its result.
 

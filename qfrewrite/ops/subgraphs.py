@@ -18,7 +18,7 @@ _Pairs = list[tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
-class Run:
+class BodyRun:
     """How an op runs a subgraph.
 
     index: the attribute that names the subgraph.
@@ -35,19 +35,22 @@ class Run:
     repeats: bool = False
 
 
-_LOOP = Run("cond_subgraph_index", gives=False), Run("body_subgraph_index", repeats=True)
+_LOOP = (
+    BodyRun("cond_subgraph_index", gives=False),
+    BodyRun("body_subgraph_index", repeats=True),
+)
 
-RUNS: Mapping[str, tuple[Run, ...]] = MappingProxyType(
+RUNS: Mapping[str, tuple[BodyRun, ...]] = MappingProxyType(
     {
         "WHILE": _LOOP, "STABLEHLO_WHILE": _LOOP,
-        "IF": (Run("then_subgraph_index", skip=1), Run("else_subgraph_index", skip=1)),
-        "CALL_ONCE": (Run("init_subgraph_index", takes=False, gives=False),),
-        "STABLEHLO_COMPOSITE": (Run("decomposition_subgraph_index"),),
-        "STABLEHLO_SORT": (Run("comparator_subgraph_index", takes=False, gives=False),),
-        "STABLEHLO_REDUCE": (Run("body_subgraph_index", takes=False, gives=False),),
-        "STABLEHLO_REDUCE_WINDOW": (Run("body_subgraph_index", takes=False, gives=False),),
+        "IF": (BodyRun("then_subgraph_index", skip=1), BodyRun("else_subgraph_index", skip=1)),
+        "CALL_ONCE": (BodyRun("init_subgraph_index", takes=False, gives=False),),
+        "STABLEHLO_COMPOSITE": (BodyRun("decomposition_subgraph_index"),),
+        "STABLEHLO_SORT": (BodyRun("comparator_subgraph_index", takes=False, gives=False),),
+        "STABLEHLO_REDUCE": (BodyRun("body_subgraph_index", takes=False, gives=False),),
+        "STABLEHLO_REDUCE_WINDOW": (BodyRun("body_subgraph_index", takes=False, gives=False),),
         "STABLEHLO_SCATTER": (
-            Run("update_computation_subgraph_index", takes=False, gives=False),
+            BodyRun("update_computation_subgraph_index", takes=False, gives=False),
         ),
     }
 )  # fmt: skip
@@ -75,7 +78,7 @@ class Variable:
         return [use.value for use in self.uses if use.graph is graph]
 
 
-def run_graphs(op: Op, graphs: Sequence[Graph]) -> Iterator[tuple[Run, Graph]]:
+def run_graphs(op: Op, graphs: Sequence[Graph]) -> Iterator[tuple[BodyRun, Graph]]:
     """The subgraphs that `op` runs; raises VerifyError where there is no such subgraph."""
     for run in RUNS.get(op.kind, ()):
         index = op.attrs.get(run.index, 0)

@@ -9,6 +9,7 @@ import numpy as np
 
 from qfrewrite.calibration.statistics import propagate
 from qfrewrite.ir import Graph, Op
+from qfrewrite.ops.spec import facets
 from qfrewrite.passes._registry import Pass, register
 from qfrewrite.rewrite.dead_channels import next_linear
 from qfrewrite.rewrite.linear import Float64, LinearView, linear_views
@@ -84,7 +85,7 @@ def _pair(op: Op) -> _Pair | NoMatch:
     if isinstance(found, NoMatch):
         return found
     reader, through = found
-    if len(through) != 1 or through[0].kind not in ("RELU", "RELU6"):
+    if len(through) != 1 or not facets(through[0]).rectifies:
         return NoMatch("has no RELU or RELU6 alone behind it", at=op.name)
     if reader.pads:
         return NoMatch("pads what it reads", at=reader.op.name)

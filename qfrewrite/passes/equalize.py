@@ -17,7 +17,7 @@ from qfrewrite.solve.scaling import (
     ChannelGroup,
     Float64,
     Values,
-    find_groups,
+    channel_groups,
     largest_read,
     largest_written,
     look,
@@ -57,7 +57,7 @@ class Equalize(Pass):
     def run(self, graph: Graph, rw: PassRewriter) -> None:
         """Look at activations once, then balance the weights in memory."""
         channels = trace_scales(graph)
-        groups = find_groups(rw, channels)
+        groups = channel_groups(rw, channels)
         if not groups:
             rw.note("nothing-to-do", "no two linear layers follow each other")
             return

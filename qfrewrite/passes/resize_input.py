@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar
 
 from qfrewrite.ir import Graph
 from qfrewrite.passes._registry import Pass, register
-from qfrewrite.rewrite.resize import Resizing, image_input
+from qfrewrite.rewrite.resize import Resizing, images_of
 from qfrewrite.solve.context import PassRewriter
 from qfrewrite.solve.parameters import Reads
 from qfrewrite.solve.sizes import parse_size, ragged_maps
@@ -45,13 +45,13 @@ class ResizeInput(Pass):
 def resize(rw: PassRewriter, size: tuple[int, int]) -> None:
     """Give the graph's image input another size, and report what follows."""
     graph = rw.graph
-    before = image_input(graph).shape
+    before = images_of(graph).shape
     resizing = Resizing(graph, size)
     resizing.run()
-    after = image_input(graph).shape
+    after = images_of(graph).shape
     if before == after:
         return
-    first = image_input(graph).users[0].op
+    first = images_of(graph).users[0].op
     rw.edit("resized", first, f"input {before[1]}x{before[2]} -> {after[1]}x{after[2]}")
     for op, text in resizing.replaced:
         rw.note("replaced", f"replaced {op.kind} '{op.name}': {text}")

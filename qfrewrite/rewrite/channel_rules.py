@@ -22,7 +22,7 @@ from qfrewrite.rewrite.match import NoMatch
 from qfrewrite.rewrite.relayout import Relayout
 
 
-class Rule(NamedTuple):
+class ChannelRule(NamedTuple):
     """What an op does to channels."""
 
     trace: Callable[[Channels, Op], None]
@@ -316,23 +316,25 @@ def tiled(layout: Ids, channels: int, count: int) -> Ids:
 
 _LAYERS = tuple(k for k in kinds_that(lambda op: op.linear) if k != "DEPTHWISE_CONV_2D")
 
-RULES: dict[str, Rule] = {
-    **dict.fromkeys(_LAYERS, Rule(_trace_layer, _relay_layer)),
-    "DEPTHWISE_CONV_2D": Rule(_trace_depthwise, _relay_depthwise),
-    **dict.fromkeys(kinds_that(lambda op: op.channelwise), Rule(_trace_same, _nothing)),
-    **dict.fromkeys(kinds_that(lambda op: op.combines), Rule(_trace_binary, _relay_constants)),
-    "PRELU": Rule(_trace_prelu, _relay_constants),
-    "CONCATENATION": Rule(_trace_concat, _nothing),
-    **dict.fromkeys(("SPLIT", "SPLIT_V"), Rule(_trace_split, _relay_split)),
-    "SLICE": Rule(_trace_slice, _relay_slice),
-    "STRIDED_SLICE": Rule(_trace_strided, _relay_strided),
-    **dict.fromkeys(("PAD", "PADV2", "MIRROR_PAD"), Rule(_trace_pad, _nothing)),
-    **dict.fromkeys(kinds_that(lambda op: op.reduces), Rule(_trace_reduction, _nothing)),
-    "RESHAPE": Rule(_trace_reshape, _relay_reshape),
-    "TRANSPOSE": Rule(_trace_transpose, _nothing),
-    "TILE": Rule(_trace_tile, _nothing),
-    "SPACE_TO_DEPTH": Rule(_trace_space_to_depth, _nothing),
-    "FAKE_QUANT": Rule(_trace_fake_quant, _nothing),
+RULES: dict[str, ChannelRule] = {
+    **dict.fromkeys(_LAYERS, ChannelRule(_trace_layer, _relay_layer)),
+    "DEPTHWISE_CONV_2D": ChannelRule(_trace_depthwise, _relay_depthwise),
+    **dict.fromkeys(kinds_that(lambda op: op.channelwise), ChannelRule(_trace_same, _nothing)),
+    **dict.fromkeys(
+        kinds_that(lambda op: op.combines), ChannelRule(_trace_binary, _relay_constants)
+    ),
+    "PRELU": ChannelRule(_trace_prelu, _relay_constants),
+    "CONCATENATION": ChannelRule(_trace_concat, _nothing),
+    **dict.fromkeys(("SPLIT", "SPLIT_V"), ChannelRule(_trace_split, _relay_split)),
+    "SLICE": ChannelRule(_trace_slice, _relay_slice),
+    "STRIDED_SLICE": ChannelRule(_trace_strided, _relay_strided),
+    **dict.fromkeys(("PAD", "PADV2", "MIRROR_PAD"), ChannelRule(_trace_pad, _nothing)),
+    **dict.fromkeys(kinds_that(lambda op: op.reduces), ChannelRule(_trace_reduction, _nothing)),
+    "RESHAPE": ChannelRule(_trace_reshape, _relay_reshape),
+    "TRANSPOSE": ChannelRule(_trace_transpose, _nothing),
+    "TILE": ChannelRule(_trace_tile, _nothing),
+    "SPACE_TO_DEPTH": ChannelRule(_trace_space_to_depth, _nothing),
+    "FAKE_QUANT": ChannelRule(_trace_fake_quant, _nothing),
 }
 """What is not here carries no channels: what it reads and makes stays."""
 

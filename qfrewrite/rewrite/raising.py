@@ -82,8 +82,6 @@ def _dequantize_weights(rw: Rewriter) -> None:
         spec = spec_of(op)
         if spec is None or not op.outputs or op.output.dtype != "float32":
             continue
-        if op.kind in ("DEQUANTIZE", "CAST"):
-            continue
         for slot, tensor in enumerate(op.inputs):
             port = spec.input_port(slot)
             if port is None or port.role not in ("weight", "bias") or tensor is None:

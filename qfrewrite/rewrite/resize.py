@@ -17,7 +17,7 @@ Shape = tuple[int, ...]
 Size = tuple[int, int]
 
 
-def image_input(graph: Graph) -> Tensor:
+def images_of(graph: Graph) -> Tensor:
     """The input that holds images, [N, H, W, C]; raises UsageError where there is not one."""
     found = [t for t in graph.inputs if len(t.shape) == 4]
     if len(found) != 1:
@@ -38,7 +38,7 @@ class Resizing:
         self.graph, self.size = graph, size
         self.old = {t: t.shape for t in graph.tensors}
         self.replaced: list[tuple[Op, str]] = []
-        self._input = image_input(graph)
+        self._input = images_of(graph)
 
     def run(self) -> None:
         """Change everything; raises VerifyError that names the op that cannot follow."""
@@ -209,7 +209,7 @@ def _dense(r: Resizing, op: Op) -> None:
 def _resize(r: Resizing, op: Op) -> None:
     """By a whole factor, or to the size of the input or another map, follows; else it stays."""
     was, now = r.was(op.operand(0))[1:3], op.operand(0).shape[1:3]
-    to, image = const_ints(op, 1), r.was(image_input(r.graph))[1:3]
+    to, image = const_ints(op, 1), r.was(images_of(r.graph))[1:3]
     if tuple(to) == image:
         r.set_constant(op, 1, r.size)
     elif all(t % s == 0 for t, s in zip(to, was, strict=True)):

@@ -10,7 +10,7 @@ import numpy as np
 
 from qfrewrite.calibration.statistics import Gaussian, clip_gaussian, propagate
 from qfrewrite.ir import Array, Graph, Op, Tensor
-from qfrewrite.ops.spec import clip_bounds
+from qfrewrite.ops.spec import clip_bounds, facets
 from qfrewrite.rewrite.linear import LinearView
 from qfrewrite.rewrite.match import NoMatch, sole_user
 from qfrewrite.runtime.metrics import sqnr_db
@@ -58,7 +58,7 @@ def find_site(op: Op) -> Site | NoMatch:
     relu6 = sole_user(op.output)
     if isinstance(relu6, NoMatch):
         return relu6
-    if relu6.kind not in ("RELU6", "RELU"):
+    if not facets(relu6).rectifies:
         return NoMatch(f"is read by {relu6.kind}", at=op.output.name)
     return Site(op, relu6, _pointwise(relu6))
 

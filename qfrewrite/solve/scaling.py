@@ -27,7 +27,7 @@ Bool = npt.NDArray[np.bool_]
 MARGIN, NEAR = 0.6, 0.65
 # How far activations reach where no data say it, in standard deviations.
 REACH = 6.0
-_RELUS = kinds_that(lambda op: op.clips and op.homogeneous)
+_RELUS = kinds_that(lambda op: op.rectifies)
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def _trace_sum(channels: Channels, op: Op) -> None:
         RULES["ADD"].trace(channels, op)
 
 
-def find_groups(rw: PassRewriter, channels: Channels) -> list[ChannelGroup]:
+def channel_groups(rw: PassRewriter, channels: Channels) -> list[ChannelGroup]:
     """Every group that may be scaled, in the order of the graph; says why others may not."""
     views = {op: LinearView.of(op) for op in rw.graph.ops_of(*LINEAR)}
     made = {op: ids for op in views if (ids := channels.of(op.output)) is not None}

@@ -8,7 +8,7 @@ from qfrewrite.errors import QfError, UsageError
 from qfrewrite.ir import Graph, Op
 from qfrewrite.lower.cost import macs
 from qfrewrite.rewrite.match import NoMatch
-from qfrewrite.rewrite.resize import Resizing, image_input
+from qfrewrite.rewrite.resize import Resizing, images_of
 
 MOST = 1 << 14
 
@@ -37,7 +37,7 @@ def next_even_size(graph: Graph, multiple: int) -> tuple[int, int] | NoMatch:
 
     Height and width are looked for one after the other, up to twice what they are.
     """
-    now = image_input(graph).shape[1:3]
+    now = images_of(graph).shape[1:3]
     found = list(now)
     for axis in (0, 1):
         first = -(-now[axis] // multiple) * multiple

@@ -6,19 +6,23 @@ is stated or listed in `GAPS`. So who adds an op is asked for each facet.
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Callable, Sequence
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import pytest
 from cases import CASES, MOVES, built
 
+import qfrewrite
 from qfrewrite.ir import Array, Op
 from qfrewrite.lower.cost import macs
 from qfrewrite.ops import OPS
 from qfrewrite.ops.spec import computed, facets, kinds_that
 from qfrewrite.runtime.session import Session
 
+PACKAGE = Path(qfrewrite.__file__).parent
 # Facet -> kinds for which it holds in every case, and which do not state it: nothing asks for it
 # there, or it depends on the axes that the op names.
 GAPS = {
@@ -260,3 +264,24 @@ def test_an_op_without_a_definition_has_no_facets() -> None:
     assert not facets(op).reshapes
     assert not facets(None).linear
     assert facets(op).macs is None
+
+
+# Where kinds of ops stand together for what one module does with them, not for what they are: the
+# ops that a formula may consist of, what a pattern may hold, rules for each kind, and what chips
+# support.
+LISTS = {
+    "calibration/statistics.py", "rewrite/channel_rules.py", "rewrite/dilation.py",
+    "rewrite/error_function.py", "targets/table.py",
+}  # fmt: skip
+
+
+def test_no_module_lists_kinds_of_ops() -> None:
+    """A property of ops that a module keeps in a list of its own is one that new ops lack."""
+    found = set()
+    for path in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Tuple | ast.List | ast.Set):
+                values = [e.value for e in node.elts if isinstance(e, ast.Constant)]
+                if sum(isinstance(v, str) and v in OPS for v in values) > 2:
+                    found.add(str(path.relative_to(PACKAGE)))
+    assert {f for f in found if not f.startswith("ops/")} == LISTS

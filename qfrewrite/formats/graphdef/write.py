@@ -13,11 +13,11 @@ from qfrewrite.formats.graphdef.emit import Emitter, kind_of
 from qfrewrite.formats.graphdef.node_types import INDEX, SCALARS, stated
 from qfrewrite.formats.graphdef.nodes import parse_ref
 from qfrewrite.formats.graphdef.schema import AttrValue
-from qfrewrite.formats.graphdef.write_linear import LINEAR, OWN_WEIGHTS, fake_quant_node
+from qfrewrite.formats.graphdef.write_linear import LINEAR, fake_quant_node
 from qfrewrite.ir import Model, Op, Tensor
 from qfrewrite.ops import spec_of
 from qfrewrite.ops.detection import CODE, decode_options, is_detection
-from qfrewrite.ops.spec import attr
+from qfrewrite.ops.spec import attr, facets
 
 Writer = Callable[[Emitter, Op], None]
 
@@ -145,7 +145,8 @@ def _pool(kind: str) -> Writer:
 def _fake_quant(e: Emitter, op: Op) -> None:
     source, axis = op.operand(0), attr(op, "axis")
     readers = op.output.users
-    as_weights = all(r.slot == 1 and r.op.kind in OWN_WEIGHTS for r in readers)
+    # Linear ops write fake quantized weights themselves, in TensorFlow's layout.
+    as_weights = all(r.slot == 1 and facets(r.op).linear for r in readers)
     if source.is_const and as_weights and not op.output.is_output:
         return  # Written with the op that reads it, in that op's layout.
     if axis is not None and axis != len(source.shape) - 1:

@@ -236,6 +236,3 @@ LINEAR: Mapping[str, Callable[[Emitter, Op], None]] = {
     "TRANSPOSE_CONV": _transpose_conv,
 }
 """Writers by op kind."""
-
-OWN_WEIGHTS = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV")
-"""The ops that write fake quantized constants themselves, in TensorFlow's layout."""
