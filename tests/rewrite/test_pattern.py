@@ -93,6 +93,27 @@ def test_values_per_channel(shape: tuple[int, ...], fits: bool) -> None:
         assert found.near
 
 
+def test_values_per_channel_of_what_they_broadcast_are_none() -> None:
+    """x of [3, 1] has one channel, and the four values make four of it."""
+    b = GraphBuilder()
+    graph = b.finish(b.op("MUL", b.input("x", (3, 1)), b.const("s", normal(4)), name="y"))
+    assert str(at(graph, p.MUL(p.x, p.per_channel("s")))) == "'s' is [4], needs a value per channel"
+
+
+@pytest.mark.parametrize("users", [1, 2])
+def test_values_that_one_op_alone_reads(users: int) -> None:
+    b = GraphBuilder()
+    inner = b.op("EXP", b.input("x", (1, 4)), name="inner")
+    others = [b.op("RELU", inner) for _ in range(users - 1)]
+    graph = b.finish(b.op("NEG", inner, name="y"), *others)
+    assert isinstance(at(graph, p.NEG(p.EXP(p.x))), Match)
+    for pattern in (p.EXP(p.x).then(p.NEG()), p.NEG(p.EXP(p.x).sole())):
+        found = at(graph, pattern)
+        assert isinstance(found, Match) == (users == 1)
+        if users == 2:
+            assert str(found) == "'inner' has 2 readers, needs 1"
+
+
 @pytest.mark.parametrize(
     ("pattern", "fits"),
     [
