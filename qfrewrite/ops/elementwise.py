@@ -241,25 +241,26 @@ rows(
 
 rows(
     _unary_row("RELU", lambda x: np.maximum(x, 0), "Relu", fusible=True,
-               versions={"int8": 2, "uint8": 2, "int16": 3}, clips=True, bounds=(0, inf),
+               versions={"int8": 2, "uint8": 2, "int16": 3}, clips=True, bounds=(0.0, inf),
                homogeneous=True, activation=True),
     _unary_row("RELU6", lambda x: np.clip(x, 0, 6), "Relu6", fusible=True,
-               versions=_INT8_INT16, clips=True, bounds=(0, 6), homogeneous=True, activation=True),
+               versions=_INT8_INT16, clips=True, bounds=(0.0, 6.0), homogeneous=True,
+               activation=True),
     _unary_row(
         "RELU_N1_TO_1", lambda x: np.clip(x, -1, 1), fusible=True, versions={},
-        kernels=INT8_UINT8, clips=True, bounds=(-1, 1), activation=True,
+        kernels=INT8_UINT8, clips=True, bounds=(-1.0, 1.0), activation=True,
     ),
     _unary_row("RELU_0_TO_1", lambda x: np.clip(x, 0, 1), versions={}, kernels=INT8_UINT8,
-               clips=True, bounds=(0, 1), activation=True),
+               clips=True, bounds=(0.0, 1.0), activation=True),
     _unary_row(
         "ELU", lambda x: np.where(x > 0, x, np.expm1(np.minimum(x, 0))), "Elu", versions={},
         kernels=INT8, activation=True,
     ),
     _unary_row("LOGISTIC", sigmoid, "Sigmoid", fixed=(1 / 256, -128), versions=_INT8_INT16,
-               bounds=(0, 1), activation=True, scores="probabilities"),
+               bounds=(0.0, 1.0), activation=True, scores="probabilities"),
     _unary_row(
         "TANH", np.tanh, "Tanh", fixed=(1 / 128, 0), fusible=True, versions=_INT8_INT16,
-        bounds=(-1, 1), activation=True,
+        bounds=(-1.0, 1.0), activation=True,
     ),
     _unary_row(
         "HARD_SWISH", lambda x: x * np.clip(x + 3, 0, 6) / 6, options="HardSwishOptions",

@@ -70,7 +70,7 @@ rows(
     OpSpec(
         "SOFTMAX", (act("x"),), (act("y", fixed=(1 / 256, -128)),), same_shape, _softmax,
         "SoftmaxOptions", {"beta": 1.0}, graphdef="Softmax", versions={"int8": 2, "int16": 3},
-        bounds=(0, 1), scores="probabilities",
+        bounds=(0.0, 1.0), scores="probabilities",
     ),
     OpSpec(
         "LOG_SOFTMAX", (act("x"),), (act("y", fixed=(16 / 256, 127)),), same_shape, _log_softmax,
