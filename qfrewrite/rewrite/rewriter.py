@@ -73,8 +73,9 @@ def is_unread(op: Op) -> bool:
 
 
 def replace_op(graph: Graph, old: Op, new: Op) -> None:
-    """Let `new`, which computes the same value, take the readers and the name of `old`."""
+    """Let `new`, which computes the same value, take the users, facts and name of `old`."""
     name, is_output = old.output.name, old.output.is_output
+    graph.set_channels(new.output, old.output.channels)
     if old.output.has_open_dims:
         graph.set_signature(new.output, old.output.shape_signature)
     graph.replace_uses(old.output, new.output)
@@ -167,6 +168,7 @@ class Rewriter:
         elif isinstance(value, LinearView):
             name, is_output = old.name, old.is_output
             self.set_linear(value)
+            self.graph.set_channels(new, old.channels)
             self._pass_on(root, new)
             if not is_output:
                 self.graph.rename(new, name)

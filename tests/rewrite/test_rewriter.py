@@ -7,11 +7,12 @@ from graphs import normal
 from qfrewrite.errors import VerifyError
 from qfrewrite.formats.tflite.read import parse_tflite
 from qfrewrite.formats.tflite.write import serialize
-from qfrewrite.ir import Graph, Model
+from qfrewrite.ir import ChannelFacts, Graph, Model, constant
 from qfrewrite.lower.model import lower_model
 from qfrewrite.lower.scheme import QuantOptions
-from qfrewrite.ops.build import GraphBuilder
+from qfrewrite.ops.build import GraphBuilder, append_op
 from qfrewrite.ops.check import verify_graph
+from qfrewrite.rewrite.linear import LinearView
 from qfrewrite.rewrite.rewriter import Rewriter
 from qfrewrite.testing import largest_difference, outputs_of
 
@@ -90,3 +91,24 @@ def test_trained_ranges_at_outputs_keep_their_names(source: str) -> None:
     back = parse_tflite(serialize(lowered)).graph
     assert [t.name for t in back.outputs] == names
     assert len(set(back.outputs)) == len(names)
+
+
+@pytest.mark.parametrize("folded", [True, False])
+def test_what_takes_the_place_of_a_value_has_its_facts(folded: bool) -> None:
+    """Fails where the facts stay behind, or are those of the layer without the factor."""
+    b = GraphBuilder()
+    y = b.op("CONV_2D", b.input("x", (1, 3, 3, 4)), b.const("w", normal(2, 1, 1, 4)), name="conv")
+    b.graph.set_channels(y, ChannelFacts(mean=np.array([1.0, 2.0])))
+    y = b.op("MUL", y, b.const("factor", np.array([3.0, 4.0], "f4")), name="scaled")
+    b.graph.set_channels(y, ChannelFacts(mean=np.array([3.0, 8.0])))
+    graph, rw = b.finish(y), Rewriter(b.graph)
+    view = LinearView.of(graph.op("conv"))
+    assert isinstance(view, LinearView)
+    if folded:
+        rw.replace(graph.op("scaled"), view.scaled(np.array([3.0, 4.0])), action="folded")
+    else:
+        new = append_op(graph, "DIV", [view.output, constant("d", np.array([1 / 3, 1 / 4], "f4"))])
+        rw.replace(graph.op("scaled"), new, action="replaced")
+    found = graph.tensor("scaled").channels.mean
+    assert found is not None
+    assert found.tolist() == [3, 8]
