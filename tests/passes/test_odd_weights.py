@@ -81,9 +81,9 @@ def test_no_pass_stumbles_over_computed_weights(kind: str, data: bool) -> None:
             continue
         if name in NEEDS_DATA and not data:
             continue
-        samples = synthetic(input_specs(graph), 8) if data else None
+        samples = Dataset(synthetic(input_specs(graph), 8)) if data else None
         model = Model([graph])
-        run_passes(model, name + PARAMETERS.get(name, ""), PassContext(Dataset(samples), threads=1))
+        run_passes(model, name + PARAMETERS.get(name, ""), PassContext(samples, threads=1))
         if cls.exact:
             assert largest_difference(before, outputs_of(model.graph)) <= 1e-5, name
 
