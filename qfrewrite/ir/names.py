@@ -41,7 +41,7 @@ def shorten(names: Sequence[str], among: Iterable[str] | None = None) -> list[st
     """The names without the path that all of `among` share (by default these names).
 
     Of names joined by `;` only the first one is left. A name stays whole where the short one
-    would stand for another too, so that `closest` finds from each what it was.
+    would stand for another too, or is another, so that `closest` finds from each what it was.
     """
     whole = list(dict.fromkeys([*(names if among is None else among), *names]))
     first = {name: name.partition(";")[0] for name in whole}
@@ -53,4 +53,5 @@ def shorten(names: Sequence[str], among: Iterable[str] | None = None) -> list[st
         shared += 1
     short = {name: "/".join(part.split("/")[shared:]) for name, part in first.items()}
     uses = Counter(short.values())
+    uses.update(name for name in whole if short[name] != name)
     return [short[name] if uses[short[name]] == 1 else name for name in names]

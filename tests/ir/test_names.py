@@ -37,6 +37,7 @@ def test_a_name_stays_whole_where_its_short_form_is_that_of_another() -> None:
     assert shorten(["m/x;1", "m/x;2", "m/y"]) == ["m/x;1", "m/x;2", "y"]
     assert shorten(["m/x"], ["m/x", "n/x"]) == ["m/x"]
     assert shorten(["m/x"], ["m/x", "m/y"]) == ["x"]
+    assert shorten(["a/a/a", "a/a"]) == ["a/a/a", "a"]
 
 
 def test_a_taken_name_gets_the_first_free_number() -> None:
