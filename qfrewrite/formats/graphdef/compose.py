@@ -80,6 +80,22 @@ def _l2_normalization(e: Emitter, op: Op) -> None:
     f.finish("Mul", f.x, f("Rsqrt", f("Maximum", squares, f.number(1e-12))))
 
 
+def pooling(op: Op) -> dict[str, Any]:
+    """The attributes of a pooling node but its type."""
+    return {
+        "padding": attr(op, "padding"),
+        "data_format": "NHWC",
+        "ksize": [1, attr(op, "filter_height"), attr(op, "filter_width"), 1],
+        "strides": [1, attr(op, "stride_h"), attr(op, "stride_w"), 1],
+    }
+
+
+def _l2_pool(e: Emitter, op: Op) -> None:
+    """Sqrt(AvgPool(Square(x))): both leave out what lies beyond the border."""
+    f = _Formula(e, op)
+    f.finish("Sqrt", f("AvgPool", f("Square", f.x), **pooling(op)))
+
+
 def _softmax(e: Emitter, op: Op) -> None:
     f, beta = _Formula(e, op), attr(op, "beta")
     f.finish("Softmax", f.x if beta == 1 else f("Mul", f.x, f.number(beta)))
@@ -130,6 +146,7 @@ COMPOSED: Mapping[str, Writer] = {
     "GELU": _gelu,
     "HARD_SWISH": _hard_swish,
     "L2_NORMALIZATION": _l2_normalization,
+    "L2_POOL_2D": _l2_pool,
     "PRELU": _prelu,
     "RELU_0_TO_1": _clip(0, 1),
     "RELU_N1_TO_1": _clip(-1, 1),

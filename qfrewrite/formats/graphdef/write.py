@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from qfrewrite.errors import Diagnostics, QfError, UnsupportedError
-from qfrewrite.formats.graphdef.compose import COMPOSED
+from qfrewrite.formats.graphdef.compose import COMPOSED, pooling
 from qfrewrite.formats.graphdef.emit import Emitter, kind_of
 from qfrewrite.formats.graphdef.node_types import INDEX, SCALARS, stated
 from qfrewrite.formats.graphdef.nodes import parse_ref
@@ -132,11 +132,7 @@ def _divide(e: Emitter, op: Op) -> None:
 
 def _pool(kind: str) -> Writer:
     def write(e: Emitter, op: Op) -> None:
-        attrs = {
-            "T": kind_of(op.operand(0)), "padding": attr(op, "padding"), "data_format": "NHWC",
-            "ksize": [1, attr(op, "filter_height"), attr(op, "filter_width"), 1],
-            "strides": [1, attr(op, "stride_h"), attr(op, "stride_w"), 1],
-        }  # fmt: skip
+        attrs = {"T": kind_of(op.operand(0)), **pooling(op)}
         e.finish(op, kind, [e.ref(op.operand(0))], attrs)
 
     return write
