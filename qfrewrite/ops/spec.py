@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 
 from qfrewrite.errors import UnsupportedError, VerifyError
-from qfrewrite.ir import Array, Op
+from qfrewrite.ir import NUMPY_DTYPES, Array, Op
 from qfrewrite.ir.kinds import register_kinds
 
 Shape = tuple[int, ...]
@@ -371,11 +371,15 @@ def inferred(op: Op) -> list[Shape]:
 def computed(op: Op, values: list[Array | None]) -> list[Array]:
     """What `op`, whose row has a reference, makes of these operands.
 
-    Raises VerifyError where they do not fit the op, UnsupportedError where it takes more memory
-    than there is.
+    Raises VerifyError where they do not fit the op, UnsupportedError where an element type is not
+    known or where it takes more memory than there is.
     """
     reference = require_spec(op).reference
     assert reference is not None
+    for tensor in op.inputs:
+        if tensor is not None and tensor.dtype not in NUMPY_DTYPES:
+            raise UnsupportedError(f"reads {tensor.dtype}, whose values cannot be computed with",
+                                   where=op.place)  # fmt: skip
     try:
         with np.errstate(all="ignore"):
             return reference(op, values)

@@ -205,6 +205,20 @@ def test_bytes_are_not_dequantized(tmp_path: Path) -> None:
         inspect_model(qf.load(tmp_path / "damaged.tflite"))
 
 
+@pytest.mark.parametrize("dtype", ["int4", "unknown_38"])
+def test_weights_of_a_type_that_numpy_lacks_are_not_computed_with(
+    dtype: str, tmp_path: Path
+) -> None:
+    """Their raw bytes have one axis."""
+    qf.save(Model([network()]), tmp_path / "half.tflite", scheme="float16")
+    model = qf.load(tmp_path / "half.tflite")
+    half = next(t for t in model.graph.tensors if t.shape == (8, 3, 3, 4))
+    put(half, dtype=dtype, data=np.frombuffer(half.value().tobytes(), np.uint8))
+    layer = inspect_model(model).layer("conv")
+    assert layer.weights is None
+    assert layer.dead == []
+
+
 def test_a_split_into_none(tmp_path: Path) -> None:
     """With a computed axis no shape rule speaks, and the kernel divides by the number of parts."""
     b = GraphBuilder()
