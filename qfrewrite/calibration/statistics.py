@@ -94,7 +94,9 @@ def propagate(graph: Graph) -> dict[Tensor, Gaussian]:
 
 def has_statistics(graph: Graph) -> bool:
     """Whether BatchNorm says how values are distributed, in an op or where it was folded."""
-    return bool(graph.ops_of("BATCH_NORM") or propagate(graph))
+    # Scales and shifts that were raised to a BATCH_NORM say nothing of mean and variance.
+    ops = graph.ops_of("BATCH_NORM")
+    return any(op.input(3) and op.input(4) for op in ops) or bool(propagate(graph))
 
 
 def _same(op: Op, g: list[Gaussian]) -> Gaussian:
