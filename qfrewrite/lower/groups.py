@@ -232,8 +232,9 @@ def _joined(
     if whole is None or group.range is None or not others:
         return group
     width, own = whole[1] - whole[0], group.range[1] - group.range[0]
-    share = f"has {own / width:.3f} of the joint range"
-    return NoMatch(share) if own < _NARROW * width else group
+    if own >= _NARROW * width:
+        return group
+    return NoMatch(f"has {own / width:.3f} of the joint range")
 
 
 def _warn_of_crushing(groups: Groups, op: Op, slot: int, group: Group, whole: Range | None) -> None:

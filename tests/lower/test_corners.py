@@ -340,3 +340,14 @@ def test_a_squared_difference_is_a_product_of_differences() -> None:
     assert not report.float_ops
     assert [t.name for t in graph.outputs] == ["y"]
     assert fidelity.sqnr_db > 35
+
+
+def test_a_join_of_what_is_always_zero() -> None:
+    """Ranges of no width, of values that others read too, share one scale."""
+    b = GraphBuilder()
+    x = b.input("x", (1, 4))
+    nothing = [b.op("MUL", x, b.const("zero", np.zeros(4, "f4"))) for _ in range(2)]
+    joined = b.op("CONCATENATION", *nothing, attrs={"axis": 1})
+    graph, report, _ = quantized(b.finish(joined, b.op("ADD", x, nothing[0])))
+    assert not report.float_ops
+    assert "CONCATENATION" in [op.kind for op in graph.ops]
