@@ -20,6 +20,10 @@ from typing import NamedTuple
 from _common import PROJECT
 
 
+# Seconds; the slowest selection of tests takes a third of that.
+_TIMEOUT = 240
+
+
 class Mutation(NamedTuple):
     """One wrong piece of code in the place of a right one, and the tests that must fail."""
 
@@ -120,8 +124,12 @@ def caught(mutation: Mutation, copy: Path) -> bool:
                    "no:cacheprovider", "-m", "not slow", *mutation.tests.split()]  # fmt: skip
         # Golden texts tell of many a mutation, but the numbers must tell by themselves.
         environment = os.environ | {"PYTHONPATH": str(copy), "QFREWRITE_GOLDEN": "write"}
-        done = subprocess.run(command, cwd=copy, env=environment, capture_output=True, text=True)
+        done = subprocess.run(
+            command, cwd=copy, env=environment, capture_output=True, timeout=_TIMEOUT
+        )
         return done.returncode == 1
+    except subprocess.TimeoutExpired:  # what never ends is noticed too
+        return True
     finally:
         path.write_text(source)
 
