@@ -20,6 +20,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from math import prod
 from typing import Any
 
@@ -45,8 +46,17 @@ _SHORT = {
     "bool": "i1",
 }
 _LONG = {short: name for name, short in _SHORT.items()}
-# The longest list of values that is written out.
+# The longest list of values that is written out, and the most elements that are read.
 _LISTED = 8
+_MOST = 1 << 26
+# What a value in a text must be, by the kind of its numpy type.
+_PYTHON: Mapping[str, tuple[type, ...]] = {
+    "b": (bool,),
+    "i": (int,),
+    "u": (int,),
+    "f": (int, float),
+    "c": (int, float),
+}
 _BARE_NAME = re.compile(r'[^\s%"#,(){}\[\]<>:=]+(?::\d+)?')
 _WORDS: Mapping[str, Any] = {
     "none": None,
@@ -229,7 +239,7 @@ class _Parser:
         while not self._take("mark", ")"):
             name = self._name()
             self._expect("mark", ":")
-            inputs.append(self._add(self._typed(name)))
+            inputs.append(self._graph.add_tensor(self._define(self._typed(name))))
             self._take("mark", ",")
         self._graph.set_io(inputs)
         self._expect("mark", "{")
@@ -252,22 +262,18 @@ class _Parser:
             self._take("mark", ",")
         if results:
             self._expect("mark", "=")
-        word = self._take("word")
+        start, word = self._at, self._take("word")
         if word is not None and word not in _WORDS:
             self._op(word, results)
             return
-        if word is not None:
-            self._at -= len(word)
+        self._at = start
         typed = results[0][1] if len(results) == 1 else None
         if typed is None:
             raise self._error("an op, or a constant with its type")
         data = self._values(typed.shape, typed.dtype, typed.name)
-        signature = typed.shape_signature
-        self._add(
-            Tensor(
-                typed.name, typed.shape, typed.dtype, data, typed.quant, shape_signature=signature
-            )
-        )
+        constant = Tensor(typed.name, typed.shape, typed.dtype, data, typed.quant,
+                          shape_signature=typed.shape_signature)  # fmt: skip
+        self._graph.add_tensor(self._define(constant))
 
     def _op(self, kind: str, results: list[tuple[str, Tensor | None]]) -> None:
         self._expect("mark", "(")
@@ -284,7 +290,8 @@ class _Parser:
         else:
             defaults = OPS[kind].attrs if kind in OPS else {}
             op = self._graph.add_op(Op(kind, inputs, outputs, {**defaults, **attrs}, name=name))
-        self._by_name |= {tensor.name: tensor for tensor in op.outputs}
+        for tensor in op.outputs:
+            self._define(tensor)
 
     def _attributes(self, place: str) -> dict[str, Any]:
         attrs: dict[str, Any] = {}
@@ -305,11 +312,11 @@ class _Parser:
         if (text := self._take("hex")) is not None:
             return bytes.fromhex(text)
         if (text := self._take("string")) is not None:
-            return json.loads(f'"{text}"')
+            return self._unquoted(text)
         if self._peek("digest"):
             return self._given((), "", place)
         if (number := self._take("number")) is not None:
-            return float(number) if re.search(r"[.en]", number) else int(number)
+            return _number(number)
         word = self._word()
         if word in _WORDS:
             return _WORDS[word]
@@ -337,7 +344,7 @@ class _Parser:
             if self._take("mark", "|"):
                 signature = []
             open_size = bool(self._take("mark", "?"))
-            size = int(self._expect("number"))
+            size = self._whole(0 if signature is None else -1)
             if signature is not None:
                 signature.append(size)
             else:
@@ -350,9 +357,11 @@ class _Parser:
 
     def _quant(self, name: str) -> Quant:
         axis, count, start = 0, 1, self._at
-        first = self._take("number")
-        if first is not None and self._take("word", "on"):
-            axis, count = int(self._expect("number")), int(first)
+        if self._take("number") is not None and self._take("word", "on"):
+            self._at = start
+            count = self._whole()
+            self._expect("word", "on")
+            axis = self._whole()
             self._expect("mark", ":")
         else:
             self._at = start
@@ -367,21 +376,45 @@ class _Parser:
         kind = NUMPY_DTYPES.get(dtype)
         if kind is None or self._peek("digest") or self._take("mark", "?"):
             return np.asarray(self._given(shape, dtype, place))
-        if not self._take("mark", "["):
-            return np.full(shape, self._scalar(), kind)
+        count = prod(shape)
+        if count > _MOST:
+            raise self._error(f"{_MOST} elements of '{place}' at most, not {count}")
         values = []
+        if not self._take("mark", "["):
+            return np.full(shape, self._array([self._scalar()], kind, place)[0])
         while not self._take("mark", "]"):
             values.append(self._scalar())
             self._take("mark", ",")
-        if len(values) != prod(shape):
-            raise self._error(f"{prod(shape)} values for '{place}', not {len(values)}")
-        return np.array(values, kind).reshape(shape)
+        if len(values) != count:
+            raise self._error(f"{count} values for '{place}', not {len(values)}")
+        return self._array(values, kind, place).reshape(shape)
+
+    def _array(self, values: list[Any], kind: np.dtype[Any], place: str) -> Array:
+        """Values of one type; none is rounded or cut off to fit it."""
+        wanted = _PYTHON[kind.kind]
+        if all(isinstance(v, wanted) and isinstance(v, bool) == (bool in wanted) for v in values):
+            with suppress(OverflowError):
+                return np.array(values, kind)
+        raise self._error(f"values of {kind.name} for '{place}'")
 
     def _scalar(self) -> Any:
         number = self._take("number")
         if number is not None:
-            return float(number) if re.search(r"[.en]", number) else int(number)
-        return _WORDS[self._expect("word")]
+            return _number(number)
+        start, word = self._at, self._take("word")
+        if word is None or word not in _WORDS:
+            self._at = start
+            raise self._error("a value")
+        return _WORDS[word]
+
+    def _whole(self, least: int = 0) -> int:
+        """A whole number."""
+        start = self._at
+        value = _number(self._expect("number"))
+        if isinstance(value, float) or value < least:
+            self._at = start
+            raise self._error(f"a whole number from {least} on")
+        return value
 
     def _given(self, shape: tuple[int, ...], dtype: str, place: str) -> Any:
         """What the caller gives for a digest; it must have that digest."""
@@ -393,7 +426,10 @@ class _Parser:
                 remedy=f"give them: parse_graph(text, {{'{place}': array}})",
             )
         if dtype in NUMPY_DTYPES:
-            data = np.asarray(data, NUMPY_DTYPES[dtype]).reshape(shape)
+            data = np.asarray(data, NUMPY_DTYPES[dtype])
+            if data.size != prod(shape):
+                raise self._error(f"{prod(shape)} values for '{place}', not {data.size}")
+            data = data.reshape(shape)
         if digest is not None and _digest(data) != digest:
             raise UsageError(
                 f"line {self._line_number()}: '{place}' has the digest #{_digest(data)}, "
@@ -424,11 +460,18 @@ class _Parser:
 
     def _word(self) -> str:
         quoted = self._take("string")
-        return json.loads(f'"{quoted}"') if quoted is not None else self._expect("word")
+        return self._expect("word") if quoted is None else self._unquoted(quoted)
 
     def _maybe_name(self) -> str | None:
         quoted = self._take("quoted")
-        return json.loads(f'"{quoted}"') if quoted is not None else self._take("name")
+        return self._take("name") if quoted is None else self._unquoted(quoted)
+
+    def _unquoted(self, text: str) -> str:
+        """What stands in quotes, which are those of JSON."""
+        try:
+            return str(json.loads(f'"{text}"'))
+        except ValueError:
+            raise self._error(f"text in quotes as JSON has it, not '{text}',") from None
 
     def _name(self) -> str:
         name = self._maybe_name()
@@ -436,8 +479,11 @@ class _Parser:
             raise self._error("a %name")
         return name
 
-    def _add(self, tensor: Tensor) -> Tensor:
-        self._by_name[tensor.name] = self._graph.add_tensor(tensor)
+    def _define(self, tensor: Tensor) -> Tensor:
+        """Let what follows read `tensor` by its name."""
+        if tensor.name in self._by_name:
+            raise UsageError(f"line {self._line_number()}: '{tensor.name}' is defined twice")
+        self._by_name[tensor.name] = tensor
         return tensor
 
     def _known(self, name: str) -> Tensor:
@@ -453,3 +499,7 @@ class _Parser:
     def _error(self, wanted: str) -> UsageError:
         rest = self._text[self._at :].split("\n")[0].strip() or "the end"
         return UsageError(f"line {self._line_number()}: expected {wanted} at '{rest[:40]}'")
+
+
+def _number(text: str) -> int | float:
+    return float(text) if re.search(r"[.en]", text) else int(text)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from graphs import normal
 from hypothesis import given, settings
+from hypothesis import strategies as st
 from random_graphs import Recipe, grow, recipes
 
 from qfrewrite.errors import QfError, UsageError, VerifyError
@@ -128,3 +129,46 @@ def test_other_values_than_the_text_was_made_from_are_refused() -> None:
     parse_graph(text, {"w": w})
     with pytest.raises(UsageError, match="'w' has the digest"):
         parse_graph(text, {"w": w + 1})
+
+
+BROKEN = (
+    "abc 7 -1 1.5 2000000000000 nan \\ \" ' % %x %w # #01234567 ( ) [ ] { } < > , : = ? | none as"
+)
+
+
+@settings(max_examples=400, deadline=None)
+@given(
+    st.lists(
+        st.tuples(st.integers(0, len(TINY)), st.integers(0, 6), st.sampled_from(BROKEN.split())),
+        min_size=1,
+        max_size=3,
+    )
+)
+def test_a_broken_text_is_refused_in_one_line(changes: list[tuple[int, int, str]]) -> None:
+    text = TINY.replace("%b: f32[2]", "%b: f32[2]<0.5, 3>")
+    for at, length, new in changes:
+        text = text[:at] + new + text[at + length :]
+    said = ""
+    try:
+        parse_graph(text)
+    except QfError as error:
+        said = str(error)
+    assert "\n" not in said
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("[0.5, -1]", "[0.5, abc]", ["line 3", "a value", "abc"]),
+        ("f32[1,4]", "f32[1.5,4]", ["line 1", "a whole number", "1.5"]),
+        ("f32[1,4]", "f32[-1,4]", ["line 1", "a whole number", "-1"]),
+        ("%w: f32[2,4] = 0.5", "%w: f32[2000000,4000000] = 0.5", ["line 2", "elements"]),
+        ("%w: f32[2,4]", '%"\\q": f32[2,4]', ["line 2", "text in quotes"]),
+        ("%w: f32[2,4] = 0.5", "%x: f32[2,4] = 0.5", ["line 2", "'x'", "twice"]),
+    ],
+)
+def test_what_is_wrong_is_named(old: str, new: str, words: list[str]) -> None:
+    assert old in TINY
+    with pytest.raises(UsageError) as caught:
+        parse_graph(TINY.replace(old, new))
+    assert all(word in str(caught.value) for word in words), str(caught.value)
