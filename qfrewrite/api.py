@@ -60,9 +60,14 @@ def run_passes(
     """
     dequantize(model)
     context = open_context(
-        model, data, samples=samples, preprocess=preprocess, seed=seed, threads=threads,
+        model,
+        data,
+        samples=samples,
+        preprocess=preprocess,
+        seed=seed,
+        threads=threads,
         held_out=judged_on(_as_passes(passes)),
-    )  # fmt: skip
+    )
     context = replace(context, progress=progress or context.progress)
     return _run_passes(model, passes, context, verify=verify, after=after)
 
@@ -96,9 +101,14 @@ def calibrate(
     loaded = load(model) if isinstance(model, (str, Path)) else model.clone()
     dequantize(loaded)
     context = open_context(
-        loaded, data, samples=samples, preprocess=preprocess, seed=seed, threads=threads,
+        loaded,
+        data,
+        samples=samples,
+        preprocess=preprocess,
+        seed=seed,
+        threads=threads,
         once=not passes,
-    )  # fmt: skip
+    )
     context = replace(
         context,
         full_statistics=True,
@@ -141,8 +151,13 @@ def sensitivity(
     loaded = load(model) if isinstance(model, (str, Path)) else model.clone()
     dequantize(loaded)
     context = open_context(
-        loaded, data, samples=samples, preprocess=preprocess, seed=seed, threads=threads,
-    )  # fmt: skip
+        loaded,
+        data,
+        samples=samples,
+        preprocess=preprocess,
+        seed=seed,
+        threads=threads,
+    )
     context = replace(context, quant=quant_options(**saving), progress=progress or context.progress)
     judged = context.samples or Dataset(synthetic(input_specs(loaded.graph), 16, seed=seed + 1))
     reference = judged.outputs(loaded.clone().graph, threads=threads)

@@ -92,9 +92,10 @@ def save(
     if path.suffix == ".tflite":
         return _save_tflite(model, path, options, target, asked=scheme is not None)
     raise UsageError(
-        f"the suffix '{path.suffix}' names no format", where=str(path),
+        f"the suffix '{path.suffix}' names no format",
+        where=str(path),
         remedy="end the output in .tflite or .pb",
-    )  # fmt: skip
+    )
 
 
 def _save_tflite(
@@ -122,14 +123,16 @@ def _check_graphdef_scheme(model: Model, options: QuantOptions) -> None:
     """A GraphDef holds ranges as FakeQuant nodes, and weights in float32."""
     if options.kind.activations is None and options.kind.weights is not None:
         raise UsageError(
-            f"a .pb has no weights of scheme {options.scheme}", where="scheme",
+            f"a .pb has no weights of scheme {options.scheme}",
+            where="scheme",
             remedy="end the output in .tflite",
-        )  # fmt: skip
+        )
     if options.kind.activations is not None and not any(has_ranges(g) for g in model.graphs):
         raise VerifyError(
             "the model has no ranges: it would be written without FakeQuant nodes",
-            where=f"scheme {options.scheme}", remedy="add calibrate to the passes",
-        )  # fmt: skip
+            where=f"scheme {options.scheme}",
+            remedy="add calibrate to the passes",
+        )
 
 
 def quant_options(
@@ -154,9 +157,14 @@ def quant_options(
     by_target = None if target is None or TARGETS[target].per_axis_fc else False
     per_channel_fc = by_target if fc_weights is None else fc_weights == "per-channel"
     return QuantOptions(
-        scheme or DEFAULT_SCHEME, weights == "per-channel", per_channel_fc, io, tuple(keep_float),
-        tuple(keep_int16), TARGETS[target].slow if target is not None else frozenset(),
-    )  # fmt: skip
+        scheme or DEFAULT_SCHEME,
+        weights == "per-channel",
+        per_channel_fc,
+        io,
+        tuple(keep_float),
+        tuple(keep_int16),
+        TARGETS[target].slow if target is not None else frozenset(),
+    )
 
 
 def check(path: str | Path, *, target: str | None = None) -> list[Violation | Unmapped]:
@@ -183,9 +191,10 @@ def _check(lowered: Model) -> None:
 
     for violation in check_model(lowered):
         raise VerifyError(
-            f"{violation.what} [{violation.rule}]", where=violation.where,
+            f"{violation.what} [{violation.rule}]",
+            where=violation.where,
             remedy="keep the op float (keep_float), and report this, please",
-        )  # fmt: skip
+        )
 
 
 def default_output(model: Model, scheme: str | None = None) -> Path:

@@ -78,22 +78,35 @@ class LayerTimes:
 
 
 def bench_models(
-    models: Sequence[Model], *, runs: int = 50, threads: int = 1, progress: Progress | None = None,
+    models: Sequence[Model],
+    *,
+    runs: int = 50,
+    threads: int = 1,
+    progress: Progress | None = None,
     seed: int = 0,
-) -> list[Latency]:  # fmt: skip
+) -> list[Latency]:
     """Time whole models in turn, on synthetic inputs; see `time_in_turn`."""
     timings = time_models(models, runs=runs, threads=threads, progress=progress, seed=seed)
     return [
-        Latency(model.name, 1e3 * t.median, 1e3 * t.percentile(5), 1e3 * t.percentile(95),
-                t.ratio(timings[0]))
+        Latency(
+            model.name,
+            1e3 * t.median,
+            1e3 * t.percentile(5),
+            1e3 * t.percentile(95),
+            t.ratio(timings[0]),
+        )
         for model, t in zip(models, timings, strict=True)
-    ]  # fmt: skip
+    ]
 
 
 def time_models(
-    models: Sequence[Model], *, runs: int = 50, threads: int = 1, progress: Progress | None = None,
+    models: Sequence[Model],
+    *,
+    runs: int = 50,
+    threads: int = 1,
+    progress: Progress | None = None,
     seed: int = 0,
-) -> list[Timing]:  # fmt: skip
+) -> list[Timing]:
     """What each round of each model took."""
     runners = [fed(Runner.of(model, threads=threads), seed) for model in models]
     step = progress("timing models", runs) if progress is not None else None
@@ -101,17 +114,24 @@ def time_models(
 
 
 def bench_layers(
-    model: Model, *, runs: int = 50, threads: int = 1, progress: Progress | None = None,
+    model: Model,
+    *,
+    runs: int = 50,
+    threads: int = 1,
+    progress: Progress | None = None,
     seed: int = 0,
-) -> LayerTimes:  # fmt: skip
+) -> LayerTimes:
     """Time every op of a model by itself, in turn with the whole model.
 
     What calling the runtime costs is taken off: that of a model that does next to nothing.
     """
     lowered, _ = lower_model(model)
     graph = lowered.graph
-    found = [(op, runner) for op in graph.ops if not is_fused(op) and op.outputs
-             and (runner := _alone(op, threads, seed)) is not None]  # fmt: skip
+    found = [
+        (op, runner)
+        for op in graph.ops
+        if not is_fused(op) and op.outputs and (runner := _alone(op, threads, seed)) is not None
+    ]
     runners = [fed(Runner(serialize(lowered), threads=threads), seed), _idle(threads)]
     step = progress("timing layers", runs) if progress is not None else None
     whole, idle, *parts = time_in_turn([*runners, *(r for _, r in found)], runs=runs, step=step)
@@ -125,8 +145,9 @@ def _layer_time(op: Op, seconds: float, total: float) -> LayerTime:
     work = macs(op)
     kind = "+".join(o.kind for o in (op, *_fused(op)))
     rate = work / seconds / 1e9 if work and seconds > 0 else None
-    return LayerTime(op.name, kind, op.output.shape, 1e3 * seconds, seconds / total, work, rate,
-                     _flags(op))  # fmt: skip
+    return LayerTime(
+        op.name, kind, op.output.shape, 1e3 * seconds, seconds / total, work, rate, _flags(op)
+    )
 
 
 def _flags(op: Op) -> list[str]:

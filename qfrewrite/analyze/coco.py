@@ -29,10 +29,16 @@ class Precision:
 
 
 def evaluate_detector(
-    model: Model, folder: str | Path, annotations: str | Path, *,
-    preprocess: Preprocess | str | None = None, offset: int = 1, limit: int | None = None,
-    threads: int | None = None, progress: Progress | None = None,
-) -> Precision:  # fmt: skip
+    model: Model,
+    folder: str | Path,
+    annotations: str | Path,
+    *,
+    preprocess: Preprocess | str | None = None,
+    offset: int = 1,
+    limit: int | None = None,
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> Precision:
     """COCO mAP by pycocotools over the images of an annotation file that lie in `folder`.
 
     offset: category id of the model's class 0. Boxes [ymin, xmin, ymax, xmax] are fractions of
@@ -43,8 +49,11 @@ def evaluate_detector(
     found = [info for info in truth.imgs.values() if (Path(folder) / info["file_name"]).is_file()]
     found = found[:limit]
     if not found:
-        raise DataError("holds none of the annotated images", where=str(folder),
-                        remedy="give the folder that the annotations belong to")  # fmt: skip
+        raise DataError(
+            "holds none of the annotated images",
+            where=str(folder),
+            remedy="give the folder that the annotations belong to",
+        )
     files = tuple(Path(folder) / info["file_name"] for info in found)
     images = LabelledImages(files, (0,) * len(files), f"{Path(folder).name}/")
     step = progress(f"evaluating {model.name}", len(files)) if progress else None
@@ -61,16 +70,18 @@ def _truth(annotations: str | Path) -> Any:
     try:
         from pycocotools.coco import COCO
     except ImportError:
-        raise QfError("pycocotools is not installed", where="--coco",
-                      remedy="pip install 'qfrewrite[coco]'") from None  # fmt: skip
+        raise QfError(
+            "pycocotools is not installed", where="--coco", remedy="pip install 'qfrewrite[coco]'"
+        ) from None
     try:
         with contextlib.redirect_stdout(io.StringIO()):
             return COCO(str(annotations))
     except (OSError, ValueError, KeyError, TypeError, AssertionError) as error:
         raise DataError(
-            f"is no file of COCO annotations ({type(error).__name__})", where=str(annotations),
+            f"is no file of COCO annotations ({type(error).__name__})",
+            where=str(annotations),
             remedy="give instances_*.json",
-        ) from None  # fmt: skip
+        ) from None
 
 
 def _detections(
@@ -80,9 +91,10 @@ def _detections(
     if len(outputs) != 4 or outputs[0].shape[-1] != 4:
         shapes = ", ".join(str(list(v.shape)) for v in outputs)
         raise UsageError(
-            f"has outputs {shapes}; a detector gives boxes, classes, scores, count", where=name,
+            f"has outputs {shapes}; a detector gives boxes, classes, scores, count",
+            where=name,
             remedy="evaluate a model with its post-processing",
-        )  # fmt: skip
+        )
     boxes, classes, scores = (v.reshape(-1, *v.shape[2:]) for v in outputs[:3])
     count = min(int(outputs[3].reshape(-1)[0]), len(scores))
     height, width = info["height"], info["width"]

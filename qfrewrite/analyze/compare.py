@@ -87,9 +87,13 @@ def compare_models(
     first, second = (_prepared(m.graph, sizes) for m in (reference, quantized))
     pairs, missing = _pairs(first, second)
     outputs = list(zip(first.graph.outputs, second.graph.outputs, strict=False))
-    probes = [[p.real[t] for t in side] for p, side in (
-        (first, [a for a, _ in (*pairs, *outputs)]), (second, [b for _, b in (*pairs, *outputs)]),
-    )]  # fmt: skip
+    probes = [
+        [p.real[t] for t in side]
+        for p, side in (
+            (first, [a for a, _ in (*pairs, *outputs)]),
+            (second, [b for _, b in (*pairs, *outputs)]),
+        )
+    ]
     sessions = [
         Session(p.copy, wanted, threads=threads)
         for p, wanted in zip((first, second), probes, strict=True)
@@ -135,9 +139,10 @@ def _check_inputs(first: Graph, second: Graph) -> None:
     ]
     if shapes[0] != shapes[1]:
         raise UsageError(
-            f"the models take different inputs: {' and '.join(shapes)}", where="compare",
+            f"the models take different inputs: {' and '.join(shapes)}",
+            where="compare",
             remedy="compare a model with one made from it",
-        )  # fmt: skip
+        )
 
 
 def _pairs(first: _Prepared, second: _Prepared) -> tuple[list[tuple[Tensor, Tensor]], list[str]]:

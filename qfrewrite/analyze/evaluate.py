@@ -69,9 +69,14 @@ class Difference:
 
 
 def evaluate(
-    model: Model, images: LabelledImages, *, preprocess: Preprocess | str | None = None,
-    offset: int | None = None, threads: int | None = None, progress: Progress | None = None,
-) -> Accuracy:  # fmt: skip
+    model: Model,
+    images: LabelledImages,
+    *,
+    preprocess: Preprocess | str | None = None,
+    offset: int | None = None,
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> Accuracy:
     """Top-1 and top-5 of a classifier.
 
     offset: of the model's classes against the labels; by default 1 where the model has 1,001
@@ -103,8 +108,11 @@ def _scores(outputs: Sequence[Array], name: str) -> Array:
     """The scores of one image, [classes]."""
     if len(outputs) != 1 or outputs[0].ndim == 0 or outputs[0].size != outputs[0].shape[-1]:
         shapes = ", ".join(str(list(v.shape)) for v in outputs)
-        raise UsageError(f"has outputs {shapes}, a classifier has one vector of scores",
-                         where=name, remedy="for a detector give --coco")  # fmt: skip
+        raise UsageError(
+            f"has outputs {shapes}, a classifier has one vector of scores",
+            where=name,
+            remedy="for a detector give --coco",
+        )
     return outputs[0].reshape(-1)
 
 
@@ -131,8 +139,9 @@ def paired(first: Accuracy, second: Accuracy) -> Difference:
     count = first.samples
     difference = (gained - lost) / count
     half = _Z * sqrt(max(gained + lost - (gained - lost) ** 2 / count, 0.0)) / count
-    return Difference(difference, difference - half, difference + half, gained, lost,
-                      _mcnemar(gained, lost))  # fmt: skip
+    return Difference(
+        difference, difference - half, difference + half, gained, lost, _mcnemar(gained, lost)
+    )
 
 
 def _mcnemar(gained: int, lost: int) -> float:

@@ -59,15 +59,17 @@ def _channels(layer: Layer) -> Flag | None:
 def _tail(layer: Layer) -> Flag | None:
     if layer.sqnr_db is None or layer.sqnr_db >= _POOR_SQNR:
         return None
-    return Flag("tail", f"values keep only {layer.sqnr_db:.1f} dB in 8 bits",
-                "calibrate(method=greedy)")  # fmt: skip
+    return Flag(
+        "tail", f"values keep only {layer.sqnr_db:.1f} dB in 8 bits", "calibrate(method=greedy)"
+    )
 
 
 def _clipped(layer: Layer) -> Flag | None:
     if layer.clipped is None or layer.clipped < _MUCH_CLIPPED:
         return None
-    return Flag("clipped", f"{100 * layer.clipped:.1f} % of values lie outside the range",
-                "calibrate")  # fmt: skip
+    return Flag(
+        "clipped", f"{100 * layer.clipped:.1f} % of values lie outside the range", "calibrate"
+    )
 
 
 def _constant(layer: Layer) -> Flag | None:
@@ -77,5 +79,10 @@ def _constant(layer: Layer) -> Flag | None:
 
 
 _RULES: tuple[Callable[[Layer], Flag | None], ...] = (
-    _dead, _gain, _channels, _tail, _clipped, _constant,
-)  # fmt: skip
+    _dead,
+    _gain,
+    _channels,
+    _tail,
+    _clipped,
+    _constant,
+)

@@ -101,8 +101,11 @@ def _judge_signatures(reference: Model, path: Path, context: PassContext) -> dic
 
     Those without data run on a few synthetic inputs. Raises RunError where one cannot be run.
     """
-    graphs = {key: graph for graph in entries(reference)[1:]
-              if (key := reference.signature_of(graph)) is not None}  # fmt: skip
+    graphs = {
+        key: graph
+        for graph in entries(reference)[1:]
+        if (key := reference.signature_of(graph)) is not None
+    }
     if not graphs:
         return {}
     written, found = read_tflite(path), {}
@@ -137,9 +140,10 @@ def _check_outputs(graph: Graph, floats: Outputs, result: Outputs, steps: Sequen
         why = _degenerate(x, y, steps[k])
         if why is not None:
             raise VerifyError(
-                f"{why} in the result, and not in the float model", where=f"output '{tensor.name}'",
+                f"{why} in the result, and not in the float model",
+                where=f"output '{tensor.name}'",
                 remedy="calibrate on real data, or see where it is lost with qfrewrite compare",
-            )  # fmt: skip
+            )
 
 
 def _hardly_varies(floats: Sequence[Array]) -> bool:

@@ -66,9 +66,12 @@ class Inspection:
 
 
 def inspect_model(
-    model: Model, *, ranges: RangeTable | None = None, context: PassContext | None = None,
+    model: Model,
+    *,
+    ranges: RangeTable | None = None,
+    context: PassContext | None = None,
     method: str = "minmax",
-) -> Inspection:  # fmt: skip
+) -> Inspection:
     """Look at the main graph of `model`, which stays as it is.
 
     ranges: a table for it; or context: with data to observe it on, ranges then by `method`.
@@ -92,10 +95,13 @@ def inspect_model(
         fused = _fused_activation(op)
         output = fused.output if fused is not None else op.output
         layer = Layer(
-            op.name, f"{op.kind}+{fused.kind}" if fused is not None else op.kind, output.name,
-            output.dims if output in unknown else output.shape, parameters(op),
+            op.name,
+            f"{op.kind}+{fused.kind}" if fused is not None else op.kind,
+            output.name,
+            output.dims if output in unknown else output.shape,
+            parameters(op),
             macs(op) if unknown.isdisjoint(op.outputs) else 0,
-        )  # fmt: skip
+        )
         _describe_weights(layer, op, before.get(op.name), known.get(output.name))
         _describe_values(layer, output, known.get(output.name), stored.get(output))
         layer.flags = find_flags(layer, stays_float=_stays_float(op, quantized))
@@ -229,9 +235,12 @@ def _observe(graph: Graph, context: PassContext, method: str) -> RangeTable:
     probed, twins = real_twins(graph)
     names = dict(zip(twins.values(), row_names(list(twins)), strict=True))
     table = measure(
-        probed, {t: Detail(channel_mean=True, full=True) for t in names}, context,
-        MethodChoice.parse(method), label="observing",
-    )  # fmt: skip
+        probed,
+        {t: Detail(channel_mean=True, full=True) for t in names},
+        context,
+        MethodChoice.parse(method),
+        label="observing",
+    )
     rows = {}
     for row, name in zip(table, names.values(), strict=True):
         row.name = name

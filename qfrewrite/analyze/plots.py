@@ -44,9 +44,10 @@ def plot_layers(model: str, layers: Sequence[Layer], folder: str | Path) -> list
         raise OutputError(error.strerror or "cannot be written", where=str(folder)) from None
     if not written:
         raise UsageError(
-            "these layers have neither weights nor observed values to draw", where="--plot",
+            "these layers have neither weights nor observed values to draw",
+            where="--plot",
             remedy="give --data or --ranges, or choose other layers",
-        )  # fmt: skip
+        )
     return written
 
 
@@ -97,16 +98,27 @@ def _draw_weights(axes: Any, layer: Layer) -> bool:
     size = 18 if after.size <= 64 else 8
     if folded:
         axes.scatter(channels, _visible(before), s=size, color=_GREY, label="before folding")
-    axes.scatter(channels, _visible(after), s=size, color=_BLUE,
-                 label="after folding" if folded else "weights")  # fmt: skip
+    axes.scatter(
+        channels,
+        _visible(after),
+        s=size,
+        color=_BLUE,
+        label="after folding" if folded else "weights",
+    )
     if layer.dead:
-        axes.scatter(layer.dead, _visible(after)[layer.dead], s=3 * size, facecolors="none",
-                     edgecolors=_ORANGE, linewidths=1.5, label="dead channels")  # fmt: skip
+        axes.scatter(
+            layer.dead,
+            _visible(after)[layer.dead],
+            s=3 * size,
+            facecolors="none",
+            edgecolors=_ORANGE,
+            linewidths=1.5,
+            label="dead channels",
+        )
     axes.set_yscale("log")
     largest = float(after.max(initial=0.0))
     if largest > 0:
-        axes.axhline(largest / 127, color=_ORANGE, lw=1, ls="--",
-                     label="one int8 step, per tensor")  # fmt: skip
+        axes.axhline(largest / 127, color=_ORANGE, lw=1, ls="--", label="one int8 step, per tensor")
     axes.set_xlabel("output channel")
     axes.set_ylabel("largest |weight|")
     # Below the axis: points may lie anywhere inside.
@@ -131,16 +143,29 @@ def plot_sizes(model: str, points: Sequence[SizePoint], path: Path) -> None:
     sizes = [p.size for p in known]
     axes.plot(sizes, [p.ms for p in known], "o-", color=_BLUE, ms=4, label="int8 latency")
     even = [p for p in known if not p.ragged]
-    axes.scatter([p.size for p in even], [p.ms for p in even], s=60, facecolors="none",
-                 edgecolors=_ORANGE, zorder=3, label="all maps multiples of 8")  # fmt: skip
+    axes.scatter(
+        [p.size for p in even],
+        [p.ms for p in even],
+        s=60,
+        facecolors="none",
+        edgecolors=_ORANGE,
+        zorder=3,
+        label="all maps multiples of 8",
+    )
     axes.set_xlabel("input size")
     axes.set_ylabel("int8 latency, ms", color=_BLUE)
     axes.set_ylim(bottom=0)
     scored = [p for p in known if p.top1 is not None]
     if scored:
         right = axes.twinx()
-        right.plot([p.size for p in scored], [100 * (p.top1 or 0) for p in scored], "s--",
-                   color=_GREY, ms=4, label="top-1, float")  # fmt: skip
+        right.plot(
+            [p.size for p in scored],
+            [100 * (p.top1 or 0) for p in scored],
+            "s--",
+            color=_GREY,
+            ms=4,
+            label="top-1, float",
+        )
         right.set_ylabel("top-1, %", color=_GREY)
     figure.legend(fontsize=8, frameon=False, ncols=3, loc="outside lower center")
     axes.set_title(model, fontsize=10)
@@ -148,7 +173,8 @@ def plot_sizes(model: str, points: Sequence[SizePoint], path: Path) -> None:
     try:
         figure.savefig(path, dpi=_DOTS_PER_INCH, metadata={"Title": model})
     except (OSError, ValueError) as error:
-        raise OutputError(f"cannot be written: {error}", where=str(path),
-                          remedy="give a name that ends in .png") from None  # fmt: skip
+        raise OutputError(
+            f"cannot be written: {error}", where=str(path), remedy="give a name that ends in .png"
+        ) from None
     finally:
         plt.close(figure)

@@ -117,26 +117,33 @@ def judge_preprocess(
         return _by_statistics(divergence, given)
     canonicalise(graph)
     ratio = _ratios(graph, candidates, few, threads)
-    scale_fits = {c for c in candidates if c not in ratio
-                  or _PLAUSIBLE[0] <= ratio[c] <= _PLAUSIBLE[1]}  # fmt: skip
+    scale_fits = {
+        c for c in candidates if c not in ratio or _PLAUSIBLE[0] <= ratio[c] <= _PLAUSIBLE[1]
+    }
     compared = [c for c in candidates if c in scale_fits]
     entropy = _entropies(graph, compared, pixels, threads)
     if given not in scale_fits:
         if not compared:
             return PreprocessVerdict()
         better = _surest(entropy, compared[0]) if entropy else compared[0]
-        return PreprocessVerdict(False, better, (
-            f"what enters its first layer is {ratio[given]:.3g} times as large as the layer's bias "
-            f"(with {better} {ratio[better]:.2g} times)"
-        ))  # fmt: skip
+        return PreprocessVerdict(
+            False,
+            better,
+            f"what enters its first layer is {ratio[given]:.3g} times as large as the layer's "
+            f"bias (with {better} {ratio[better]:.2g} times)",
+        )
     better = _surest(entropy, given) if entropy else given
     if better == given:
         return PreprocessVerdict(given in ratio)
     mean = {c: float(entropy[c][0].mean()) for c in (given, better)}
-    return PreprocessVerdict(False, better, (
-        f"its scores are less sure than with {better} (entropy {mean[given]:.2f} against "
-        f"{mean[better]:.2f} nats on {len(pixels)} images)"
-    ))  # fmt: skip
+    return PreprocessVerdict(
+        False,
+        better,
+        (
+            f"its scores are less sure than with {better} (entropy {mean[given]:.2f} against "
+            f"{mean[better]:.2f} nats on {len(pixels)} images)"
+        ),
+    )
 
 
 def _candidates(given: Preprocess, stated: Preprocess | None, channels: int) -> list[Preprocess]:
@@ -192,11 +199,15 @@ def _by_statistics(divergence: Mapping[Preprocess, float], given: Preprocess) ->
     better = min(divergence, key=lambda one: divergence[one])
     if divergence[given] <= _DIVERGES or divergence[better] * _CLOSER > divergence[given]:
         return PreprocessVerdict(divergence[given] <= _DIVERGES)
-    return PreprocessVerdict(False, better, (
-        f"its first layers see other values than in training (they diverge by "
-        f"{divergence[given]:.2g} nats from what BatchNorm remembers, with {better} by "
-        f"{divergence[better]:.2g})"
-    ))  # fmt: skip
+    return PreprocessVerdict(
+        False,
+        better,
+        (
+            f"its first layers see other values than in training (they diverge by "
+            f"{divergence[given]:.2g} nats from what BatchNorm remembers, with {better} by "
+            f"{divergence[better]:.2g})"
+        ),
+    )
 
 
 # -- the first layer ------------------------------------------------------------------------
@@ -267,8 +278,11 @@ def _surest(entropy: Mapping[Preprocess, tuple[Float64, int]], given: Preprocess
     limit = _SURER_MANY if many else _SURER_FEW
     compared = [c for c in entropy if many or str(c).partition(",crop=")[0] in _FEW_COMPARED]
     surer = {c: _t(entropy[given][0] - entropy[c][0]) for c in compared if c != given}
-    best = min((c for c, t in surer.items() if t > limit),
-               key=lambda c: float(entropy[c][0].mean()), default=given)  # fmt: skip
+    best = min(
+        (c for c, t in surer.items() if t > limit),
+        key=lambda c: float(entropy[c][0].mean()),
+        default=given,
+    )
     return best
 
 

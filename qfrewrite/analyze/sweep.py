@@ -65,10 +65,15 @@ def parse_sizes(text: str) -> list[int]:
 
 
 def sweep(
-    model: Model, sizes: Sequence[int], *, images: LabelledImages | None = None,
-    preprocess: Preprocess | str | None = None, runs: int = 20, threads: int = 1,
+    model: Model,
+    sizes: Sequence[int],
+    *,
+    images: LabelledImages | None = None,
+    preprocess: Preprocess | str | None = None,
+    runs: int = 20,
+    threads: int = 1,
     progress: Progress | None = None,
-) -> list[SizePoint]:  # fmt: skip
+) -> list[SizePoint]:
     """The model at each size, square; int8 latency of all sizes in turn, so that drift cancels."""
     points: dict[int, SizePoint] = {}
     runners: dict[int, Runner] = {}
@@ -99,8 +104,11 @@ def _built(
     run_passes(copy, f"resize_input(size={size})", PassContext())
     accuracy = evaluate(copy, images, preprocess=preprocess) if images is not None else None
     point = SizePoint(
-        size, total_macs(copy.graph), wasted_padding(copy.graph),
-        len(ragged_maps(copy.graph)), top1=accuracy.top1 if accuracy else None,
+        size,
+        total_macs(copy.graph),
+        wasted_padding(copy.graph),
+        len(ragged_maps(copy.graph)),
+        top1=accuracy.top1 if accuracy else None,
         top5=accuracy.top5 if accuracy else None,
-    )  # fmt: skip
+    )
     return point, plain_int8(copy.graph, run_nested, threads=threads)

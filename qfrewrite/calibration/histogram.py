@@ -41,9 +41,10 @@ class Histogram:
     def __init__(self, bins: int = DEFAULT_BINS) -> None:
         if not BIN_LIMITS[0] <= bins <= BIN_LIMITS[1]:
             raise UsageError(
-                f"{bins} bins", where="histogram",
+                f"{bins} bins",
+                where="histogram",
                 remedy=f"choose {BIN_LIMITS[0]} to {BIN_LIMITS[1]}",
-            )  # fmt: skip
+            )
         self.bins = bins
         self.low, self.high = np.inf, -np.inf
         self.exponent = _LEAST_EXPONENT

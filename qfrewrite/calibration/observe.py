@@ -102,9 +102,15 @@ class _Job:
     """One run over the samples, shared by its workers."""
 
     def __init__(
-        self, graph: Graph, details: dict[Tensor, Detail], *, total: int | None, start: int,
-        decay: float | None, step: Callable[[int], None],
-    ) -> None:  # fmt: skip
+        self,
+        graph: Graph,
+        details: dict[Tensor, Detail],
+        *,
+        total: int | None,
+        start: int,
+        decay: float | None,
+        step: Callable[[int], None],
+    ) -> None:
         self.details = details
         self.bounds = [_bounds(t) for t in details]
         # Their number of channels is not known, or not the same in all samples.
@@ -185,9 +191,12 @@ class _Job:
             whole.merge(part)
         moving = self.moving.ranges() if self.moving is not None else []
         return Observed(
-            dict(zip(self.details, whole.stats, strict=True)), self.done,
-            dict(zip(self.details, moving, strict=False)), whole.widened(), interrupted,
-        )  # fmt: skip
+            dict(zip(self.details, whole.stats, strict=True)),
+            self.done,
+            dict(zip(self.details, moving, strict=False)),
+            whole.widened(),
+            interrupted,
+        )
 
 
 class _Part:
@@ -198,9 +207,14 @@ class _Part:
         self.early: list[Range] | None = None
 
     def take(
-        self, values: Iterator[Array], scratch: Scratch, turn: threading.Semaphore, *,
-        late: bool, ends: Float64 | None,
-    ) -> None:  # fmt: skip
+        self,
+        values: Iterator[Array],
+        scratch: Scratch,
+        turn: threading.Semaphore,
+        *,
+        late: bool,
+        ends: Float64 | None,
+    ) -> None:
         """Take the values of one sample; `ends`, [T, 2], is filled with each one's range."""
         if late and self.early is None:
             self.early = self._ranges()

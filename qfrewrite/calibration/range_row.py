@@ -80,9 +80,10 @@ class RangeRow:
             if self.moving is None:
                 raise UsageError(
                     "moving averages depend on the order of samples: they are taken while samples "
-                    "run, and do not merge", where=f"ema of '{self.name}'",
+                    "run, and do not merge",
+                    where=f"ema of '{self.name}'",
                     remedy="calibrate with method=ema in one run",
-                )  # fmt: skip
+                )
             low, high = self.moving
             found = min(low, 0.0), max(high, 0.0)
         else:

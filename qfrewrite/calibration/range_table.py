@@ -67,15 +67,17 @@ class RangeTable:
             odd = sorted(set(self.rows) ^ set(other.rows))
             raise DataError(
                 f"{len(odd)} tensors are in one table only: {', '.join(odd[:3])}",
-                where="merging ranges", remedy="merge tables of one model and one pass list",
-            )  # fmt: skip
+                where="merging ranges",
+                remedy="merge tables of one model and one pass list",
+            )
         if "" not in (self.fingerprint, other.fingerprint) and (
             self.fingerprint != other.fingerprint
         ):
             raise DataError(
-                "the tables are of different models", where="merging ranges",
+                "the tables are of different models",
+                where="merging ranges",
                 remedy="merge tables of one model and one pass list",
-            )  # fmt: skip
+            )
         rows = {name: _merged(row, other.rows[name]) for name, row in self.rows.items()}
         diagnostics = Diagnostics(self.diagnostics)
         diagnostics.add(*other.diagnostics)
@@ -109,9 +111,9 @@ class RangeTable:
 
         method: `greedy`, `percentile(99.9)`, ...; per_layer: others by pattern of tensor names.
         """
-        choice = method if isinstance(method, MethodChoice) else (
-            MethodChoice.parse(method, per_layer)
-        )  # fmt: skip
+        choice = (
+            method if isinstance(method, MethodChoice) else (MethodChoice.parse(method, per_layer))
+        )
         rows = {
             name: row.chosen(choice.of(name, whole=row.whole)) for name, row in self.rows.items()
         }
@@ -123,9 +125,10 @@ class RangeTable:
             import pandas
         except ImportError:
             raise UsageError(
-                "pandas is not installed", where="RangeTable.to_frame",
+                "pandas is not installed",
+                where="RangeTable.to_frame",
                 remedy="pip install pandas, or iterate over the table",
-            ) from None  # fmt: skip
+            ) from None
         return pandas.DataFrame(self.records()).set_index("name")
 
     def records(self) -> list[dict[str, Any]]:
@@ -135,10 +138,14 @@ class RangeTable:
     def save(self, path: str | Path) -> Path:
         """Write the table as JSON; nothing is left behind on failure. Raises OutputError."""
         head = {
-            "format": FORMAT, "model": self.model, "fingerprint": self.fingerprint,
-            "data": self.data, "samples": self.samples, "seed": self.seed,
+            "format": FORMAT,
+            "model": self.model,
+            "fingerprint": self.fingerprint,
+            "data": self.data,
+            "samples": self.samples,
+            "seed": self.seed,
             "warnings": [str(one) for one in self.diagnostics],
-        }  # fmt: skip
+        }
         lines = [f"  {json.dumps(k)}: {json.dumps(v)}," for k, v in head.items()]
         rows = []
         for row in self:
@@ -187,8 +194,14 @@ def _from_json(held: Any, where: str) -> RangeTable:
         except (KeyError, TypeError, ValueError, OverflowError, UsageError) as error:
             what = f"lacks {error}" if isinstance(error, KeyError) else str(error)
             raise DataError(what, where=f"{where}: tensor '{name}'", remedy=remedy) from None
-    known = {"model": str, "data": str, "samples": int, "fingerprint": str, "seed": int,
-             "warnings": list}  # fmt: skip
+    known = {
+        "model": str,
+        "data": str,
+        "samples": int,
+        "fingerprint": str,
+        "seed": int,
+        "warnings": list,
+    }
     for key, kind in known.items():
         if key in held and not isinstance(held[key], kind):
             raise DataError(f"'{key}' is no {kind.__name__}", where=where, remedy=remedy)
@@ -214,16 +227,22 @@ def _merged(a: RangeRow, b: RangeRow) -> RangeRow:
 def _record(row: RangeRow) -> dict[str, Any]:
     quant, stats, lost = row.quant, row.stats, row.losses
     return {
-        "name": row.name, "low": row.low, "high": row.high, "method": row.method,
-        "scale": float(quant.scale[0]), "zero_point": int(quant.zero_point[0]),
+        "name": row.name,
+        "low": row.low,
+        "high": row.high,
+        "method": row.method,
+        "scale": float(quant.scale[0]),
+        "zero_point": int(quant.zero_point[0]),
         "min": None if stats is None or stats.range is None else stats.low,
         "max": None if stats is None or stats.range is None else stats.high,
-        "mean": stats.mean if stats else None, "std": stats.std if stats else None,
-        "sparsity": stats.sparsity if stats else None, "clipped": row.clipped,
+        "mean": stats.mean if stats else None,
+        "std": stats.std if stats else None,
+        "sparsity": stats.sparsity if stats else None,
+        "clipped": row.clipped,
         "quantization_loss": lost.quantization if lost else None,
         "saturation_loss": lost.saturation if lost else None,
         "count": stats.count if stats else 0,
-    }  # fmt: skip
+    }
 
 
 def _line(row: RangeRow, width: int) -> str:

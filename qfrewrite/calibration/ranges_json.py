@@ -38,9 +38,12 @@ def row_to_json(row: RangeRow) -> dict[str, Any]:
     histogram = stats.histogram
     if histogram is not None:
         out["histogram"] = {
-            "bins": histogram.bins, "exponent": histogram.exponent, "first": histogram.first,
-            "zeros": histogram.zeros, "counts": histogram.counts.tolist(),
-        }  # fmt: skip
+            "bins": histogram.bins,
+            "exponent": histogram.exponent,
+            "first": histogram.first,
+            "zeros": histogram.zeros,
+            "counts": histogram.counts.tolist(),
+        }
     return out
 
 
@@ -72,8 +75,10 @@ def _stats_from_json(entry: dict[str, Any]) -> TensorStats:
         raise ValueError("'channels' has no channels")
     bins = int(held["bins"]) if held is not None else DEFAULT_BINS
     detail = Detail(sums is not None, held is not None, bins)
-    bounds = [float(s) * inf if b is None else float(b)
-              for b, s in zip(entry.get("bounds", (None, None)), (-1, 1), strict=True)]  # fmt: skip
+    bounds = [
+        float(s) * inf if b is None else float(b)
+        for b, s in zip(entry.get("bounds", (None, None)), (-1, 1), strict=True)
+    ]
     stats = TensorStats(size, (bounds[0], bounds[1]), detail)
     stats.samples, stats.count, stats.not_finite = (
         int(entry[key]) for key in ("samples", "count", "not_finite")

@@ -64,8 +64,9 @@ class Method:
         match = re.fullmatch(r"\s*([a-z_]+)\s*(?:\(\s*([0-9.eE+-]+)\s*\))?\s*", text)
         known = ", ".join(METHODS)
         if match is None or match[1] not in METHODS:
-            raise UsageError(f"no such method: '{text}'", where="calibrate",
-                             remedy=f"use one of {known}")  # fmt: skip
+            raise UsageError(
+                f"no such method: '{text}'", where="calibrate", remedy=f"use one of {known}"
+            )
         default, least, most = _NUMBERS.get(match[1], (None, 0.0, 0.0))
         if match[2] is None:
             return Method(match[1], default)
@@ -75,8 +76,11 @@ class Method:
             value = float("nan")
         if default is None or not least < value <= most:
             what = f"needs a number above {least:g}, up to {most:g}" if default else "takes none"
-            raise UsageError(f"{match[1]} {what}", where=f"method '{text}'",
-                             remedy=f"e.g. {Method(match[1], default)}")  # fmt: skip
+            raise UsageError(
+                f"{match[1]} {what}",
+                where=f"method '{text}'",
+                remedy=f"e.g. {Method(match[1], default)}",
+            )
         return Method(match[1], value)
 
 
@@ -96,8 +100,11 @@ class MethodChoice:
             pairs = list(per_layer.items())
         for pattern, _ in pairs:
             if not pattern.strip():
-                raise UsageError("an override has no pattern", where=f"per_layer '{per_layer}'",
-                                 remedy="write PATTERN:METHOD;PATTERN:METHOD")  # fmt: skip
+                raise UsageError(
+                    "an override has no pattern",
+                    where=f"per_layer '{per_layer}'",
+                    remedy="write PATTERN:METHOD;PATTERN:METHOD",
+                )
         overrides = tuple((p.strip(), Method.parse(m)) for p, m in pairs)
         return MethodChoice(Method.parse(method), overrides)
 
@@ -124,8 +131,11 @@ def choose(stats: TensorStats, method: Method) -> Range:
     low, high = stats.range
     values = stats.distribution
     if method.needs_histogram and values is None:
-        raise UsageError(f"{method} needs histograms", where="calibrate",
-                         remedy="calibrate with histograms, or choose minmax")  # fmt: skip
+        raise UsageError(
+            f"{method} needs histograms",
+            where="calibrate",
+            remedy="calibrate with histograms, or choose minmax",
+        )
     if method.needs_histogram and low < high:
         assert values is not None
         low, high = METHODS[method.name](values, method.value)
@@ -203,9 +213,11 @@ class _Search:
         if inside:
             ends = [_nudged(*self.range(p)) for p in inside]
             rounding, clipping = _bin_losses(
-                self.values, np.array([e[0] for e in ends]), np.array([e[1] for e in ends]),
+                self.values,
+                np.array([e[0] for e in ends]),
+                np.array([e[1] for e in ends]),
                 _CODES - 1,
-            )  # fmt: skip
+            )
             self.seen.update(zip(inside, (rounding + clipping).tolist(), strict=True))
         return [self.seen.get(p, np.inf) for p in places]
 

@@ -111,9 +111,11 @@ def _add(op: Op, g: list[Gaussian]) -> Gaussian | None:
     if len(g) != 2 or g[0].mean.size != g[1].mean.size:
         return None
     return Gaussian(
-        g[0].mean + g[1].mean, np.hypot(g[0].std, g[1].std), g[0].low + g[1].low,
+        g[0].mean + g[1].mean,
+        np.hypot(g[0].std, g[1].std),
+        g[0].low + g[1].low,
         g[0].high + g[1].high,
-    )  # fmt: skip
+    )
 
 
 def _concat(op: Op, g: list[Gaussian]) -> Gaussian:

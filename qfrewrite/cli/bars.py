@@ -79,8 +79,13 @@ def _figures(layer: Layer) -> Iterable[tuple[str, str]]:
         yield "observed", t.pair(layer.observed) + spread
     if layer.range is not None and layer.scale is not None:
         how = layer.row.method if layer.row is not None else "in the file"
-        yield "range", (f"{t.pair(layer.range)} ({how}), scale {layer.scale:.6g}, "
-                        f"zero point {layer.zero_point}")  # fmt: skip
+        yield (
+            "range",
+            (
+                f"{t.pair(layer.range)} ({how}), scale {layer.scale:.6g}, "
+                f"zero point {layer.zero_point}"
+            ),
+        )
     if layer.clipped is not None and layer.sparsity is not None:
         yield "values", f"{t.percent(layer.clipped)} clipped, {t.percent(layer.sparsity)} zero"
     losses = layer.row.losses if layer.row is not None else None

@@ -14,10 +14,19 @@ _FOUND = 8
 
 @click.command()
 @click.argument("model", type=click.Path(path_type=Path))
-@click.option("--target", help="Also list ops that this runtime or chip does not take.",
-              type=click.Choice(TARGETS))  # fmt: skip
-@click.option("--format", "form", type=click.Choice(["text", "json"]), default="text",
-              show_default=True, help="A line each, or a JSON array.")  # fmt: skip
+@click.option(
+    "--target",
+    help="Also list ops that this runtime or chip does not take.",
+    type=click.Choice(TARGETS),
+)
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["text", "json"]),
+    default="text",
+    show_default=True,
+    help="A line each, or a JSON array.",
+)
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 def check(model: Path, target: str | None, form: str, debug: bool) -> int:
     """Check MODEL.tflite against the 8-bit specification.

@@ -61,18 +61,20 @@ def _print(found: Comparison, how: str, top: int | None, described: str | None) 
     records = [{k: v for k, v in asdict(row).items() if not k.startswith("_")} for row in shown]
     t.shorten_names(records, how, [row.name for row in found.layers])
     columns = (
-        t.Column("name", "layer", right=False), t.Column("op", "op", right=False),
-        t.Column("order", "order"), t.Column("sqnr_db", "SQNR dB", t.decibel),
+        t.Column("name", "layer", right=False),
+        t.Column("op", "op", right=False),
+        t.Column("order", "order"),
+        t.Column("sqnr_db", "SQNR dB", t.decibel),
         t.Column("lost_db", "lost dB", t.decibel),
         t.Column("cosine", "cosine", lambda v: f"{v:.5f}"),
         t.Column("max_error", "max error", t.figure),
-    )  # fmt: skip
+    )
     head = {
         "samples": found.samples,
         "output_sqnr_db": None if described is None else json_value(found.output.sqnr_db),
         "output_agreement": None if described is None else found.output.agreement,
         "first_drop": found.dropped.name if found.dropped is not None else None,
-    }  # fmt: skip
+    }
     t.print_rows(records, columns, how, head, console)
     if how != "table":
         return
@@ -81,10 +83,12 @@ def _print(found: Comparison, how: str, top: int | None, described: str | None) 
     if found.dropped is not None:
         console.print(
             f"quality first drops at [yellow]{escape(found.dropped.name)}[/yellow] "
-            f"({found.dropped.op}): {found.dropped.sqnr_db:.1f} dB", soft_wrap=True,
-        )  # fmt: skip
+            f"({found.dropped.op}): {found.dropped.sqnr_db:.1f} dB",
+            soft_wrap=True,
+        )
     if found.only_float:
         console.print(
             f"{len(found.only_float)} layers have no tensor of their name in INT8, e.g. "
-            f"{escape(found.only_float[0])}", soft_wrap=True,
-        )  # fmt: skip
+            f"{escape(found.only_float[0])}",
+            soft_wrap=True,
+        )

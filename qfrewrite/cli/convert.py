@@ -110,8 +110,9 @@ def _with_max_drop(pass_list: str, max_drop: float) -> str:
     from qfrewrite.errors import UsageError
 
     if "@auto" not in pass_list or "@auto(" in pass_list:
-        raise UsageError("goes with -p @auto", where="--max-drop",
-                         remedy="or write @auto(max_drop=...)")  # fmt: skip
+        raise UsageError(
+            "goes with -p @auto", where="--max-drop", remedy="or write @auto(max_drop=...)"
+        )
     return pass_list.replace("@auto", f"@auto(max_drop={max_drop})")
 
 
@@ -121,6 +122,7 @@ def _check_dump(dump_after: str | None, names: Sequence[str]) -> None:
 
     if dump_after not in (None, "all", *names):
         raise PassError(
-            f"'{dump_after}' is not among the passes", where="--dump-after",
+            f"'{dump_after}' is not among the passes",
+            where="--dump-after",
             remedy=f"use all or one of: {', '.join(names) or 'none given'}",
-        )  # fmt: skip
+        )

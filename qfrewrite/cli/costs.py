@@ -22,14 +22,16 @@ def print_costs(model: Model, how: str, top: int | None, *, quiet: bool) -> None
     records = [op.record() for op in found.ops]
     t.shorten_names(records, how)
     columns = (
-        t.Column("name", "layer", right=False), t.Column("op", "op", right=False),
-        t.Column("shape", "output", t.shape), t.Column("macs", "MACs", t.count),
+        t.Column("name", "layer", right=False),
+        t.Column("op", "op", right=False),
+        t.Column("shape", "output", t.shape),
+        t.Column("macs", "MACs", t.count),
         t.Column("parameters", "params", t.count),
         t.Column("weight_bytes", "weights, B", t.count),
         t.Column("arena_bytes", "memory, B", t.count),
         t.Column("int8_weight_bytes", "int8 weights", t.count),
         t.Column("int8_arena_bytes", "int8 memory", t.count),
-    )  # fmt: skip
+    )
     names = ("macs", "parameters", "weight_bytes", "int8_weight_bytes")
     head: dict[str, Any] = {"model": model.name, **{name: found.total(name) for name in names}}
     peaks = {name: found.peak(name) for name in ("arena_bytes", "int8_arena_bytes")}

@@ -17,11 +17,19 @@ if TYPE_CHECKING:
 @click.command(name="eval")
 @click.argument("models", type=click.Path(path_type=Path), nargs=-1, required=True)
 @click.option("--threads", type=POSITIVE, help="Threads for the runtime  [default: all cores]")
-@click.option("--class-offset", "offset", type=click.IntRange(0), metavar="N",
-              help="The model's class of label 0  [default: 1 with 1,001 classes; COCO: 1]",
-              )  # fmt: skip
-@click.option("--coco", metavar="FILE", type=click.Path(path_type=Path),
-              help="COCO annotations: mAP of detectors instead (needs pycocotools).")  # fmt: skip
+@click.option(
+    "--class-offset",
+    "offset",
+    type=click.IntRange(0),
+    metavar="N",
+    help="The model's class of label 0  [default: 1 with 1,001 classes; COCO: 1]",
+)
+@click.option(
+    "--coco",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="COCO annotations: mAP of detectors instead (needs pycocotools).",
+)
 @image_options
 @print_options
 def evaluate(models: tuple[Path, ...], how: str, **given: Any) -> None:
@@ -35,8 +43,9 @@ def evaluate(models: tuple[Path, ...], how: str, **given: Any) -> None:
     from qfrewrite.errors import UsageError
 
     if given["data"] is None or (given["labels"] is None) == (given["coco"] is None):
-        raise UsageError("needs images and what they show",
-                         remedy="give --data and either --labels or --coco")  # fmt: skip
+        raise UsageError(
+            "needs images and what they show", remedy="give --data and either --labels or --coco"
+        )
     loaded = [api.load(path) for path in models]
     with Reporter(quiet=given["quiet"]) as reporter:
         if given["coco"] is not None:
@@ -54,10 +63,16 @@ def _classifiers(loaded: list[Model], how: str, given: dict[str, Any], reporter:
 
     images = read_labels(given["data"], given["labels"], given["limit"])
     found = [
-        run(model, images, preprocess=preprocessing(given, model), offset=given["offset"],
-            threads=given["threads"], progress=reporter.progress)
+        run(
+            model,
+            images,
+            preprocess=preprocessing(given, model),
+            offset=given["offset"],
+            threads=given["threads"],
+            progress=reporter.progress,
+        )
         for model in loaded
-    ]  # fmt: skip
+    ]
     records = []
     for one in found:
         record = {**one.record(), "interval": [100 * one.low, 100 * one.high]}
@@ -65,16 +80,19 @@ def _classifiers(loaded: list[Model], how: str, given: dict[str, Any], reporter:
             record["paired"] = str(paired(found[0], one))
         records.append(record)
     columns = (
-        t.Column("model", "model", right=False), t.Column("samples", "images", str),
-        t.Column("top1", "top-1", _percent), t.Column("top5", "top-5", _percent),
+        t.Column("model", "model", right=False),
+        t.Column("samples", "images", str),
+        t.Column("top1", "top-1", _percent),
+        t.Column("top5", "top-5", _percent),
         t.Column("interval", "95 % of top-1", lambda v: f"{v[0]:.1f}..{v[1]:.1f}"),
-    )  # fmt: skip
+    )
     console = open_console()
     t.print_rows(records, columns, how, {"data": images.name}, console, key="models")
     if how == "table":
         for record in records[1:]:
-            console.print(f"{record['model']} against {found[0].model}: {record['paired']}",
-                          soft_wrap=True)  # fmt: skip
+            console.print(
+                f"{record['model']} against {found[0].model}: {record['paired']}", soft_wrap=True
+            )
 
 
 def _detectors(loaded: list[Model], how: str, given: dict[str, Any], reporter: Reporter) -> None:
@@ -86,18 +104,27 @@ def _detectors(loaded: list[Model], how: str, given: dict[str, Any], reporter: R
 
     offset = 1 if given["offset"] is None else given["offset"]
     records = [
-        asdict(evaluate_detector(
-            model, given["data"], given["coco"], preprocess=preprocessing(given, model),
-            offset=offset, limit=given["limit"], threads=given["threads"],
-            progress=reporter.progress,
-        ))
+        asdict(
+            evaluate_detector(
+                model,
+                given["data"],
+                given["coco"],
+                preprocess=preprocessing(given, model),
+                offset=offset,
+                limit=given["limit"],
+                threads=given["threads"],
+                progress=reporter.progress,
+            )
+        )
         for model in loaded
-    ]  # fmt: skip
+    ]
     columns = (
-        t.Column("model", "model", right=False), t.Column("images", "images", str),
-        t.Column("detections", "detections", str), t.Column("map", "mAP", _percent),
+        t.Column("model", "model", right=False),
+        t.Column("images", "images", str),
+        t.Column("detections", "detections", str),
+        t.Column("map", "mAP", _percent),
         t.Column("map50", "mAP 0.50", _percent),
-    )  # fmt: skip
+    )
     t.print_rows(records, columns, how, {}, open_console(), key="models")
 
 

@@ -43,9 +43,11 @@ _ASCENDING = ("order", "name", "op", "sqnr_db")
 )
 @click.option("--filter", "pattern", metavar="PATTERN", help="Layers whose name or op matches.")
 @click.option("--flagged", is_flag=True, help="Only layers that will quantize badly.")
-@click.option("--cost", is_flag=True,
-              help="MACs, parameters, bytes and memory of each op instead, in float and int8.",
-              )  # fmt: skip
+@click.option(
+    "--cost",
+    is_flag=True,
+    help="MACs, parameters, bytes and memory of each op instead, in float and int8.",
+)
 @click.option("--top", type=click.IntRange(min=1), metavar="N", help="Only the first N rows.")
 @click.option(
     "--plot",
@@ -73,9 +75,11 @@ def inspect(model: Path, **given: Any) -> None:
     with Reporter(quiet=given["quiet"]) as reporter:
         context = open_data_context(loaded, given, reporter)
         found = inspect_model(
-            loaded, context=context, method=given["method"],
+            loaded,
+            context=context,
+            method=given["method"],
             ranges=None if given["ranges"] is None else RangeTable.load(given["ranges"]),
-        )  # fmt: skip
+        )
         if context is not None and context.samples is not None:
             for one in context.samples.diagnostics:
                 reporter.say(one)
@@ -111,8 +115,9 @@ def _named(found: Inspection, name: str) -> Layer:
     close = get_close_matches(name, names, n=3, cutoff=0.3) or names[:3]
     raise UsageError(
         f"{'is the name of several layers' if inside else 'no such layer'}: '{name}'",
-        where="--layer", remedy=f"did you mean {' or '.join(close)}?",
-    )  # fmt: skip
+        where="--layer",
+        remedy=f"did you mean {' or '.join(close)}?",
+    )
 
 
 def _by_name(layers: Sequence[Layer], name: str) -> list[Layer]:

@@ -58,14 +58,17 @@ _SEEN = (
                  show_default=True, help="Central fraction of each image to use."),
 )  # fmt: skip
 _ONE_SOURCE = click.option(
-    "--data", metavar="PATH",
+    "--data",
+    metavar="PATH",
     help="Calibration data: image folder, .txt list of images, .npy or .npz.",
-)  # fmt: skip
+)
 _SOURCES = click.option(
-    "--data", metavar="[SIGNATURE=]PATH", multiple=True,
+    "--data",
+    metavar="[SIGNATURE=]PATH",
+    multiple=True,
     help="Calibration data: image folder, .txt list of images, .npy or .npz; once for each "
     "signature that has its own.",
-)  # fmt: skip
+)
 _DATA = (
     click.option("--samples", type=POSITIVE, default=200, show_default=True,
                  help="How many samples to calibrate on."),
@@ -79,7 +82,7 @@ _IMAGES = (
     click.option("--labels", metavar="CSV", help="Table of file,label for the images of --data."),
     click.option("--limit", type=POSITIVE, metavar="N", help="Only the first N images."),
     *_SEEN,
-)  # fmt: skip
+)
 _SAID = (
     click.option("-q", "--quiet", is_flag=True, help="Print errors only."),
     click.option("--debug", is_flag=True, help="Show tracebacks."),
@@ -103,8 +106,14 @@ def pass_option(*, help: str, default: str | None = None) -> Callable[[F], F]:
         return ",".join(given) if given else default
 
     return click.option(
-        "-p", "--passes", "pass_list", metavar="PASSES", multiple=True, callback=joined, help=help,
-    )  # fmt: skip
+        "-p",
+        "--passes",
+        "pass_list",
+        metavar="PASSES",
+        multiple=True,
+        callback=joined,
+        help=help,
+    )
 
 
 def data_options(function: F) -> F:
@@ -133,12 +142,16 @@ def data_of(model: Model, given: tuple[str, ...]) -> Any:
             signature, path = main, text
         elif name not in keys:
             raise UsageError(
-                f"the model has no signature '{name}'", where="--data",
+                f"the model has no signature '{name}'",
+                where="--data",
                 remedy=f"it has {', '.join(keys)}" if keys else "give a path",
-            )  # fmt: skip
+            )
         if signature in paths:
-            raise UsageError(f"is given twice: {path}", where="--data",
-                             remedy="name the signature: --data SIGNATURE=PATH")  # fmt: skip
+            raise UsageError(
+                f"is given twice: {path}",
+                where="--data",
+                remedy="name the signature: --data SIGNATURE=PATH",
+            )
         paths[signature] = path
     return next(iter(paths.values()), None) if set(paths) <= {main} else paths
 
@@ -188,6 +201,12 @@ def open_data_context(
     from qfrewrite import api
 
     return api.open_context(
-        model, given["data"], samples=given["samples"], preprocess=preprocessing(given, model),
-        seed=given["seed"], threads=given["threads"], once=True, progress=reporter.progress,
-    )  # fmt: skip
+        model,
+        given["data"],
+        samples=given["samples"],
+        preprocess=preprocessing(given, model),
+        seed=given["seed"],
+        threads=given["threads"],
+        once=True,
+        progress=reporter.progress,
+    )

@@ -47,9 +47,12 @@ def _forgiving(stream: TextIO) -> TextIO:
     except (AttributeError, OSError, ValueError):
         return stream
     return io.TextIOWrapper(
-        io.BufferedWriter(raw), stream.encoding, stream.errors,
-        line_buffering=stream is sys.stderr, write_through=stream is sys.stderr,
-    )  # fmt: skip
+        io.BufferedWriter(raw),
+        stream.encoding,
+        stream.errors,
+        line_buffering=stream is sys.stderr,
+        write_through=stream is sys.stderr,
+    )
 
 
 @contextmanager

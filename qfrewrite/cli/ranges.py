@@ -42,13 +42,18 @@ def show(file: Path, how: str, debug: bool) -> None:
 
     table = RangeTable.load(file)
     columns = (
-        t.Column("name", "tensor", right=False), t.Column("low", "low", t.figure),
-        t.Column("high", "high", t.figure), t.Column("method", "method", right=False),
-        t.Column("min", "min", t.figure), t.Column("max", "max", t.figure),
-        t.Column("mean", "mean", t.figure), t.Column("std", "std", t.figure),
-        t.Column("sparsity", "zeros", t.percent), t.Column("clipped", "clipped", t.percent),
+        t.Column("name", "tensor", right=False),
+        t.Column("low", "low", t.figure),
+        t.Column("high", "high", t.figure),
+        t.Column("method", "method", right=False),
+        t.Column("min", "min", t.figure),
+        t.Column("max", "max", t.figure),
+        t.Column("mean", "mean", t.figure),
+        t.Column("std", "std", t.figure),
+        t.Column("sparsity", "zeros", t.percent),
+        t.Column("clipped", "clipped", t.percent),
         t.Column("quantization_loss", "quant. loss", t.figure),
         t.Column("saturation_loss", "sat. loss", t.figure),
-    )  # fmt: skip
+    )
     head = {"model": table.model, "data": table.data, "samples": table.samples}
     t.print_rows(table.records(), columns, how, head, open_console(), key="tensors")

@@ -54,9 +54,13 @@ class Reporter(Watcher):
     """
 
     def __init__(
-        self, *, quiet: bool, verbose: bool = False, explain: bool = False,
+        self,
+        *,
+        quiet: bool,
+        verbose: bool = False,
+        explain: bool = False,
         dump_after: str | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._dump_after = dump_after
         self._quiet, self._verbose, self._explain = quiet, verbose, explain or verbose
         self._out, self._err = open_console(), open_console(stderr=True)
@@ -65,16 +69,22 @@ class Reporter(Watcher):
     def __enter__(self) -> Reporter:
         if self._err.is_terminal and not self._quiet:
             self._progress = Progress(
-                TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
-                TimeRemainingColumn(), console=self._err, transient=True,
-            )  # fmt: skip
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeRemainingColumn(),
+                console=self._err,
+                transient=True,
+            )
             self._progress.start()
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None,
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
         trace: TracebackType | None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         if self._progress is not None:
             self._progress.stop()
 
@@ -183,9 +193,14 @@ class Reporter(Watcher):
             return
         saved = report.saved
         before, low = source.stat().st_size, saved.lowering
-        lines = [("written", f"[bold]{escape(str(saved.path))}[/bold]"),
-                 ("size", f"{byte_count(before)} -> {byte_count(saved.size)} "
-                          f"({100 * saved.size / before:.0f} %)")]  # fmt: skip
+        lines = [
+            ("written", f"[bold]{escape(str(saved.path))}[/bold]"),
+            (
+                "size",
+                f"{byte_count(before)} -> {byte_count(saved.size)} "
+                f"({100 * saved.size / before:.0f} %)",
+            ),
+        ]
         if low.counts:
             stayed = ", ".join(f"{count} {what}" for what, count in low.counts.items())
             if low.float_ops:

@@ -22,12 +22,23 @@ from qfrewrite.cli.options import (
 @click.command()
 @click.argument("model", type=click.Path(path_type=Path))
 @PLUGIN
-@pass_option(default="calibrate", help="Passes to run first; may be given again  "
-             "[default: calibrate]")  # fmt: skip
-@click.option("--weights", type=click.Choice(WEIGHTS), show_default=True,
-              default="per-channel", help="Scales of 8-bit weights.")  # fmt: skip
-@click.option("--scheme", type=click.Choice(["int8", "uint8", "int16x8"]), default="int8",
-              show_default=True, help="How to quantize.")  # fmt: skip
+@pass_option(
+    default="calibrate", help="Passes to run first; may be given again  [default: calibrate]"
+)
+@click.option(
+    "--weights",
+    type=click.Choice(WEIGHTS),
+    show_default=True,
+    default="per-channel",
+    help="Scales of 8-bit weights.",
+)
+@click.option(
+    "--scheme",
+    type=click.Choice(["int8", "uint8", "int16x8"]),
+    default="int8",
+    show_default=True,
+    help="How to quantize.",
+)
 @FORMAT
 @click.option("--top", type=click.IntRange(min=1), metavar="N", help="Only the N worst layers.")
 @data_options
@@ -45,20 +56,28 @@ def sensitivity(model: Path, pass_list: str, how: str, top: int | None, **given:
     loaded = api.load(model, inputs=given["inputs"], outputs=given["outputs"])
     with Reporter(quiet=given["quiet"]) as reporter:
         whole, rows = api.sensitivity(
-            loaded, given["data"], passes=pass_list, samples=given["samples"],
-            preprocess=preprocessing(given, loaded), seed=given["seed"], threads=given["threads"],
-            progress=reporter.progress, scheme=given["scheme"], weights=given["weights"],
-        )  # fmt: skip
+            loaded,
+            given["data"],
+            passes=pass_list,
+            samples=given["samples"],
+            preprocess=preprocessing(given, loaded),
+            seed=given["seed"],
+            threads=given["threads"],
+            progress=reporter.progress,
+            scheme=given["scheme"],
+            weights=given["weights"],
+        )
         if given["data"] is None:
             reporter.say(RANKED_ONLY)
     shown = sorted(rows, key=lambda row: row.alone_db)[:top]
     records = [asdict(row) for row in shown]
     t.shorten_names(records, how, [row.name for row in rows])
     columns = (
-        t.Column("name", "layer", right=False), t.Column("op", "op", right=False),
+        t.Column("name", "layer", right=False),
+        t.Column("op", "op", right=False),
         t.Column("alone_db", "alone, dB", t.decibel),
         t.Column("without_db", "all but it, dB", t.decibel),
-    )  # fmt: skip
+    )
     console = open_console()
     head = {
         "samples": 0 if whole is None else whole.samples,

@@ -12,14 +12,25 @@ from qfrewrite.cli.options import POSITIVE, image_options, model_files, preproce
 
 @click.command()
 @click.argument("model", type=click.Path(path_type=Path))
-@click.option("--sizes", required=True, metavar="LIST",
-              help="128..300:4 (from, to, step) or 128,160,224.")  # fmt: skip
-@click.option("--threads", type=POSITIVE, default=1, show_default=True,
-              help="Threads for the runtime.")  # fmt: skip
-@click.option("--runs", type=click.IntRange(3), default=20, show_default=True,
-              help="Rounds of timing; in each every size runs once.")  # fmt: skip
-@click.option("--plot", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
-              help="Write a picture: latency and accuracy by size (needs matplotlib).")  # fmt: skip
+@click.option(
+    "--sizes", required=True, metavar="LIST", help="128..300:4 (from, to, step) or 128,160,224."
+)
+@click.option(
+    "--threads", type=POSITIVE, default=1, show_default=True, help="Threads for the runtime."
+)
+@click.option(
+    "--runs",
+    type=click.IntRange(3),
+    default=20,
+    show_default=True,
+    help="Rounds of timing; in each every size runs once.",
+)
+@click.option(
+    "--plot",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Write a picture: latency and accuracy by size (needs matplotlib).",
+)
 @image_options
 @model_files
 @print_options
@@ -46,17 +57,33 @@ def sweep(model: Path, sizes: str, how: str, plot: Path | None, **given: Any) ->
     if given["data"] is not None:
         images = read_labels(given["data"], given["labels"], given["limit"])
     with Reporter(quiet=given["quiet"]) as reporter:
-        points = run(loaded, wanted, images=images, preprocess=preprocessing(given, loaded),
-                     runs=given["runs"], threads=given["threads"],
-                     progress=reporter.progress)  # fmt: skip
+        points = run(
+            loaded,
+            wanted,
+            images=images,
+            preprocess=preprocessing(given, loaded),
+            runs=given["runs"],
+            threads=given["threads"],
+            progress=reporter.progress,
+        )
     columns = (
-        t.Column("size", "size", str), t.Column("macs", "MACs", t.count),
-        t.Column("ms", "int8 ms", t.figure), t.Column("padding", "padding", t.percent),
-        t.Column("ragged", "maps not x8", str), t.Column("top1", "top-1", t.percent),
-        t.Column("top5", "top-5", t.percent), t.Column("error", "", str, right=False),
-    )  # fmt: skip
-    t.print_rows([p.record() for p in points], columns, how, {"model": loaded.name},
-                 open_console(), key="sizes")  # fmt: skip
+        t.Column("size", "size", str),
+        t.Column("macs", "MACs", t.count),
+        t.Column("ms", "int8 ms", t.figure),
+        t.Column("padding", "padding", t.percent),
+        t.Column("ragged", "maps not x8", str),
+        t.Column("top1", "top-1", t.percent),
+        t.Column("top5", "top-5", t.percent),
+        t.Column("error", "", str, right=False),
+    )
+    t.print_rows(
+        [p.record() for p in points],
+        columns,
+        how,
+        {"model": loaded.name},
+        open_console(),
+        key="sizes",
+    )
     if plot is not None:
         from qfrewrite.analyze.plots import plot_sizes
 

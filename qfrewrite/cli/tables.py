@@ -73,9 +73,13 @@ def sizes(value: Sequence[Any]) -> str:
 
 
 def print_rows(
-    rows: Sequence[Mapping[str, Any]], columns: Sequence[Column], how: str,
-    head: Mapping[str, Any], console: Console, key: str = "layers",
-) -> None:  # fmt: skip
+    rows: Sequence[Mapping[str, Any]],
+    columns: Sequence[Column],
+    how: str,
+    head: Mapping[str, Any],
+    console: Console,
+    key: str = "layers",
+) -> None:
     """Print `rows` in one of `FORMATS`; `head` goes before them in JSON."""
     if how == "json":
         click.echo(json.dumps({**head, key: json_value(list(rows))}, indent=1))

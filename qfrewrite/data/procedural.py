@@ -72,9 +72,12 @@ def _dead_leaves(rng: np.random.Generator) -> Image:
     rims = centres + reach[..., None] * np.stack([np.cos(angles), np.sin(angles)], 2)
     kinds = rng.integers(0, 3, count)
     for kind, box, rim, colour in zip(
-        kinds.tolist(), boxes.tolist(), rims.reshape(count, -1).tolist(), colours.tolist(),
+        kinds.tolist(),
+        boxes.tolist(),
+        rims.reshape(count, -1).tolist(),
+        colours.tolist(),
         strict=True,
-    ):  # fmt: skip
+    ):
         if kind == 0:
             draw.ellipse(box, fill=tuple(colour))
         elif kind == 1:
@@ -107,8 +110,10 @@ def _pink_noise(rng: np.random.Generator) -> Image:
 def _rotation(rng: np.random.Generator) -> npt.NDArray[np.float64]:
     """A random rotation [3, 3], from a unit quaternion."""
     w, x, y, z = (q := rng.standard_normal(4)) / np.sqrt((q**2).sum())
-    return np.array([
-        [1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)],
-        [2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w)],
-        [2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)],
-    ])  # fmt: skip
+    return np.array(
+        [
+            [1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)],
+            [2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w)],
+            [2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)],
+        ]
+    )

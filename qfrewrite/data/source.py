@@ -223,8 +223,9 @@ def synthetic(
     size = sum(math.prod(i.shape) * NUMPY_DTYPES[i.dtype].itemsize for i in inputs)
     if size > _MOST_SYNTHETIC:
         what = f"a sample takes {size / 2**30:.2f} GB: {', '.join(map(str, inputs))}"
-        raise DataError(what, where="synthetic inputs", remedy="check the model's input shape, or "
-                        "give data")  # fmt: skip
+        raise DataError(
+            what, where="synthetic inputs", remedy="check the model's input shape, or give data"
+        )
     if isinstance(preprocess, str):
         preprocess = Preprocess.parse(preprocess)
     items = SyntheticItems(inputs, samples, seed=seed, low=low, high=high, preprocess=preprocess)

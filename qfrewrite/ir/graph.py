@@ -235,9 +235,14 @@ class Graph:
             raise VerifyError("is computed: it cannot hold a constant", where=tensor.name)
         dtype = dtype or tensor.dtype
         self._put(
-            tensor, data=data, shape=data.shape, dtype=dtype, quant=quant, trained=None,
+            tensor,
+            data=data,
+            shape=data.shape,
+            dtype=dtype,
+            quant=quant,
+            trained=None,
             sparsity=None,
-        )  # fmt: skip
+        )
 
     def set_channels(self, tensor: Tensor, channels: ChannelFacts) -> None:
         """Set what is known of the channels."""
@@ -279,8 +284,9 @@ class Graph:
         if output and (new.is_output or new.is_input):
             raise VerifyError(
                 f"has a name of its own in the interface: it cannot become output '{old.name}'",
-                where=_place(new), remedy="put an op between the two",
-            )  # fmt: skip
+                where=_place(new),
+                remedy="put an op between the two",
+            )
         skipped = set(skip)
         edits = {user.op for user in old.users} - skipped
         self.add_tensor(new)

@@ -83,8 +83,9 @@ def _multiply_by_computed_weights(rw: Rewriter) -> None:
         fits = fits and not {x, w, op.output} & unknown
         if w.data is not None or not fits or {x.dtype, w.dtype} != {"float32"}:
             continue
-        new = append_op(graph, "BATCH_MATMUL", [x, w], attrs={"adj_y": True}, name=op.name,
-                        anchor=op)  # fmt: skip
+        new = append_op(
+            graph, "BATCH_MATMUL", [x, w], attrs={"adj_y": True}, name=op.name, anchor=op
+        )
         if b is not None:
             new = append_op(graph, "ADD", [new.output, b], name=op.name, anchor=op)
         replace_op(graph, op, new)

@@ -115,9 +115,12 @@ class Conversions:
     def _beside(self, tensor: Tensor, dtype: str, quant: Quant | None = None) -> Tensor:
         """A tensor of another type for the same value, named after it."""
         return Tensor(
-            self.graph.unique_name(f"{tensor.name}/{dtype}"), tensor.shape, dtype, quant=quant,
+            self.graph.unique_name(f"{tensor.name}/{dtype}"),
+            tensor.shape,
+            dtype,
+            quant=quant,
             shape_signature=tensor.shape_signature,
-        )  # fmt: skip
+        )
 
 
 def _widens(source: str, target: str) -> bool:

@@ -33,9 +33,10 @@ def lower_fake_quant(graph: Graph) -> None:
             _apply(rw, op)
         elif per_channel:
             raise UnsupportedError(
-                "has a range per channel of computed values", where=f"op '{op.name}' (FAKE_QUANT)",
+                "has a range per channel of computed values",
+                where=f"op '{op.name}' (FAKE_QUANT)",
                 remedy="write a .pb, or give it one range",
-            )  # fmt: skip
+            )
         elif narrow:
             _widen(graph, op)
         elif attr(op, "min") == attr(op, "max"):
@@ -62,7 +63,12 @@ def _widen(graph: Graph, op: Op) -> None:
         float(v) for v in fake_quant_grid(attr(op, "min"), attr(op, "max"), bits, True)
     )
     name = graph.unique_name(f"{op.name}/low")
-    bound = append_op(graph, "MAXIMUM", [op.operand(0), constant(name, np.float32(low))],
-                      name=f"{op.name}/bounded", anchor=op)  # fmt: skip
+    bound = append_op(
+        graph,
+        "MAXIMUM",
+        [op.operand(0), constant(name, np.float32(low))],
+        name=f"{op.name}/bounded",
+        anchor=op,
+    )
     graph.set_inputs(op, [bound.output])
     graph.set_attrs(op, min=low - step, max=high, narrow_range=False)

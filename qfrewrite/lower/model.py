@@ -54,8 +54,9 @@ def _lowered(
 ) -> tuple[Model, QuantReport]:
     copy, report = model.clone(), QuantReport()
     _check_read(copy)
-    inside = {body for graph in copy.graphs for op in graph.ops
-              for _, body in run_graphs(op, copy.graphs)}  # fmt: skip
+    inside = {
+        body for graph in copy.graphs for op in graph.ops for _, body in run_graphs(op, copy.graphs)
+    }
     for source, graph in zip(model.graphs, copy.graphs, strict=True):
         if options.kind.activations is not None and has_ranges(graph):
             # What runs a subgraph gives it real values.

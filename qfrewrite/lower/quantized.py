@@ -140,8 +140,7 @@ class _Lowering:
         names = (op, *(r.op for r in op.outputs[0].users)) if _fuses(op) else (op,)
         inner = self.options.kind.activations
         assert inner is not None
-        wide = any(matches(o, self.options.keep_int16) or o.keep == "int16"
-                   for o in names)  # fmt: skip
+        wide = any(matches(o, self.options.keep_int16) or o.keep == "int16" for o in names)
         return "int16" if wide and inner != "uint8" else inner
 
     def _fused_into(self, op: Op) -> Op | None:
@@ -210,8 +209,11 @@ class _Lowering:
     def _known(self, tensor: Tensor, dtype: str) -> Quant:
         quant = self._quant(tensor, dtype)
         if isinstance(quant, NoMatch):
-            raise UnsupportedError("has no range", where=f"tensor '{tensor.name}'",
-                                   remedy="add calibrate to the passes")  # fmt: skip
+            raise UnsupportedError(
+                "has no range",
+                where=f"tensor '{tensor.name}'",
+                remedy="add calibrate to the passes",
+            )
         return quant
 
     def _choose_tensors(self) -> None:
@@ -223,9 +225,10 @@ class _Lowering:
             if tensor.dtype != "float32":
                 continue
             wanted = [
-                self.chosen[r.op] for r in tensor.users
+                self.chosen[r.op]
+                for r in tensor.users
                 if r.op in self.chosen and _role(r.op, r.slot) == "act"
-            ]  # fmt: skip
+            ]
             if wanted:
                 self.held[tensor] = inner if inner in wanted else wanted[0]
 

@@ -54,8 +54,11 @@ BIASES_OF: Mapping[str, str] = MappingProxyType(
 
 IO_TYPES = ("int8", "uint8", "int16", "float32")
 # What QUANTIZE converts between integer types -> to.
-_CONVERTS = {"int8": ("int8", "uint8", "int16"), "uint8": ("int8", "uint8"),
-             "int16": ("int8", "int16")}  # fmt: skip
+_CONVERTS = {
+    "int8": ("int8", "uint8", "int16"),
+    "uint8": ("int8", "uint8"),
+    "int16": ("int8", "int16"),
+}
 
 
 @dataclass(frozen=True)
@@ -92,21 +95,25 @@ class QuantOptions:
                 if getattr(self, name) and (name == "keep_int16" or self.scheme == "float32"):
                     raise UsageError(
                         f"{name} means nothing with float activations",
-                        where=f"scheme {self.scheme}", remedy="use scheme int8",
-                    )  # fmt: skip
+                        where=f"scheme {self.scheme}",
+                        remedy="use scheme int8",
+                    )
             if self.io not in (None, "float32"):
                 raise UsageError(
                     f"inputs and outputs are float32, not {self.io}",
-                    where=f"scheme {self.scheme}", remedy="leave out io",
-                )  # fmt: skip
+                    where=f"scheme {self.scheme}",
+                    remedy="leave out io",
+                )
         elif self.io not in (None, "float32", *_CONVERTS[inner]):
             raise UsageError(
-                f"inputs and outputs cannot be {self.io}", where=f"scheme {self.scheme}",
+                f"inputs and outputs cannot be {self.io}",
+                where=f"scheme {self.scheme}",
                 remedy=f"use float32 or one of {', '.join(_CONVERTS[inner])}",
-            )  # fmt: skip
+            )
         if self.keep_int16 and inner == "uint8":
-            raise UsageError("uint8 and int16 do not mix", where="keep_int16",
-                             remedy="use scheme int8")  # fmt: skip
+            raise UsageError(
+                "uint8 and int16 do not mix", where="keep_int16", remedy="use scheme int8"
+            )
 
     @property
     def kind(self) -> Scheme:
@@ -150,8 +157,9 @@ def matches(op: Op, patterns: tuple[str, ...]) -> bool:
     names = _names(op)
     return any(
         fnmatchcase(name, pattern) or fnmatchcase(name, f"*/{pattern}")
-        for pattern in patterns for name in names
-    )  # fmt: skip
+        for pattern in patterns
+        for name in names
+    )
 
 
 def with_whole_names(options: QuantOptions, ops: Sequence[Op]) -> QuantOptions:
@@ -184,9 +192,10 @@ def check_patterns(ops: Sequence[Op], options: QuantOptions) -> None:
         for pattern in patterns:
             if not closest(pattern, names) and not any(matches(op, (pattern,)) for op in ops):
                 raise UsageError(
-                    f"'{pattern}' names no op", where=option,
+                    f"'{pattern}' names no op",
+                    where=option,
                     remedy="qfrewrite inspect lists the names",
-                )  # fmt: skip
+                )
 
 
 def _one_of(names: Mapping[str, Scheme] | tuple[str, ...]) -> str:

@@ -23,30 +23,34 @@ def check_scheme(lowered: Model, options: QuantOptions, report: QuantReport) -> 
     others = sorted((dtypes & QUANTIZED) - allowed)
     if others and not obeyed:
         raise VerifyError(
-            f"computes in {' and '.join(others)} already", where=f"scheme {options.scheme}",
+            f"computes in {' and '.join(others)} already",
+            where=f"scheme {options.scheme}",
             remedy="make it float first (--dequantize, or qf.dequantize)",
-        )  # fmt: skip
+        )
     if wanted is None or not dtypes or obeyed:
         return
     if not report.float_ops:
         raise VerifyError(
             "the model has no ranges: it would be written float",
-            where=f"scheme {options.scheme}", remedy=_NO_RANGES,
-        )  # fmt: skip
+            where=f"scheme {options.scheme}",
+            remedy=_NO_RANGES,
+        )
     name, kind, why = report.float_ops[0]
     raise VerifyError(
         f"no op computes in {wanted}: {kind} '{name}' stays float ({why})",
         where=f"scheme {options.scheme}",
         remedy="choose other passes or ranges, or ask for --scheme dynamic or float32",
-    )  # fmt: skip
+    )
 
 
 def _computing(model: Model) -> list[Op]:
     """The ops whose element types count: those that only move values do if there are no others."""
     ops = [
-        op for graph in model.graphs for op in graph.ops
+        op
+        for graph in model.graphs
+        for op in graph.ops
         if not facets(op).quantizes and op.kind != "FAKE_QUANT"
-    ]  # fmt: skip
+    ]
     computing = [op for op in ops if not facets(op).same_scale]
     return computing if any(_activation(op) for op in computing) else ops
 

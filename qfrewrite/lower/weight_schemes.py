@@ -125,9 +125,12 @@ def _behind_dequantize(graph: Graph, op: Op, slot: int, data: Array, quant: Quan
     """Store the constant in `slot` as `data`, made float again by a DEQUANTIZE for all readers."""
     tensor = op.operand(slot)
     stored = Tensor(
-        graph.unique_name(f"{tensor.name}/{data.dtype.name}"), tensor.shape, data.dtype.name,
-        data, quant,
-    )  # fmt: skip
+        graph.unique_name(f"{tensor.name}/{data.dtype.name}"),
+        tensor.shape,
+        data.dtype.name,
+        data,
+        quant,
+    )
     real = Tensor(graph.unique_name(f"{tensor.name}/float32"), tensor.shape)
     first = tensor.users[0].op
     graph.add_op(Op("DEQUANTIZE", [graph.add_tensor(stored)], [real]), anchor=first)

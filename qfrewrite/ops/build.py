@@ -99,11 +99,13 @@ def _signatures(op: Op, shapes: list[Shape]) -> list[Shape | None]:
     if not any(t is not None and t.has_open_dims for t in op.inputs):
         return closed
     doubled = [
-        t if t is None or not t.has_open_dims
-        else Tensor(t.name, [2 * n if d == -1 else n for n, d in zip(t.shape, t.dims, strict=True)],
-                    t.dtype)
+        t
+        if t is None or not t.has_open_dims
+        else Tensor(
+            t.name, [2 * n if d == -1 else n for n, d in zip(t.shape, t.dims, strict=True)], t.dtype
+        )
         for t in op.inputs
-    ]  # fmt: skip
+    ]
     try:
         others = inferred(Op(op.kind, doubled, op.outputs, op.attrs, name=op.name))
     except QfError:

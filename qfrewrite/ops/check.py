@@ -95,9 +95,10 @@ def _check_types(op: Op, spec: OpSpec, place: str) -> None:
     Types of integers are left to them: which ones go together depends on the kernel.
     """
     operands = [
-        t for slot, t in enumerate(op.inputs)
+        t
+        for slot, t in enumerate(op.inputs)
         if t is not None and (port := spec.input_port(slot)) is not None and port.role == "act"
-    ]  # fmt: skip
+    ]
     if not operands or op.kind in RUNS:
         return
     types = {t.dtype for t in operands}

@@ -124,9 +124,16 @@ def _binary_row(
 ) -> OpSpec:
     fused = {"fused_activation_function": "NONE"} if kw.get("fuses") else {}
     return OpSpec(
-        kind, (act("a"), act("b")), (act("y"),), broadcast_shape, _binary(f), options,
-        graphdef=graphdef, combines=True, **{"versions": _INT8, "attrs": fused, **kw},
-    )  # fmt: skip
+        kind,
+        (act("a"), act("b")),
+        (act("y"),),
+        broadcast_shape,
+        _binary(f),
+        options,
+        graphdef=graphdef,
+        combines=True,
+        **{"versions": _INT8, "attrs": fused, **kw},
+    )
 
 
 def _unary_row(
@@ -134,9 +141,14 @@ def _unary_row(
 ) -> OpSpec:
     y = act("y", fixed=kw.pop("fixed", None))
     return OpSpec(
-        kind, (act("x"),), (y,), same_shape, kw.pop("reference", _unary(f)), graphdef=graphdef,
+        kind,
+        (act("x"),),
+        (y,),
+        same_shape,
+        kw.pop("reference", _unary(f)),
+        graphdef=graphdef,
         **{"versions": _INT8, "channelwise": True, **kw},
-    )  # fmt: skip
+    )
 
 
 rows(

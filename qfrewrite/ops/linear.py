@@ -101,10 +101,15 @@ def _conv_3d_shape(op: Op) -> list[Shape]:
     if len(x) != 5 or len(w) != 5 or w[3] != x[4]:
         raise shape_error(op, f"input {list(x)} and weights {list(w)} do not fit")
     sizes = [
-        output_size(x[i + 1], w[i], attr(op, f"stride_{d}"), attr(op, f"dilation_{d}_factor"),
-                    attr(op, "padding"))
+        output_size(
+            x[i + 1],
+            w[i],
+            attr(op, f"stride_{d}"),
+            attr(op, f"dilation_{d}_factor"),
+            attr(op, "padding"),
+        )
         for i, d in enumerate("dhw")
-    ]  # fmt: skip
+    ]
     return [(x[0], *sizes, w[4])]
 
 
@@ -197,9 +202,10 @@ def _transpose_conv(op: Op, x: list[Array | None]) -> list[Array]:
         for j in range(w.shape[2]):
             tap = np.einsum("nhwc,oc->nhwo", y.astype(np.float64), w[:, i, j].astype(np.float64))
             full[
-                :, i : i + y.shape[1] * stride[0] : stride[0],
+                :,
+                i : i + y.shape[1] * stride[0] : stride[0],
                 j : j + y.shape[2] * stride[1] : stride[1],
-            ] += tap  # fmt: skip
+            ] += tap
     out = full[:, pads[0][0] : pads[0][0] + height, pads[1][0] : pads[1][0] + width]
     return _add_bias(out, x[3] if len(x) > 3 else None, y.dtype)
 

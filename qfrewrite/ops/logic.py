@@ -134,11 +134,14 @@ _COMPARISONS: dict[str, tuple[Callable[[Array, Array], Any], str, str, dict[str,
     "NOT_EQUAL": (np.not_equal, "NotEqualOptions", "NotEqual", {"int8": 2, "int16": 4}),
     "GREATER": (np.greater, "GreaterOptions", "Greater", {"int8": 2}),
     "GREATER_EQUAL": (
-        np.greater_equal, "GreaterEqualOptions", "GreaterEqual", {"int8": 2, "int16": 3}
+        np.greater_equal,
+        "GreaterEqualOptions",
+        "GreaterEqual",
+        {"int8": 2, "int16": 3},
     ),
     "LESS": (np.less, "LessOptions", "Less", {"int8": 2, "int16": 3}),
     "LESS_EQUAL": (np.less_equal, "LessEqualOptions", "LessEqual", {"int8": 2}),
-}  # fmt: skip
+}
 
 rows(
     *(

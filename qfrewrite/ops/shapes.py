@@ -74,9 +74,8 @@ def _unranked(graph: Graph) -> frozenset[Tensor]:
     if not any(t.has_rank for t in graph.tensors):
         return frozenset()
     return frozenset(
-        out for op in graph.ops for out in op.outputs
-        if not out.shape and not out.has_rank
-    )  # fmt: skip
+        out for op in graph.ops for out in op.outputs if not out.shape and not out.has_rank
+    )
 
 
 class _Walk:

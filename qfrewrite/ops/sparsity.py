@@ -87,8 +87,9 @@ def _expand(tensor: Tensor, level: Mapping[str, Any], count: int) -> tuple[Ints,
         if size < 0 or size * count > tensor.size:
             raise _damaged(tensor, f"has {size} times {count} places, of {tensor.size}")
         return np.repeat(np.arange(count), size), np.tile(np.arange(size), count)
-    segments, indices = (_ints((level[k] or {}).get("values")) for k in
-                         ("array_segments", "array_indices"))  # fmt: skip
+    segments, indices = (
+        _ints((level[k] or {}).get("values")) for k in ("array_segments", "array_indices")
+    )
     lengths = np.diff(segments)
     fits = len(segments) == count + 1 and segments[0] == 0 and segments[-1] == len(indices)
     if not fits or (lengths < 0).any():
@@ -102,9 +103,10 @@ def _ints(values: Any) -> Ints:
 
 def _damaged(tensor: Tensor, what: str) -> ModelFileError:
     return ModelFileError(
-        f"is a sparse constant that {what}", where=f"tensor '{tensor.name}'",
+        f"is a sparse constant that {what}",
+        where=f"tensor '{tensor.name}'",
         remedy="the file is damaged",
-    )  # fmt: skip
+    )
 
 
 def _densify(op: Op, x: list[Array | None]) -> list[Array]:
@@ -114,7 +116,13 @@ def _densify(op: Op, x: list[Array | None]) -> list[Array]:
 
 rows(
     OpSpec(
-        "DENSIFY", (act("x"),), (act("y"),), same_shape, _densify, "DensifyOptions",
-        kernels=FLOAT_ONLY, converts=True,
+        "DENSIFY",
+        (act("x"),),
+        (act("y"),),
+        same_shape,
+        _densify,
+        "DensifyOptions",
+        kernels=FLOAT_ONLY,
+        converts=True,
     ),
-)  # fmt: skip
+)

@@ -378,16 +378,18 @@ def computed(op: Op, values: list[Array | None]) -> list[Array]:
     assert reference is not None
     for tensor in op.inputs:
         if tensor is not None and tensor.dtype not in NUMPY_DTYPES:
-            raise UnsupportedError(f"reads {tensor.dtype}, whose values cannot be computed with",
-                                   where=op.place)  # fmt: skip
+            raise UnsupportedError(
+                f"reads {tensor.dtype}, whose values cannot be computed with", where=op.place
+            )
     try:
         with np.errstate(all="ignore"):
             return reference(op, values)
     except MemoryError:
         raise UnsupportedError(
-            "takes more memory than there is", where=op.place,
+            "takes more memory than there is",
+            where=op.place,
             remedy="the file is damaged, or this machine too small",
-        ) from None  # fmt: skip
+        ) from None
     except _MALFORMED as error:
         raise shape_error(op, f"has operands that do not fit: {_said(error)}") from None
 
@@ -400,8 +402,9 @@ def unknown_shape(op: Op) -> list[Shape]:
     """The shape rule of an op whose output sizes depend on its operands' values."""
     raise UnsupportedError(
         "has an output whose shape depends on the data",
-        where=op.place, remedy="keep it as it is",
-    )  # fmt: skip
+        where=op.place,
+        remedy="keep it as it is",
+    )
 
 
 def normal_axis(op: Op, axis: int, rank: int) -> int:

@@ -42,7 +42,8 @@ _LOOP = (
 
 RUNS: Mapping[str, tuple[BodyRun, ...]] = MappingProxyType(
     {
-        "WHILE": _LOOP, "STABLEHLO_WHILE": _LOOP,
+        "WHILE": _LOOP,
+        "STABLEHLO_WHILE": _LOOP,
         "IF": (BodyRun("then_subgraph_index", skip=1), BodyRun("else_subgraph_index", skip=1)),
         "CALL_ONCE": (BodyRun("init_subgraph_index", takes=False, gives=False),),
         "STABLEHLO_COMPOSITE": (BodyRun("decomposition_subgraph_index"),),
@@ -53,7 +54,7 @@ RUNS: Mapping[str, tuple[BodyRun, ...]] = MappingProxyType(
             BodyRun("update_computation_subgraph_index", takes=False, gives=False),
         ),
     }
-)  # fmt: skip
+)
 """Op kind -> the subgraphs it runs."""
 
 
@@ -89,13 +90,18 @@ def run_graphs(op: Op, graphs: Sequence[Graph]) -> Iterator[tuple[BodyRun, Graph
 
 def entries(model: Model) -> list[Graph]:
     """The graphs that a model is run by: the main one, and those of its other signatures."""
-    run = {body for graph in model.graphs for op in graph.ops
-           for _, body in run_graphs(op, model.graphs)}  # fmt: skip
+    run = {
+        body
+        for graph in model.graphs
+        for op in graph.ops
+        for _, body in run_graphs(op, model.graphs)
+    }
     signed = {s.subgraph for s in model.signatures}
     return [
-        graph for i, graph in enumerate(model.graphs)
+        graph
+        for i, graph in enumerate(model.graphs)
         if i == 0 or (i in signed and graph not in run)
-    ]  # fmt: skip
+    ]
 
 
 def reached(graph: Graph, graphs: Sequence[Graph] | None = None) -> set[Graph]:
@@ -118,7 +124,7 @@ def keeps_state(graph: Graph) -> bool:
         op.kind == "ASSIGN_VARIABLE" or any(t is not None and t.is_variable for t in op.inputs)
         for one in reached(graph)
         for op in one.ops
-    )  # fmt: skip
+    )
 
 
 def variables(graphs: Sequence[Graph]) -> list[Variable]:
@@ -214,16 +220,17 @@ def verify_subgraphs(graphs: Sequence[Graph]) -> None:
                 if why := _differ(source, target):
                     raise VerifyError(
                         f"'{source.name}' {why[0]} and '{target.name}', which takes its value, "
-                        f"{why[1]}", where=op.place,
-                    )  # fmt: skip
+                        f"{why[1]}",
+                        where=op.place,
+                    )
     for variable in variables(graphs):
         first = next((u for u in variable.uses if _known_size(u.value)), variable.uses[0])
         for use in variable.uses:
             if why := _differ(first.value, use.value, sizes=True):
                 raise VerifyError(
-                    f"{why[0]} in subgraph '{first.graph.name}' and {why[1]} in "
-                    f"'{use.graph.name}'", where=f"variable '{variable.name}'",
-                )  # fmt: skip
+                    f"{why[0]} in subgraph '{first.graph.name}' and {why[1]} in '{use.graph.name}'",
+                    where=f"variable '{variable.name}'",
+                )
 
 
 def _differ(a: Tensor, b: Tensor, *, sizes: bool = False) -> tuple[str, str] | None:

@@ -271,8 +271,14 @@ class _Parser:
         if typed is None:
             raise self._error("an op, or a constant with its type")
         data = self._values(typed.shape, typed.dtype, typed.name)
-        constant = Tensor(typed.name, typed.shape, typed.dtype, data, typed.quant,
-                          shape_signature=typed.shape_signature)  # fmt: skip
+        constant = Tensor(
+            typed.name,
+            typed.shape,
+            typed.dtype,
+            data,
+            typed.quant,
+            shape_signature=typed.shape_signature,
+        )
         self._graph.add_tensor(self._define(constant))
 
     def _op(self, kind: str, results: list[tuple[str, Tensor | None]]) -> None:

@@ -285,12 +285,16 @@ def _expanded(item: PassText) -> list[Pass]:
         more = tuple((k, v) for k, v in item.params if k in names)
         used |= {k for k, _ in more}
         given = {k for k, _ in more}
-        made.append(_make(PassText(part.name, (*((k, v) for k, v in part.params
-                                                 if k not in given), *more))))  # fmt: skip
+        made.append(
+            _make(PassText(part.name, (*((k, v) for k, v in part.params if k not in given), *more)))
+        )
     for key, _ in item.params:
         if key not in used:
-            raise PassError(f"no such parameter: '{key}'", where=item.name,
-                            remedy="its passes have none of that name")  # fmt: skip
+            raise PassError(
+                f"no such parameter: '{key}'",
+                where=item.name,
+                remedy="its passes have none of that name",
+            )
     return made
 
 
@@ -393,9 +397,10 @@ def _parse_one(item: str) -> PassText:
     match = _NAME.match(item)
     if match is None:
         raise PassError(
-            "expected a pass name", where=f"pass list at '{item.strip()}'",
+            "expected a pass name",
+            where=f"pass list at '{item.strip()}'",
             remedy="write name or name(key=value)",
-        )  # fmt: skip
+        )
     name, rest = match.group().strip(), item[match.end() :].strip()
     if not rest:
         return PassText(name)

@@ -232,10 +232,12 @@ class _Run:
                 key = model.signature_of(graph) if graph in run_alone and not main else None
                 # Samples are inputs of what is run by itself: loops and branches see none.
                 own = (
-                    context if main
-                    else context.of_signature(key) if key is not None
+                    context
+                    if main
+                    else context.of_signature(key)
+                    if key is not None
                     else replace(context, samples=None)
-                )  # fmt: skip
+                )
                 rw = PassRewriter(graph, own, report.log, main=main, signature=key)
                 one.run(graph, rw)
                 if rw.ranges is not None:
@@ -335,8 +337,11 @@ def _drop_stale_signatures(model: Model, outputs: Sequence[int]) -> None:
 
     outputs: how many each graph had before.
     """
-    changed = {i for i, (old, graph) in enumerate(zip(outputs, model.graphs, strict=True))
-               if old != len(graph.outputs)}  # fmt: skip
+    changed = {
+        i
+        for i, (old, graph) in enumerate(zip(outputs, model.graphs, strict=True))
+        if old != len(graph.outputs)
+    }
     model.signatures = [s for s in model.signatures if s.subgraph not in changed]
 
 

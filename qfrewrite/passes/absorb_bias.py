@@ -104,7 +104,8 @@ def _extremes(rw: PassRewriter, sites: list[_Pair]) -> list[tuple[Float64, Float
     known = propagate(rw.graph)
     nothing = [(np.zeros(t.shape[-1]), np.zeros(t.shape[-1])) for t in outputs]
     return [
-        none if stats is None
+        none
+        if stats is None
         else (stats.mean - _SIGMAS * stats.std, stats.mean + REACH * stats.std)
         for none, stats in zip(nothing, map(known.get, outputs), strict=True)
-    ]  # fmt: skip
+    ]

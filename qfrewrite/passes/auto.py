@@ -129,9 +129,13 @@ class _Judge:
         """How close `copy` comes once it is quantized."""
         context = self.context
         return fidelity_of(
-            copy, self.reference, context.judged_on, replace(context.quant, io="float32"),
-            context.threads, self._labels,
-        )  # fmt: skip
+            copy,
+            self.reference,
+            context.judged_on,
+            replace(context.quant, io="float32"),
+            context.threads,
+            self._labels,
+        )
 
 
 def _tried(rw: PassRewriter, judge: _Judge, name: str) -> tuple[Graph, Fidelity, list[Entry]]:
@@ -163,9 +167,10 @@ def _classes(table: str, context: PassContext, reference: Outputs) -> list[int]:
     missing = [name for name in names if name not in known]
     if missing:
         raise DataError(
-            f"holds no label of '{missing[0]}' and {len(missing) - 1} others", where=table,
+            f"holds no label of '{missing[0]}' and {len(missing) - 1} others",
+            where=table,
             remedy="give a row for every image of --data, or leave out labels",
-        )  # fmt: skip
+        )
     offset = class_offset(reference[0][0].size, [known[name] for name in names])
     return [known[name] + offset for name in names]
 

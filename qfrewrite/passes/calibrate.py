@@ -125,8 +125,9 @@ class Calibrate(Pass):
         if len(missing) == len(tensors):
             raise DataError(
                 f"names none of the {len(tensors)} tensors, e.g. '{tensors[0].name}'",
-                where=self.ranges, remedy="give the ranges of this model after the same passes",
-            )  # fmt: skip
+                where=self.ranges,
+                remedy="give the ranges of this model after the same passes",
+            )
         if self.method is not None or self.per_layer:
             table = table.choose(choice)
         rw.note("ranges", f"ranges from {self.ranges}" + (f" ({table.data})" if table.data else ""))
@@ -194,9 +195,12 @@ def insert_range(rw: PassRewriter, tensor: Tensor, quant: Quant, dtype: str) -> 
     low, high = (lowest - zero) * scale, (highest - zero) * scale
     bits = 16 if dtype == "int16" else 8
     rw.insert_after(
-        tensor, "FAKE_QUANT", {"min": low, "max": high, "num_bits": bits}, suffix="fake_quant",
+        tensor,
+        "FAKE_QUANT",
+        {"min": low, "max": high, "num_bits": bits},
+        suffix="fake_quant",
         detail=f"range {low:.4g}..{high:.4g}",
-    )  # fmt: skip
+    )
 
 
 def _insert(rw: PassRewriter, tensors: list[Tensor], ranges: dict[Tensor, Range]) -> None:

@@ -35,13 +35,16 @@ class CorrectBias(Pass):
 
     def run(self, graph: Graph, rw: PassRewriter) -> None:
         """The means stay with the tensors; the writer knows what it rounds."""
-        inputs = list(dict.fromkeys(
-            t for op in graph.ops_of(*LINEAR) for t in (op.input(0),)
-            if t is not None and t.dtype == "float32" and not t.is_const and t.shape
-        ))  # fmt: skip
+        inputs = list(
+            dict.fromkeys(
+                t
+                for op in graph.ops_of(*LINEAR)
+                for t in (op.input(0),)
+                if t is not None and t.dtype == "float32" and not t.is_const and t.shape
+            )
+        )
         means = _measured(rw, inputs) if rw.main and rw.samples is not None else _known(rw)
-        found = {t: m for t in inputs
-                 if (m := means.get(t)) is not None and m.size == t.shape[-1]}  # fmt: skip
+        found = {t: m for t in inputs if (m := means.get(t)) is not None and m.size == t.shape[-1]}
         for tensor, mean in found.items():
             known = tensor.channels.mean
             if known is None or not np.array_equal(mean, known):

@@ -155,6 +155,11 @@ def _report(rw: PassRewriter, state: _State, group: ChannelGroup) -> None:
         others = len(group.writers) - 1
         also = f" (and {others} layers added to it)" if others else ""
         rw.edit("equalized", group.first, f"{moved} channels{also} with {readers}")
-    rw.layer(group.first, second=readers, channels=moved,
-             clipping=int(state.values.fixed[group.ids].sum()), least=float(scale.min()),
-             most=float(scale.max()))  # fmt: skip
+    rw.layer(
+        group.first,
+        second=readers,
+        channels=moved,
+        clipping=int(state.values.fixed[group.ids].sum()),
+        least=float(scale.min()),
+        most=float(scale.max()),
+    )

@@ -143,8 +143,14 @@ class Reconstruct(Pass):
     ) -> dict[Tensor, Range]:
         """What the float network spans, for tensors that share a scale with others."""
         details = {t: Detail() for t in tensors}
-        table = measure(graph, details, rw.context, MethodChoice(), samples=self.samples,
-                        label="measuring float ranges")  # fmt: skip
+        table = measure(
+            graph,
+            details,
+            rw.context,
+            MethodChoice(),
+            samples=self.samples,
+            label="measuring float ranges",
+        )
         rw.ranges = table
         names = dict(zip(tensors, row_names(tensors), strict=True))
         return {t: table.rows[n].range for t, n in names.items() if table.rows[n].known}
@@ -155,10 +161,15 @@ class Reconstruct(Pass):
         dtype = context.quant.kind.activations or "int8"
         settings = Settings(
             lambda op: per_channel and context.quant.per_channel_for(op),
-            self.refit != "false", self.rounding, self.scale == "search", dtype, context.seed,
-            context.threads, _LEVELS[self.bits],
+            self.refit != "false",
+            self.rounding,
+            self.scale == "search",
+            dtype,
+            context.seed,
+            context.threads,
+            _LEVELS[self.bits],
             partial(headroom, graph) if context.imagined else None,
-        )  # fmt: skip
+        )
         assert rw.samples is not None
         solver = Sequential(graph, groups, rw.samples.calibration, self.samples, settings)
         solution = solver.solve(context.progress("fitting layers", len(list(units(graph)))))

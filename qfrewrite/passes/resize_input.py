@@ -62,6 +62,9 @@ def resize(rw: PassRewriter, size: tuple[int, int]) -> None:
     if ragged:
         maps = list(dict.fromkeys(f"{op.output.shape[1]}x{op.output.shape[2]}" for op in ragged))
         more = ", ..." if len(maps) > _LISTED else ""
-        rw.note("unaligned", f"{len(ragged)} layers have feature maps that are no multiples of 8: "
-                f"{', '.join(maps[:_LISTED])}{more}")  # fmt: skip
+        rw.note(
+            "unaligned",
+            f"{len(ragged)} layers have feature maps that are no multiples of 8: "
+            f"{', '.join(maps[:_LISTED])}{more}",
+        )
     rw.resized(size)

@@ -42,8 +42,11 @@ class SetNms(Pass):
         found = [op for op in graph.ops_of("CUSTOM") if is_detection(op)]
         if not found:
             rw.note("nothing-to-do", "the graph has no TFLite_Detection_PostProcess")
-        given = {"nms_iou_threshold": self.iou, "nms_score_threshold": self.score,
-                 "max_detections": self.max_detections}  # fmt: skip
+        given = {
+            "nms_iou_threshold": self.iou,
+            "nms_score_threshold": self.score,
+            "max_detections": self.max_detections,
+        }
         for op in found:
             self._set(rw, op, {k: v for k, v in given.items() if v is not None})
 

@@ -100,8 +100,11 @@ class SvdFactorize(Pass):
             return {view: factors.rank_for(energy) for view, factors in found.items()}
         ranks, after = _ranks_within(found, before, before / self.speedup)
         if after * self.speedup > before:
-            rw.warn("speedup", f"a speedup of {self.speedup:g} is not reached at any rank: "
-                    f"{before / max(after, 1):.3g} is")  # fmt: skip
+            rw.warn(
+                "speedup",
+                f"a speedup of {self.speedup:g} is not reached at any rank: "
+                f"{before / max(after, 1):.3g} is",
+            )
         return ranks
 
 
@@ -121,8 +124,10 @@ def _ranks_within(found: dict[LinearView, Factors], before: int, most: float) ->
         options[view] = loss, costs
 
     def at(price: float) -> tuple[Ranks, int]:
-        ranks = {view: int(np.argmin(loss + price * costs)) + 1
-                 for view, (loss, costs) in options.items()}  # fmt: skip
+        ranks = {
+            view: int(np.argmin(loss + price * costs)) + 1
+            for view, (loss, costs) in options.items()
+        }
         return ranks, fixed + sum(_cheapest(view, rank) for view, rank in ranks.items())
 
     low, high = 1e-15, 1e3
@@ -136,8 +141,12 @@ def _rewrite(
     rw: PassRewriter, view: LinearView, factors: Factors, rank: int, bias: Float64
 ) -> None:
     work, less = macs(view.op), _cheapest(view, rank)
-    row: dict[str, Any] = {"shape": _shape(view), "rank": rank, "macs": f"{work} -> {less}",
-                           "sqnr_db": sqnr_db(*factors.powers(rank))}  # fmt: skip
+    row: dict[str, Any] = {
+        "shape": _shape(view),
+        "rank": rank,
+        "macs": f"{work} -> {less}",
+        "sqnr_db": sqnr_db(*factors.powers(rank)),
+    }
     second = _insert(rw, view, factors.left[:, :rank], factors.right[:rank], bias)
     rw.layer(second, **row, decision="factorized")
 
@@ -223,9 +232,11 @@ def _guessed(rw: PassRewriter, layers: list[LinearView]) -> tuple[PerLayer, PerL
         "much is lost that data would keep",
     )
     known = propagate(rw.graph)
-    found = {view: known[view.x] for view in layers
-             if view.x in known
-             and known[view.x].mean.size == _matrix(view).shape[1]}  # fmt: skip
+    found = {
+        view: known[view.x]
+        for view in layers
+        if view.x in known and known[view.x].mean.size == _matrix(view).shape[1]
+    }
     return {view: g.mean for view, g in found.items()}, {
         view: np.diag(g.std**2) for view, g in found.items()
     }
@@ -252,11 +263,23 @@ def _insert(rw: PassRewriter, view: LinearView, left: Float64, right: Float64, b
 
     b = constant(graph.unique_name(f"{op.name}/bias"), bias.astype(np.float32))
     nothing = constant(graph.unique_name(f"{op.name}/no_bias"), np.zeros(rank, np.float32))
-    first = append_op(graph, op.kind, [view.x, weights(right, "right"), nothing],
-                      name=f"{op.name}/factor", attrs=op.attrs, anchor=op)  # fmt: skip
+    first = append_op(
+        graph,
+        op.kind,
+        [view.x, weights(right, "right"), nothing],
+        name=f"{op.name}/factor",
+        attrs=op.attrs,
+        anchor=op,
+    )
     attrs = {**op.attrs, "stride_h": 1, "stride_w": 1} if convolves else op.attrs
-    second = append_op(graph, op.kind, [first.output, weights(left, "left"), b], name=op.name,
-                       attrs=attrs, anchor=op)  # fmt: skip
+    second = append_op(
+        graph,
+        op.kind,
+        [first.output, weights(left, "left"), b],
+        name=op.name,
+        attrs=attrs,
+        anchor=op,
+    )
     graph.copy_facts(view.output, second.output)
     replace_op(graph, op, second)
     rw.edit("factorized", second, f"{shape[0]}x{right.shape[1]} at rank {rank}")

@@ -192,8 +192,7 @@ def _relay_split(relayout: Relayout, op: Op) -> None:
         relayout.constant(op, 1, np.array(sizes, op.operand(1).value().dtype))
     elif len(set(sizes)) > 1:
         table = relayout.new_constant(f"{op.name}/sizes", np.array(sizes, np.int32))
-        relayout.replace(op, "SPLIT_V", [whole, table, op.operand(0)],
-                         {"num_splits": len(sizes)})  # fmt: skip
+        relayout.replace(op, "SPLIT_V", [whole, table, op.operand(0)], {"num_splits": len(sizes)})
 
 
 def _trace_slice(channels: Channels, op: Op) -> None:

@@ -138,8 +138,9 @@ class Channels:
         traced = [self.roots(ids) for ids in self._ids.values() if ids.size]
         for ids in traced:
             for table, own, other in (
-                (after, ids, np.append(ids[1:], -1)), (before, ids, np.append(-1, ids[:-1])),
-            ):  # fmt: skip
+                (after, ids, np.append(ids[1:], -1)),
+                (before, ids, np.append(-1, ids[:-1])),
+            ):
                 known = table[own]
                 # -1 stands for an end, -2 for nothing known yet, -3 for more than one neighbour.
                 table[own] = np.where((known == -2) | (known == other), other, -3)

@@ -29,9 +29,10 @@ def quantized_graphs(graphs: Sequence[Graph]) -> list[Graph]:
         passing.update(use.graph for use in coded)
         if any(not _same_codes(use.value, coded[0].value) for use in coded):
             raise UnsupportedError(
-                "is read and written at different scales", where=f"variable '{variable.name}'",
+                "is read and written at different scales",
+                where=f"variable '{variable.name}'",
                 remedy="start from the float model",
-            )  # fmt: skip
+            )
     return [
         graph
         for graph in graphs
@@ -98,6 +99,7 @@ def _clips_at_zero(op: Op) -> bool:
 def _refuse(op: Op) -> None:
     if any(t.quant is not None for t in op.intermediates):
         raise UnsupportedError(
-            "has a quantized state that no float op holds", where=op.place,
+            "has a quantized state that no float op holds",
+            where=op.place,
             remedy="start from the float model",
-        )  # fmt: skip
+        )

@@ -37,9 +37,13 @@ def raise_gelu(rw: Rewriter) -> None:
             if match is not None:
                 last, x, approximate = match
                 new = append_op(
-                    rw.graph, "GELU", [x], name=last.name, attrs={"approximate": approximate},
+                    rw.graph,
+                    "GELU",
+                    [x],
+                    name=last.name,
+                    attrs={"approximate": approximate},
                     anchor=last,
-                )  # fmt: skip
+                )
                 rw.replace(last, new, action="raised", detail=f"{op.kind} and {last.kind} -> GELU")
 
 
@@ -54,10 +58,11 @@ def lower_erf(rw: Rewriter) -> None:
 
         def add(kind: str, *operands: Tensor | float, op: Op = op) -> Op:
             inputs = [
-                o if isinstance(o, Tensor)
+                o
+                if isinstance(o, Tensor)
                 else constant(graph.unique_name(f"{op.name}/value"), np.float32(o))
                 for o in operands
-            ]  # fmt: skip
+            ]
             return append_op(graph, kind, inputs, name=f"{op.name}/{kind.lower()}", anchor=op)
 
         x = op.operand(0)

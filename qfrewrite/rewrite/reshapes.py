@@ -189,9 +189,14 @@ def _sink_below_pad(rw: Rewriter, pad: Op) -> None:
     x, y, table = before.operand(0), reader.output, pad.operand(1)
     if reader.kind not in _RESHAPES or table.data is None or _is_open(x, pad.operand(0), y):
         return
-    axis = next((a for a in range(len(x.shape))
-                 if _without(x, a) == before.output.shape and _without(y, a) == pad.output.shape),
-                None)  # fmt: skip
+    axis = next(
+        (
+            a
+            for a in range(len(x.shape))
+            if _without(x, a) == before.output.shape and _without(y, a) == pad.output.shape
+        ),
+        None,
+    )
     if axis is None:
         return
     paddings = np.insert(table.data, axis, 0, axis=0)

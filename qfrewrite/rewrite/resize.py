@@ -22,9 +22,10 @@ def images_of(graph: Graph) -> Tensor:
     found = [t for t in graph.inputs if len(t.shape) == 4]
     if len(found) != 1:
         raise UsageError(
-            f"has {len(found)} inputs of shape [N, H, W, C], needs 1", where=graph.name,
+            f"has {len(found)} inputs of shape [N, H, W, C], needs 1",
+            where=graph.name,
             remedy="resize before it is exported",
-        )  # fmt: skip
+        )
     return found[0]
 
 
@@ -58,8 +59,9 @@ class Resizing:
             except QfError as error:
                 raise VerifyError(
                     f"cannot take an input of {self.size[0]}x{self.size[1]}: {error.what}",
-                    where=op.place, remedy=error.remedy or self._hint(),
-                ) from None  # fmt: skip
+                    where=op.place,
+                    remedy=error.remedy or self._hint(),
+                ) from None
 
     def changed(self, tensor: Tensor) -> bool:
         """Whether the shape of `tensor` is another than before."""
@@ -113,8 +115,12 @@ class Resizing:
     def _hint(self) -> str:
         """Sizes divide evenly where they are a multiple of the largest stride."""
         height = self.was(self._input)[1]
-        maps = [self.was(out)[1] for op in self.graph.ops for out in op.outputs
-                if len(self.was(out)) == 4 and self.was(out)[1] > 1]  # fmt: skip
+        maps = [
+            self.was(out)[1]
+            for op in self.graph.ops
+            for out in op.outputs
+            if len(self.was(out)) == 4 and self.was(out)[1] > 1
+        ]
         stride = max((round(height / rows) for rows in maps), default=1)
         return f"try a multiple of {stride}, or export the model at that size"
 
@@ -140,8 +146,10 @@ def _reshape(r: Resizing, op: Op) -> None:
             return
         shape = _scaled_axes(was, now, target)
     if prod(shape) != prod(now):
-        raise VerifyError(f"reshapes to {list(r.was(op.output))}, which does not follow from "
-                          "the size of its input")  # fmt: skip
+        raise VerifyError(
+            f"reshapes to {list(r.was(op.output))}, which does not follow from "
+            "the size of its input"
+        )
     if len(stated) == len(shape):
         shape = [-1 if old == -1 else new for old, new in zip(stated, shape, strict=True)]
     if shape == list(stated):
@@ -202,8 +210,10 @@ def _dense(r: Resizing, op: Op) -> None:
     """Weights over a flattened map fix its size."""
     was, now = r.was(op.operand(0)), op.operand(0).shape
     if prod(was[1:]) != prod(now[1:]) and not attr(op, "keep_num_dims"):
-        raise VerifyError(f"has weights for {prod(was[1:])} flattened inputs, would get "
-                          f"{prod(now[1:])}", remedy="pool before the dense layer")  # fmt: skip
+        raise VerifyError(
+            f"has weights for {prod(was[1:])} flattened inputs, would get {prod(now[1:])}",
+            remedy="pool before the dense layer",
+        )
 
 
 def _resize(r: Resizing, op: Op) -> None:
@@ -233,8 +243,9 @@ def _slice(r: Resizing, op: Op) -> None:
     """What took all of an axis still does."""
     was, now = r.was(op.operand(0)), op.operand(0).shape
     begin, size = const_ints(op, 1), list(const_ints(op, 2))
-    wanted = [n if b == 0 and s == w else s
-              for b, s, w, n in zip(begin, size, was, now, strict=True)]  # fmt: skip
+    wanted = [
+        n if b == 0 and s == w else s for b, s, w, n in zip(begin, size, was, now, strict=True)
+    ]
     if wanted != size:
         r.set_constant(op, 2, wanted)
 
@@ -256,13 +267,21 @@ def _constant_maps(r: Resizing, op: Op) -> None:
             continue
         spatial = r.was(op.output)[:-1][-len(tensor.shape) + 1 :]
         if any(d > 1 and d == s for d, s in zip(tensor.shape[:-1], spatial, strict=False)):
-            raise VerifyError(f"adds or multiplies by '{tensor.name}' {list(tensor.shape)}, "
-                              "which is baked in for the old size")  # fmt: skip
+            raise VerifyError(
+                f"adds or multiplies by '{tensor.name}' {list(tensor.shape)}, "
+                "which is baked in for the old size"
+            )
 
 
 _FIXES: Mapping[str, Callable[[Resizing, Op], None]] = {
-    "AVERAGE_POOL_2D": _pool, "MAX_POOL_2D": _pool, "RESHAPE": _reshape,
-    "FULLY_CONNECTED": _dense, "RESIZE_BILINEAR": _resize, "RESIZE_NEAREST_NEIGHBOR": _resize,
-    "TRANSPOSE_CONV": _transpose_conv, "SLICE": _slice, "STRIDED_SLICE": _strided_slice,
+    "AVERAGE_POOL_2D": _pool,
+    "MAX_POOL_2D": _pool,
+    "RESHAPE": _reshape,
+    "FULLY_CONNECTED": _dense,
+    "RESIZE_BILINEAR": _resize,
+    "RESIZE_NEAREST_NEIGHBOR": _resize,
+    "TRANSPOSE_CONV": _transpose_conv,
+    "SLICE": _slice,
+    "STRIDED_SLICE": _strided_slice,
     **dict.fromkeys(kinds_that(lambda op: op.combines), _constant_maps),
-}  # fmt: skip
+}

@@ -42,9 +42,12 @@ def restore_weight_ranges(graph: Graph) -> None:
         graph.set_trained(tensor, None)
         out = Tensor(graph.unique_name(f"{tensor.name}/fake_quant"), tensor.shape)
         attrs = {
-            "min": _plain(trained.low), "max": _plain(trained.high), "axis": trained.axis,
-            "num_bits": trained.num_bits, "narrow_range": trained.narrow_range,
-        }  # fmt: skip
+            "min": _plain(trained.low),
+            "max": _plain(trained.high),
+            "axis": trained.axis,
+            "num_bits": trained.num_bits,
+            "narrow_range": trained.narrow_range,
+        }
         op = Op("FAKE_QUANT", [tensor], [out], attrs, name=trained.name, meta=trained.meta)
         graph.add_op(op, anchor=users[0].op)
         graph.replace_uses(tensor, out, skip=(op,))

@@ -107,9 +107,12 @@ def collect(runner: Any, samples: Iterable[dict[str, Array]]) -> Outputs:
 
 
 def graph_outputs(
-    graph: Graph, samples: Iterable[dict[str, Array]], *, threads: int | None,
+    graph: Graph,
+    samples: Iterable[dict[str, Array]],
+    *,
+    threads: int | None,
     as_it_is: bool = False,
-) -> Outputs:  # fmt: skip
+) -> Outputs:
     """What LiteRT computes of `graph` in float for each sample; as_it_is: as for `Session`."""
     from qfrewrite.runtime.session import Session
 

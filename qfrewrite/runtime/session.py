@@ -60,9 +60,13 @@ class Session:
     """
 
     def __init__(
-        self, graph: Graph, probes: Sequence[Tensor], *, threads: int | None = None,
+        self,
+        graph: Graph,
+        probes: Sequence[Tensor],
+        *,
+        threads: int | None = None,
         as_it_is: bool = False,
-    ) -> None:  # fmt: skip
+    ) -> None:
         probed, twins = graph.clone()
         wanted = [twins[t] for t in probes]
         computed = [t for t in dict.fromkeys(wanted) if t.producer is not None]
@@ -145,11 +149,14 @@ class Runner:
     def inputs(self) -> list[InputSpec]:
         """What to feed: real values where an input is quantized."""
         return [
-            InputSpec(d["name"], tuple(int(n) for n in d["shape"]),
-                      "float32" if _detail_quant(d) is not None else np.dtype(d["dtype"]).name,
-                      open_axes(d["shape_signature"]))
+            InputSpec(
+                d["name"],
+                tuple(int(n) for n in d["shape"]),
+                "float32" if _detail_quant(d) is not None else np.dtype(d["dtype"]).name,
+                open_axes(d["shape_signature"]),
+            )
             for d in self._in
-        ]  # fmt: skip
+        ]
 
     @property
     def output_steps(self) -> list[float]:
@@ -217,9 +224,10 @@ def _check_safe(content: bytes | Path) -> None:
         verify_subgraphs(model.graphs)
     except QfError as error:
         raise RunError(
-            f"cannot be run safely: {error}", where=where,
+            f"cannot be run safely: {error}",
+            where=where,
             remedy="make the file anew: its subgraphs must agree",
-        ) from None  # fmt: skip
+        ) from None
     try:
         verify_loops(model.graphs)
     except QfError as error:

@@ -47,7 +47,7 @@ class Shelf:
                 f"holds {list(value.shape)}, the first sample had {list(self._shape)}",
                 where="values between layers",
                 remedy="give samples of one size, or calibrate without reconstruct",
-            )  # fmt: skip
+            )
         if self._dtype == np.dtype("<f2"):
             value = np.clip(value, -65504, 65504)
         try:
@@ -55,8 +55,9 @@ class Shelf:
         except OSError as error:
             raise RunError(
                 f"no room for the values between layers ({error.strerror or error})",
-                where=tempfile.gettempdir(), remedy="take fewer samples, or set TMPDIR",
-            ) from None  # fmt: skip
+                where=tempfile.gettempdir(),
+                remedy="take fewer samples, or set TMPDIR",
+            ) from None
 
     def get(self, index: int) -> Array:
         """The value of one sample, floats as float32."""
@@ -91,9 +92,12 @@ def cut_out(
 
 def _as_float(tensor: Tensor) -> Tensor:
     return Tensor(
-        tensor.name, tensor.shape, tensor.dtype, tensor.data,
+        tensor.name,
+        tensor.shape,
+        tensor.dtype,
+        tensor.data,
         shape_signature=tensor.shape_signature,
-    )  # fmt: skip
+    )
 
 
 @dataclass(frozen=True)
@@ -115,9 +119,13 @@ class Unit:
         return tuple(dict.fromkeys(t for t in self.op.inputs if t is not None and not t.is_const))
 
     def session(
-        self, probes: Sequence[Tensor], *, threads: int | None, weights: Array | None = None,
+        self,
+        probes: Sequence[Tensor],
+        *,
+        threads: int | None,
+        weights: Array | None = None,
         bias: Array | None = None,
-    ) -> Session:  # fmt: skip
+    ) -> Session:
         """The unit as a model that gives `probes`, with other weights and bias where given."""
         ops = (self.op,) if self.activation is None else (self.op, self.activation)
         small, twins = cut_out(ops, _as_float)

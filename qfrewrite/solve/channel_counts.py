@@ -42,10 +42,12 @@ def runs_to_round(channels: Channels, multiple: int) -> list[Ids]:
     """Runs of channels whose number is no multiple and may change."""
     derived = channels.derived()
     return [
-        run for run in channels.segments()
+        run
+        for run in channels.segments()
         if run.size % multiple
-        and not isinstance(channels.movable(run), NoMatch) and not derived & set(run.tolist())
-    ]  # fmt: skip
+        and not isinstance(channels.movable(run), NoMatch)
+        and not derived & set(run.tolist())
+    ]
 
 
 def rounded_up(channels: Channels, multiple: int, *, force: bool) -> Plan:
@@ -77,9 +79,11 @@ def _without_costly(plan: Plan) -> None:
 
 
 def _dropped(
-    plan: Plan, group: set[int], touching: Mapping[int, set[Op]],
+    plan: Plan,
+    group: set[int],
+    touching: Mapping[int, set[Op]],
     layers: Mapping[Op, tuple[Ids, Ids]],
-) -> bool:  # fmt: skip
+) -> bool:
     """Whether these paddings cost time, and were taken out of the plan."""
     group = group & set(plan.pad)
     ops = set().union(*(touching[one] for one in group)) if group else set()

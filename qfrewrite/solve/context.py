@@ -134,9 +134,14 @@ class PassRewriter(Rewriter):
     """
 
     def __init__(
-        self, graph: Graph, context: PassContext, log: Log | None = None, *, main: bool = True,
+        self,
+        graph: Graph,
+        context: PassContext,
+        log: Log | None = None,
+        *,
+        main: bool = True,
         signature: str | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         super().__init__(graph, log)
         self.context = context
         self.main = main

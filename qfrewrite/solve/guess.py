@@ -36,11 +36,13 @@ def guess_ranges(
     gaussians = {t: g for t, g in propagate(graph).items() if t in names}
     known = {
         names[t]: RangeRow(
-            names[t], _around_zero(g.range()), BATCH_NORM,
+            names[t],
+            _around_zero(g.range()),
+            BATCH_NORM,
             guessed_mean=np.asarray(g.mean, np.float64) if details[t].channel_mean else None,
         )
         for t, g in gaussians.items()
-    }  # fmt: skip
+    }
     rest = [t for t in tensors if t not in gaussians]
     text = f"no data: ranges of {len(known)} tensors from BatchNorm statistics"
     if rest:

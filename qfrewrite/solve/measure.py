@@ -47,17 +47,26 @@ def measure(
     begun = _resumed(context, choice, fingerprint, data.description)
     decay = next((m.value for m in choice.methods if m.name == "ema"), None)
     seen = observe(
-        graph, dict(details), islice(data, samples), total=total, decay=decay,
-        start=begun.samples if begun else 0, threads=context.threads,
+        graph,
+        dict(details),
+        islice(data, samples),
+        total=total,
+        decay=decay,
+        start=begun.samples if begun else 0,
+        threads=context.threads,
         step=context.progress(label, total),
-    )  # fmt: skip
+    )
     rows = {
         name: RangeRow(
-            name, stats.range or (0.0, 0.0), "minmax", stats, _keeps_all(graph, tensor),
+            name,
+            stats.range or (0.0, 0.0),
+            "minmax",
+            stats,
+            _keeps_all(graph, tensor),
             seen.moving.get(tensor),
         )
         for (tensor, stats), name in zip(seen.stats.items(), row_names(details), strict=True)
-    }  # fmt: skip
+    }
     table = RangeTable(rows, graph.name, data.description, seen.samples, fingerprint, context.seed)
     table = begun + table if begun is not None else table
     if seen.interrupted is not None:
@@ -162,9 +171,10 @@ def _resumed(
     for what, equal in same.items():
         if not equal:
             raise DataError(
-                f"{what} changed since the run was interrupted", where=str(path),
+                f"{what} changed since the run was interrupted",
+                where=str(path),
                 remedy="remove the file to start anew",
-            )  # fmt: skip
+            )
     return table
 
 
@@ -190,8 +200,9 @@ def _check_inputs(graph: Graph, table: RangeTable) -> None:
         if stats is not None and stats.range is None and stats.not_finite:
             raise DataError(
                 f"all {stats.not_finite} values of input '{tensor.name}' are NaN or infinite",
-                where=table.data, remedy="check how the data were made",
-            )  # fmt: skip
+                where=table.data,
+                remedy="check how the data were made",
+            )
 
 
 def _diagnostics(table: RangeTable, widening: int) -> Diagnostics:

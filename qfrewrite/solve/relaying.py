@@ -21,9 +21,13 @@ _ROUNDS = 15
 
 
 def relay(
-    rw: PassRewriter, channels: Channels, action: str, *, drop: Iterable[int] = (),
+    rw: PassRewriter,
+    channels: Channels,
+    action: str,
+    *,
+    drop: Iterable[int] = (),
     pad: Mapping[int, int] | None = None,
-) -> None:  # fmt: skip
+) -> None:
     """Drop classes of channels and put padding behind others; an edit per layer that changes."""
     relayout = Relayout(channels, drop, pad or {})
     before = {op: (op.output.shape[-1], macs(op)) for op in rw.graph.ops_of(*LINEAR)}

@@ -63,8 +63,10 @@ class Values:
 def trace_scales(graph: Graph) -> Channels:
     """Classes of channels that have to be scaled alike, and which cannot be."""
     rules: dict[str, Trace] = {k: rule.trace for k, rule in RULES.items() if OPS[k].homogeneous}
-    return trace(graph, {**rules, "DEPTHWISE_CONV_2D": _trace_depthwise, "ADD": _trace_sum,
-                         "SUB": _trace_sum})  # fmt: skip
+    return trace(
+        graph,
+        {**rules, "DEPTHWISE_CONV_2D": _trace_depthwise, "ADD": _trace_sum, "SUB": _trace_sum},
+    )
 
 
 def _trace_depthwise(channels: Channels, op: Op) -> None:

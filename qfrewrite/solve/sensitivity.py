@@ -49,10 +49,12 @@ def sensitivities(
     # Ops that only move values go with what they move.
     probe, _ = lower_model(Model([graph, *graph.bodies], source="graphdef"), plain)
     coded = [
-        op for op in probe.graph.ops
+        op
+        for op in probe.graph.ops
         if not (facets(op).quantizes or facets(op).reshapes)
-        and op.output.quant is not None and not is_fused(op)
-    ]  # fmt: skip
+        and op.output.quant is not None
+        and not is_fused(op)
+    ]
     whole = fidelity(plain)
     names = {op.name: escape(op.name) for op in coded}
     rows = []
@@ -65,9 +67,13 @@ def sensitivities(
 
 
 def fidelity_of(
-    graph: Graph, reference: Outputs, samples: Iterable[dict[str, Array]], options: QuantOptions,
-    threads: int | None, labels: Sequence[int] | None = None,
-) -> Fidelity:  # fmt: skip
+    graph: Graph,
+    reference: Outputs,
+    samples: Iterable[dict[str, Array]],
+    options: QuantOptions,
+    threads: int | None,
+    labels: Sequence[int] | None = None,
+) -> Fidelity:
     """How close the quantized `graph` comes to `reference` on `samples`; labels: their classes."""
     runner = Runner.of(Model([graph, *graph.bodies], source="graphdef"), options, threads=threads)
     return compare(reference, collect(runner, samples), labels)

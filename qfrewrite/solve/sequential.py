@@ -77,9 +77,13 @@ class Sequential:
     """Solves one graph. samples: model inputs, read once; most: at most so many of them."""
 
     def __init__(
-        self, graph: Graph, groups: Groups, samples: Iterable[dict[str, Array]], most: int,
+        self,
+        graph: Graph,
+        groups: Groups,
+        samples: Iterable[dict[str, Array]],
+        most: int,
         settings: Settings,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.graph, self.groups, self.settings = graph, groups, settings
         self.solution = Solution()
         self._float: dict[Tensor, Shelf] = {}
@@ -131,8 +135,9 @@ class Sequential:
         group = self.groups.of.get(tensor)
         if group is None:
             return
-        quant = next((self.solution.quants[t] for t in group.members
-                      if t in self.solution.quants), None)  # fmt: skip
+        quant = next(
+            (self.solution.quants[t] for t in group.members if t in self.solution.quants), None
+        )
         if quant is None:
             shared = group.fixed is not None or group.symmetric or _joined(group)
             quant = group.quant(self.settings.dtype) if shared else None
@@ -195,10 +200,11 @@ class Sequential:
 
     def _quantized_lane(self, unit: Unit, layer: FittedLayer | None) -> None:
         session = unit.session(
-            unit.results, threads=self.settings.threads,
+            unit.results,
+            threads=self.settings.threads,
             weights=layer.weights if layer is not None else None,
             bias=layer.bias if layer is not None else None,
-        )  # fmt: skip
+        )
         shelves = [Shelf.of(t, self.count) for t in unit.results]
         ends = [[np.inf, -np.inf] for _ in unit.results]
         for i in range(self.count):
@@ -257,9 +263,11 @@ class _Fit:
         return largest * (127 / (self.apart * self.settings.levels))
 
     def _searched(
-        self, w: npt.NDArray[np.float64], h: npt.NDArray[np.float64],
+        self,
+        w: npt.NDArray[np.float64],
+        h: npt.NDArray[np.float64],
         bounds: npt.NDArray[np.float64],
-    ) -> npt.NDArray[np.float64]:  # fmt: skip
+    ) -> npt.NDArray[np.float64]:
         """Narrower bounds where rounding and clipping together cost less."""
         best, least = bounds, np.full(bounds.size, np.inf)
         for shrink in _SHRINK:
@@ -280,10 +288,13 @@ class _Fit:
         return np.broadcast_to(step, (self.w.shape[0] * self.w.shape[1],)).reshape(self.w.shape[:2])
 
     def _on_grid(
-        self, w: npt.NDArray[np.float64], h: npt.NDArray[np.float64],
+        self,
+        w: npt.NDArray[np.float64],
+        h: npt.NDArray[np.float64],
         bounds: npt.NDArray[np.float64],
-        means: tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]] | None, strength: float,
-    ) -> FittedLayer:  # fmt: skip
+        means: tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]] | None,
+        strength: float,
+    ) -> FittedLayer:
         scale = self._scale(bounds)
         how = self.settings.rounding if means is not None else "nearest"
         h_all = np.broadcast_to(h, (w.shape[0], *h.shape[1:]))

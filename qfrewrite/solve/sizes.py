@@ -48,8 +48,10 @@ def next_even_size(graph: Graph, multiple: int) -> tuple[int, int] | NoMatch:
                 Resizing(copy, (found[0], found[1])).run()
             except QfError as error:
                 return NoMatch(str(error))
-            if all(op.output.shape[1 + axis] % multiple == 0 or op.output.shape[1 + axis] == 1
-                   for op in ragged_maps(copy, multiple)):  # fmt: skip
+            if all(
+                op.output.shape[1 + axis] % multiple == 0 or op.output.shape[1 + axis] == 1
+                for op in ragged_maps(copy, multiple)
+            ):
                 break
         else:
             return NoMatch(f"none up to twice as large has only maps of multiples of {multiple}")

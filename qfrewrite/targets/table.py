@@ -23,8 +23,9 @@ from qfrewrite.targets.target import Limit, Target
 def _stride_at_most(most: int) -> Limit:
     return Limit(
         lambda op: max(attr(op, "stride_h"), attr(op, "stride_w")) <= most,
-        f"has a stride above {most}", "change the layer",
-    )  # fmt: skip
+        f"has a stride above {most}",
+        "change the layer",
+    )
 
 
 def _undilated(op: Op) -> bool:

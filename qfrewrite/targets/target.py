@@ -83,10 +83,11 @@ def grouped(missing: list[Unmapped]) -> list[str]:
     for one in missing:
         groups.setdefault((one.kind, one.why, one.remedy), []).append(one.name)
     return [
-        str(Unmapped(names[0], *key)) if len(names) == 1
+        str(Unmapped(names[0], *key))
+        if len(names) == 1
         else f"{len(names)} {key[0]}, e.g. '{names[0]}': {key[1]}; {key[2]}"
         for key, names in groups.items()
-    ]  # fmt: skip
+    ]
 
 
 def _reason(op: Op, target: Target) -> tuple[str, str] | None:

@@ -114,8 +114,15 @@ def _batch_norm(e: Emitter, op: Op) -> None:
         filled = np.full(x.shape[-1], fill, NUMPY_DTYPES[x.dtype])
         parts.append(e.const(filled, f"{op.name}/{name}") if given is None else e.ref(given))
     if len(x.shape) == 4:
-        f.finish("FusedBatchNormV3", f.x, *parts, U=f.kind, epsilon=epsilon, is_training=False,
-                 data_format="NHWC")  # fmt: skip
+        f.finish(
+            "FusedBatchNormV3",
+            f.x,
+            *parts,
+            U=f.kind,
+            epsilon=epsilon,
+            is_training=False,
+            data_format="NHWC",
+        )
         return
     gamma, beta, mean, variance = parts
     gain = f("Mul", f("Rsqrt", f("AddV2", variance, f.number(epsilon))), gamma)
@@ -125,9 +132,11 @@ def _batch_norm(e: Emitter, op: Op) -> None:
 def _gather(e: Emitter, op: Op, x: int, indices: int, axis: int, batch_dims: int) -> None:
     axis_ref = e.const(np.int32(axis), f"{e.main_name(op)}/axis")
     attrs = {
-        "Tparams": kind_of(op.operand(x)), "Tindices": kind_of(op.operand(indices)),
-        "Taxis": INDEX, "batch_dims": batch_dims,
-    }  # fmt: skip
+        "Tparams": kind_of(op.operand(x)),
+        "Tindices": kind_of(op.operand(indices)),
+        "Taxis": INDEX,
+        "batch_dims": batch_dims,
+    }
     refs = [e.ref(op.operand(x)), e.ref(op.operand(indices)), axis_ref]
     e.finish(op, "GatherV2", refs, attrs)
 

@@ -52,9 +52,10 @@ def kind_of(tensor: Tensor) -> Kind:
     if name is None or tensor.quant is not None:
         what = "is quantized" if tensor.quant is not None else f"is {tensor.dtype}"
         raise UnsupportedError(
-            f"{what}, which has no form in a GraphDef", where=f"tensor '{tensor.name}'",
+            f"{what}, which has no form in a GraphDef",
+            where=f"tensor '{tensor.name}'",
             remedy="make the model float first (--dequantize), or write a .tflite",
-        )  # fmt: skip
+        )
     return Kind(name)
 
 

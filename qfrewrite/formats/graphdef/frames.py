@@ -416,9 +416,10 @@ def _group(
             predicate, slots = _decided_by(parts, tags)
             if predicate is None:
                 raise UnsupportedError(
-                    "joins branches whose condition cannot be found", where=place(node),
+                    "joins branches whose condition cannot be found",
+                    where=place(node),
                     remedy="freeze the graph for inference, or cut it behind this node",
-                )  # fmt: skip
+                )
             needs |= behind.get(predicate.node, frozenset())
             number = _joinable(conditions, predicate, tags[Ref(node.name, 0)], needs)
             conditions[number].merges.append(node)

@@ -40,7 +40,11 @@ _OUTPUTS: Mapping[str, tuple[str, ...]] = {
     "FusedBatchNorm": ("y", "batch_mean", "batch_variance", "reserve_space_1", "reserve_space_2"),
     "FusedBatchNormV2": ("y", "batch_mean", "batch_variance", "reserve_space_1", "reserve_space_2"),
     "FusedBatchNormV3": (
-        "y", "batch_mean", "batch_variance", "reserve_space_1", "reserve_space_2",
+        "y",
+        "batch_mean",
+        "batch_variance",
+        "reserve_space_1",
+        "reserve_space_2",
         "reserve_space_3",
     ),
     "Switch": ("output_false", "output_true"),
@@ -55,7 +59,7 @@ _OUTPUTS: Mapping[str, tuple[str, ...]] = {
     "NonMaxSuppressionV4": ("selected_indices", "valid_outputs"),
     "NonMaxSuppressionV5": ("selected_indices", "selected_scores", "valid_outputs"),
     "QuantizeV2": ("output", "output_min", "output_max"),
-}  # fmt: skip
+}
 
 
 @dataclass(frozen=True, eq=False)

@@ -172,9 +172,10 @@ class Importer:
     def _lay_constant(self, value: Constant, layout: Layout) -> Tensor:
         if value.data.dtype == object:
             raise UnsupportedError(
-                "holds text that an op reads", where=f"constant '{value.name}'",
+                "holds text that an op reads",
+                where=f"constant '{value.name}'",
                 remedy="cut the graph behind it",
-            )  # fmt: skip
+            )
         data = layout.apply(value.data)
         name = self.graph.unique_name(value.name)
         tensor = Tensor(name, data.shape, dtype_name(data.dtype), data)
@@ -332,9 +333,14 @@ class NodeContext:
         """Append an op; its outputs are stored under `perm` (default: as the file sees them)."""
         main = name is None
         outputs = self.importer.add(
-            kind, inputs, attrs or {}, name=name or self.name, dtype=dtype, fold=self.fold,
+            kind,
+            inputs,
+            attrs or {},
+            name=name or self.name,
+            dtype=dtype,
+            fold=self.fold,
             node=self.node if main else None,
-        )  # fmt: skip
+        )
         return [self._as_value(t, perm or identity_perm(len(t.shape))) for t in outputs]
 
     def _as_value(self, tensor: Tensor, perm: Perm) -> Value:
@@ -427,6 +433,7 @@ def _foldable(inputs: Sequence[Tensor | None], shapes: Sequence[tuple[int, ...]]
 def unsupported(node: Any, remedy: str | None = None) -> UnsupportedError:
     """The error for a node that has no form in the IR."""
     return UnsupportedError(
-        f"op {node.op} is not supported", where=place(node),
+        f"op {node.op} is not supported",
+        where=place(node),
         remedy=remedy or "cut the graph before it with --output, or after it with --input",
-    )  # fmt: skip
+    )

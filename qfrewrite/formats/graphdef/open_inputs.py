@@ -72,9 +72,7 @@ def settle_inputs(
             f"{'square ' if found[0].square else ''}one its layers take",
             where=f"input '{spec.ref}'",
         )
-    return [
-        GivenInput(s.ref, shapes[s.ref]) if s in opened else s for s in specs
-    ], diagnostics  # fmt: skip
+    return [GivenInput(s.ref, shapes[s.ref]) if s in opened else s for s in specs], diagnostics
 
 
 def _is_open(shape: Shape | None) -> bool:

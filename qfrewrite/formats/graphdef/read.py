@@ -215,9 +215,11 @@ class _Run:
         if function not in self._structured:
             library = importer.program.library
             self._structured[function] = structured(
-                dict(function.nodes), library, stop=function.stop,
+                dict(function.nodes),
+                library,
+                stop=function.stop,
                 results={ref.node for ref in function.outputs},
-            )  # fmt: skip
+            )
         scope = _Scope(importer, self._structured[function])
         for refs, value in zip(function.args, args, strict=True):
             scope.values.update(dict.fromkeys(refs, value))

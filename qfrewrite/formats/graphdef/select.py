@@ -97,9 +97,10 @@ def find_outputs(nodes: Mapping[str, Any]) -> list[Ref]:
             read_by[ref.node].add(node.op)
     alive = _reached(nodes)
     candidates = [
-        n for n in nodes
+        n
+        for n in nodes
         if n in alive and not _NO_RESULT.fullmatch(nodes[n].op) and _output_count(nodes[n])
-    ]  # fmt: skip
+    ]
     ends = [n for n in candidates if not read_by[n]]
     ends = ends or [n for n in candidates if all(_NO_RESULT.fullmatch(op) for op in read_by[n])]
     ends = [n for n in ends if not _guards(nodes, nodes[n])] or ends
@@ -257,9 +258,10 @@ def _check_given(
     if len(shape) != len(stated) or any(s is not None and d not in (s, None) for d, s in pairs):
         text = "x".join("?" if d is None else str(d) for d in stated)
         raise UsageError(
-            f"the graph says {text}", where=f"input '{spec.ref}'",
+            f"the graph says {text}",
+            where=f"input '{spec.ref}'",
             remedy="leave the shape out; the pass resize_input changes a resolution",
-        )  # fmt: skip
+        )
 
 
 def unknown_shape(
@@ -272,6 +274,7 @@ def unknown_shape(
     text = "x".join("?" if d is None else str(d) for d in shape or ())
     what = "its shape is unknown" if shape is None else f"its shape {text} has unknown dimensions"
     return UsageError(
-        f"{what}{f', {why}' if why else ''}", where=f"input '{spec.ref}'",
+        f"{what}{f', {why}' if why else ''}",
+        where=f"input '{spec.ref}'",
         remedy=f"say it: --input {spec.ref}:{example}",
-    )  # fmt: skip
+    )

@@ -171,10 +171,14 @@ def _broadcast(n: _Node) -> list[_Value]:
 
 
 _ARITHMETIC: Mapping[str, Callable[[Sizes, Sizes], Sizes]] = {
-    "Add": np.add, "AddV2": np.add, "Sub": np.subtract, "Mul": np.multiply,
+    "Add": np.add,
+    "AddV2": np.add,
+    "Sub": np.subtract,
+    "Mul": np.multiply,
     "FloorDiv": lambda a, b: a // np.where(b == 0, 1, b),
-    "Maximum": np.maximum, "Minimum": np.minimum,
-}  # fmt: skip
+    "Maximum": np.maximum,
+    "Minimum": np.minimum,
+}
 
 
 def _per_channel(n: _Node) -> list[_Value]:
@@ -304,8 +308,7 @@ def _reduce(n: _Node) -> list[_Value]:
     dims = n.dims()
     axes = {a % max(len(dims), 1) for a in n.ints(1)}
     keep = bool(n.attr("keep_dims"))
-    left = tuple(n.size(1) if i in axes else d
-                 for i, d in enumerate(dims) if keep or i not in axes)  # fmt: skip
+    left = tuple(n.size(1) if i in axes else d for i, d in enumerate(dims) if keep or i not in axes)
     data = n.inputs[0].data
     known = data is not None and n.node.op == "Prod" and len(dims) == 1 and not keep
     return [_Value(left, data.prod(1) if data is not None and known else None)]
@@ -402,12 +405,16 @@ def _each(rule: Rule, names: str) -> dict[str, Rule]:
 
 
 _RULES: Mapping[str, Rule] = {
-    **_each(_same, "Abs Ceil Clip Elu Erf Exp Floor LRN LeakyRelu Log LogSoftmax Neg Relu Relu6 "
-            "Round Rsqrt Selu Sigmoid Softmax Softplus Sqrt Square Tanh ClipByValue Dequantize "
-            "FakeQuantWithMinMaxArgs FakeQuantWithMinMaxVars FakeQuantWithMinMaxVarsPerChannel"),
+    **_each(
+        _same,
+        "Abs Ceil Clip Elu Erf Exp Floor LRN LeakyRelu Log LogSoftmax Neg Relu Relu6 "
+        "Round Rsqrt Selu Sigmoid Softmax Softplus Sqrt Square Tanh ClipByValue Dequantize "
+        "FakeQuantWithMinMaxArgs FakeQuantWithMinMaxVars FakeQuantWithMinMaxVarsPerChannel",
+    ),
     **dict.fromkeys((*ALIASES, "Cast"), _first),
-    **_each(_broadcast, "Add AddV2 Sub Mul Div RealDiv FloorDiv Maximum Minimum Pow "
-            "SquaredDifference"),
+    **_each(
+        _broadcast, "Add AddV2 Sub Mul Div RealDiv FloorDiv Maximum Minimum Pow SquaredDifference"
+    ),
     **_each(_per_channel, "BiasAdd BiasAddV1 FusedBatchNorm FusedBatchNormV2 FusedBatchNormV3"),
     **_each(_conv, "Conv2D DepthwiseConv2dNative"),
     **_each(_pool, "AvgPool MaxPool"),
@@ -428,4 +435,4 @@ _RULES: Mapping[str, Rule] = {
     "Squeeze": _squeeze,
     "StridedSlice": _strided_slice,
     "Transpose": _transpose,
-}  # fmt: skip
+}

@@ -69,9 +69,10 @@ def _write_op(e: Emitter, op: Op) -> None:
         write = _as_node(spec.graphdef)
     if write is None:
         raise UnsupportedError(
-            "has no form in a GraphDef", where=op.place,
+            "has no form in a GraphDef",
+            where=op.place,
             remedy="write a .tflite instead",
-        )  # fmt: skip
+        )
     try:
         for tensor in (*op.inputs, *op.outputs):
             if tensor is not None:

@@ -79,8 +79,9 @@ def _weights(e: Emitter, op: Op) -> str:
         # Ranges lie along the last axis of [H, W, C * M].
         flat = e.const(source.value().reshape(source.shape[1:]), source.name)
         ranged = fake_quant_node(e, fake, flat, e.unique(ranged_name))
-        return _reshape(e, f"{source.name}/reshaped", ranged,
-                        _depthwise_shape(source.shape, op), _FLOAT)  # fmt: skip
+        return _reshape(
+            e, f"{source.name}/reshaped", ranged, _depthwise_shape(source.shape, op), _FLOAT
+        )
     if attr(fake, "axis") is not None and op.kind == "TRANSPOSE_CONV":
         # Ranges lie along the last axis of HWIO.
         data = source.value().transpose(_PERMS["CONV_2D"])
@@ -120,9 +121,12 @@ def _dilations(op: Op) -> tuple[int, int]:
 
 def _conv_attrs(op: Op) -> dict[str, Any]:
     return {
-        "T": kind_of(op.output), "strides": [1, *_strides(op), 1], "padding": attr(op, "padding"),
-        "dilations": [1, 1, 1, 1], "data_format": "NHWC",
-    }  # fmt: skip
+        "T": kind_of(op.output),
+        "strides": [1, *_strides(op), 1],
+        "padding": attr(op, "padding"),
+        "dilations": [1, 1, 1, 1],
+        "data_format": "NHWC",
+    }
 
 
 def _conv(e: Emitter, op: Op) -> None:
@@ -189,9 +193,14 @@ def _every_nth(e: Emitter, op: Op, stride: tuple[int, int]) -> Step:
         for suffix, values in (("begin", [0] * 3), ("end", [0] * 3), ("steps", [1, *stride]))
     ]
     attrs = {
-        "T": kind_of(op.output), "Index": INDEX, "begin_mask": 7, "end_mask": 7, "ellipsis_mask": 0,
-        "new_axis_mask": 0, "shrink_axis_mask": 0,
-    }  # fmt: skip
+        "T": kind_of(op.output),
+        "Index": INDEX,
+        "begin_mask": 7,
+        "end_mask": 7,
+        "ellipsis_mask": 0,
+        "new_axis_mask": 0,
+        "shrink_axis_mask": 0,
+    }
     return "StridedSlice", operands, attrs
 
 
@@ -207,9 +216,12 @@ def _conv_3d(e: Emitter, op: Op) -> None:
         for name in ("stride_{}", "dilation_{}_factor")
     )
     attrs = {
-        "T": kind_of(op.output), "strides": strides, "dilations": dilations,
-        "padding": attr(op, "padding"), "data_format": "NDHWC",
-    }  # fmt: skip
+        "T": kind_of(op.output),
+        "strides": strides,
+        "dilations": dilations,
+        "padding": attr(op, "padding"),
+        "data_format": "NDHWC",
+    }
     inputs = [e.ref(op.operand(0)), e.ref(op.operand(1))]
     e.chain(op, ("Conv3D", inputs, attrs), *_biased(e, op, 2))
 

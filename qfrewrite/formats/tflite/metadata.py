@@ -194,8 +194,11 @@ def restated(content: bytes, before: Interface, after: Interface) -> bytes:
     try:
         values = parse_metadata(content)
         graphs = values["subgraph_metadata"] or []
-        changed = [_restate(graphs[0], side, before[side], after[side])
-                   for side in before] if graphs else []  # fmt: skip
+        changed = (
+            [_restate(graphs[0], side, before[side], after[side]) for side in before]
+            if graphs
+            else []
+        )
         return metadata_bytes(values) if any(changed) and not _has_unknown(values) else content
     except (ModelFileError, UnsupportedError):
         return content

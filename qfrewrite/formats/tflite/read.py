@@ -269,8 +269,15 @@ class _GraphReader:
         written = [self._before(outputs[0], fused)] if unfuses else outputs
         if unfuses:
             attrs["fused_activation_function"] = "NONE"
-        op = Op(kind, inputs, written, attrs, intermediates=tuple(between),
-                version=code["version"], meta=meta)  # fmt: skip
+        op = Op(
+            kind,
+            inputs,
+            written,
+            attrs,
+            intermediates=tuple(between),
+            version=code["version"],
+            meta=meta,
+        )
         self.graph.add_op(op)
         if unfuses:
             self.graph.add_op(Op(fused, written, outputs))

@@ -371,8 +371,10 @@ def _while(c: NodeContext) -> list[Value]:
 def without_unreached(graphs: Sequence[Graph]) -> list[Graph]:
     """The main graph and those that it runs, directly or not; ops name them by their new number."""
     kept = reached(graphs[0], graphs)
-    new_number = {number: new for new, number in enumerate(
-        number for number, graph in enumerate(graphs) if graph in kept)}  # fmt: skip
+    new_number = {
+        number: new
+        for new, number in enumerate(number for number, graph in enumerate(graphs) if graph in kept)
+    }
     for graph in kept:
         for op in graph.ops_of(*RUNS):
             numbers = {run.index: new_number[op.attrs[run.index]] for run in RUNS[op.kind]}

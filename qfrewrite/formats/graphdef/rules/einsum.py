@@ -44,8 +44,9 @@ class _Term:
 
 def _einsum(c: NodeContext) -> list[Value]:
     terms, out = _terms(c)
-    terms = [_summed(c, t, {n for o in terms if o is not t for n in o.labels} | set(out))
-             for t in terms]  # fmt: skip
+    terms = [
+        _summed(c, t, {n for o in terms if o is not t for n in o.labels} | set(out)) for t in terms
+    ]
     if len(terms) == 1:
         (term,) = terms
         if sorted(term.labels) != sorted(out):
@@ -144,9 +145,15 @@ def _stored(c: NodeContext, term: _Term, order: Sequence[str], shape: Sequence[i
 
 
 def _finished(
-    c: NodeContext, kind: str, inputs: Sequence[Tensor], attrs: dict[str, bool | str],
-    flat: Sequence[int], terms: Sequence[_Term], order: Sequence[str], out: Labels,
-) -> list[Value]:  # fmt: skip
+    c: NodeContext,
+    kind: str,
+    inputs: Sequence[Tensor],
+    attrs: dict[str, bool | str],
+    flat: Sequence[int],
+    terms: Sequence[_Term],
+    order: Sequence[str],
+    out: Labels,
+) -> list[Value]:
     """The op's result [flat], whose axes are those of the labels `order` run together, as `out`."""
     perm = tuple(order.index(n) for n in out)
     shape = tuple(max(t.size(n) for t in terms if n in t.labels) for n in order)
@@ -160,10 +167,14 @@ def _finished(
 def _product(c: NodeContext, a: _Term, b: _Term, out: Labels) -> list[Value]:
     """No sum over a common axis: MUL, each operand with axes of size 1 for what it lacks."""
     tensors = [
-        _stored(c, t, [n for n in out if n in t.labels],
-                [t.size(n) if n in t.labels else 1 for n in out])
+        _stored(
+            c,
+            t,
+            [n for n in out if n in t.labels],
+            [t.size(n) if n in t.labels else 1 for n in out],
+        )
         for t in (a, b)
-    ]  # fmt: skip
+    ]
     return c.emit("MUL", tensors)
 
 
@@ -184,9 +195,13 @@ def _dense(
 
 
 def _batch_matmul(
-    c: NodeContext, a: _Term, b: _Term, batch: Sequence[str], contracted: Sequence[str],
+    c: NodeContext,
+    a: _Term,
+    b: _Term,
+    batch: Sequence[str],
+    contracted: Sequence[str],
     out: Labels,
-) -> list[Value]:  # fmt: skip
+) -> list[Value]:
     """BATCH_MATMUL of [batch, rows, inner] and [batch, inner, columns], either one transposed."""
     inner = a.pick(contracted)
     sizes = [max(a.size(n), b.size(n)) for n in batch]
@@ -198,10 +213,13 @@ def _batch_matmul(
         straight = (own, inner) if i == 0 else (inner, own)
         # The order in which the operand is stored costs no transpose.
         order = next(
-            (o for o in (straight, straight[::-1])
-             if term.pick(term.labels) == (*batch, *o[0], *o[1])),
+            (
+                o
+                for o in (straight, straight[::-1])
+                if term.pick(term.labels) == (*batch, *o[0], *o[1])
+            ),
             straight,
-        )  # fmt: skip
+        )
         swapped.append(order is not straight)
         shape = [*_outer([term.size(n) for n in batch]), *(_size(term, part) for part in order)]
         operands.append(_stored(c, term, [*batch, *order[0], *order[1]], shape))

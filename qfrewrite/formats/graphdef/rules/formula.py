@@ -179,10 +179,13 @@ def _marks_negative_zeros(c: NodeContext) -> bool:
         return False
     tests = [t.producer for t in both.inputs if t is not None]
     is_zero = any(
-        op is not None and op.kind == "EQUAL" and op.operand(0) is y.tensor
-        and op.operand(1).data is not None and not op.operand(1).value().any()
+        op is not None
+        and op.kind == "EQUAL"
+        and op.operand(0) is y.tensor
+        and op.operand(1).data is not None
+        and not op.operand(1).value().any()
         for op in tests
-    )  # fmt: skip
+    )
     return is_zero and abs(float(marker.data.reshape(()))) <= np.finfo(np.float32).tiny
 
 

@@ -40,9 +40,11 @@ def _arg(kind: str) -> Callable[[NodeContext], list[Value]]:
         dtype = element_type(c.attr("output_type", "DT_INT64"))
         left = [p for i, p in enumerate(perm) if i != axis]
         return c.emit(
-            kind, [c.stored(0, perm), operand], {"output_type": dtype.upper()},
+            kind,
+            [c.stored(0, perm), operand],
+            {"output_type": dtype.upper()},
             perm=tuple(sorted(left).index(p) for p in left),
-        )  # fmt: skip
+        )
 
     return convert
 
@@ -61,9 +63,11 @@ def _gather(c: NodeContext) -> list[Value]:
     keeps = len(taken) == 1 and not batch
     perm = c.perm(0) if keeps else identity_perm(len(shape))
     return c.emit(
-        "GATHER", [c.stored(0, perm), indices], {"axis": perm[axis], "batch_dims": batch},
+        "GATHER",
+        [c.stored(0, perm), indices],
+        {"axis": perm[axis], "batch_dims": batch},
         perm=perm if keeps else None,
-    )  # fmt: skip
+    )
 
 
 def _one_hot(c: NodeContext) -> list[Value]:
@@ -106,15 +110,18 @@ def _halves(c: NodeContext, x: Tensor, axis: int, shift: int) -> list[Tensor]:
             "SLICE",
             [
                 x,
-                c.importer.ints([b if i == axis else 0 for i in range(len(x.shape))],
-                                f"{c.name}/{part}/begin"),
-                c.importer.ints([n if i == axis else d for i, d in enumerate(x.shape)],
-                                f"{c.name}/{part}/size"),
+                c.importer.ints(
+                    [b if i == axis else 0 for i in range(len(x.shape))], f"{c.name}/{part}/begin"
+                ),
+                c.importer.ints(
+                    [n if i == axis else d for i, d in enumerate(x.shape)], f"{c.name}/{part}/size"
+                ),
             ],
-            {}, name=f"{c.name}/{part}",
+            {},
+            name=f"{c.name}/{part}",
         )[0]
         for b, n, part in bounds
-    ]  # fmt: skip
+    ]
 
 
 def _bounded(c: NodeContext, slot: int) -> int:

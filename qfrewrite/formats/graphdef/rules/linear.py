@@ -115,9 +115,10 @@ def _conv_3d(c: NodeContext) -> list[Value]:
     taps = {f"dilation_{d}_factor": lists["dilations"][i] for i, d in enumerate("dhw", 1)}
     plain = identity_perm(5)
     return c.emit(
-        "CONV_3D", [c.stored(0, plain), c.stored(1, plain)],
+        "CONV_3D",
+        [c.stored(0, plain), c.stored(1, plain)],
         {"padding": c.attr("padding"), "fused_activation_function": "NONE", **steps, **taps},
-    )  # fmt: skip
+    )
 
 
 def _patches(c: NodeContext) -> list[Value]:
@@ -139,10 +140,13 @@ def _patches(c: NodeContext) -> list[Value]:
     w = np.eye(count, dtype=np.float32).reshape(count, height, width, x.shape[3])
     kernel = constant(c.importer.graph.unique_name(f"{c.name}/kernel"), w)
     attrs = {
-        "padding": padding, "stride_h": stride[0], "stride_w": stride[1],
-        "dilation_h_factor": rate[0], "dilation_w_factor": rate[1],
+        "padding": padding,
+        "stride_h": stride[0],
+        "stride_w": stride[1],
+        "dilation_h_factor": rate[0],
+        "dilation_w_factor": rate[1],
         "fused_activation_function": "NONE",
-    }  # fmt: skip
+    }
     return c.emit("CONV_2D", [x, kernel], attrs)
 
 
@@ -167,8 +171,12 @@ def _transpose_conv(c: NodeContext) -> list[Value]:
     elif perm == NCHW and len(sizes) == 4:
         sizes = [sizes[i] for i in (0, 2, 3, 1)]
     stride = spatial(c, "strides")
-    attrs = {"padding": c.attr("padding"), "stride_h": stride[0], "stride_w": stride[1],
-             "fused_activation_function": "NONE"}  # fmt: skip
+    attrs = {
+        "padding": c.attr("padding"),
+        "stride_h": stride[0],
+        "stride_w": stride[1],
+        "fused_activation_function": "NONE",
+    }
     operand = c.operand(sizes, 0, "output_shape")
     return c.emit("TRANSPOSE_CONV", [operand, w, y], attrs, perm=perm)
 

@@ -131,8 +131,10 @@ def _set(slot: int, index: int, item: int) -> Callable[[NodeContext], list[Value
                 f"writes element {int(at.data)} of a list of {length}", remedy=_GIVE_SIZE
             )
         if not length:
-            raise UnsupportedError("writes to a list of no tensors, which grows while the graph "
-                                   "runs", remedy=_GIVE_SIZE)  # fmt: skip
+            raise UnsupportedError(
+                "writes to a list of no tensors, which grows while the graph runs",
+                remedy=_GIVE_SIZE,
+            )
         part = _stacked(c, new, (1, *shape))
         if length == 1:
             return [part]
@@ -158,9 +160,11 @@ def _start(c: NodeContext, index: Value, rank: int) -> Tensor:
         return c.importer.ints([int(index.data), *[0] * rank], f"{c.name}/start")
     name = f"{c.name}/start"
     (first,) = c.emit(
-        "RESHAPE", [c.importer.plain(index), c.importer.ints([1], f"{name}/shape")], {},
+        "RESHAPE",
+        [c.importer.plain(index), c.importer.ints([1], f"{name}/shape")],
+        {},
         name=f"{name}/first",
-    )  # fmt: skip
+    )
     if not rank:
         return c.importer.plain(first)
     zeros = np.zeros(

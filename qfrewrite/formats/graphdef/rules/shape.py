@@ -237,10 +237,8 @@ _COMPUTED: Mapping[str, tuple[Callable[..., Any], int]] = {
     "SelectV2": (np.where, 3),
     "All": (lambda a, axes: np.all(a, tuple(axes.reshape(-1))), 2),
     "Any": (lambda a, axes: np.any(a, tuple(axes.reshape(-1))), 2),
-    "BroadcastArgs": (
-        lambda a, b: np.array(np.broadcast_shapes(tuple(a), tuple(b)), a.dtype), 2
-    ),
-}  # fmt: skip
+    "BroadcastArgs": (lambda a, b: np.array(np.broadcast_shapes(tuple(a), tuple(b)), a.dtype), 2),
+}
 
 SHAPE: Table = {
     "Reshape": _reshape,

@@ -88,9 +88,13 @@ def _pool_3d(kind: str) -> Callable[[NodeContext], list[Value]]:
 
         def attrs(h: int, w: int, sh: int, sw: int) -> dict[str, Any]:
             return {
-                "padding": padding, "stride_h": sh, "stride_w": sw, "filter_height": h,
-                "filter_width": w, "fused_activation_function": "NONE",
-            }  # fmt: skip
+                "padding": padding,
+                "stride_h": sh,
+                "stride_w": sw,
+                "filter_height": h,
+                "filter_width": w,
+                "fused_activation_function": "NONE",
+            }
 
         def add(kind: str, x: Tensor, attrs: dict[str, Any], name: str) -> Tensor:
             return c.importer.add(kind, [x], attrs, name=f"{c.name}/{name}")[0]
