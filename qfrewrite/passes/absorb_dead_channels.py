@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 from qfrewrite.ir import Graph, Op
 from qfrewrite.lower.canonical import canonicalise
@@ -15,6 +15,7 @@ from qfrewrite.rewrite.match import LINEAR
 from qfrewrite.solve.context import PassRewriter
 from qfrewrite.solve.dead_channels import absorb_reported, fold_and_absorb
 from qfrewrite.solve.moments import channel_extremes
+from qfrewrite.solve.parameters import Within
 from qfrewrite.solve.relaying import Costs, relay
 
 # A channel whose output moved by no more than this fraction of its layer's range is constant.
@@ -40,7 +41,7 @@ class AbsorbDeadChannels(Pass):
     name: ClassVar[str] = "absorb_dead_channels"
     exact: ClassVar[bool] = True
 
-    tol: float = DEAD_VARIANCE
+    tol: Annotated[float, Within(0, 1)] = DEAD_VARIANCE
     remove: bool = False
 
     def run(self, graph: Graph, rw: PassRewriter) -> None:

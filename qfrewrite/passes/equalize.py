@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 
@@ -12,6 +12,7 @@ from qfrewrite.passes._registry import Pass, register
 from qfrewrite.rewrite.channels import Channels
 from qfrewrite.rewrite.linear import LinearView
 from qfrewrite.solve.context import PassRewriter
+from qfrewrite.solve.parameters import Within
 from qfrewrite.solve.scaling import (
     MARGIN,
     ChannelGroup,
@@ -51,8 +52,8 @@ class Equalize(Pass):
     requires: ClassVar[str | None] = "canonical"
 
     mode: Literal["exact", "fill"] = "exact"
-    power: float = 0.5
-    sweeps: int = 15
+    power: Annotated[float, Within(0, 1)] = 0.5
+    sweeps: Annotated[int, Within(1)] = 15
 
     def run(self, graph: Graph, rw: PassRewriter) -> None:
         """Look at activations once, then balance the weights in memory."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from qfrewrite.ir import Graph, Op
 from qfrewrite.passes._registry import Pass, register
 from qfrewrite.rewrite.match import NoMatch
 from qfrewrite.solve.context import PassRewriter
+from qfrewrite.solve.parameters import Within
 from qfrewrite.solve.trial import Trials
 
 _LIMIT = 6.0
@@ -40,11 +41,11 @@ class Relu6ToRelu(Pass):
     name: ClassVar[str] = "relu6_to_relu"
     exact: ClassVar[bool] = False
 
-    max_clip: float = 0.001
-    max_growth: float = 1.25
+    max_clip: Annotated[float, Within(0, 1)] = 0.001
+    max_growth: Annotated[float, Within(1)] = 1.25
     force: bool = False
     layers: str = "*"
-    min_sqnr: float = 40.0
+    min_sqnr: Annotated[float, Within(0)] = 40.0
 
     def run(self, graph: Graph, rw: PassRewriter) -> None:
         """Measure first, on the graph as it is; then swap."""

@@ -55,7 +55,7 @@ class RemoveDwBn(Pass):
     exact: ClassVar[bool] = False
 
     layers: str = "auto"
-    min_sqnr: float = 40.0
+    min_sqnr: Annotated[float, Within(0)] = 40.0
     refit: bool = True
     max_drop_db: Annotated[float, Within(0)] = 1.0
 

@@ -1,7 +1,8 @@
 from __future__ import annotations
 
 import string
-from dataclasses import fields
+from math import ceil
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -9,53 +10,53 @@ from hypothesis import strategies as st
 
 from qfrewrite.errors import PassError
 from qfrewrite.passes import all_passes, make_passes
+from qfrewrite.solve.parameters import Parameter, Within, parameters
 
 TEXT = st.text(string.ascii_letters + string.digits + "_*/,()= ", min_size=1).filter(str.strip)
-VALUES = {
-    bool: st.booleans(),
-    float: st.floats(0, 1e6),
-    int: st.integers(),
-    str: TEXT.map(str.strip),
-    type(None): st.none(),
+# What is read by a rule of its own.
+READ = {
+    "method": st.sampled_from(("greedy", "percentile(99.9)", "ema(0.5)", "minmax")),
+    "per_layer": st.sampled_from(("", "a*:mse", "a*:mse;*/b,c:greedy")),
+    "size": st.sampled_from(("236", "320x240")),
 }
-# Parameters that do not take any value of their type.
-METHODS = st.sampled_from(("greedy", "percentile(99.9)", "ema(0.5)", "minmax"))
-PARTICULAR = {
-    ("calibrate", "method"): METHODS | st.none(),
-    ("calibrate", "per_layer"): st.just("") | METHODS.map("a*:mse;*/b,c:{}".format),
-    ("calibrate", "bins"): st.integers(64, 8192),
-    ("calibrate", "samples"): st.integers(1) | st.none(),
-    ("calibrate", "ranges"): VALUES[str] | st.none(),
-    ("auto", "labels"): VALUES[str] | st.none(),
-    ("auto", "max_drop"): st.floats(1e-3, 100),
-    ("equalize", "mode"): st.sampled_from(("exact", "fill")),
-    ("reconstruct", "rounding"): st.sampled_from(("gptq", "descent", "nearest")),
-    ("reconstruct", "scale"): st.sampled_from(("minmax", "search")),
-    ("reconstruct", "weights"): st.sampled_from(("auto", "per-channel", "per-tensor")),
-    ("reconstruct", "samples"): st.integers(8),
-    ("reconstruct", "refit"): st.sampled_from(("auto", "true", "false")),
-    ("reconstruct", "bits"): st.sampled_from((4, 8)),
-    ("remove_dw_bn", "max_drop_db"): st.floats(0, 100),
-    ("svd_factorize", "energy"): st.floats(0.1, 1) | st.none(),
-    **{("svd_factorize", k): st.none() for k in ("rank", "speedup")},
-    **{("set_nms", k): st.floats(0, 1) | st.none() for k in ("iou", "score")},
-    ("set_nms", "max_detections"): st.integers(1, 10_000) | st.none(),
-    ("resize_input", "size"): st.sampled_from(("236", "320x240")),
-    ("round_geometry", "what"): st.sampled_from(("channels", "spatial", "all")),
-    ("round_geometry", "multiple"): st.sampled_from((4, 8, 16, 32)),
-}
+
+
+def values_of(parameter: Parameter) -> st.SearchStrategy[Any]:
+    """Values that a parameter takes, as it declares them."""
+    if parameter.choices:
+        return st.sampled_from(parameter.choices)
+    (kind,) = parameter.kinds
+    if parameter.name in READ:
+        values = READ[parameter.name]
+    elif kind in (int, float):
+        (limit,) = parameter.limits
+        assert isinstance(limit, Within)
+        low, high = limit.low, min(limit.high, 10**6)
+        values = (
+            st.integers(ceil(low) + limit.above, int(high))
+            if kind is int
+            else st.floats(low, high, exclude_min=limit.above)
+        )
+    else:
+        values = st.booleans() if kind is bool else TEXT.map(str.strip)
+    return values | st.none() if parameter.optional else values
 
 
 @given(data=st.data(), name=st.sampled_from(sorted(all_passes())))
 def test_a_pass_as_text_parses_back(data: st.DataObject, name: str) -> None:
     cls = all_passes()[name]
-    values = {}
-    for f in fields(cls):
-        key = (name, f.name)
-        values[f.name] = data.draw(PARTICULAR[key] if key in PARTICULAR
-                                   else VALUES[type(f.default)])  # fmt: skip
+    values = {p.name: data.draw(values_of(p)) for p in parameters(cls)}
+    if name == "svd_factorize":  # of these only one may be given
+        values |= dict.fromkeys(("rank", "speedup"))
     one = cls(**values)
     assert make_passes(f"{one},{one}") == [one, one]
+
+
+def test_every_number_has_bounds() -> None:
+    for name, cls in all_passes().items():
+        for parameter in parameters(cls):
+            if not parameter.choices and {int, float} & set(parameter.kinds):
+                assert parameter.limits, f"{name}({parameter.name}) takes any number"
 
 
 @pytest.mark.parametrize(
@@ -79,6 +80,12 @@ def test_a_pass_as_text_parses_back(data: st.DataObject, name: str) -> None:
         ("reconstruct(bits=6)", "use one of 4, 8"),
         ("reconstruct(refit=yes)", "use one of auto, false, true"),
         ("equalize(mode=best)", "equalize: mode=best; use one of exact, fill"),
+        ("absorb_dead_channels(tol=-1)", "give 0 to 1"),
+        ("equalize(power=1.5)", "give 0 to 1"),
+        ("equalize(sweeps=0)", "1 or more"),
+        ("relu6_to_relu(max_clip=2)", "give 0 to 1"),
+        ("relu6_to_relu(max_growth=0.5)", "1 or more"),
+        ("relu6_to_relu(min_sqnr=-3)", "0 or more"),
         ("auto(max_drop=0)", "above 0 to 100"),
         ("resize_input(size=big)", "WIDTHxHEIGHT"),
         ("remove_dw_bn(layers=all", "')' is missing"),
