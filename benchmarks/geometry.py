@@ -135,7 +135,7 @@ def sizes(folder: Path) -> None:
     for p in sweep(model, [128, 160, 192, 208, 224, 236, 240, 256, 288], images=images, runs=RUNS):
         assert p.macs is not None
         print(f"| {p.size} | {p.macs / 1e6:.1f} M | {p.ms:.2f} | {100 * (p.padding or 0):.0f} % | "
-              f"{p.ragged} | {100 * (p.top1 or 0):.1f} |", flush=True)  # fmt: skip
+              f"{p.unaligned} | {100 * (p.top1 or 0):.1f} |", flush=True)  # fmt: skip
 
 
 def repeat(folder: Path) -> None:

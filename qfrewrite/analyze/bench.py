@@ -19,7 +19,7 @@ from qfrewrite.passes import Progress
 from qfrewrite.runtime.session import Runner
 from qfrewrite.runtime.timing import Timing, fed, time_in_turn
 from qfrewrite.runtime.units import cut_out
-from qfrewrite.solve.sizes import has_ragged_map
+from qfrewrite.solve.sizes import has_unaligned_map
 
 _MULTIPLE = 8
 
@@ -155,9 +155,9 @@ def _flags(op: Op) -> list[str]:
         return []
     x, y = next(t for t in op.inputs if t is not None and not t.is_const), op.output.shape
     # The channels of an image are what they are.
-    ragged = x.shape[-1] % _MULTIPLE and not x.is_input
-    flags = ["C"] if ragged or y[-1] % _MULTIPLE else []
-    if has_ragged_map(y, _MULTIPLE):
+    unaligned = x.shape[-1] % _MULTIPLE and not x.is_input
+    flags = ["C"] if unaligned or y[-1] % _MULTIPLE else []
+    if has_unaligned_map(y, _MULTIPLE):
         flags.append("HW")
     return flags
 

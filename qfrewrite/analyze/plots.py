@@ -133,7 +133,7 @@ def _visible(magnitudes: Any) -> Any:
 
 
 def plot_sizes(model: str, points: Sequence[SizePoint], path: Path) -> None:
-    """Latency by input size, and accuracy where it is known; sizes without ragged maps marked.
+    """Latency by input size, and accuracy where it is known; sizes without unaligned maps marked.
 
     Raises UsageError without matplotlib, OutputError.
     """
@@ -142,7 +142,7 @@ def plot_sizes(model: str, points: Sequence[SizePoint], path: Path) -> None:
     figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
     sizes = [p.size for p in known]
     axes.plot(sizes, [p.ms for p in known], "o-", color=_BLUE, ms=4, label="int8 latency")
-    even = [p for p in known if not p.ragged]
+    even = [p for p in known if not p.unaligned]
     axes.scatter(
         [p.size for p in even],
         [p.ms for p in even],

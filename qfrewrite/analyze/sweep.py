@@ -17,7 +17,7 @@ from qfrewrite.passes import PassContext, Progress, run_nested, run_passes
 from qfrewrite.runtime.session import Runner
 from qfrewrite.runtime.timing import time_in_turn
 from qfrewrite.solve.relaying import plain_int8
-from qfrewrite.solve.sizes import MOST, ragged_maps, wasted_padding
+from qfrewrite.solve.sizes import MOST, unaligned_maps, wasted_padding
 
 _MOST_SIZES = 200
 
@@ -27,7 +27,7 @@ class SizePoint:
     """The network at one input size.
 
     macs: multiply-accumulates. padding: the share of them that kernels which round maps up to
-    multiples of eight spend on nothing, 0..1. ragged: layers with such maps. ms: median int8
+    multiples of eight spend on nothing, 0..1. unaligned: layers with such maps. ms: median int8
     latency. top1: in float, fraction 0..1, where labels were given. error: why the size does not
     work; then the rest is missing.
     """
@@ -35,7 +35,7 @@ class SizePoint:
     size: int
     macs: int | None = None
     padding: float | None = None
-    ragged: int | None = None
+    unaligned: int | None = None
     ms: float | None = None
     top1: float | None = None
     top5: float | None = None
@@ -107,7 +107,7 @@ def _built(
         size,
         total_macs(copy.graph),
         wasted_padding(copy.graph),
-        len(ragged_maps(copy.graph)),
+        len(unaligned_maps(copy.graph)),
         top1=accuracy.top1 if accuracy else None,
         top5=accuracy.top5 if accuracy else None,
     )

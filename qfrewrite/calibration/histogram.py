@@ -133,8 +133,10 @@ class Histogram:
         if self.first <= 0 < self.first + counts.size:
             counts[-self.first] -= self.zeros
         left, right, counts = _refined(edges, counts)
-        held = counts > 0
-        return Distribution(left[held], right[held], counts[held], self.zeros, self.low, self.high)
+        inside = counts > 0
+        return Distribution(
+            left[inside], right[inside], counts[inside], self.zeros, self.low, self.high
+        )
 
     @staticmethod
     def restore(
@@ -207,9 +209,9 @@ class Distribution:
             return 0.0
         width = self.right - self.left
         safe = np.where(width > 0, width, 1.0)
-        held = np.clip(self.right, low, high) - np.clip(self.left, low, high)
+        overlap = np.clip(self.right, low, high) - np.clip(self.left, low, high)
         at = (self.left >= low) & (self.left <= high)
-        inside = float((np.where(width > 0, held / safe, at) * self.count).sum())
+        inside = float((np.where(width > 0, overlap / safe, at) * self.count).sum())
         inside += self.zeros * (low <= 0 <= high)
         return max(1 - inside / self.total, 0.0)
 

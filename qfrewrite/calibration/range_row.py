@@ -85,7 +85,7 @@ class RangeRow:
                     remedy="calibrate with method=ema in one run",
                 )
             low, high = self.moving
-            found = min(low, 0.0), max(high, 0.0)
+            chosen = min(low, 0.0), max(high, 0.0)
         else:
-            found = choose(self.stats, method)
-        return replace(self, range=found, method=str(method))
+            chosen = choose(self.stats, method)
+        return replace(self, range=chosen, method=str(method))

@@ -162,14 +162,14 @@ class RangeTable:
     def load(path: str | Path) -> RangeTable:
         """Read a table that `save` wrote, perhaps edited; raises DataError naming what is wrong."""
         try:
-            held = json.loads(Path(path).read_bytes())
+            document = json.loads(Path(path).read_bytes())
         except OSError as error:
             raise DataError(error.strerror or "cannot be read", where=str(path)) from None
         except (ValueError, RecursionError) as error:
             raise DataError(
                 f"is not JSON: {error}", where=str(path), remedy="give a file that calibrate wrote"
             ) from None
-        return _from_json(held, str(path))
+        return _from_json(document, str(path))
 
     @staticmethod
     def merge(tables: Iterable[RangeTable]) -> RangeTable:
@@ -180,11 +180,11 @@ class RangeTable:
         return first
 
 
-def _from_json(held: Any, where: str) -> RangeTable:
+def _from_json(document: Any, where: str) -> RangeTable:
     remedy = "see schemas/ranges.schema.json"
-    if not isinstance(held, dict) or held.get("format") != FORMAT:
+    if not isinstance(document, dict) or document.get("format") != FORMAT:
         raise DataError(f"is no ranges file: 'format' is not {FORMAT}", where=where, remedy=remedy)
-    tensors = held.get("tensors")
+    tensors = document.get("tensors")
     if not isinstance(tensors, dict):
         raise DataError("holds no 'tensors'", where=where, remedy=remedy)
     rows = {}
@@ -194,7 +194,7 @@ def _from_json(held: Any, where: str) -> RangeTable:
         except (KeyError, TypeError, ValueError, OverflowError, UsageError) as error:
             what = f"lacks {error}" if isinstance(error, KeyError) else str(error)
             raise DataError(what, where=f"{where}: tensor '{name}'", remedy=remedy) from None
-    known = {
+    fields = {
         "model": str,
         "data": str,
         "samples": int,
@@ -202,11 +202,13 @@ def _from_json(held: Any, where: str) -> RangeTable:
         "seed": int,
         "warnings": list,
     }
-    for key, kind in known.items():
-        if key in held and not isinstance(held[key], kind):
+    for key, kind in fields.items():
+        if key in document and not isinstance(document[key], kind):
             raise DataError(f"'{key}' is no {kind.__name__}", where=where, remedy=remedy)
-    table = RangeTable(rows, **{k: held[k] for k in known if k in held and k != "warnings"})
-    for text in held.get("warnings", ()):
+    table = RangeTable(
+        rows, **{k: document[k] for k in fields if k in document and k != "warnings"}
+    )
+    for text in document.get("warnings", ()):
         table.diagnostics.warn("ranges-file", str(text))
     return table
 

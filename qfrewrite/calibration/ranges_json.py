@@ -69,12 +69,12 @@ def row_from_json(entry: Any) -> dict[str, Any]:
 
 def _stats_from_json(entry: dict[str, Any]) -> TensorStats:
     channels = _object(entry["channels"], "channels")
-    held = _object(entry["histogram"], "histogram") if "histogram" in entry else None
+    stored = _object(entry["histogram"], "histogram") if "histogram" in entry else None
     sums, size = channels.get("sum"), int(channels["size"])
     if size < 1:
         raise ValueError("'channels' has no channels")
-    bins = int(held["bins"]) if held is not None else DEFAULT_BINS
-    detail = Detail(sums is not None, held is not None, bins)
+    bins = int(stored["bins"]) if stored is not None else DEFAULT_BINS
+    detail = Detail(sums is not None, stored is not None, bins)
     bounds = [
         float(s) * inf if b is None else float(b)
         for b, s in zip(entry.get("bounds", (None, None)), (-1, 1), strict=True)
@@ -91,10 +91,10 @@ def _stats_from_json(entry: dict[str, Any]) -> TensorStats:
         stats.channel_low, stats.channel_high = (
             _numbers(channels[k], size, k).astype(np.float32) for k in ("low", "high")
         )
-    if held is not None and stats.range is not None:
-        counts = _counts(held["counts"])
+    if stored is not None and stats.range is not None:
+        counts = _counts(stored["counts"])
         stats.histogram = Histogram.restore(
-            bins, stats.low, stats.high, int(held["exponent"]), int(held["zeros"]), counts
+            bins, stats.low, stats.high, int(stored["exponent"]), int(stored["zeros"]), counts
         )
     return stats
 

@@ -62,10 +62,10 @@ class Method:
     def parse(text: str) -> Method:
         """`greedy`, `percentile(99.99)`; raises UsageError."""
         match = re.fullmatch(r"\s*([a-z_]+)\s*(?:\(\s*([0-9.eE+-]+)\s*\))?\s*", text)
-        known = ", ".join(METHODS)
+        choices = ", ".join(METHODS)
         if match is None or match[1] not in METHODS:
             raise UsageError(
-                f"no such method: '{text}'", where="calibrate", remedy=f"use one of {known}"
+                f"no such method: '{text}'", where="calibrate", remedy=f"use one of {choices}"
             )
         default, least, most = _NUMBERS.get(match[1], (None, 0.0, 0.0))
         if match[2] is None:
@@ -173,10 +173,10 @@ def _bin_losses(
     clipping = ((below + above) * weight * ~point).sum(1) / 3
     if point.any():
         at, count = values.left[point], values.count[point]
-        held = np.clip(at, low, high)
-        near = (held - low) / scale
+        clipped_at = np.clip(at, low, high)
+        near = (clipped_at - low) / scale
         rounding += ((near - np.rint(near)) ** 2 * count).sum(1) * scale[:, 0] ** 2
-        clipping += ((at - held) ** 2 * count).sum(1)
+        clipping += ((at - clipped_at) ** 2 * count).sum(1)
     return rounding, clipping
 
 
@@ -226,7 +226,7 @@ class _Search:
 
 
 def _nudged(low: float, high: float) -> Range:
-    """[low, high] shifted so that zero lies on its grid of 256 codes."""
+    """[low, high] shifted so that zero lies on its grid of 256 quantized values."""
     scale = (high - low) / (_CODES - 1)
     zero = np.clip(np.rint(-low / scale), 0, _CODES - 1)
     return float(-zero * scale), float((_CODES - 1 - zero) * scale)
@@ -251,11 +251,11 @@ def _greedy(values: Distribution, value: float | None) -> Range:
     ]
     while True:
         places = [(at[0] + a, at[1] + b) for a, b in moves]
-        found = search.total(places)
-        k = int(np.argmin(found))
-        if not found[k] < best:
+        losses = search.total(places)
+        k = int(np.argmin(losses))
+        if not losses[k] < best:
             return search.range(at if best < (1 - _LEAST_GAIN) * start else (0, 0))
-        at, best = places[k], found[k]
+        at, best = places[k], losses[k]
 
 
 def _mse(values: Distribution, value: float | None) -> Range:
@@ -307,7 +307,7 @@ def _in_order(values: Distribution) -> tuple[Float64, Float64, Float64]:
 
 
 def _entropy(values: Distribution, value: float | None) -> Range:
-    """The range whose 256 codes keep the most of the distribution: least KL divergence.
+    """The range whose 256 quantized values keep the most of the distribution: least KL divergence.
 
     Both ends shrink in proportion (TensorRT's calibration, Migacz 2017, for asymmetric ranges):
     what is clipped counts at the ends, and each code spreads evenly over the bins it stands for.
@@ -325,7 +325,7 @@ def _entropy(values: Distribution, value: float | None) -> Range:
 
 
 def _divergence(values: Distribution, low: float, high: float) -> float:
-    """KL(P || Q) of the clipped distribution P and what 256 codes keep of it, Q."""
+    """KL(P || Q) of the clipped distribution P and what 256 quantized values keep of it, Q."""
     center = values.center
     inside = (center >= low) & (center <= high)
     if not inside.any():

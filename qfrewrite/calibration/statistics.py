@@ -74,22 +74,22 @@ def propagate(graph: Graph) -> dict[Tensor, Gaussian]:
 
     Reads the facts of channels, which folding leaves on a tensor.
     """
-    known: dict[Tensor, Gaussian] = {}
+    by_tensor: dict[Tensor, Gaussian] = {}
     for tensor in graph.tensors:
         normal = tensor.channels.normal
         if normal is not None and (gaussian := Gaussian(*normal)).finite:
-            known[tensor] = gaussian
+            by_tensor[tensor] = gaussian
     for op in graph.ops:
         rule = _RULES.get(op.kind)
-        if rule is None or not op.outputs or op.output in known:
+        if rule is None or not op.outputs or op.output in by_tensor:
             continue
-        operands = [known.get(t) for t in op.inputs if t is not None and not t.is_const]
+        operands = [by_tensor.get(t) for t in op.inputs if t is not None and not t.is_const]
         given = [g for g in operands if g is not None]
         if len(given) == len(operands) and given:
             made = rule(op, given)
             if made is not None and made.finite and made.mean.size == op.output.shape[-1]:
-                known[op.output] = made
-    return known
+                by_tensor[op.output] = made
+    return by_tensor
 
 
 def has_statistics(graph: Graph) -> bool:

@@ -71,7 +71,7 @@ def sweep(model: Path, sizes: str, how: str, plot: Path | None, **given: Any) ->
         t.Column("macs", "MACs", t.count),
         t.Column("ms", "int8 ms", t.figure),
         t.Column("padding", "padding", t.percent),
-        t.Column("ragged", "maps not x8", str),
+        t.Column("unaligned", "maps not x8", str),
         t.Column("top1", "top-1", t.percent),
         t.Column("top5", "top-5", t.percent),
         t.Column("error", "", str, right=False),

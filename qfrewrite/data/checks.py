@@ -1,4 +1,4 @@
-"""What is odd about calibration data, found while it streams by."""
+"""What is odd about calibration data, noticed while they stream by."""
 
 from __future__ import annotations
 
@@ -32,19 +32,19 @@ def few_samples_warning(samples: int) -> Diagnostic | None:
 
 def range_warning(name: str, low: float, high: float, *, image: bool) -> Diagnostic | None:
     """A warning where a float input's values [low, high] are not what models usually take."""
-    said = f"values of input '{name}' lie in [{low:.4g}, {high:.4g}]"
+    values = f"values of input '{name}' lie in [{low:.4g}, {high:.4g}]"
     if image and low >= 0 and _RAW_PIXELS[0] < high <= _RAW_PIXELS[1]:
         return Diagnostic(
             "warning",
             "raw-pixels",
-            f"{said} and look like raw pixels: unless the model scales them itself, "
+            f"{values} and look like raw pixels: unless the model scales them itself, "
             "scale them as in training (preprocess mobilenet for -1..1, unit for 0..1)",
         )
     if max(-low, high) > _USUAL_LIMIT:
-        text = f"{said}, far outside the usual -1..1: check that they are scaled as in training"
+        text = f"{values}, far outside the usual -1..1: check that they are scaled as in training"
         return Diagnostic("warning", "wide-inputs", text)
     if 0 < high - low < _LEAST_SPAN:
-        text = f"{said}, which is very narrow: check that they are not scaled twice"
+        text = f"{values}, which is very narrow: check that they are not scaled twice"
         return Diagnostic("warning", "narrow-inputs", text)
     return None
 
@@ -72,22 +72,22 @@ class DataChecks:
 
     def add(self, label: str, sample: dict[str, Array]) -> list[Diagnostic]:
         """Take in a sample; warnings that cannot wait for the end."""
-        said = (self._add(label, spec.name, sample[spec.name]) for spec in self._inputs)
-        return [warning for warning in said if warning]
+        warnings = (self._add(label, spec.name, sample[spec.name]) for spec in self._inputs)
+        return [warning for warning in warnings if warning]
 
     def finish(self, *, scale_known: bool = False) -> list[Diagnostic]:
         """Warnings about all the samples together.
 
         scale_known: their scale is known to be right, however unusual it looks.
         """
-        said = []
+        warnings = []
         for spec in self._inputs:
             seen = self._seen[spec.name]
-            said.append(_constant_warning(spec.name, seen))
+            warnings.append(_constant_warning(spec.name, seen))
             if spec.dtype.startswith("float") and seen.high >= seen.low and not scale_known:
                 image = len(spec.shape) == 4
-                said.append(range_warning(spec.name, seen.low, seen.high, image=image))
-        return [warning for warning in said if warning]
+                warnings.append(range_warning(spec.name, seen.low, seen.high, image=image))
+        return [warning for warning in warnings if warning]
 
     def _add(self, label: str, name: str, x: Array) -> Diagnostic | None:
         seen = self._seen[name]

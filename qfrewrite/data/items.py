@@ -222,9 +222,9 @@ def find_images(folder: Path) -> list[Path]:
         folders[:] = [] if real in seen else sorted(f for f in folders if not f.startswith("."))
         files = [] if real in seen else [f for f in files if not f.startswith(".")]
         seen.add(real)
-        found = [Path(base, f) for f in files if Path(f).suffix.lower() in IMAGE_SUFFIXES]
-        images += found
-        others += len(files) - len(found)
+        in_folder = [Path(base, f) for f in files if Path(f).suffix.lower() in IMAGE_SUFFIXES]
+        images += in_folder
+        others += len(files) - len(in_folder)
     if not images:
         what = f"no images in this folder: looked for {_suffixes()}, found {others} other files"
         remedy = "give a folder of images, a .txt list of them, an .npy or an .npz file"
@@ -250,22 +250,22 @@ def listed_images(path: Path) -> list[Path]:
     return files
 
 
-def match_names(found: Sequence[str], inputs: Sequence[InputSpec], where: str) -> dict[str, str]:
+def match_names(names: Sequence[str], inputs: Sequence[InputSpec], where: str) -> dict[str, str]:
     """Input name -> key that holds its values; a lone key serves a lone input.
 
     A key may be the input's name, or the one that the model's signature gives it. Keys that no
     input has are passed over (labels, say). Raises DataError where one is missing.
     """
-    if len(inputs) == 1 and len(found) == 1:
-        return {inputs[0].name: found[0]}
+    if len(inputs) == 1 and len(names) == 1:
+        return {inputs[0].name: names[0]}
     keys = {
-        spec.name: spec.alias if spec.name not in found and spec.alias else spec.name
+        spec.name: spec.alias if spec.name not in names and spec.alias else spec.name
         for spec in inputs
     }
-    missing = [key for key in keys.values() if key not in found]
+    missing = [key for key in keys.values() if key not in names]
     if missing:
         expected = ", ".join(f"'{spec.name}'" for spec in inputs)
-        present = ", ".join(f"'{name}'" for name in found) or "nothing"
+        present = ", ".join(f"'{name}'" for name in names) or "nothing"
         what = f"expected an array for each input ({expected}), found {present}"
         raise DataError(what, where=where, remedy="name the arrays as the model's inputs")
     return keys

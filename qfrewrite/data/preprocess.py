@@ -136,10 +136,10 @@ def stated_preprocess(model: Model) -> Preprocess | None:
     """What the metadata of a `.tflite` say of its one input; None where they say nothing."""
     from qfrewrite.formats.tflite.metadata import normalizations
 
-    found = list(normalizations(model).values())
-    if len(model.graph.inputs) != 1 or not found:
+    declared = list(normalizations(model).values())
+    if len(model.graph.inputs) != 1 or not declared:
         return None
-    return Preprocess(found[0].mean, found[0].std)
+    return Preprocess(declared[0].mean, declared[0].std)
 
 
 def chosen_preprocess(model: Model, given: Preprocess | str | None) -> Preprocess:
@@ -175,7 +175,7 @@ def image_pixels(
 
     The values are those of Pillow's open, convert and bilinear resize. Turned upright by its
     EXIF orientation; the first frame of several; alpha is dropped, not blended, as in
-    TensorFlow's and Keras' readers; of 16-bit pixels the high byte counts. The centre crop
+    the decoders of TensorFlow and Keras; of 16-bit pixels the high byte counts. The centre crop
     follows `tf.image.central_crop`. Raises DataError naming the file where it is missing,
     damaged, too large, or has pixels of no fixed range (32-bit integers and floats), and
     UsageError for another number of channels.

@@ -1,7 +1,7 @@
 """Calibration data: what users have, as a stream of samples a model can take.
 
 `open_data` understands the source, `DataSource.split` deals it into samples for calibration and
-samples held back for measuring, and `Samples` can be iterated as often as needed. Files are read
+samples held out for measuring, and `Samples` can be iterated as often as needed. Files are read
 again in every pass, so memory does not grow with the number of samples; only what comes from a
 once-only iterable is kept.
 """

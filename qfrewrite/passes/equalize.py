@@ -85,7 +85,7 @@ class _State:
     def __init__(self, channels: Channels, values: Values, groups: list[ChannelGroup]) -> None:
         self.channels, self.values = channels, values
         self.scale = np.ones(channels.count)
-        ends = [end for group in groups for end in (*group.writers, *group.readers)]
+        ends = [end for group in groups for end in (*group.producers, *group.users)]
         self._views = {end.view.op: end.view for end in ends}
         self.weights = {op: view.weights.astype(np.float64) for op, view in self._views.items()}
         self._groups = groups
@@ -94,9 +94,9 @@ class _State:
         """Scale what a group's channels hold by t [C], and the weights with them."""
         factor = np.ones(self.channels.count)
         factor[group.ids] = t
-        for end in group.writers:
+        for end in group.producers:
             self.weights[end.view.op] *= end.view.along_outputs(factor[end.ids])
-        for end in group.readers:
+        for end in group.users:
             self.weights[end.view.op] /= end.view.along_inputs(factor[end.ids])
         self.values.most *= factor
         self.scale *= factor
@@ -122,10 +122,10 @@ class _State:
         """Of what a layer writes, [O], and of what each of its weights reads, [last axis]."""
         written, read = np.ones(view.outputs), np.ones(1)
         for group in self._groups:
-            for end in group.writers:
+            for end in group.producers:
                 if end.view is view:
                     written = self.scale[end.ids]
-            for end in group.readers:
+            for end in group.users:
                 if end.view is view:
                     read = view.along_inputs(self.scale[end.ids])
         return written, read
@@ -135,7 +135,7 @@ def _balance(state: _State, group: ChannelGroup) -> Float64:
     count, ids, values = state.channels.count, group.ids, state.values
     r1, r2 = (
         np.max([measure(end, state.weights[end.view.op], count) for end in ends], axis=0)[ids]
-        for measure, ends in ((largest_written, group.writers), (largest_read, group.readers))
+        for measure, ends in ((largest_written, group.producers), (largest_read, group.users))
     )
     dead = (r1 <= 0) | (r2 <= 0)
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -151,9 +151,9 @@ def _balance(state: _State, group: ChannelGroup) -> Float64:
 def _report(rw: PassRewriter, state: _State, group: ChannelGroup) -> None:
     scale = state.scale[group.ids]
     moved = int((scale != 1).sum())
-    readers = ", ".join(end.view.op.name for end in group.readers)
+    readers = ", ".join(end.view.op.name for end in group.users)
     if moved:
-        others = len(group.writers) - 1
+        others = len(group.producers) - 1
         also = f" (and {others} layers added to it)" if others else ""
         rw.edit("equalized", group.first, f"{moved} channels{also} with {readers}")
     rw.layer(

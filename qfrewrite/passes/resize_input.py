@@ -10,7 +10,7 @@ from qfrewrite.passes._registry import Pass, register
 from qfrewrite.rewrite.resize import Resizing, images_of
 from qfrewrite.solve.context import PassRewriter
 from qfrewrite.solve.parameters import Reads
-from qfrewrite.solve.sizes import parse_size, ragged_maps
+from qfrewrite.solve.sizes import parse_size, unaligned_maps
 
 _LISTED = 5
 
@@ -58,13 +58,13 @@ def resize(rw: PassRewriter, size: tuple[int, int]) -> None:
     changed = [t.name for t in graph.outputs if resizing.changed(t)]
     if changed:
         rw.note("output-shapes", f"outputs have another shape: {', '.join(changed)}")
-    ragged = ragged_maps(graph)
-    if ragged:
-        maps = list(dict.fromkeys(f"{op.output.shape[1]}x{op.output.shape[2]}" for op in ragged))
+    unaligned = unaligned_maps(graph)
+    if unaligned:
+        maps = list(dict.fromkeys(f"{op.output.shape[1]}x{op.output.shape[2]}" for op in unaligned))
         more = ", ..." if len(maps) > _LISTED else ""
         rw.note(
             "unaligned",
-            f"{len(ragged)} layers have feature maps that are no multiples of 8: "
+            f"{len(unaligned)} layers have feature maps that are no multiples of 8: "
             f"{', '.join(maps[:_LISTED])}{more}",
         )
     rw.resized(size)

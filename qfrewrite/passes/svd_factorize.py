@@ -164,7 +164,7 @@ def _refitted(
     for i, (sample, (x,)) in enumerate(zip(rw.samples.calibration, values, strict=False)):
         y = before.run(sample)[0].reshape(-1, 1, w.shape[0])
         step = max(len(y) // _ROWS, 1)
-        moments.add(_rows(view, x)[::step], y[::step], held=is_held_out(i, first=0))
+        moments.add(_rows(view, x)[::step], y[::step], held_out=is_held_out(i, first=0))
     fitted, both = moments.refit(w[None])[0][0], moments.both
     mean_x, mean_y = both.means
     factors = factorize(fitted, _shrunk(both.about(mean_x, mean_y)[0][0], both.count))

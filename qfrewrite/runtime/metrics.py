@@ -60,7 +60,7 @@ class FidelityMeter:
     improbable: float = 0.0
     probable: int = 0
     right: int = 0
-    known: int = 0
+    labelled: int = 0
 
     def add(
         self, reference: Sequence[Array], other: Sequence[Array], label: int | None = None
@@ -76,7 +76,7 @@ class FidelityMeter:
             self.scored += 1
             self.agreed += int(first.argmax() == second.argmax())
             if label is not None:
-                self.known += 1
+                self.labelled += 1
                 self.right += int(first.argmax() == label) - int(second.argmax() == label)
             flat = first.reshape(-1).astype(np.float64)
             if flat.min() >= 0 and abs(flat.sum() - 1) < _SUMS_TO_ONE:
@@ -90,7 +90,7 @@ class FidelityMeter:
             self.agreed / self.scored if self.scored else None,
             self.samples,
             self.improbable / self.probable if self.probable == self.scored > 0 else None,
-            self.right / self.known if self.known else None,
+            self.right / self.labelled if self.labelled else None,
         )
 
 
@@ -123,7 +123,7 @@ def graph_outputs(
 def compare(reference: Outputs, other: Outputs, labels: Sequence[int] | None = None) -> Fidelity:
     """How close `other` comes to `reference`, sample by sample; labels: their classes."""
     meter = FidelityMeter()
-    known = [None] * len(reference) if labels is None else labels
-    for first, second, label in zip(reference, other, known, strict=True):
+    classes = [None] * len(reference) if labels is None else labels
+    for first, second, label in zip(reference, other, classes, strict=True):
         meter.add(first, second, label)
     return meter.result()

@@ -76,8 +76,8 @@ class Session:
         self._inputs = tuple(t.name for t in graph.inputs)
         places: list[int | str | Array] = []
         for t in wanted:
-            known = t.data if t.data is not None else t.name
-            places.append(computed.index(t) if t in computed else known)
+            value = t.data if t.data is not None else t.name
+            places.append(computed.index(t) if t in computed else value)
         self._places = places
         self._content = _bytes(probed, lower) if computed else b""
         self._runner = self._start(threads)

@@ -1,4 +1,4 @@
-"""How long models take, run in turn so that drift of the machine cancels."""
+"""How long models take, run interleaved so that drift of the machine cancels."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ class Timing:
 
     @property
     def median(self) -> float:
-        """The middle one."""
+        """The median of the rounds."""
         return float(np.median(self.seconds))
 
     def percentile(self, percent: float) -> float:
-        """That below which `percent` of the rounds lie."""
+        """The time that `percent` of the rounds do not exceed."""
         return float(np.percentile(self.seconds, percent))
 
     def ratio(self, other: Timing) -> float:
-        """The middle of the ratios to `other`, round by round."""
+        """The median over the rounds of the ratio to `other`."""
         return float(np.median(self.seconds / other.seconds))
 
 
@@ -48,18 +48,18 @@ def time_in_turn(
     Inputs are those last given to a runner (see `fed`); copying them is not timed.
     """
     calls = [_calls(runner) for runner in runners]
-    found = np.zeros((len(runners), runs))
+    seconds = np.zeros((len(runners), runs))
     order = list(range(len(runners)))
     for k in range(runs):
         for i in order:
             start = time.perf_counter()
             for _ in range(calls[i]):
                 runners[i].again()
-            found[i, k] = (time.perf_counter() - start) / calls[i]
+            seconds[i, k] = (time.perf_counter() - start) / calls[i]
         order.reverse()
         if step is not None:
             step(k + 1)
-    return [Timing(row) for row in found]
+    return [Timing(row) for row in seconds]
 
 
 def fed(runner: Runner, seed: int = 0) -> Runner:

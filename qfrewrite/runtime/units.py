@@ -20,8 +20,8 @@ from qfrewrite.runtime.session import Session
 _MOST_BYTES = 256 << 20
 
 
-class Shelf:
-    """One value of each sample, all of one shape, in a file that goes when the shelf does."""
+class SpillBuffer:
+    """One value of each sample, all of one shape, in a file that goes when the buffer does."""
 
     def __init__(self, dtype: np.dtype[Any]) -> None:
         self._shape: tuple[int, ...] | None = None
@@ -31,12 +31,12 @@ class Shelf:
         weakref.finalize(self, self._file.close)
 
     @staticmethod
-    def of(tensor: Tensor, samples: int) -> Shelf:
-        """A shelf for the float values of `tensor`."""
+    def of(tensor: Tensor, samples: int) -> SpillBuffer:
+        """A buffer for the float values of `tensor`."""
         dtype = NUMPY_DTYPES[tensor.dtype]
         if tensor.dtype == "float32" and samples * tensor.size * 4 > _MOST_BYTES:
             dtype = np.dtype("<f2")
-        return Shelf(dtype)
+        return SpillBuffer(dtype)
 
     def put(self, value: Array) -> None:
         """Add the next sample's value."""

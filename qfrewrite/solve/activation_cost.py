@@ -87,11 +87,11 @@ def costs(rw: PassRewriter, sites: Sequence[Site], *, fit: bool) -> dict[Op, Cos
     if rw.samples is not None:
         return _measured(rw, judged, fit)
     rw.notice("no-data", "no data: the cost of removing ReLU6 follows from BatchNorm statistics")
-    known = propagate(rw.graph)
+    gaussians = propagate(rw.graph)
     return {
-        s.relu6: _gaussian_cost(s, known[s.depthwise.output])
+        s.relu6: _gaussian_cost(s, gaussians[s.depthwise.output])
         for s in judged
-        if s.depthwise.output in known
+        if s.depthwise.output in gaussians
     }
 
 
@@ -101,7 +101,7 @@ def _measured(rw: PassRewriter, sites: list[Site], fit: bool) -> dict[Op, Cost]:
     label = "measuring what ReLU6 does after depthwise layers"
     for index, values in enumerate(rw.values_of(probes, label)):
         for meter, value in zip(meters, values, strict=True):
-            meter.add(value, value, held=is_held_out(index, first=3))
+            meter.add(value, value, held_out=is_held_out(index, first=3))
     return {s.relu6: m.cost(fit) for s, m in zip(sites, meters, strict=True)}
 
 
@@ -120,7 +120,7 @@ def without_activation(
     for index, (sample, values) in enumerate(
         zip(rw.samples.calibration, rw.values_of([now], label), strict=False)
     ):
-        meter.add(values[0], before.run(sample)[0], held=is_held_out(index, first=3))
+        meter.add(values[0], before.run(sample)[0], held_out=is_held_out(index, first=3))
     return meter.cost(fit)
 
 
@@ -138,23 +138,25 @@ class _Meter:
         self._kept = HeldOut(1, channels, channels, block=_BLOCK)
         self._clipped, self._seen = 0, 0
 
-    def add(self, x: Array, before: Array, *, held: bool) -> None:
+    def add(self, x: Array, before: Array, *, held_out: bool) -> None:
         """Take positions of one sample: x, and what it was before anything was changed."""
         step = max(x.size // x.shape[-1] // _ROWS, 1)
-        rows, known = (np.array(v.reshape(-1, 1, v.shape[-1])[::step]) for v in (x, before))
+        rows, clean = (np.array(v.reshape(-1, 1, v.shape[-1])[::step]) for v in (x, before))
         low, high = self._bounds
-        a = np.clip(known, low, high)
-        self._mixed.add(rows, a, held=held)
-        self._kept.add(a, a, held=held)
+        a = np.clip(clean, low, high)
+        self._mixed.add(rows, a, held_out=held_out)
+        self._kept.add(a, a, held_out=held_out)
         self._clipped += int(np.count_nonzero((rows < low) | (rows > high)))
         self._seen += rows.size
 
     def cost(self, fit: bool) -> Cost:
         """What doing without the activation costs, of all that was added."""
-        fitted, held = self._mixed.parts
+        fitted, held_out = self._mixed.parts
         w, both = self._weights, self._mixed.both
         # The error on held-out rows; where there are none, on all.
-        judge, kept = (held, self._kept.parts[1]) if held.count else (both, self._kept.parts[0])
+        judge, kept = (
+            (held_out, self._kept.parts[1]) if held_out.count else (both, self._kept.parts[0])
+        )
         xx, ax = (m[0] for m in judge.about(*judge.means))
         aa = kept.about(*kept.means)[0][0]
         signal = float(((w @ aa) * w).sum())
@@ -163,9 +165,9 @@ class _Meter:
             return signal - 2 * float(((w @ ax) * of).sum()) + float(((of @ xx) * of).sum())
 
         best = w
-        if fit and self._clipped and fitted.count and held.count:
-            found = refit(_at_output(fitted, w), _at_output(held, w), w[None])[0][0]
-            best = min(w, found, key=noise)
+        if fit and self._clipped and fitted.count and held_out.count:
+            fitted_w = refit(_at_output(fitted, w), _at_output(held_out, w), w[None])[0][0]
+            best = min(w, fitted_w, key=noise)
         mean_x, mean_a = (m[0] for m in both.means)
         bias = self._bias + w @ mean_a - best @ mean_x
         return Cost(

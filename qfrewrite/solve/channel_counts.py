@@ -19,7 +19,7 @@ Spreads = Mapping[Op, tuple[Float64, Float64]]
 
 # What a layer loses where a count of channels is no whole number of blocks: measured on XNNPACK,
 # benchmarks/geometry.py.
-_RAGGED = 0.05
+_UNALIGNED = 0.05
 
 
 @dataclass
@@ -62,7 +62,7 @@ def rounded_up(channels: Channels, multiple: int, *, force: bool) -> Plan:
 def _without_costly(plan: Plan) -> None:
     """Drop paddings, the largest first, that raise the time kernels in blocks will take.
 
-    Such a kernel computes whole blocks anyway, so rounding one layer is free; but a reader of a
+    Such a kernel computes whole blocks anyway, so rounding one layer is free; but a user of a
     join may get more blocks than before.
     """
     layers = {op: _ends(plan.channels, op) for op in plan.channels.graph.ops_of(*LINEAR)}
@@ -121,15 +121,15 @@ def _time(plan: Plan, op: Op, ends: tuple[Ids, Ids]) -> float:
     """Multiply-accumulates in whole blocks, and the loss where blocks are not filled."""
     m = plan.multiple
     inputs, outputs = (plan.width(ids) for ids in ends)
-    blocks, ragged = -(-outputs // m), int(outputs % m > 0)
+    blocks, unaligned = -(-outputs // m), int(outputs % m > 0)
     if op.kind != "DEPTHWISE_CONV_2D":
         blocks *= -(-inputs // m) * m
-        ragged += int(inputs % m > 0)
+        unaligned += int(inputs % m > 0)
     taps = op.operand(linear_ports(op).weights).size / max(ends[1].size * (ends[0].size or 1), 1)
     if op.kind == "DEPTHWISE_CONV_2D":
         taps *= ends[0].size
     places = op.output.size / max(op.output.shape[-1], 1)
-    return places * taps * blocks * m * (1 + _RAGGED * ragged)
+    return places * taps * blocks * m * (1 + _UNALIGNED * unaligned)
 
 
 def rounded_down(rw: PassRewriter, channels: Channels, multiple: int) -> Plan:
@@ -148,7 +148,7 @@ def rounded_down(rw: PassRewriter, channels: Channels, multiple: int) -> Plan:
 
 
 def _importance(channels: Channels, moments: Spreads) -> Float64:
-    """For each class: what its weights (with data: its values' variance) put into its readers."""
+    """For each class: what its weights (with data: its values' variance) put into its users."""
     made, read = np.zeros(channels.count), np.zeros(channels.count)
     for view in linear_views(channels.graph):
         source, result = _ends(channels, view.op)
@@ -183,5 +183,5 @@ def _read_moments(rw: PassRewriter, channels: Channels) -> Spreads:
         return {}
     views = linear_views(channels.graph, "CONV_2D", "FULLY_CONNECTED")
     layers = [view.op for view in views if not view.x.is_input]
-    found = channel_moments(rw, [op.operand(0) for op in layers], "weighing channels")
-    return {op: found[op.operand(0)] for op in layers}
+    moments = channel_moments(rw, [op.operand(0) for op in layers], "weighing channels")
+    return {op: moments[op.operand(0)] for op in layers}

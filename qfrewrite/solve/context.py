@@ -25,7 +25,7 @@ _IMAGINED_ASIDE = 32
 # Of large images fewer are drawn: as many values, and no less than a few images.
 _IMAGINED_VALUES, _IMAGINED_LEAST = 1 << 27, 4
 
-# Runs a list of passes for a pass, and gives the ranges they found; see `PassRewriter.run_nested`.
+# Runs a list of passes for a pass, and gives the ranges they chose; see `PassRewriter.run_nested`.
 Nested = Callable[["str", Graph, "PassContext", Log, bool, "str | None"], "RangeTable | None"]
 # Called with a label and a total, gives a function to call with the number done.
 Progress = Callable[[str, int | None], Callable[[int], None]]
@@ -127,7 +127,7 @@ class PassContext:
 
 
 class PassRewriter(Rewriter):
-    """The rewriter of a pass: edits and log, the run's context, and what the pass found.
+    """The rewriter of a pass: edits and log, the run's context, and what the pass measured.
 
     main: whether `graph` is the model's main graph, not the body of a loop or a branch.
     signature: the name of the signature that `graph` computes, where it is another entry point.
@@ -146,7 +146,7 @@ class PassRewriter(Rewriter):
         self.context = context
         self.main = main
         self.signature = signature
-        # What the pass found; the runner puts it into the report.
+        # What the pass measured; the runner puts it into the report.
         self.ranges: RangeTable | None = None
         self.size: tuple[int, int] | None = None
 

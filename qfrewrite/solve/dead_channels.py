@@ -18,15 +18,15 @@ from qfrewrite.solve.context import PassRewriter
 
 def fold_and_absorb(rw: PassRewriter, op: Op, tol: float = DEAD_VARIANCE) -> int:
     """Fold the BatchNorm behind the linear `op`; absorb, and count, what it shows dead."""
-    reader = sole_user(op.output)
-    if not isinstance(reader, Op) or reader.kind != "BATCH_NORM":
+    user = sole_user(op.output)
+    if not isinstance(user, Op) or user.kind != "BATCH_NORM":
         return 0
     if isinstance(LinearView.of(op), NoMatch):
         return 0
-    channels = dead_by_batch_norm(reader, tol)
-    folded = fold_batch_norm(rw, reader)
+    channels = dead_by_batch_norm(user, tol)
+    folded = fold_batch_norm(rw, user)
     if isinstance(folded, NoMatch):
-        rw.skip(reader, folded)
+        rw.skip(user, folded)
         return 0
     view = LinearView.of(op)
     if channels is None or isinstance(view, NoMatch):

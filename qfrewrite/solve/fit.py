@@ -90,23 +90,23 @@ class HeldOut:
         self._waiting: tuple[list[tuple[Array, Array]], ...] = ([], [])
         self._block = block
 
-    def add(self, x: Array, y: Array, *, held: bool) -> None:
+    def add(self, x: Array, y: Array, *, held_out: bool) -> None:
         """Take rows of inputs [N, G, K] and of outputs [N, G, M]."""
-        self._waiting[held].append((x, y))
-        if sum(len(rows) for rows, _ in self._waiting[held]) >= self._block:
-            self._flush(held)
+        self._waiting[held_out].append((x, y))
+        if sum(len(rows) for rows, _ in self._waiting[held_out]) >= self._block:
+            self._flush(held_out)
 
-    def _flush(self, held: int) -> None:
-        if self._waiting[held]:
-            x, y = (np.concatenate(rows) for rows in zip(*self._waiting[held], strict=True))
-            self._waiting[held].clear()
-            self._parts[held].add(x, y)
+    def _flush(self, held_out: int) -> None:
+        if self._waiting[held_out]:
+            x, y = (np.concatenate(rows) for rows in zip(*self._waiting[held_out], strict=True))
+            self._waiting[held_out].clear()
+            self._parts[held_out].add(x, y)
 
     @property
     def parts(self) -> tuple[Moments, Moments]:
         """The moments of the rows fitted on, and of those held out."""
-        for held in (0, 1):
-            self._flush(held)
+        for held_out in (0, 1):
+            self._flush(held_out)
         fit, judge = self._parts
         return fit, judge
 
@@ -127,15 +127,15 @@ def is_held_out(index: int, *, first: int) -> bool:
     return index % HELD_EVERY == first
 
 
-def refit(fit: Moments, held: Moments, w: Float64) -> tuple[Float64, float]:
+def refit(fit: Moments, held_out: Moments, w: Float64) -> tuple[Float64, float]:
     """Weights [G, M, K] that reproduce the outputs better, and the ridge strength taken.
 
-    Ridge regression towards w; its strength is the one of the smallest error on `held`, rows that
-    were not fitted on.
+    Ridge regression towards w; its strength is the one of the smallest error on
+    `held_out`, rows that were not fitted on.
     """
     mx, my = fit.means
     h, c = fit.about(mx, my)
-    hv, cv = held.about(mx, my)
+    hv, cv = held_out.about(mx, my)
     values, vectors = np.linalg.eigh(h)
     values = np.maximum(values, 0.0)
     power = np.trace(h, axis1=1, axis2=2)[:, None] / h.shape[1]

@@ -34,7 +34,7 @@ def guess_ranges(
 
     graph, names = rw.graph, dict(zip(tensors, row_names(tensors), strict=True))
     gaussians = {t: g for t, g in propagate(graph).items() if t in names}
-    known = {
+    by_name = {
         names[t]: RangeRow(
             names[t],
             _around_zero(g.range()),
@@ -44,16 +44,16 @@ def guess_ranges(
         for t, g in gaussians.items()
     }
     rest = [t for t in tensors if t not in gaussians]
-    text = f"no data: ranges of {len(known)} tensors from BatchNorm statistics"
+    text = f"no data: ranges of {len(by_name)} tensors from BatchNorm statistics"
     if rest:
         imagined = rw.context.imagine(graph)
-        known |= _synthetic_rows(rw, rest, choice, details, imagined)
+        by_name |= _synthetic_rows(rw, rest, choice, details, imagined)
         made_up = "procedural images" if imagined is not None else "synthetic inputs in [-1, 1]"
         text += f", of {len(rest)} from {made_up}"
         text += taken_sizes(graph)
     option = "--data" if rw.signature is None else f"--data {rw.signature}=PATH"
     rw.notice("no-data", text, remedy=f"give {option} for ranges that fit your inputs")
-    rows = {name: known[name] for name in names.values()}
+    rows = {name: by_name[name] for name in names.values()}
     return RangeTable(rows, graph.name, "no data", 0, graph_fingerprint(graph))
 
 
@@ -94,5 +94,5 @@ def _synthetic_rows(
     return {names[renamed[row.name]]: replace(row, name=names[renamed[row.name]]) for row in table}
 
 
-def _around_zero(known: tuple[float, float]) -> tuple[float, float]:
-    return min(known[0], 0.0), max(known[1], 0.0)
+def _around_zero(range_: tuple[float, float]) -> tuple[float, float]:
+    return min(range_[0], 0.0), max(range_[1], 0.0)

@@ -104,18 +104,18 @@ def _is_score(graph: Graph, tensor: Tensor) -> bool:
     if tensor.is_output:
         return tensor.size > 1
     return any(
-        _is_score(graph, reader.op.output)
-        if facets(reader.op).reshapes
-        else facets(reader.op).scores and _ends(graph, reader.op.output)
-        for reader in tensor.users
-        if reader.op.outputs
+        _is_score(graph, user.op.output)
+        if facets(user.op).reshapes
+        else facets(user.op).scores and _ends(graph, user.op.output)
+        for user in tensor.users
+        if user.op.outputs
     )
 
 
 def _ends(graph: Graph, tensor: Tensor) -> bool:
     """Whether a tensor is a graph output, as it is or reshaped."""
     return tensor.is_output or any(
-        facets(reader.op).reshapes and _ends(graph, reader.op.output) for reader in tensor.users
+        facets(user.op).reshapes and _ends(graph, user.op.output) for user in tensor.users
     )
 
 
@@ -146,10 +146,9 @@ def _keeps_all(graph: Graph, tensor: Tensor) -> bool:
     """
     if tensor.is_input or tensor.is_output:
         return True
-    readers = [reader.op for reader in tensor.users]
-    return bool(readers) and all(
-        facets(op).scores or (facets(op).reshapes and _keeps_all(graph, op.output))
-        for op in readers
+    users = [user.op for user in tensor.users]
+    return bool(users) and all(
+        facets(op).scores or (facets(op).reshapes and _keeps_all(graph, op.output)) for op in users
     )
 
 
@@ -193,7 +192,7 @@ def _interrupted(
 
 
 def _check_inputs(graph: Graph, table: RangeTable) -> None:
-    """Raise DataError where an input never held a finite value: nothing can be known of it."""
+    """Raise DataError where an input never had a finite value: no range follows from it."""
     for tensor in graph.inputs:
         row = table.rows.get(tensor.name)
         stats = row.stats if row is not None else None

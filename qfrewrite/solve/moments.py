@@ -51,11 +51,11 @@ def channel_extremes(
 
     inf and -inf where nothing was seen.
     """
-    found = {t: (np.full(t.shape[-1], np.inf), np.full(t.shape[-1], -np.inf)) for t in tensors}
+    extremes = {t: (np.full(t.shape[-1], np.inf), np.full(t.shape[-1], -np.inf)) for t in tensors}
     for tensor, flat in _rows(rw, tensors, label):
-        low, high = found[tensor]
-        found[tensor] = np.minimum(low, flat.min(0)), np.maximum(high, flat.max(0))
-    return found
+        low, high = extremes[tensor]
+        extremes[tensor] = np.minimum(low, flat.min(0)), np.maximum(high, flat.max(0))
+    return extremes
 
 
 def _rows(

@@ -43,7 +43,7 @@ def relay(
 class Costs:
     """What a pass that changes the geometry of a graph does to what inference takes.
 
-    Latency is that of plain int8 models of before and after, in turn, on one thread.
+    Latency is that of plain int8 models of before and after, interleaved, on one thread.
     """
 
     def __init__(self, rw: PassRewriter) -> None:

@@ -23,7 +23,7 @@ Float64 = npt.NDArray[np.float64]
 Bool = npt.NDArray[np.bool_]
 
 # How near to 6 the largest value of a channel may come, after scaling and before: what no sample
-# showed must not clip either. Measured on images held back: wider, the function is not kept.
+# showed must not clip either. Measured on images held out: wider, the function is not kept.
 MARGIN, NEAR = 0.6, 0.65
 # How far activations reach where no data say it, in standard deviations.
 REACH = 6.0
@@ -42,13 +42,13 @@ class End:
 class ChannelGroup:
     """Classes of channels that are balanced at once, those that one layer writes first.
 
-    ids: [C]; writers, readers: the layers whose weights are scaled.
+    ids: [C]; producers, users: the layers whose weights are scaled.
     """
 
     first: Op
     ids: Ids
-    writers: list[End]
-    readers: list[End]
+    producers: list[End]
+    users: list[End]
 
 
 @dataclass
@@ -92,8 +92,8 @@ def channel_groups(rw: PassRewriter, channels: Channels) -> list[ChannelGroup]:
     views = {op: LinearView.of(op) for op in rw.graph.ops_of(*LINEAR)}
     made = {op: ids for op in views if (ids := channels.of(op.output)) is not None}
     fitting = {op: view for op, view in views.items() if isinstance(view, LinearView)}
-    writers = [End(view, made[op]) for op, view in fitting.items() if op in made]
-    readers = [End(view, _tiled(channels, view)) for view in fitting.values()]
+    producers = [End(view, made[op]) for op, view in fitting.items() if op in made]
+    users = [End(view, _tiled(channels, view)) for view in fitting.values()]
     groups, taken = [], np.zeros(channels.count, np.bool_)
     for op, written_ids in made.items():
         why = channels.movable(written_ids)
@@ -104,9 +104,9 @@ def channel_groups(rw: PassRewriter, channels: Channels) -> list[ChannelGroup]:
         ids = np.unique(ids)
         inside = np.zeros(channels.count, np.bool_)
         inside[ids] = True
-        read = [r for r in readers if r.ids.size and inside[r.ids].any()]
+        read = [r for r in users if r.ids.size and inside[r.ids].any()]
         if ids.size and read:
-            written = [w for w in writers if inside[w.ids].any()]
+            written = [w for w in producers if inside[w.ids].any()]
             groups.append(ChannelGroup(op, ids, written, read))
     return groups
 
@@ -135,9 +135,9 @@ def largest_read(end: End, w: Float64, count: int) -> Float64:
 
 
 def _by_class(ids: Ids, values: Float64, count: int) -> Float64:
-    found = np.zeros(count)
-    np.maximum.at(found, ids, values / max(values.max(initial=0.0), 1e-30))
-    return found
+    largest = np.zeros(count)
+    np.maximum.at(largest, ids, values / max(values.max(initial=0.0), 1e-30))
+    return largest
 
 
 def look(rw: PassRewriter, channels: Channels) -> Values:
@@ -145,8 +145,8 @@ def look(rw: PassRewriter, channels: Channels) -> Values:
     most, limited = np.zeros(channels.count), np.zeros(channels.count, np.bool_)
     tensors = [(t, ids) for t in _activations(rw.graph) if (ids := channels.of(t)) is not None]
     for tensor, ids in tensors:
-        maker = tensor.producer
-        if maker is not None and maker.kind == "RELU6":
+        producer = tensor.producer
+        if producer is not None and producer.kind == "RELU6":
             limited[ids] = True
     if rw.main and rw.samples is not None:
         seen = channel_extremes(rw, [t for t, _ in tensors], "looking at activations")
@@ -154,19 +154,19 @@ def look(rw: PassRewriter, channels: Channels) -> Values:
             low, high = seen[tensor]
             np.maximum.at(most, ids, np.maximum(-low, high))
     else:
-        known = propagate(rw.graph)
+        gaussians = propagate(rw.graph)
         for tensor, ids in tensors:
-            np.maximum.at(most, ids, _guessed(tensor, known, limited[ids]))
+            np.maximum.at(most, ids, _guessed(tensor, gaussians, limited[ids]))
     return Values(most, limited, limited & (most >= NEAR * 6.0))
 
 
-def _guessed(tensor: Tensor, known: dict[Tensor, Any], limited: Bool) -> Array:
+def _guessed(tensor: Tensor, gaussians: dict[Tensor, Any], limited: Bool) -> Array:
     """What the values before the activation may reach, by BatchNorm statistics."""
-    maker = tensor.producer
+    producer = tensor.producer
     before = tensor
-    if maker is not None and maker.kind in _RELUS:
-        before = maker.operand(0)
-    stats = known.get(before)
+    if producer is not None and producer.kind in _RELUS:
+        before = producer.operand(0)
+    stats = gaussians.get(before)
     if stats is None:
         return np.where(limited, 6.0, 0.0)
     reach: Array = np.maximum(stats.mean + REACH * stats.std, 0.0)
@@ -175,10 +175,10 @@ def _guessed(tensor: Tensor, known: dict[Tensor, Any], limited: Bool) -> Array:
 
 def _activations(graph: Graph) -> list[Tensor]:
     """What layers and sums give, behind their RELU where they have one."""
-    found = []
+    activations = []
     for op in graph.ops_of(*LINEAR, "ADD", "SUB", *_RELUS):
-        readers = op.output.users
-        clipped = len(readers) == 1 and readers[0].op.kind in _RELUS
+        users = op.output.users
+        clipped = len(users) == 1 and users[0].op.kind in _RELUS
         if op.output.dtype == "float32" and not clipped:
-            found.append(op.output)
-    return found
+            activations.append(op.output)
+    return activations

@@ -1,9 +1,10 @@
 """The sequential procedure: each layer fitted to inputs from the layers quantized before it.
 
-Two lanes run side by side, op by op: the float network, and the quantized one as far as it is
-done. A linear layer's weights are refitted so that from the quantized lane's inputs they reproduce
-the float lane's outputs, then rounded; then the range of its output is chosen, and the quantized
-lane goes on with it. (Frantar et al. 2022, arXiv:2210.17323; Nagel et al. 2020, arXiv:2004.10568.)
+Two paths are computed side by side, op by op: the float network, and the quantized one as far as
+it is done. A linear layer's weights are refitted so that from the quantized path's inputs they
+reproduce the float path's outputs, then rounded; then the range of its output is chosen, and the
+quantized path goes on with it. (Frantar et al. 2022, arXiv:2210.17323; Nagel et al. 2020,
+arXiv:2004.10568.)
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from qfrewrite.rewrite.layers import (
     ungrouped,
 )
 from qfrewrite.rewrite.linear import LinearView
-from qfrewrite.runtime.units import Shelf, Unit, units
+from qfrewrite.runtime.units import SpillBuffer, Unit, units
 from qfrewrite.solve.fit import HELD_EVERY, STRENGTHS, HeldOut, output_error, round_weights
 
 # Rows that a layer is fitted on, over all samples, and how many are added at once.
@@ -67,7 +68,7 @@ class FittedLayer:
 
 @dataclass
 class Solution:
-    """What was found: weights by op, scale and zero point by tensor."""
+    """The result: weights by op, scale and zero point by tensor."""
 
     layers: dict[Op, FittedLayer] = field(default_factory=dict)
     quants: dict[Tensor, Quant] = field(default_factory=dict)
@@ -86,23 +87,23 @@ class Sequential:
     ) -> None:
         self.graph, self.groups, self.settings = graph, groups, settings
         self.solution = Solution()
-        self._float: dict[Tensor, Shelf] = {}
-        self._coded: dict[Tensor, Shelf] = {}
+        self._float: dict[Tensor, SpillBuffer] = {}
+        self._coded: dict[Tensor, SpillBuffer] = {}
         self.count = self._take_inputs(islice(samples, most), most)
         rng = np.random.default_rng(settings.seed)
-        self._held = {int(i) for i in rng.permutation(self.count)[: self.count // HELD_EVERY]}
+        self._held_out = {int(i) for i in rng.permutation(self.count)[: self.count // HELD_EVERY]}
 
     def solve(self, step: Callable[[int], None]) -> Solution:
         """Everything, op by op; `step` is told how many ops are done."""
-        readers = {t: len(t.users) for t in self.graph.tensors}
+        users_left = {t: len(t.users) for t in self.graph.tensors}
         for done, unit in enumerate(units(self.graph), 1):
             if all(t in self._float for t in unit.operands):
                 self._one(unit)
             for op in (unit.op, *((unit.activation,) if unit.activation else ())):
                 for tensor in op.inputs:
                     if tensor is not None:
-                        readers[tensor] -= 1
-                        if not readers[tensor]:
+                        users_left[tensor] -= 1
+                        if not users_left[tensor]:
                             self._drop(tensor)
             step(done)
         for tensor in list(self._float):
@@ -112,9 +113,9 @@ class Sequential:
     # -- values ----------------------------------------------------------------------------
 
     def _take_inputs(self, samples: Iterable[dict[str, Array]], most: int) -> int:
-        """Put the samples on shelves and choose the inputs' ranges; returns how many there are."""
+        """Store the samples and choose the ranges of the inputs; returns how many there are."""
         inputs, count = self.graph.inputs, 0
-        self._float.update((t, Shelf.of(t, most)) for t in inputs)
+        self._float.update((t, SpillBuffer.of(t, most)) for t in inputs)
         ends = {t: [np.inf, -np.inf] for t in inputs}
         for sample in samples:
             count += 1
@@ -147,28 +148,28 @@ class Sequential:
         if quant is not None:
             self.solution.quants[tensor] = quant
 
-    def _code(self, tensor: Tensor, values: Shelf) -> None:
+    def _code(self, tensor: Tensor, values: SpillBuffer) -> None:
         """Keep the codes of a tensor whose real values lie in `values`."""
         quant = self.solution.quants.get(tensor)
         dtype = np.dtype(self.settings.dtype)
         if quant is None:
             self._coded[tensor] = values
             return
-        shelf = self._coded[tensor] = Shelf(dtype)
+        buffer = self._coded[tensor] = SpillBuffer(dtype)
         for i in range(self.count):
-            shelf.put(quantize(values.get(i), quant, self.settings.dtype))
+            buffer.put(quantize(values.get(i), quant, self.settings.dtype))
 
     def _real(self, tensor: Tensor, index: int) -> Array:
-        """What the quantized lane holds of one sample."""
+        """What the quantized path holds of one sample."""
         value = self._coded.get(tensor, self._float[tensor]).get(index)
         quant = self.solution.quants.get(tensor)
         coded = quant is not None and value.dtype.kind != "f"
         return dequantize(value, quant) if coded and quant is not None else value
 
     def _drop(self, tensor: Tensor) -> None:
-        shelves = {s for s in (self._float.pop(tensor, None), self._coded.pop(tensor, None)) if s}
-        for shelf in shelves:
-            shelf.close()
+        buffers = {s for s in (self._float.pop(tensor, None), self._coded.pop(tensor, None)) if s}
+        for buffer in buffers:
+            buffer.close()
 
     # -- one op ----------------------------------------------------------------------------
 
@@ -178,49 +179,49 @@ class Sequential:
         fit = None
         if quantized and isinstance(view, LinearView):
             fit = _Fit(view, self.settings, self.count)
-        layer = self._float_lane(unit, fit)
+        layer = self._float_path(unit, fit)
         if layer is not None:
             self.solution.layers[unit.op] = layer
-        self._quantized_lane(unit, layer)
+        self._quantized_path(unit, layer)
 
-    def _float_lane(self, unit: Unit, fit: _Fit | None) -> FittedLayer | None:
+    def _float_path(self, unit: Unit, fit: _Fit | None) -> FittedLayer | None:
         """Compute the unit in float; returns what its layer was fitted to."""
         before, results = unit.op.output, unit.results
         session = unit.session([before, *results], threads=self.settings.threads)
-        shelves = [Shelf.of(t, self.count) for t in results]
+        buffers = [SpillBuffer.of(t, self.count) for t in results]
         for i in range(self.count):
             sample = {t.name: self._float[t].get(i) for t in unit.operands}
             y, *values = session.run(sample)
             if fit is not None:
-                fit.add(self._real(fit.view.x, i), y, held=i in self._held)
-            for shelf, value in zip(shelves, values, strict=True):
-                shelf.put(value)
-        self._float.update(zip(results, shelves, strict=True))
+                fit.add(self._real(fit.view.x, i), y, held_out=i in self._held_out)
+            for buffer, value in zip(buffers, values, strict=True):
+                buffer.put(value)
+        self._float.update(zip(results, buffers, strict=True))
         return fit.layer() if fit is not None else None
 
-    def _quantized_lane(self, unit: Unit, layer: FittedLayer | None) -> None:
+    def _quantized_path(self, unit: Unit, layer: FittedLayer | None) -> None:
         session = unit.session(
             unit.results,
             threads=self.settings.threads,
             weights=layer.weights if layer is not None else None,
             bias=layer.bias if layer is not None else None,
         )
-        shelves = [Shelf.of(t, self.count) for t in unit.results]
+        buffers = [SpillBuffer.of(t, self.count) for t in unit.results]
         ends = [[np.inf, -np.inf] for _ in unit.results]
         for i in range(self.count):
             values = session.run({t.name: self._real(t, i) for t in unit.operands})
-            for shelf, end, value in zip(shelves, ends, values, strict=True):
-                shelf.put(value)
+            for buffer, end, value in zip(buffers, ends, values, strict=True):
+                buffer.put(value)
                 if value.size and value.dtype.kind == "f":
                     end[0] = min(end[0], float(value.min()))
                     end[1] = max(end[1], float(value.max()))
-        for tensor, shelf, end in zip(unit.results, shelves, ends, strict=True):
+        for tensor, buffer, end in zip(unit.results, buffers, ends, strict=True):
             # Also of an op that stays float: whoever reads it need not.
             if tensor.dtype == "float32":
                 self._choose(tensor, (end[0], end[1]))
-            self._code(tensor, shelf)
-            if self._coded[tensor] is not shelf:
-                shelf.close()
+            self._code(tensor, buffer)
+            if self._coded[tensor] is not buffer:
+                buffer.close()
 
 
 class _Fit:
@@ -235,11 +236,11 @@ class _Fit:
         # Fewer levels lie on the grid of 8 bits, so many of its steps apart.
         self.apart = 127 // settings.levels
 
-    def add(self, x: Array, y: Array, *, held: bool) -> None:
+    def add(self, x: Array, y: Array, *, held_out: bool) -> None:
         """Take one sample: the layer's quantized input, and its output in float."""
         at = positions(self.view, self.rows, self.rng)
         outputs = grouped_outputs(self.view, y.reshape(-1, y.shape[-1])[at])
-        self.moments.add(columns(self.view, x, at), outputs, held=held)
+        self.moments.add(columns(self.view, x, at), outputs, held_out=held_out)
 
     def layer(self) -> FittedLayer:
         """The fitted layer."""
@@ -317,7 +318,7 @@ def _joined(group: Group) -> bool:
     """Whether several ops that compute (not move) values share the group's scale."""
     sources = 0
     for tensor in group.members:
-        maker = tensor.producer
-        spec = spec_of(maker) if maker is not None else None
+        producer = tensor.producer
+        spec = spec_of(producer) if producer is not None else None
         sources += spec is None or not spec.same_scale
     return sources > 1

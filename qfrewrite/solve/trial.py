@@ -30,8 +30,8 @@ class Trials:
     def sqnr(self, edit: Callable[[PassRewriter, dict[Op, Op]], None]) -> float:
         """With `edit` made to a copy; it gets the copy's rewriter and the map to its ops."""
         copy, twins = self._copy()
-        makers = ((op, twins[op.outputs[0]].producer) for op in self._rw.graph.ops)
-        ops = {op: twin for op, twin in makers if twin is not None}
+        producers = ((op, twins[op.outputs[0]].producer) for op in self._rw.graph.ops)
+        ops = {op: twin for op, twin in producers if twin is not None}
         edit(PassRewriter(copy, self._rw.context), ops)
         return compare(self._reference, self._outputs(copy)).sqnr_db
 
@@ -56,7 +56,9 @@ class Trials:
 
 def _scores(output: Tensor) -> Tensor:
     """What a final SOFTMAX or its like reads, else the output: behind it differences are hidden."""
-    maker = output.producer
-    while maker is not None and (facets(maker).reshapes or maker.kind == "IDENTITY"):
-        maker = maker.operand(0).producer
-    return maker.operand(0) if maker and facets(maker).scores == "probabilities" else output
+    producer = output.producer
+    while producer is not None and (facets(producer).reshapes or producer.kind == "IDENTITY"):
+        producer = producer.operand(0).producer
+    return (
+        producer.operand(0) if producer and facets(producer).scores == "probabilities" else output
+    )

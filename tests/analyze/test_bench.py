@@ -119,8 +119,8 @@ def test_a_sweep_gives_cost_and_latency_of_every_size() -> None:
     assert work[1] == pytest.approx(4 * work[0], rel=0.1)
     assert all(p.ms is not None and p.ms > 0 for p in points)
     assert [p.padding == 0 for p in points] == [False, False, True]
-    assert points[2].ragged == 0
-    assert (points[0].ragged or 0) > 0
+    assert points[2].unaligned == 0
+    assert (points[0].unaligned or 0) > 0
 
 
 def test_sizes_that_do_not_work_say_why() -> None:

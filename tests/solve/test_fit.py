@@ -61,7 +61,7 @@ def test_a_refit_undoes_what_a_distorted_input_costs() -> None:
 
 
 def test_too_few_rows_leave_the_weights_alone() -> None:
-    """Noise in place of a relation: held-back rows show that the fit is worse than none."""
+    """Noise in place of a relation: held-out rows show that the fit is worse than none."""
     rng = np.random.default_rng(0)
     x, w, y = rows(300, 1, 3, 40, 5)
     noisy = (y + rng.normal(size=y.shape) * 30).astype("f4")
@@ -97,7 +97,7 @@ def test_held_out_rows_are_apart_and_every_row_counts(block: int) -> None:
     split = HeldOut(2, 3, 4, block=block)
     for at in range(6):
         part = slice(10 * at, 10 * at + 10)
-        split.add(x[part], y[part], held=is_held_out(at, first=3))
+        split.add(x[part], y[part], held_out=is_held_out(at, first=3))
     fit, held = split.parts
     assert (fit.count, held.count, split.both.count) == (50, 10, 60)
     np.testing.assert_allclose(held.means[0], x[30:40].mean(0), rtol=1e-4, atol=1e-5)
@@ -107,9 +107,9 @@ def test_held_out_rows_are_apart_and_every_row_counts(block: int) -> None:
 def test_a_fit_without_held_out_rows_keeps_the_weights() -> None:
     x, w, y = rows(20, 1, 2, 3, 1)
     split = HeldOut(1, 2, 3)
-    split.add(x, 2 * y, held=False)
+    split.add(x, 2 * y, held_out=False)
     assert split.refit(w)[0] is w
-    split.add(x, 2 * y, held=True)
+    split.add(x, 2 * y, held_out=True)
     np.testing.assert_allclose(split.refit(w)[0], 2 * w, atol=0.05)
 
 
