@@ -23,11 +23,11 @@ from qfrewrite.formats.graphdef.values import (
     common_perm,
     fake_quant_attrs,
     identity_perm,
+    is_known,
     moves_units_only,
     transposition,
 )
-from qfrewrite.ir import NUMPY_DTYPES, Array, Graph, Op, Tensor
-from qfrewrite.ir.dtypes import dtype_name
+from qfrewrite.ir import NUMPY_DTYPES, Array, Graph, Op, Tensor, constant
 from qfrewrite.ops import require_spec
 from qfrewrite.ops.spec import computed, inferred, output_types
 
@@ -51,17 +51,18 @@ class Run(Protocol):
 
 @dataclass(eq=False)
 class Program:
-    """What all graphs that are made of one file share.
-
-    library: its functions. run: how they are read. bodies: the subgraphs made of them, which ops
-    name by their number (the main graph is number 0). calls: the functions that are being read.
-    """
+    """What all graphs that are made of one file share."""
 
     library: Library
+    """The functions of the file."""
     run: Run
+    """How a function is read."""
     bodies: list[Graph] = field(default_factory=list)
+    """The subgraphs made of functions. Ops name them by number; the main graph is number 0."""
     calls: CallStack = field(default_factory=CallStack)
+    """The functions that are being read."""
     diagnostics: Diagnostics = field(default_factory=Diagnostics)
+    """What the user must know about the reading."""
 
 
 class Importer:
@@ -108,36 +109,37 @@ class Importer:
         """Append an op and return its outputs; compute it instead where `fold` allows it."""
         dtype = dtype or _result_type(kind, inputs)
         draft = Op(kind, tuple(inputs), (Tensor(name, (), dtype),), attrs, name=name)
-        spec = require_spec(draft)
         shapes = inferred(draft)
         if max((prod(s) for s in shapes), default=0) > MAX_ELEMENTS:
             raise ModelFileError(f"has an output of impossible shape {[list(s) for s in shapes]}")
-        names = [name if i == 0 else f"{name}:{i}" for i in range(len(shapes))]
+        names = [f"{name}:{i}" if i else name for i in range(len(shapes))]
         types = output_types(draft, dtype, len(shapes))
-        if fold and spec.reference is not None and _foldable(inputs, shapes):
-            # The reference asks its op for the output's shape, so it gets one of its own.
-            outputs = tuple(map(Tensor, names, shapes, types))
-            op = Op(kind, tuple(inputs), outputs, attrs, name=name)
-            results = computed(op, [None if t is None else t.data for t in inputs])
-            return [
-                Tensor(n, r.shape, made, np.asarray(r))
-                for n, r, made in zip(names, results, types, strict=True)
-            ]
-        outputs = tuple(
-            Tensor(self.graph.unique_name(n), s, made)
-            for n, s, made in zip(names, shapes, types, strict=True)
+        folds = fold and require_spec(draft).reference is not None and _foldable(inputs, shapes)
+        outputs = [
+            Tensor(n if folds else self.graph.unique_name(n), shape, made)
+            for n, shape, made in zip(names, shapes, types, strict=True)
+        ]
+        op = Op(
+            kind,
+            tuple(inputs),
+            outputs,
+            attrs,
+            name=outputs[0].name,
+            meta=None if node is None else {"node": node},
         )
-        meta = None if node is None else {"node": node}
-        self.graph.add_op(Op(kind, tuple(inputs), outputs, attrs, name=outputs[0].name, meta=meta))
-        return list(outputs)
+        if not folds:
+            return list(self.graph.add_op(op).outputs)
+        results = computed(op, [None if t is None else t.data for t in inputs])
+        return [
+            Tensor(t.name, r.shape, t.dtype, np.asarray(r))
+            for t, r in zip(outputs, results, strict=True)
+        ]
 
     def laid_out(self, value: Value, perm: Perm) -> Tensor:
         """`value` as a tensor in which its axis i lies at `perm[i]`."""
         if isinstance(value, Constant):
-            order = transposition(identity_perm(len(perm)), perm)
-            return self.constant(
-                value, Layout(None if order == identity_perm(len(perm)) else order)
-            )
+            order = transposition(value.perm, perm)
+            return self.constant(value, Layout(None if order == value.perm else order))
         if value.perm == perm:
             return value.tensor
         if perm not in value.laid:
@@ -176,9 +178,8 @@ class Importer:
                 where=f"constant '{value.name}'",
                 remedy="cut the graph behind it",
             )
-        data = layout.apply(value.data)
         name = self.graph.unique_name(value.name)
-        tensor = Tensor(name, data.shape, dtype_name(data.dtype), data)
+        tensor = constant(name, layout.apply(value.data))
         if value.fake_quant is None:
             return self.graph.add_tensor(tensor)
         fake = value.fake_quant.moved(layout, value.shape)
@@ -189,12 +190,9 @@ class Importer:
         attrs = fake_quant_attrs(value.fake_quant)
         if attrs is None:
             raise UnsupportedError("is fake quantized along more than one axis")
-        plain = Tensor(name, value.shape, tensor.dtype, value.data)
-        moved = Computed(
-            self._fake_quant(plain, attrs, fake), identity_perm(len(value.shape)), name
-        )
-        order = layout.perm or moved.perm
-        out = self.laid_out(moved, transposition(order, moved.perm))
+        ranged = self._fake_quant(constant(name, value.data), attrs, fake)
+        moved = Computed(ranged, value.perm, name)
+        out = self.laid_out(moved, transposition(layout.perm or moved.perm, moved.perm))
         if layout.shape is None:
             return out
         return self.reshaped(out, layout.shape, f"{name}/reshaped")
@@ -204,14 +202,12 @@ class Importer:
 
     def ints(self, values: npt.ArrayLike, name: str) -> Tensor:
         """A constant int32 operand; values beyond int32 are taken as its bounds."""
-        # numpy makes a scalar of a clipped array of rank 0.
-        data = np.asarray(np.clip(np.asarray(values, np.int64), _INT32.min, _INT32.max), np.int32)
-        return Tensor(self.graph.unique_name(name), data.shape, "int32", data)
+        data = np.clip(np.asarray(values, np.int64), _INT32.min, _INT32.max)
+        return self.operand(data, name, "int32")
 
-    def number(self, value: float, dtype: str, name: str) -> Tensor:
-        """A constant scalar operand of element type `dtype`."""
-        data = np.array(value, NUMPY_DTYPES[dtype])
-        return Tensor(self.graph.unique_name(name), (), dtype, data)
+    def operand(self, data: npt.ArrayLike, name: str, dtype: str | None = None) -> Tensor:
+        """A constant operand; `dtype` defaults to the element type of `data`."""
+        return constant(self.graph.unique_name(name), data, dtype)
 
 
 class NodeContext:
@@ -222,13 +218,11 @@ class NodeContext:
         self.node = node
         self.inputs = tuple(inputs)
         self.name = f"{importer.prefix}{node.name}"
+        constants = [value for value in inputs if is_known(value)]
         # Shape arithmetic is done here and now.
-        self.fold = bool(inputs) and all(
-            isinstance(v, Constant) and v.fake_quant is None for v in inputs
-        )
-        self.fold = self.fold and (
-            any(isinstance(v, Constant) and v.from_shape for v in inputs)
-            or all(isinstance(v, Constant) and v.is_shape_operand for v in inputs)
+        self.fold = 0 < len(constants) == len(inputs) and (
+            any(value.from_shape for value in constants)
+            or all(value.is_shape_operand for value in constants)
         )
 
     # -- reading ---------------------------------------------------------------------------
@@ -264,15 +258,23 @@ class NodeContext:
 
     def perm(self, slot: int) -> Perm:
         """The permutation under which `slot` is stored."""
-        value = self.value(slot)
-        return value.perm if isinstance(value, Computed) else identity_perm(len(value.shape))
+        return self.value(slot).perm
+
+    def last_axis_kept(self, slot: int) -> Perm:
+        """The permutation under which `slot` is stored, if its last axis is stored last.
+
+        Else that of the layout that the file sees.
+        """
+        perm = self.perm(slot)
+        return perm if perm[-1:] == (len(perm) - 1,) else identity_perm(len(perm))
 
     def known(self, slot: int) -> Constant | None:
         """The constant in `slot`; None where it is computed from an input."""
         value = self.value(slot)
         if isinstance(value, Constant):
             return value if value.fake_quant is None else None
-        return self._evaluate(value)
+        data = evaluate(value.tensor)
+        return None if data is None else Constant(value.name, data.transpose(value.perm))
 
     def constant(self, slot: int) -> Constant:
         """The constant in `slot`; raises UnsupportedError where it is computed."""
@@ -283,10 +285,6 @@ class NodeContext:
                 remedy="freeze the graph, or cut it before this node",
             )
         return known
-
-    def _evaluate(self, value: Computed) -> Constant | None:
-        data = evaluate(value.tensor)
-        return None if data is None else Constant(value.name, data.transpose(value.perm))
 
     def array(self, slot: int) -> Array:
         """The value of the constant in `slot`."""
@@ -304,6 +302,13 @@ class NodeContext:
             raise ModelFileError(f"input {slot} must be integers, and is {data.dtype}")
         return tuple(int(v) for v in data.reshape(-1))
 
+    def integer(self, slot: int) -> int:
+        """The one integer in `slot`; raises ModelFileError where it is not one."""
+        values = self.ints(slot)
+        if len(values) != 1:
+            raise ModelFileError(f"input {slot} must be one integer, and is {list(values)}")
+        return values[0]
+
     def axis(self, value: int, rank: int) -> int:
         """`value` counted from the front; raises ModelFileError outside [-rank, rank)."""
         if not -rank <= value < rank:
@@ -312,13 +317,41 @@ class NodeContext:
 
     # -- writing ---------------------------------------------------------------------------
 
-    def operand(self, values: npt.ArrayLike, slot: int | None, suffix: str) -> Tensor:
+    def operand(self, values: npt.ArrayLike, suffix: str, slot: int | None = None) -> Tensor:
         """A constant int32 operand, named after the constant in `slot` it was made from."""
         value = self.value(slot) if slot is not None else None
-        name = value.name if isinstance(value, Constant) else f"{self.name}/{suffix}"
-        if isinstance(value, Constant) and np.array_equal(values, value.data):
+        if not isinstance(value, Constant):
+            return self.importer.ints(values, f"{self.name}/{suffix}")
+        if np.array_equal(values, value.data):
             return self.importer.constant(value, Layout(dtype="int32"))
-        return self.importer.ints(values, name)
+        return self.importer.ints(values, value.name)
+
+    def number(self, value: float, dtype: str, suffix: str) -> Tensor:
+        """A constant scalar operand."""
+        return self.importer.operand(value, f"{self.name}/{suffix}", dtype)
+
+    def part(
+        self,
+        kind: str,
+        operands: Sequence[Tensor],
+        suffix: str,
+        *,
+        dtype: str | None = None,
+        **attrs: Any,
+    ) -> Tensor:
+        """The result of an op that computes a part of the node."""
+        name = f"{self.name}/{suffix}"
+        return self.importer.add(kind, operands, attrs, name=name, dtype=dtype, fold=self.fold)[0]
+
+    def reshaped(self, tensor: Tensor, shape: Sequence[int], suffix: str) -> Tensor:
+        """`tensor` in another shape of the same size, as a part of the node."""
+        return self.importer.reshaped(tensor, shape, f"{self.name}/{suffix}")
+
+    def emit_reshape(
+        self, tensor: Tensor, shape: Sequence[int], perm: Perm | None = None
+    ) -> list[Value]:
+        """Append a RESHAPE as the last op of the node; `perm` as in `emit`."""
+        return self.emit("RESHAPE", [tensor, self.operand(shape, "shape")], perm=perm)
 
     def emit(
         self,
@@ -331,7 +364,6 @@ class NodeContext:
         name: str | None = None,
     ) -> list[Value]:
         """Append an op; its outputs are stored under `perm` (default: as the file sees them)."""
-        main = name is None
         outputs = self.importer.add(
             kind,
             inputs,
@@ -339,24 +371,29 @@ class NodeContext:
             name=name or self.name,
             dtype=dtype,
             fold=self.fold,
-            node=self.node if main else None,
+            node=self.node if name is None else None,
         )
-        return [self._as_value(t, perm or identity_perm(len(t.shape))) for t in outputs]
+        return [self.as_value(t, perm or identity_perm(len(t.shape))) for t in outputs]
 
-    def _as_value(self, tensor: Tensor, perm: Perm) -> Value:
+    def as_value(self, tensor: Tensor, perm: Perm) -> Value:
+        """`tensor`, stored under `perm`, as a result of the node."""
         if tensor.data is not None and tensor not in self.importer.graph:
-            return Constant(tensor.name, tensor.data, self._tells_shape())
-        name = tensor.name
+            from_shape = any(isinstance(v, Constant) and v.from_shape for v in self.inputs)
+            return Constant(tensor.name, tensor.data, from_shape)
         plain = perm == identity_perm(len(perm))
-        return Computed(tensor, perm, name if plain else f"{name}/transposed")
+        return Computed(tensor, perm, tensor.name if plain else f"{tensor.name}/transposed")
 
-    def _tells_shape(self) -> bool:
-        return any(isinstance(v, Constant) and v.from_shape for v in self.inputs)
-
-    def unary(self, kind: str, attrs: Mapping[str, Any] | None = None, **kw: Any) -> list[Value]:
-        """Append an op that works element by element on input 0, in whatever layout that has."""
-        perm = self.perm(0)
-        return self.emit(kind, [self.stored(0, perm)], attrs, perm=perm, **kw)
+    def unary(
+        self,
+        kind: str,
+        attrs: Mapping[str, Any] | None = None,
+        *operands: Tensor,
+        perm: Perm | None = None,
+        dtype: str | None = None,
+    ) -> list[Value]:
+        """Append an op on input 0 and `operands`, stored under `perm` (default: as input 0 is)."""
+        perm = perm or self.perm(0)
+        return self.emit(kind, [self.stored(0, perm), *operands], attrs, perm=perm, dtype=dtype)
 
     def binary(self, kind: str, slots: tuple[int, int] = (0, 1)) -> list[Value]:
         """Append an element-wise op of two inputs that broadcast."""
@@ -378,12 +415,11 @@ class NodeContext:
         if isinstance(value, Constant):
             return self._constant_for(value.moved(Layout(shape=full), value.name), perm)
         plain = self.importer.laid_out(value, identity_perm(rank))
-        wide = self.importer.reshaped(plain, full, f"{self.name}/broadcast")
-        return self.importer.laid_out(Computed(wide, identity_perm(len(full)), wide.name), perm)
+        return self.importer.laid_out(Computed.plain(self.reshaped(plain, full, "broadcast")), perm)
 
     def _constant_for(self, value: Constant, perm: Perm) -> Tensor:
         """A constant under `perm` without leading axes of size 1: a per-channel one is [C]."""
-        order = transposition(identity_perm(len(perm)), perm)
+        order = transposition(value.perm, perm)
         shape = [value.shape[p] for p in order]
         while len(shape) > 1 and shape[0] == 1:
             del shape[0]

@@ -8,13 +8,14 @@ op reads it, in the layout that op wants: weights as strided views over the file
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeGuard
 
 import numpy as np
 
-from qfrewrite.ir import Array, Tensor
+from qfrewrite.ir import NUMPY_DTYPES, Array, Tensor
+from qfrewrite.ir.dtypes import dtype_name
 
 Perm = tuple[int, ...]
 NCHW: Perm = (0, 3, 1, 2)
@@ -23,47 +24,70 @@ NCHW: Perm = (0, 3, 1, 2)
 
 @dataclass(eq=False)
 class Computed:
-    """A computed tensor; axis i of the node's output is axis `perm[i]` of `tensor`.
-
-    name: what the tensor is called when it is laid out as the file sees it.
-    laid: the tensors with the same value in other layouts, by permutation.
-    """
+    """A computed tensor."""
 
     tensor: Tensor
+    """The tensor, with channels last where the node's output has channels."""
     perm: Perm
+    """Axis i of the node's output is axis `perm[i]` of the tensor."""
     name: str
+    """The name of the tensor when it is laid out as the file sees it."""
     laid: dict[Perm, Tensor] = field(default_factory=dict)
+    """The tensors with the same value in other layouts, by permutation."""
+
+    @staticmethod
+    def plain(tensor: Tensor) -> Computed:
+        """The value of a tensor that is laid out as the file sees it."""
+        return Computed(tensor, identity_perm(len(tensor.shape)), tensor.name)
 
     @property
     def shape(self) -> tuple[int, ...]:
         """The shape as the file sees it."""
         return tuple(self.tensor.shape[p] for p in self.perm)
 
+    @property
+    def dtype(self) -> str:
+        """The element type."""
+        return self.tensor.dtype
+
+    def transposed(self, order: Sequence[int], name: str) -> Computed:
+        """The same value with its axes in another order, under another name."""
+        return Computed(self.tensor, tuple(self.perm[i] for i in order), name)
+
 
 @dataclass(frozen=True)
 class FakeQuant:
-    """Fake quantization of a constant; low, high: arrays that broadcast to its shape."""
+    """Fake quantization of a constant."""
 
     low: Array
+    """The least values that can be represented; it broadcasts to the shape of the constant."""
     high: Array
+    """The largest values that can be represented; likewise."""
     num_bits: int
+    """The number of bits of a quantized value."""
     narrow_range: bool
+    """Whether the least quantized value is not used."""
     name: str
+    """The name of the node."""
     node: Any
+    """The node."""
 
     def moved(self, layout: Layout, shape: tuple[int, ...]) -> FakeQuant:
         """The same after the constant of `shape` has been laid out anew."""
         low, high = (layout.apply(np.broadcast_to(a, shape)) for a in (self.low, self.high))
-        return FakeQuant(low, high, self.num_bits, self.narrow_range, self.name, self.node)
+        return replace(self, low=low, high=high)
 
 
 @dataclass(frozen=True)
 class Layout:
-    """How a constant is laid out for its reader: axes permuted, then reshaped, then cast."""
+    """How a constant is laid out for the op that uses it. The steps are done in this order."""
 
     perm: Perm | None = None
+    """The order of the axes."""
     shape: tuple[int, ...] | None = None
+    """The shape after that."""
     dtype: str | None = None
+    """The element type after that."""
 
     def apply(self, data: Array) -> Array:
         """`data` in this layout; a view wherever numpy can give one."""
@@ -74,23 +98,42 @@ class Layout:
 
 @dataclass(eq=False)
 class Constant:
-    """A known value, as the file lays it out.
-
-    from_shape: it was computed from shapes; arithmetic on it is done on reading. Arithmetic on
-    other float constants stays in the graph, where BatchNorm can be recognised in it.
-    laid: the tensors that hold it in the graph, by layout.
-    """
+    """A known value, as the file lays it out."""
 
     name: str
+    """The name of the node, which its tensors get."""
     data: Array
+    """The value."""
     from_shape: bool = False
+    """Whether it was computed from shapes; arithmetic on it is done on reading. Arithmetic on
+    other float constants stays in the graph, where BatchNorm can be recognised in it."""
     fake_quant: FakeQuant | None = None
+    """The fake quantization of the value."""
     laid: dict[Layout, Tensor] = field(default_factory=dict)
+    """The tensors that hold it in the graph, by layout."""
+
+    @staticmethod
+    def filled(
+        name: str, value: float, dtype: str, shape: Sequence[int], *, from_shape: bool = False
+    ) -> Constant:
+        """A constant that holds `value` everywhere, without taking memory for it."""
+        one = NUMPY_DTYPES[dtype].type(value)
+        return Constant(name, np.broadcast_to(one, shape), from_shape)
 
     @property
     def shape(self) -> tuple[int, ...]:
         """The shape as the file sees it."""
         return self.data.shape
+
+    @property
+    def perm(self) -> Perm:
+        """Axis i of the node's output is axis `perm[i]` of the data."""
+        return identity_perm(self.data.ndim)
+
+    @property
+    def dtype(self) -> str:
+        """The element type; raises ValueError where no tensor has it."""
+        return dtype_name(self.data.dtype)
 
     @property
     def is_shape_operand(self) -> bool:
@@ -103,6 +146,10 @@ class Constant:
         moved = fake.moved(layout, self.shape) if fake is not None else None
         return Constant(name, layout.apply(self.data), self.from_shape, moved)
 
+    def transposed(self, order: Sequence[int], name: str) -> Constant:
+        """The same value with its axes in another order, under another name."""
+        return self.moved(Layout(perm=tuple(order)), name)
+
 
 @dataclass(eq=False)
 class Unset(Constant):
@@ -114,15 +161,18 @@ class Unset(Constant):
 
 @dataclass(eq=False)
 class Drawn(Constant):
-    """Random numbers from `low` to `high` (without `high` where `open_above`).
+    """Random numbers in a range.
 
     A dropout of rate 0 draws them and compares them with a bound that all of them pass: then
     `low` and `high` are 1, and `data` is that mask. Else `data` is not their value.
     """
 
     low: float = 0.0
+    """The least of the numbers."""
     high: float = 1.0
+    """The largest of the numbers."""
     open_above: bool = False
+    """Whether all numbers are below `high`."""
 
     @property
     def settled(self) -> bool:
@@ -131,6 +181,11 @@ class Drawn(Constant):
 
 
 Value = Computed | Constant
+
+
+def is_known(value: Value) -> TypeGuard[Constant]:
+    """Whether `value` is a constant that is not fake quantized."""
+    return isinstance(value, Constant) and value.fake_quant is None
 
 
 def identity_perm(rank: int) -> Perm:
@@ -146,13 +201,18 @@ def transposition(have: Perm, want: Perm) -> Perm:
     return tuple(operand)
 
 
+def ranked(axes: Sequence[int]) -> Perm:
+    """The place of each of `axes` among them: the permutation that is left of a longer one."""
+    return tuple(sorted(axes).index(axis) for axis in axes)
+
+
 def moves_units_only(perm: Perm, shape: tuple[int, ...]) -> bool:
     """Whether transposing `shape` by `perm` moves axes of size 1 only: a reshape does it too."""
     kept = [p for p in perm if shape[p] != 1]
     return kept == sorted(kept)
 
 
-def common_perm(values: list[Value], rank: int) -> Perm:
+def common_perm(values: Sequence[Value], rank: int) -> Perm:
     """The layout in which an element-wise op on `values` takes the fewest transposes."""
     perms = {v.perm for v in values if isinstance(v, Computed) and len(v.perm) == rank}
     if len(perms) == 1:

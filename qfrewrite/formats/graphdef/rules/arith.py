@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 
 import numpy as np
 
@@ -10,7 +11,14 @@ from qfrewrite.errors import ModelFileError, UnsupportedError
 from qfrewrite.formats.graphdef.importer import NodeContext
 from qfrewrite.formats.graphdef.nodes import ALIASES, place
 from qfrewrite.formats.graphdef.tensor_proto import tensor_to_numpy
-from qfrewrite.formats.graphdef.values import NCHW, Computed, Constant, Value, identity_perm
+from qfrewrite.formats.graphdef.values import (
+    NCHW,
+    Constant,
+    Value,
+    identity_perm,
+    is_known,
+    ranked,
+)
 from qfrewrite.ir import NUMPY_DTYPES, Tensor
 
 Table = Mapping[str, Callable[[NodeContext], list[Value]]]
@@ -31,7 +39,7 @@ def element_type(data_type: str) -> str:
 
 def _const(c: NodeContext) -> list[Value]:
     proto = c.attr("value")
-    if proto is None or not hasattr(proto, "tensor_content"):
+    if not hasattr(proto, "tensor_content"):
         raise ModelFileError("is a Const without a value")
     data = tensor_to_numpy(proto, place(c.node))
     if data.dtype.kind == "f" and data.dtype != np.float32:
@@ -54,33 +62,24 @@ def _aliases(c: NodeContext) -> list[Value]:
 def _cast(c: NodeContext) -> list[Value]:
     dtype = element_type(c.attr("DstT", "DT_FLOAT"))
     value = c.value(0)
-    if isinstance(value, Constant) and value.fake_quant is None:
+    if is_known(value):
         data = value.data.astype(NUMPY_DTYPES[dtype])
         return [Constant(c.name, data, value.from_shape or value.data.dtype.kind in "iub")]
-    source = value.tensor.dtype if isinstance(value, Computed) else "float32"
-    if source == dtype:
+    if value.dtype == dtype:
         return [value]
-    attrs = {"in_data_type": source.upper(), "out_data_type": dtype.upper()}
+    attrs = {"in_data_type": value.dtype.upper(), "out_data_type": dtype.upper()}
     return c.unary("CAST", attrs, dtype=dtype)
-
-
-def _as(kind: str) -> Callable[[NodeContext], list[Value]]:
-    return lambda c: c.binary(kind)
 
 
 def _add_n(c: NodeContext) -> list[Value]:
     """A sum of n tensors of one shape, as a chain of ADD."""
-    c.require(1)
-    if len(c.inputs) == 1:
-        return [c.value(0)]
-    total = c.inputs[0]
+    total = c.value(0)
     for i, value in enumerate(c.inputs[1:], 2):
         part = NodeContext(c.importer, c.node, (total, value))
-        perm = part.perm(0)
         name = None if i == len(c.inputs) else f"{c.name}/sum{i}"
-        total = part.emit(
-            "ADD", [part.stored(0, perm), part.stored(1, perm)], perm=perm, name=name
-        )[0]
+        perm = part.perm(0)
+        operands = [part.stored(slot, perm) for slot in (0, 1)]
+        total = part.emit("ADD", operands, perm=perm, name=name)[0]
     return [total]
 
 
@@ -88,9 +87,7 @@ def _bias_add(c: NodeContext) -> list[Value]:
     """BiasAdd(x, b [C]): channels last, or on axis 1 in NCHW."""
     rank = len(c.shape(0))
     if c.attr("data_format", "NHWC") != "NCHW":
-        perm = c.perm(0)
-        if perm[-1:] != (rank - 1,):
-            perm = identity_perm(rank)
+        perm = c.last_axis_kept(0)
     elif rank == 4:
         perm = NCHW
     else:
@@ -141,46 +138,31 @@ def _batch_norm(
     return c.emit("BATCH_NORM", [x, *statistics], {"epsilon": float(epsilon)}, perm=perm)
 
 
-def _softmax(kind: str) -> Callable[[NodeContext], list[Value]]:
-    def convert(c: NodeContext) -> list[Value]:
-        perm = c.perm(0)
-        if perm[-1:] != (len(perm) - 1,):
-            perm = identity_perm(len(perm))
-        return c.emit(
-            kind, [c.stored(0, perm)], {"beta": 1.0} if kind == "SOFTMAX" else {}, perm=perm
-        )
-
-    return convert
+def _softmax(kind: str, attrs: Mapping[str, float], c: NodeContext) -> list[Value]:
+    """Softmax, LogSoftmax: over the last axis."""
+    return c.unary(kind, attrs, perm=c.last_axis_kept(0))
 
 
 def _local_response(c: NodeContext) -> list[Value]:
     """LRN: over neighbouring channels of the last axis, so channels must lie last."""
-    perm = c.perm(0)
-    if perm[-1:] != (len(perm) - 1,):
-        perm = identity_perm(len(perm))
-    attrs = {
-        "radius": int(c.attr("depth_radius", 5)),
-        **{name: float(c.attr(name, default)) for name, default in _RESPONSE.items()},
-    }
-    return c.emit("LOCAL_RESPONSE_NORMALIZATION", [c.stored(0, perm)], attrs, perm=perm)
+    attrs = {name: float(c.attr(name, default)) for name, default in _RESPONSE.items()}
+    radius = int(c.attr("depth_radius", 5))
+    perm = c.last_axis_kept(0)
+    return c.unary("LOCAL_RESPONSE_NORMALIZATION", {"radius": radius, **attrs}, perm=perm)
 
 
 _RESPONSE = {"bias": 1.0, "alpha": 1.0, "beta": 0.5}
 
 
-def _reduce(kind: str) -> Callable[[NodeContext], list[Value]]:
-    def convert(c: NodeContext) -> list[Value]:
-        perm, rank = c.perm(0), len(c.shape(0))
-        axes = [c.axis(a, rank) for a in c.ints(1)]
-        keep = bool(c.attr("keep_dims", False))
-        # Where the file's own numbers hold, its own constant is kept.
-        same = perm == identity_perm(rank)
-        operand = c.operand(c.array(1) if same else sorted(perm[a] for a in axes), 1, "axes")
-        left = [perm[i] for i in range(rank) if i not in axes]
-        out_perm = perm if keep else tuple(sorted(left).index(p) for p in left)
-        return c.emit(kind, [c.stored(0, perm), operand], {"keep_dims": keep}, perm=out_perm)
-
-    return convert
+def _reduce(kind: str, c: NodeContext) -> list[Value]:
+    perm, rank = c.perm(0), len(c.shape(0))
+    axes = [c.axis(a, rank) for a in c.ints(1)]
+    keep = bool(c.attr("keep_dims", False))
+    # Where the file's own numbers hold, its own constant is kept.
+    same = perm == identity_perm(rank)
+    operand = c.operand(c.array(1) if same else sorted(perm[a] for a in axes), "axes", 1)
+    left = perm if keep else ranked([perm[i] for i in range(rank) if i not in axes])
+    return c.emit(kind, [c.stored(0, perm), operand], {"keep_dims": keep}, perm=left)
 
 
 ARITHMETIC: Table = {
@@ -188,21 +170,18 @@ ARITHMETIC: Table = {
     **dict.fromkeys(ALIASES, _alias),
     "IdentityN": _aliases,
     "Cast": _cast,
-    "Add": _as("ADD"),
-    "Div": _as("DIV"),
+    "Add": lambda c: c.binary("ADD"),
+    "Div": lambda c: c.binary("DIV"),
     "AddN": _add_n,
-    "BiasAdd": _bias_add,
-    "BiasAddV1": _bias_add,
-    "FusedBatchNorm": _fused_batch_norm,
-    "FusedBatchNormV2": _fused_batch_norm,
-    "FusedBatchNormV3": _fused_batch_norm,
+    **dict.fromkeys(("BiasAdd", "BiasAddV1"), _bias_add),
+    **dict.fromkeys(("FusedBatchNorm", "FusedBatchNormV2", "FusedBatchNormV3"), _fused_batch_norm),
     "BatchNormWithGlobalNormalization": _old_batch_norm,
-    "Softmax": _softmax("SOFTMAX"),
-    "LogSoftmax": _softmax("LOG_SOFTMAX"),
+    "Softmax": partial(_softmax, "SOFTMAX", {"beta": 1.0}),
+    "LogSoftmax": partial(_softmax, "LOG_SOFTMAX", {}),
     "LRN": _local_response,
-    "Mean": _reduce("MEAN"),
-    "Sum": _reduce("SUM"),
-    "Max": _reduce("REDUCE_MAX"),
-    "Min": _reduce("REDUCE_MIN"),
-    "Prod": _reduce("REDUCE_PROD"),
+    "Mean": partial(_reduce, "MEAN"),
+    "Sum": partial(_reduce, "SUM"),
+    "Max": partial(_reduce, "REDUCE_MAX"),
+    "Min": partial(_reduce, "REDUCE_MIN"),
+    "Prod": partial(_reduce, "REDUCE_PROD"),
 }

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-
-import numpy as np
+from typing import Any
 
 from qfrewrite.errors import ModelFileError, UnsupportedError
 from qfrewrite.formats.graphdef.functions import (
@@ -28,16 +27,8 @@ from qfrewrite.formats.graphdef.nodes import Ref
 from qfrewrite.formats.graphdef.rules.arith import Table
 from qfrewrite.formats.graphdef.rules.lists import LISTS
 from qfrewrite.formats.graphdef.schema import NodeDef
-from qfrewrite.formats.graphdef.values import (
-    Computed,
-    Constant,
-    Drawn,
-    Unset,
-    Value,
-    identity_perm,
-)
-from qfrewrite.ir import NUMPY_DTYPES, Graph, Op, Tensor, constant
-from qfrewrite.ir.dtypes import dtype_name
+from qfrewrite.formats.graphdef.values import Computed, Constant, Drawn, Unset, Value
+from qfrewrite.ir import Graph, Op, Tensor
 from qfrewrite.ops.subgraphs import RUNS, reached
 
 # Shapes of lists and what a loop keeps are found by reading it again, at most as often.
@@ -57,16 +48,16 @@ def _inline(c: NodeContext, function: Function, args: Sequence[Value]) -> list[V
 
 @dataclass
 class _Body:
-    """A function read into a graph of its own.
-
-    holders: for each argument the tensor that stands for it in the graph, or None where it is
-    known there. results: what it gives.
-    """
+    """A function read into a graph of its own."""
 
     importer: Importer
+    """The importer of that graph."""
     holders: list[Tensor | None]
+    """For each argument the tensor that stands for it in the graph; None where it is known."""
     args: list[Value]
+    """The arguments."""
     results: list[Value]
+    """The results."""
 
     @property
     def graph(self) -> Graph:
@@ -84,9 +75,8 @@ class _Body:
         held = [self.holders[slot] for slot in slots]
         self.graph.set_io([t for t in held if t is not None], outputs)
         self.graph.prune()
-        bodies = self.importer.program.bodies
-        bodies.append(self.graph)
-        return len(bodies)
+        self.importer.program.bodies.append(self.graph)
+        return len(self.importer.program.bodies)
 
 
 def _read_body(
@@ -101,16 +91,32 @@ def _read_body(
             holders.append(None)
             args.append(replace(value, laid={}))
             continue
-        dtype = _dtype(value)
-        holder = Tensor(importer.graph.unique_name(f"arg{i}"), value.shape, dtype)
+        holder = Tensor(importer.graph.unique_name(f"arg{i}"), value.shape, value.dtype)
         importer.graph.set_io([*importer.graph.inputs, holder])
         holders.append(holder)
-        args.append(Computed(holder, identity_perm(len(value.shape)), holder.name))
+        args.append(Computed.plain(holder))
     return _Body(importer, holders, args, importer.run(function, args, ""))
 
 
-def _dtype(value: Value) -> str:
-    return value.tensor.dtype if isinstance(value, Computed) else dtype_name(value.data.dtype)
+def _emit_runner(
+    c: NodeContext,
+    kind: str,
+    operands: Sequence[Tensor],
+    attrs: dict[str, int],
+    slots: Sequence[int],
+    like: Sequence[Tensor],
+) -> list[Value]:
+    """Append an op that runs subgraphs, whose results are results `slots` of the node.
+
+    like: tensors with the shapes and element types of the results.
+    """
+    graph = c.importer.graph
+    results = [
+        Tensor(graph.unique_name(f"{c.name}:{i}" if i else c.name), t.shape, t.dtype)
+        for i, t in zip(slots, like, strict=True)
+    ]
+    graph.add_op(Op(kind, tuple(operands), results, attrs, name=c.name, meta={"node": c.node}))
+    return [Computed.plain(result) for result in results]
 
 
 # -- loops -------------------------------------------------------------------------------------
@@ -124,8 +130,8 @@ class _Loop:
         self.cond, self.body = c.importer.program.library.functions(c.node, 2)
         self.state = list(c.inputs)
         count = len(self.state)
-        fits = len(self.cond.args) == len(self.body.args) == len(self.body.outputs) == count
-        if not fits or len(self.cond.outputs) != 1:
+        lengths = {len(v) for v in (self.cond.args, self.body.args, self.body.outputs)}
+        if lengths != {count} or len(self.cond.outputs) != 1:
             raise ModelFileError(
                 f"loops over {count} values with functions that take "
                 f"{len(self.cond.args)} and {len(self.body.args)}"
@@ -145,13 +151,13 @@ class _Loop:
         else:
             raise UnsupportedError("changes the shapes of its variables while it runs")
         cond = self._read("cond", self.cond)
-        (verdict,) = cond.results
-        if isinstance(verdict, Constant):
-            if verdict.data.size == 1 and bool(verdict.data.reshape(-1)[0]):
+        (goes_on,) = cond.results
+        if isinstance(goes_on, Constant):
+            if goes_on.data.size == 1 and goes_on.data.any():
                 raise UnsupportedError("is a loop that never ends")
             del bodies[mark:]
             return list(self.c.inputs)
-        return self._emit(cond, body, verdict)
+        return self._emit(cond, body, goes_on)
 
     def _read(self, part: str, function: Function) -> _Body:
         # What is not known yet is constant until something is written to it.
@@ -168,44 +174,37 @@ class _Loop:
                 self.kept[i], again = False, True
             if isinstance(value, Unset) and result.shape[:1] == value.shape[:1]:
                 if not isinstance(result, Unset):
-                    zeros = np.zeros((), np.float32 if isinstance(result, Drawn) else _np(result))
-                    data = np.broadcast_to(zeros, result.shape)
-                    self.state[i], again = Constant(value.name, data), True
+                    dtype = "float32" if isinstance(result, Drawn) else result.dtype
+                    self.state[i] = Constant.filled(value.name, 0, dtype, result.shape)
+                    again = True
             elif value.shape != result.shape:
                 raise UnsupportedError(
                     f"variable {i} has shape {list(value.shape)} and then {list(result.shape)}",
                     remedy="what grows in a loop has no form in TFLite: give it its full size",
                 )
-            elif _dtype(value) != _dtype(result):
-                raise ModelFileError(f"variable {i} is {_dtype(value)} and then {_dtype(result)}")
+            elif value.dtype != result.dtype:
+                raise ModelFileError(f"variable {i} is {value.dtype} and then {result.dtype}")
         return again
 
-    def _emit(self, cond: _Body, body: _Body, verdict: Computed) -> list[Value]:
-        graph, count = self.c.importer.graph, len(self.state)
-        slots = [i for i in range(count) if self._carried(i, cond, body)]
+    def _emit(self, cond: _Body, body: _Body, goes_on: Computed) -> list[Value]:
+        slots = [i for i in range(len(self.state)) if self._is_operand(i, cond, body)]
         outputs = [self._next(body, i, slots) for i in slots]
         attrs = {
-            "cond_subgraph_index": cond.finish(slots, [_truth(cond.importer, verdict)]),
+            "cond_subgraph_index": cond.finish(slots, [_truth(cond.importer, goes_on)]),
             "body_subgraph_index": body.finish(slots, outputs),
         }
         operands = [self.c.importer.plain(self.state[i]) for i in slots]
-        name = self.c.name
-        results = [
-            Tensor(graph.unique_name(f"{name}:{i}" if i else name), t.shape, t.dtype)
-            for i, t in zip(slots, operands, strict=True)
-        ]
-        graph.add_op(Op("WHILE", operands, results, attrs, name=name, meta={"node": self.c.node}))
-        after = dict(zip(slots, results, strict=True))
-        return [
-            value if self.kept[i] or i not in after else _computed(after[i])
-            for i, value in enumerate(self.state)
-        ]
+        results = _emit_runner(self.c, "WHILE", operands, attrs, slots, operands)
+        after = {i: v for i, v in zip(slots, results, strict=True) if not self.kept[i]}
+        return [after.get(i, value) for i, value in enumerate(self.state)]
 
-    def _carried(self, i: int, cond: _Body, body: _Body) -> bool:
+    def _is_operand(self, i: int, cond: _Body, body: _Body) -> bool:
         """Whether variable i is one of the WHILE op: it changes, or is read and not constant."""
+        holder = body.holders[i]
         if not self.kept[i]:
-            return body.holders[i] is not None
-        return isinstance(self.state[i], Computed) and (cond.reads(i) or bool(_held(body, i).users))
+            return holder is not None
+        used = holder is not None and bool(holder.users)
+        return isinstance(self.state[i], Computed) and (used or cond.reads(i))
 
     def _next(self, body: _Body, i: int, slots: Sequence[int]) -> Tensor:
         """The next value of variable i as a tensor that the runtime may copy to input i."""
@@ -214,20 +213,6 @@ class _Loop:
         if tensor.is_const or any(tensor is other for other in others):
             return _copied(body.graph, tensor)
         return tensor
-
-
-def _held(body: _Body, slot: int) -> Tensor:
-    holder = body.holders[slot]
-    assert holder is not None
-    return holder
-
-
-def _np(value: Value) -> np.dtype[np.generic]:
-    return NUMPY_DTYPES[_dtype(value)]
-
-
-def _computed(tensor: Tensor) -> Computed:
-    return Computed(tensor, identity_perm(len(tensor.shape)), tensor.name)
 
 
 def _copied(graph: Graph, tensor: Tensor) -> Tensor:
@@ -244,7 +229,7 @@ def _truth(importer: Importer, value: Computed) -> Tensor:
         raise ModelFileError(f"is decided by {tensor.size} values, needs one")
     if tensor.dtype == "bool":
         return tensor
-    zero = importer.number(0, tensor.dtype, f"{tensor.name}/zero")
+    zero = importer.operand(0, f"{tensor.name}/zero", tensor.dtype)
     return importer.add("NOT_EQUAL", [tensor, zero], {}, name=f"{tensor.name}/truth")[0]
 
 
@@ -253,9 +238,15 @@ def _truth(importer: Importer, value: Computed) -> Tensor:
 
 def _if(c: NodeContext) -> list[Value]:
     c.require(1)
-    branches = c.importer.program.library.functions(c.node, 2)
-    then, otherwise = branches
+    then, otherwise = c.importer.program.library.functions(c.node, 2)
     return _choose(c, c.inputs[0], (otherwise, then), c.inputs[1:])
+
+
+def _one_value(value: Constant) -> Any:
+    """The value that a branch is chosen by; raises ModelFileError where it is not one."""
+    if value.data.size != 1:
+        raise ModelFileError(f"is decided by {value.data.size} values, needs one")
+    return value.data.reshape(-1)[0]
 
 
 def _choose(
@@ -266,10 +257,7 @@ def _choose(
         if len(branch.args) != len(args) or len(branch.outputs) != len(branches[0].outputs):
             raise ModelFileError("has branches that take or give different values")
     if isinstance(predicate, Constant):
-        if predicate.data.size != 1:
-            raise ModelFileError(f"is decided by {predicate.data.size} values, needs one")
-        taken = branches[int(bool(predicate.data.reshape(-1)[0]))]
-        return _inline(c, taken, args)
+        return _inline(c, branches[int(bool(_one_value(predicate)))], args)
     known = [isinstance(v, Constant) for v in args]
     bodies = [
         _read_body(c, branch, f"{c.name}/{name}", args, known)
@@ -281,9 +269,11 @@ def _choose(
 def _emit_if(
     c: NodeContext, predicate: Computed, bodies: list[_Body], args: Sequence[Value]
 ) -> list[Value]:
-    graph = c.importer.graph
-    slots = [i for i in range(len(args)) if any(body.reads(i) for body in bodies)]
-    slots = [i for i in slots if isinstance(args[i], Computed)]
+    slots = [
+        i
+        for i, value in enumerate(args)
+        if isinstance(value, Computed) and any(body.reads(i) for body in bodies)
+    ]
     pairs = zip(*(body.results for body in bodies), strict=True)
     results = [_agreed(i, first, second) for i, (first, second) in enumerate(pairs)]
     gives = [[_given(body, pair[n]) for pair in results] for n, body in enumerate(bodies)]
@@ -292,12 +282,7 @@ def _emit_if(
         for name, body, outputs in zip(("else", "then"), bodies, gives, strict=True)
     }
     operands = [_truth(c.importer, predicate), *(c.importer.plain(args[i]) for i in slots)]
-    outputs = [
-        Tensor(graph.unique_name(f"{c.name}:{i}" if i else c.name), t.shape, t.dtype)
-        for i, t in enumerate(gives[0])
-    ]
-    graph.add_op(Op("IF", operands, outputs, attrs, name=c.name, meta={"node": c.node}))
-    return [_computed(t) for t in outputs]
+    return _emit_runner(c, "IF", operands, attrs, range(len(results)), gives[0])
 
 
 def _agreed(i: int, first: Value, second: Value) -> tuple[Value, Value]:
@@ -305,15 +290,15 @@ def _agreed(i: int, first: Value, second: Value) -> tuple[Value, Value]:
     pair = [first, second]
     for n in (0, 1):
         if isinstance(pair[n], Unset) and pair[n].shape[:1] == pair[1 - n].shape[:1]:
-            zero = np.zeros((), _np(pair[1 - n]))
-            pair[n] = Constant(pair[n].name, np.broadcast_to(zero, pair[1 - n].shape))
+            other = pair[1 - n]
+            pair[n] = Constant.filled(pair[n].name, 0, other.dtype, other.shape)
     if pair[0].shape != pair[1].shape:
         raise UnsupportedError(
             f"branches give shapes {list(pair[1].shape)} and {list(pair[0].shape)} as result {i}",
             remedy="a shape that depends on the data has no form here: give both one shape",
         )
-    if _dtype(pair[0]) != _dtype(pair[1]):
-        raise ModelFileError(f"branches give {_dtype(pair[1])} and {_dtype(pair[0])}")
+    if pair[0].dtype != pair[1].dtype:
+        raise ModelFileError(f"branches give {pair[1].dtype} and {pair[0].dtype}")
     return pair[0], pair[1]
 
 
@@ -330,18 +315,15 @@ def _case(c: NodeContext) -> list[Value]:
     library, (index, *args) = c.importer.program.library, c.inputs
     branches = library.functions(c.node, max(len(called(c.node)), 1))
     if isinstance(index, Constant):
-        if index.data.size != 1:
-            raise ModelFileError(f"chooses by {index.data.size} values, needs one")
-        number = int(index.data.reshape(-1)[0])
+        number = int(_one_value(index))
         return _inline(c, branches[number if 0 <= number < len(branches) else -1], args)
     if len(branches) == 1:
         return _inline(c, branches[0], args)
     first = int(c.attr(_FIRST, 0))
-    against = constant(f"{c.name}/{first}", first, index.tensor.dtype)
-    operands = [c.importer.plain(index), against]
-    (taken,) = c.importer.add("EQUAL", operands, {}, name=f"{c.name}/is_{first}")
+    operands = [c.importer.plain(index), c.number(first, index.dtype, str(first))]
+    taken = Computed.plain(c.part("EQUAL", operands, f"is_{first}"))
     chosen = replace(branches[0], args=((), *branches[0].args))
-    return _choose(c, _computed(taken), (_without_first(c, first + 1, chosen), chosen), c.inputs)
+    return _choose(c, taken, (_without_first(c, first + 1, chosen), chosen), c.inputs)
 
 
 # Attribute of a Case node made here: the index that its first branch stands for.
@@ -371,15 +353,12 @@ def _while(c: NodeContext) -> list[Value]:
 def without_unreached(graphs: Sequence[Graph]) -> list[Graph]:
     """The main graph and those that it runs, directly or not; ops name them by their new number."""
     kept = reached(graphs[0], graphs)
-    new_number = {
-        number: new
-        for new, number in enumerate(number for number, graph in enumerate(graphs) if graph in kept)
-    }
+    numbers = [number for number, graph in enumerate(graphs) if graph in kept]
     for graph in kept:
         for op in graph.ops_of(*RUNS):
-            numbers = {run.index: new_number[op.attrs[run.index]] for run in RUNS[op.kind]}
-            graph.set_attrs(op, **numbers)
-    return [graph for graph in graphs if graph in kept]
+            runs = {run.index: numbers.index(op.attrs[run.index]) for run in RUNS[op.kind]}
+            graph.set_attrs(op, **runs)
+    return [graphs[number] for number in numbers]
 
 
 CONTROL: Table = {

@@ -5,18 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
+from typing import Any
 
 from qfrewrite.errors import ModelFileError, UnsupportedError
 from qfrewrite.formats.graphdef.importer import NodeContext
 from qfrewrite.formats.graphdef.rules.arith import Table
-from qfrewrite.formats.graphdef.values import (
-    Computed,
-    Constant,
-    Layout,
-    Value,
-    identity_perm,
-    transposition,
-)
+from qfrewrite.formats.graphdef.values import Computed, Constant, Layout, Value, transposition
 from qfrewrite.ir import Tensor
 
 Labels = tuple[str, ...]
@@ -26,32 +20,34 @@ _MOST_BATCH_AXES = 2
 
 @dataclass(frozen=True)
 class _Term:
-    """One operand and the label of each of its axes, as the file sees them."""
+    """One operand and the label of each of its axes."""
 
     value: Value
+    """The operand."""
     labels: Labels
+    """The label of each axis, as the file sees them."""
 
-    def size(self, label: str) -> int:
-        return self.value.shape[self.labels.index(label)]
+    def size(self, *labels: str) -> int:
+        """The product of the sizes of these axes."""
+        return prod(self.value.shape[self.labels.index(n)] for n in labels)
 
     def pick(self, labels: Sequence[str]) -> Labels:
         """Those of `labels` that the operand has, in the order in which they are stored."""
-        plain = identity_perm(len(self.labels))
-        perm = self.value.perm if isinstance(self.value, Computed) else plain
-        stored = sorted(self.labels, key=lambda n: perm[self.labels.index(n)])
+        stored = sorted(self.labels, key=lambda n: self.value.perm[self.labels.index(n)])
         return tuple(n for n in stored if n in labels)
 
 
 def _einsum(c: NodeContext) -> list[Value]:
     terms, out = _terms(c)
     terms = [
-        _summed(c, t, {n for o in terms if o is not t for n in o.labels} | set(out)) for t in terms
+        _summed(c, t, {*out, *(n for o in terms if o is not t for n in o.labels)}) for t in terms
     ]
     if len(terms) == 1:
         (term,) = terms
         if sorted(term.labels) != sorted(out):
             raise ModelFileError(f"makes {list(out)} of {list(term.labels)}")
-        return [_reordered(term, out)]
+        order = [term.labels.index(n) for n in out]
+        return [term.value.transposed(order, term.value.name)]
     if len(terms) != 2:
         raise UnsupportedError(f"Einsum of {len(terms)} operands is not supported")
     a, b = terms
@@ -113,31 +109,17 @@ def _summed(c: NodeContext, term: _Term, needed: set[str]) -> _Term:
     axes = [i for i, n in enumerate(term.labels) if n not in needed]
     if not axes:
         return term
-    x = c.importer.plain(term.value)
-    operand = c.importer.ints(axes, f"{c.name}/axes")
-    attrs = {"keep_dims": False}
-    total = c.importer.add("SUM", [x, operand], attrs, name=f"{c.name}/sum", fold=c.fold)[0]
-    return _Term(
-        Computed(total, identity_perm(len(total.shape)), total.name),
-        tuple(n for n in term.labels if n in needed),
-    )
-
-
-def _reordered(term: _Term, out: Labels) -> Value:
-    """`term` with its axes in the order `out`."""
-    order = tuple(term.labels.index(n) for n in out)
-    value = term.value
-    if isinstance(value, Computed):
-        return Computed(value.tensor, tuple(value.perm[i] for i in order), value.name)
-    return value.moved(Layout(perm=order), value.name)
+    operands = [c.importer.plain(term.value), c.operand(axes, "axes")]
+    total = c.part("SUM", operands, "sum", keep_dims=False)
+    return _Term(Computed.plain(total), tuple(n for n in term.labels if n in needed))
 
 
 def _stored(c: NodeContext, term: _Term, order: Sequence[str], shape: Sequence[int]) -> Tensor:
     """`term` with its axes in the order of the labels `order`, then in `shape`."""
     perm = tuple(order.index(n) for n in term.labels)
     if isinstance(term.value, Constant):
-        plain = identity_perm(len(perm))
-        return c.importer.constant(term.value, Layout(transposition(plain, perm), tuple(shape)))
+        layout = Layout(transposition(term.value.perm, perm), tuple(shape))
+        return c.importer.constant(term.value, layout)
     tensor = c.importer.laid_out(term.value, perm)
     if tensor.shape == tuple(shape):
         return tensor
@@ -147,21 +129,19 @@ def _stored(c: NodeContext, term: _Term, order: Sequence[str], shape: Sequence[i
 def _finished(
     c: NodeContext,
     kind: str,
-    inputs: Sequence[Tensor],
-    attrs: dict[str, bool | str],
-    flat: Sequence[int],
-    terms: Sequence[_Term],
+    operands: Sequence[Tensor],
+    attrs: dict[str, Any],
     order: Sequence[str],
     out: Labels,
+    terms: Sequence[_Term],
+    flat: Sequence[int],
 ) -> list[Value]:
     """The op's result [flat], whose axes are those of the labels `order` run together, as `out`."""
     perm = tuple(order.index(n) for n in out)
     shape = tuple(max(t.size(n) for t in terms if n in t.labels) for n in order)
     if tuple(flat) == shape:
-        return c.emit(kind, inputs, attrs, perm=perm)
-    result = c.importer.add(kind, inputs, attrs, name=f"{c.name}/{kind.lower()}")[0]
-    operand = c.importer.ints(shape, f"{c.name}/shape")
-    return c.emit("RESHAPE", [result, operand], perm=perm)
+        return c.emit(kind, operands, attrs, perm=perm)
+    return c.emit_reshape(c.part(kind, operands, kind.lower(), **attrs), shape, perm)
 
 
 def _product(c: NodeContext, a: _Term, b: _Term, out: Labels) -> list[Value]:
@@ -184,14 +164,13 @@ def _dense(
     """A constant without common axes but those summed over: FULLY_CONNECTED."""
     kept, made = x.pick(out), tuple(n for n in out if n in w.labels)
     inner = x.pick(contracted)
-    rows, columns, depth = _size(x, kept), _size(w, made), _size(x, inner)
+    rows, columns, depth = x.size(*kept), w.size(*made), x.size(*inner)
     operands = [
         _stored(c, x, [*kept, *inner], [rows, depth]),
         _stored(c, w, [*made, *inner], [columns, depth]),
     ]
-    attrs: dict[str, bool | str] = {"fused_activation_function": "NONE"}
-    flat = [rows, columns]
-    return _finished(c, "FULLY_CONNECTED", operands, attrs, flat, (x, w), [*kept, *made], out)
+    order, flat = [*kept, *made], [rows, columns]
+    return _finished(c, "FULLY_CONNECTED", operands, {}, order, out, (x, w), flat)
 
 
 def _batch_matmul(
@@ -221,22 +200,17 @@ def _batch_matmul(
             straight,
         )
         swapped.append(order is not straight)
-        shape = [*_outer([term.size(n) for n in batch]), *(_size(term, part) for part in order)]
+        shape = [*_outer([term.size(n) for n in batch]), *(term.size(*part) for part in order)]
         operands.append(_stored(c, term, [*batch, *order[0], *order[1]], shape))
-    attrs: dict[str, bool | str] = {"adj_x": swapped[0], "adj_y": swapped[1]}
-    flat = [*_outer(sizes), _size(a, free[0]), _size(b, free[1])]
-    return _finished(
-        c, "BATCH_MATMUL", operands, attrs, flat, (a, b), [*batch, *free[0], *free[1]], out
-    )
+    attrs = {"adj_x": swapped[0], "adj_y": swapped[1]}
+    flat = [*_outer(sizes), a.size(*free[0]), b.size(*free[1])]
+    labels = [*batch, *free[0], *free[1]]
+    return _finished(c, "BATCH_MATMUL", operands, attrs, labels, out, (a, b), flat)
 
 
 def _outer(sizes: list[int]) -> list[int]:
     """The batch axes as a kernel takes them."""
     return sizes if len(sizes) <= _MOST_BATCH_AXES else [prod(sizes)]
-
-
-def _size(term: _Term, labels: Labels) -> int:
-    return prod(term.size(n) for n in labels)
 
 
 EINSUM: Table = {"Einsum": _einsum}

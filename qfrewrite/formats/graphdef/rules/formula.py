@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,11 +11,18 @@ import numpy as np
 from qfrewrite.errors import UnsupportedError
 from qfrewrite.formats.graphdef.importer import NodeContext
 from qfrewrite.formats.graphdef.rules.arith import Table
-from qfrewrite.formats.graphdef.values import Computed, Constant, Value, common_perm
+from qfrewrite.formats.graphdef.values import (
+    Computed,
+    Constant,
+    Value,
+    common_perm,
+    is_known,
+)
 from qfrewrite.ir import NUMPY_DTYPES, Tensor
 
 # tensorflow/core/kernels/relu_op_functor.h
 _SELU_ALPHA, _SELU_SCALE = 1.6732632423543772, 1.0507009873554805
+_SIGN_BIT = np.iinfo(np.int32).min
 
 
 class Formula:
@@ -32,9 +40,7 @@ class Formula:
 
     def __call__(self, kind: str, *operands: Tensor | float, **attrs: Any) -> Tensor:
         """The result of an op inside the formula."""
-        name = f"{self.c.name}/{kind.lower()}"
-        inputs = [self._tensor(o) for o in operands]
-        return self.c.importer.add(kind, inputs, attrs, name=name, fold=self.c.fold)[0]
+        return self.c.part(kind, [self._tensor(o) for o in operands], kind.lower(), **attrs)
 
     def finish(self, kind: str, *operands: Tensor | float, **attrs: Any) -> list[Value]:
         """The result of the node."""
@@ -43,20 +49,14 @@ class Formula:
     def _tensor(self, operand: Tensor | float) -> Tensor:
         if isinstance(operand, Tensor):
             return operand
-        return self.c.importer.number(operand, self.operands[0].dtype, f"{self.c.name}/value")
+        return self.c.number(operand, self.operands[0].dtype, "value")
 
 
-def _formula(
-    inputs: int, write: Callable[..., list[Value]]
-) -> Callable[[NodeContext], list[Value]]:
-    """The converter of a node of so many operands."""
-
-    def convert(c: NodeContext) -> list[Value]:
-        c.require(inputs)
-        f = Formula(c)
-        return write(f, *f.operands[:inputs])
-
-    return convert
+def _formula(inputs: int, write: Callable[..., list[Value]], c: NodeContext) -> list[Value]:
+    """The result of a node of so many operands."""
+    c.require(inputs)
+    f = Formula(c)
+    return write(f, *f.operands[:inputs])
 
 
 def _softplus(f: Formula, x: Tensor) -> list[Value]:
@@ -83,8 +83,7 @@ def _pow(c: NodeContext) -> list[Value]:
     c.require(2)
     f, exponent = Formula(c), c.value(1)
     x, y = f.operands
-    known = isinstance(exponent, Constant) and exponent.fake_quant is None
-    if known and y.size == 1 and len(y.shape) <= len(x.shape) and x.dtype == "float32":
+    if is_known(exponent) and y.size == 1 and len(y.shape) <= len(x.shape) and x.dtype == "float32":
         power = float(c.array(1).reshape(()))
         if power == 1:
             return [c.value(0)]
@@ -102,16 +101,16 @@ _POWERS: dict[float, Callable[[Formula, Tensor], list[Value]]] = {
 }
 
 
-def _hyperbolic(kind: str) -> Callable[[Formula, Tensor], list[Value]]:
+def _hyperbolic(kind: str, f: Formula, x: Tensor) -> list[Value]:
     """(exp(x) - exp(-x)) / 2, or the sum."""
-    return lambda f, x: f.finish("MUL", f(kind, f("EXP", x), f("EXP", f("NEG", x))), 0.5)
+    return f.finish("MUL", f(kind, f("EXP", x), f("EXP", f("NEG", x))), 0.5)
 
 
 def _atan(f: Formula, y: Tensor, x: Tensor | float) -> list[Value]:
     """The angle of (x, y); ATAN2 does not broadcast."""
     if not isinstance(x, Tensor):
         ones = np.broadcast_to(NUMPY_DTYPES[y.dtype].type(x), y.shape)
-        x = Tensor(f.c.importer.graph.unique_name(f"{f.c.name}/value"), y.shape, y.dtype, ones)
+        x = f.c.importer.operand(ones, f"{f.c.name}/value")
     return f.finish("ATAN2", y, x)
 
 
@@ -147,9 +146,8 @@ def _bitwise_and(c: NodeContext) -> list[Value]:
     """The sign bit alone, in which Keras looks for negative zeros."""
     c.require(2)
     mask = c.value(1)
-    if not isinstance(mask, Constant) or mask.data.size != 1 or mask.data.dtype != np.int32:
-        raise UnsupportedError("BitwiseAnd is supported on the sign bit only")
-    if mask.data.reshape(()) != np.iinfo(np.int32).min:
+    bits = mask.data.reshape(-1).tolist() if isinstance(mask, Constant) else []
+    if mask.dtype != "int32" or bits != [_SIGN_BIT]:
         raise UnsupportedError("BitwiseAnd is supported on the sign bit only")
     f = Formula(c)
     return f.finish("SELECT_V2", f("LESS", f.operands[0], 0), f.operands[1], 0)
@@ -190,35 +188,35 @@ def _marks_negative_zeros(c: NodeContext) -> bool:
 
 
 FORMULAS: Table = {
-    "Acos": _formula(1, lambda f, x: _atan(f, _leg(f, x), x)),
-    "Acosh": _formula(1, _acosh),
-    "Asin": _formula(1, lambda f, x: _atan(f, x, _leg(f, x))),
-    "Asinh": _formula(1, _asinh),
-    "Atan": _formula(1, lambda f, x: _atan(f, x, 1)),
-    "Atanh": _formula(1, _atanh),
+    "Acos": partial(_formula, 1, lambda f, x: _atan(f, _leg(f, x), x)),
+    "Acosh": partial(_formula, 1, _acosh),
+    "Asin": partial(_formula, 1, lambda f, x: _atan(f, x, _leg(f, x))),
+    "Asinh": partial(_formula, 1, _asinh),
+    "Atan": partial(_formula, 1, lambda f, x: _atan(f, x, 1)),
+    "Atanh": partial(_formula, 1, _atanh),
     "Bitcast": _bitcast,
     "BitwiseAnd": _bitwise_and,
-    "ClipByValue": _formula(
-        3, lambda f, x, low, high: f.finish("MINIMUM", f("MAXIMUM", x, low), high)
+    "ClipByValue": partial(
+        _formula, 3, lambda f, x, low, high: f.finish("MINIMUM", f("MAXIMUM", x, low), high)
     ),
-    "Cosh": _formula(1, _hyperbolic("ADD")),
-    "DivNoNan": _formula(2, _divide_no_nan),
-    "Erfc": _formula(1, lambda f, x: f.finish("SUB", 1, f("ERF", x))),
-    "Expm1": _formula(1, lambda f, x: f.finish("SUB", f("EXP", x), 1)),
-    "Inv": _formula(1, lambda f, x: f.finish("DIV", 1, x)),
-    "IsFinite": _formula(1, lambda f, x: f.finish("LESS", f("ABS", x), np.inf)),
-    "IsInf": _formula(1, lambda f, x: f.finish("EQUAL", f("ABS", x), np.inf)),
-    "IsNan": _formula(1, lambda f, x: f.finish("NOT_EQUAL", x, x)),
-    "Log1p": _formula(1, lambda f, x: f.finish("LOG", f("ADD", x, 1))),
+    "Cosh": partial(_formula, 1, partial(_hyperbolic, "ADD")),
+    "DivNoNan": partial(_formula, 2, _divide_no_nan),
+    "Erfc": partial(_formula, 1, lambda f, x: f.finish("SUB", 1, f("ERF", x))),
+    "Expm1": partial(_formula, 1, lambda f, x: f.finish("SUB", f("EXP", x), 1)),
+    "Inv": partial(_formula, 1, lambda f, x: f.finish("DIV", 1, x)),
+    "IsFinite": partial(_formula, 1, lambda f, x: f.finish("LESS", f("ABS", x), np.inf)),
+    "IsInf": partial(_formula, 1, lambda f, x: f.finish("EQUAL", f("ABS", x), np.inf)),
+    "IsNan": partial(_formula, 1, lambda f, x: f.finish("NOT_EQUAL", x, x)),
+    "Log1p": partial(_formula, 1, lambda f, x: f.finish("LOG", f("ADD", x, 1))),
     "Pow": _pow,
-    "Reciprocal": _formula(1, lambda f, x: f.finish("DIV", 1, x)),
-    "Rint": _formula(1, lambda f, x: f.finish("ROUND", x)),
+    "Reciprocal": partial(_formula, 1, lambda f, x: f.finish("DIV", 1, x)),
+    "Rint": partial(_formula, 1, lambda f, x: f.finish("ROUND", x)),
     "SelectV2": _select,
-    "Selu": _formula(1, _selu),
-    "Sinh": _formula(1, _hyperbolic("SUB")),
-    "Softplus": _formula(1, _softplus),
-    "Softsign": _formula(1, lambda f, x: f.finish("DIV", x, f("ADD", f("ABS", x), 1))),
-    "Tan": _formula(1, lambda f, x: f.finish("DIV", f("SIN", x), f("COS", x))),
-    "TruncateDiv": _formula(2, lambda f, x, y: f.finish("DIV", x, y)),
+    "Selu": partial(_formula, 1, _selu),
+    "Sinh": partial(_formula, 1, partial(_hyperbolic, "SUB")),
+    "Softplus": partial(_formula, 1, _softplus),
+    "Softsign": partial(_formula, 1, lambda f, x: f.finish("DIV", x, f("ADD", f("ABS", x), 1))),
+    "Tan": partial(_formula, 1, lambda f, x: f.finish("DIV", f("SIN", x), f("COS", x))),
+    "TruncateDiv": partial(_formula, 2, lambda f, x, y: f.finish("DIV", x, y)),
 }
 """Converters by node op."""

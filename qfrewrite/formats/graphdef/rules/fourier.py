@@ -6,7 +6,7 @@ product does both, and the lengths of audio frames are short.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from functools import partial
 from math import prod
 
 import numpy as np
@@ -15,7 +15,7 @@ from qfrewrite.errors import ModelFileError, UnsupportedError
 from qfrewrite.formats.graphdef.importer import NodeContext
 from qfrewrite.formats.graphdef.rules.arith import Table
 from qfrewrite.formats.graphdef.values import Computed, Value
-from qfrewrite.ir import Op, Tensor, constant
+from qfrewrite.ir import Op, Tensor
 
 # Weights of a transform beyond this are no audio frame's.
 _MOST_WEIGHTS = 1 << 24
@@ -23,14 +23,14 @@ _MOST_WEIGHTS = 1 << 24
 
 def _rfft(c: NodeContext) -> list[Value]:
     """RFFT(x, [length]) over the last axis, which is cut or filled with zeros to that length."""
-    x, length = c.plain(0), c.ints(1)
-    if len(length) != 1 or length[0] < 1 or not x.shape:
-        raise ModelFileError(f"transforms shape {list(x.shape)} in lengths {list(length)}")
+    x, length = c.plain(0), c.integer(1)
+    if length < 1 or not x.shape:
+        raise ModelFileError(f"transforms shape {list(x.shape)} in lengths of {length}")
     if x.dtype != "float32":
         raise UnsupportedError(f"RFFT of {x.dtype} is not supported")
-    if (length[0] // 2 + 1) * x.shape[-1] > _MOST_WEIGHTS:
-        raise UnsupportedError(f"a transform of length {length[0]} is too long")
-    return c.emit("RFFT", [x], {"length": length[0]})
+    if (length // 2 + 1) * x.shape[-1] > _MOST_WEIGHTS:
+        raise UnsupportedError(f"a transform of length {length} is too long")
+    return c.emit("RFFT", [x], {"length": length})
 
 
 def _transform(c: NodeContext) -> tuple[Op, Computed]:
@@ -49,53 +49,43 @@ def _part(c: NodeContext, op: Op, name: str) -> Tensor:
     angles = 2 * np.pi / length * (np.outer(np.arange(bins), np.arange(size)) % length)
     w = np.cos(angles) if name == "real" else -np.sin(angles)
     w[:, length:] = 0
-    graph, rows = c.importer.graph, prod(x.shape[:-1])
-    weights = constant(graph.unique_name(f"{c.name}/{name}/w"), w.astype(np.float32))
-    flat = _shaped(c, x, (rows, size), f"{c.name}/frames")
-    attrs = {"fused_activation_function": "NONE"}
-    y = c.importer.add("FULLY_CONNECTED", [flat, weights], attrs, name=f"{c.name}/{name}")[0]
-    return _shaped(c, y, (*x.shape[:-1], bins), f"{c.name}/{name}/bins")
+    weights = c.importer.operand(w.astype(np.float32), f"{c.name}/{name}/w")
+    frames = _shaped(c, x, (prod(x.shape[:-1]), size), "frames")
+    y = c.part("FULLY_CONNECTED", [frames, weights], name)
+    return _shaped(c, y, (*x.shape[:-1], bins), f"{name}/bins")
 
 
-def _shaped(c: NodeContext, x: Tensor, shape: tuple[int, ...], name: str) -> Tensor:
+def _shaped(c: NodeContext, x: Tensor, shape: tuple[int, ...], suffix: str) -> Tensor:
     """`x` in another shape, as it is where it has that shape."""
-    if x.shape == shape:
-        return x
-    return c.importer.reshaped(x, shape, name)
+    return x if x.shape == shape else c.reshaped(x, shape, suffix)
 
 
-def _one_part(name: str) -> Callable[[NodeContext], list[Value]]:
+def _one_part(name: str, c: NodeContext) -> list[Value]:
     """Real(x), Imag(x)."""
-
-    def convert(c: NodeContext) -> list[Value]:
-        op, value = _transform(c)
-        return c.emit("IDENTITY", [_part(c, op, name)], perm=value.perm)
-
-    return convert
+    op, value = _transform(c)
+    return c.emit("IDENTITY", [_part(c, op, name)], perm=value.perm)
 
 
 def _magnitude(c: NodeContext) -> list[Value]:
     """ComplexAbs(x): sqrt(real^2 + imag^2)."""
     op, value = _transform(c)
     squares = [
-        c.importer.add("SQUARE", [_part(c, op, part)], {}, name=f"{c.name}/{part}/square")[0]
-        for part in ("real", "imag")
+        c.part("SQUARE", [_part(c, op, name)], f"{name}/square") for name in ("real", "imag")
     ]
-    power = c.importer.add("ADD", squares, {}, name=f"{c.name}/power")[0]
-    return c.emit("SQRT", [power], perm=value.perm)
+    return c.emit("SQRT", [c.part("ADD", squares, "power")], perm=value.perm)
 
 
 def _angle(c: NodeContext) -> list[Value]:
     """Angle(x): atan2(imag, real)."""
     op, value = _transform(c)
-    return c.emit("ATAN2", [_part(c, op, part) for part in ("imag", "real")], perm=value.perm)
+    return c.emit("ATAN2", [_part(c, op, name) for name in ("imag", "real")], perm=value.perm)
 
 
 FOURIER: Table = {
     "Angle": _angle,
     "ComplexAbs": _magnitude,
-    "Imag": _one_part("imag"),
+    "Imag": partial(_one_part, "imag"),
     "RFFT": _rfft,
-    "Real": _one_part("real"),
+    "Real": partial(_one_part, "real"),
 }
 """Converters by node op."""

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 
 from qfrewrite.errors import ModelFileError, UnsupportedError
 from qfrewrite.formats.graphdef.importer import MAX_FOLDED, NodeContext
 from qfrewrite.formats.graphdef.rules.arith import Table, element_type
-from qfrewrite.formats.graphdef.values import Constant, Value, identity_perm
-from qfrewrite.ir import Tensor, constant
+from qfrewrite.formats.graphdef.values import (
+    Constant,
+    Value,
+    identity_perm,
+    is_known,
+    ranked,
+)
+from qfrewrite.ir import Tensor
 
 # What kernels take as indices.
 _INDEX_TYPES = ("int32", "int64")
@@ -20,33 +26,22 @@ def _indices(c: NodeContext, slot: int) -> Tensor:
     """The indices in `slot`, int32 where they are known, in a type that kernels take."""
     value = c.value(slot)
     if isinstance(value, Constant):
-        return c.operand(c.array(slot), slot, "indices")
+        return c.operand(c.array(slot), "indices", slot)
     tensor = c.plain(slot)
     if tensor.dtype in _INDEX_TYPES:
         return tensor
-    attrs = {"in_data_type": tensor.dtype.upper(), "out_data_type": "INT32"}
-    return c.importer.add("CAST", [tensor], attrs, name=f"{c.name}/indices", dtype="int32")[0]
+    types = {"in_data_type": tensor.dtype.upper(), "out_data_type": "INT32"}
+    return c.part("CAST", [tensor], "indices", dtype="int32", **types)
 
 
-def _arg(kind: str) -> Callable[[NodeContext], list[Value]]:
+def _arg(kind: str, c: NodeContext) -> list[Value]:
     """ArgMax(x, axis), ArgMin(x, axis)."""
-
-    def convert(c: NodeContext) -> list[Value]:
-        perm, axes = c.perm(0), c.ints(1)
-        if len(axes) != 1:
-            raise ModelFileError(f"searches along axes {list(axes)}")
-        axis = c.axis(axes[0], len(perm))
-        operand = c.operand(perm[axis], 1, "axis")
-        dtype = element_type(c.attr("output_type", "DT_INT64"))
-        left = [p for i, p in enumerate(perm) if i != axis]
-        return c.emit(
-            kind,
-            [c.stored(0, perm), operand],
-            {"output_type": dtype.upper()},
-            perm=tuple(sorted(left).index(p) for p in left),
-        )
-
-    return convert
+    perm = c.perm(0)
+    axis = c.axis(c.integer(1), len(perm))
+    operands = [c.stored(0, perm), c.operand(perm[axis], "axis", 1)]
+    attrs = {"output_type": element_type(c.attr("output_type", "DT_INT64")).upper()}
+    left = ranked([p for i, p in enumerate(perm) if i != axis])
+    return c.emit(kind, operands, attrs, perm=left)
 
 
 def _gather(c: NodeContext) -> list[Value]:
@@ -54,7 +49,7 @@ def _gather(c: NodeContext) -> list[Value]:
     shape, taken = c.shape(0), c.shape(1)
     batch = int(c.attr("batch_dims", 0))
     batch += len(taken) if batch < 0 else 0
-    axis = c.axis(c.ints(2)[0] if len(c.inputs) > 2 else 0, len(shape))
+    axis = c.axis(c.integer(2) if len(c.inputs) > 2 else 0, len(shape))
     indices = _indices(c, 1)
     known = indices.data
     if known is not None and known.size and not 0 <= known.min() <= known.max() < shape[axis]:
@@ -62,21 +57,14 @@ def _gather(c: NodeContext) -> list[Value]:
     # Where one axis takes the place of another, the layout of the rest does not count.
     keeps = len(taken) == 1 and not batch
     perm = c.perm(0) if keeps else identity_perm(len(shape))
-    return c.emit(
-        "GATHER",
-        [c.stored(0, perm), indices],
-        {"axis": perm[axis], "batch_dims": batch},
-        perm=perm if keeps else None,
-    )
+    attrs = {"axis": perm[axis], "batch_dims": batch}
+    return c.emit("GATHER", [c.stored(0, perm), indices], attrs, perm=perm if keeps else None)
 
 
 def _one_hot(c: NodeContext) -> list[Value]:
     """OneHot(indices, depth, on, off)."""
     c.require(4)
-    depth = c.ints(1)
-    if len(depth) != 1:
-        raise ModelFileError(f"has the depths {list(depth)}")
-    operands = [_indices(c, 0), c.operand(depth[0], 1, "depth"), c.plain(2), c.plain(3)]
+    operands = [_indices(c, 0), c.operand(c.integer(1), "depth", 1), c.plain(2), c.plain(3)]
     return c.emit("ONE_HOT", operands, {"axis": int(c.attr("axis", -1))})
 
 
@@ -94,34 +82,26 @@ def _roll(c: NodeContext) -> list[Value]:
         return [value]
     x = c.stored(0, perm)
     for axis, shift in moves[:-1]:
-        x = c.importer.add(
-            "CONCATENATION", _halves(c, x, axis, shift), {"axis": axis}, name=f"{c.name}/roll"
-        )[0]
+        x = c.part("CONCATENATION", _halves(c, x, axis, shift), "roll", axis=axis)
     axis, shift = moves[-1]
     return c.emit("CONCATENATION", _halves(c, x, axis, shift), {"axis": axis}, perm=perm)
 
 
 def _halves(c: NodeContext, x: Tensor, axis: int, shift: int) -> list[Tensor]:
     """The last `shift` entries of `x` along `axis`, then the others."""
-    first = x.shape[axis] - shift
-    bounds = ((first, shift, "last"), (0, first, "first"))
+    kept = x.shape[axis] - shift
     return [
-        c.importer.add(
-            "SLICE",
-            [
-                x,
-                c.importer.ints(
-                    [b if i == axis else 0 for i in range(len(x.shape))], f"{c.name}/{part}/begin"
-                ),
-                c.importer.ints(
-                    [n if i == axis else d for i, d in enumerate(x.shape)], f"{c.name}/{part}/size"
-                ),
-            ],
-            {},
-            name=f"{c.name}/{part}",
-        )[0]
-        for b, n, part in bounds
+        sliced(c, x, axis, kept, shift, "last"),
+        sliced(c, x, axis, 0, kept, "first"),
     ]
+
+
+def sliced(c: NodeContext, x: Tensor, axis: int, first: int, count: int, suffix: str) -> Tensor:
+    """`count` entries of `x` along `axis`, from `first` on."""
+    begin, size = [0] * len(x.shape), list(x.shape)
+    begin[axis], size[axis] = first, count
+    bounds = [c.operand(begin, f"{suffix}/begin"), c.operand(size, f"{suffix}/size")]
+    return c.part("SLICE", [x, *bounds], suffix)
 
 
 def _bounded(c: NodeContext, slot: int) -> int:
@@ -138,7 +118,7 @@ def _bounded(c: NodeContext, slot: int) -> int:
         bounds += [int(t.value().reshape(-1)[0]) for t in known if t.size == 1]
     if len(bounds) == 2 and bounds[0] == bounds[1]:
         return bounds[0]
-    return c.ints(slot)[0]
+    return c.integer(slot)
 
 
 def _bincount(c: NodeContext) -> list[Value]:
@@ -150,10 +130,10 @@ def _bincount(c: NodeContext) -> list[Value]:
     size, dtype = _bounded(c, 1), element_type(c.attr("T", "DT_FLOAT"))
     if 0 not in c.shape(2):
         raise UnsupportedError("DenseBincount is supported without weights only")
-    on, off = (c.importer.number(v, dtype, f"{c.name}/{n}") for v, n in ((1, "on"), (0, "off")))
-    operands = [_indices(c, 0), c.importer.ints(size, f"{c.name}/size"), on, off]
-    hits = c.importer.add("ONE_HOT", operands, {"axis": -1}, name=f"{c.name}/hits", dtype=dtype)[0]
-    axes = c.importer.ints([len(hits.shape) - 2], f"{c.name}/axes")
+    on, off = c.number(1, dtype, "on"), c.number(0, dtype, "off")
+    operands = [_indices(c, 0), c.operand(size, "size"), on, off]
+    hits = c.part("ONE_HOT", operands, "hits", dtype=dtype, axis=-1)
+    axes = c.operand([len(hits.shape) - 2], "axes")
     kind = "REDUCE_MAX" if c.attr("binary_output", False) else "SUM"
     return c.emit(kind, [hits, axes], {"keep_dims": False})
 
@@ -166,11 +146,10 @@ def _band_part(c: NodeContext) -> list[Value]:
     down = np.subtract.outer(np.arange(shape[-2]), np.arange(shape[-1]))
     band = ((lower < 0) | (down <= lower)) & ((upper < 0) | (-down <= upper))
     value = c.value(0)
-    if isinstance(value, Constant) and value.fake_quant is None:
+    if is_known(value):
         return [Constant(c.name, np.where(band, value.data, value.data.dtype.type(0)))]
     x = c.plain(0)
-    mask = constant(c.importer.graph.unique_name(f"{c.name}/band"), band)
-    zero = c.importer.number(0, x.dtype, f"{c.name}/zero")
+    mask, zero = c.importer.operand(band, f"{c.name}/band"), c.number(0, x.dtype, "zero")
     return c.emit("SELECT_V2", [mask, x, zero], dtype=x.dtype)
 
 
@@ -209,9 +188,9 @@ def _diagonal(c: NodeContext) -> list[Value]:
     if len(x.shape) < 2:
         raise ModelFileError(f"takes the diagonal of shape {list(x.shape)}")
     *outer, rows, columns = x.shape
-    x = c.importer.reshaped(x, [*outer, rows * columns], f"{c.name}/flat")
-    picked = c.importer.ints(np.arange(min(rows, columns)) * (columns + 1), f"{c.name}/indices")
-    return c.emit("GATHER", [x, picked], {"axis": len(outer), "batch_dims": 0})
+    x = c.reshaped(x, [*outer, rows * columns], "flat")
+    picked = c.operand(np.arange(min(rows, columns)) * (columns + 1), "indices")
+    return c.emit("GATHER", [x, picked], {"axis": len(outer)})
 
 
 def _update(c: NodeContext) -> list[Value]:
@@ -220,8 +199,8 @@ def _update(c: NodeContext) -> list[Value]:
 
 
 INDEX: Table = {
-    "ArgMax": _arg("ARG_MAX"),
-    "ArgMin": _arg("ARG_MIN"),
+    "ArgMax": partial(_arg, "ARG_MAX"),
+    "ArgMin": partial(_arg, "ARG_MIN"),
     "DenseBincount": _bincount,
     "Gather": _gather,
     "GatherV2": _gather,

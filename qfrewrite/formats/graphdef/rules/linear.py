@@ -7,6 +7,7 @@ has OHWI, [1, H, W, C*M] and [out, in]. Constants are moved as views.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -15,15 +16,8 @@ from qfrewrite.errors import ModelFileError, UnsupportedError
 from qfrewrite.formats.graphdef.importer import NodeContext
 from qfrewrite.formats.graphdef.nodes import int_list
 from qfrewrite.formats.graphdef.rules.arith import Table, channels_last
-from qfrewrite.formats.graphdef.values import (
-    NCHW,
-    Constant,
-    Layout,
-    Perm,
-    Value,
-    identity_perm,
-)
-from qfrewrite.ir import Tensor, constant
+from qfrewrite.formats.graphdef.values import NCHW, Constant, Layout, Perm, Value, identity_perm
+from qfrewrite.ir import Tensor
 
 # Where TensorFlow's axes H, W, I, O lie in the IR's kernels.
 _HWIO_IN_OHWI: Perm = (1, 2, 3, 0)
@@ -57,19 +51,35 @@ def explicit_pads(c: NodeContext) -> list[tuple[int, int]]:
     return [pairs[i] for i in ((0, 2, 3, 1) if nchw else (0, 1, 2, 3))]
 
 
+_WINDOW_ATTRS = {
+    "stride": ("stride_h", "stride_w"),
+    "dilation": ("dilation_h_factor", "dilation_w_factor"),
+    "window": ("filter_height", "filter_width"),
+}
+
+
+def window_attrs(padding: str, **sizes: Sequence[int]) -> dict[str, Any]:
+    """The attributes of an op with a sliding window.
+
+    sizes: the (height, width) of `stride`, `dilation` and `window`.
+    """
+    pairs = ((_WINDOW_ATTRS[key], size) for key, size in sizes.items())
+    named = (zip(names, size, strict=True) for names, size in pairs)
+    return {"padding": padding, **dict(chain.from_iterable(named))}
+
+
+def stated_padding(c: NodeContext, *allowed: str) -> str:
+    """The attribute padding; raises ModelFileError where it is none of those `allowed`."""
+    padding = c.attr("padding")
+    if padding not in (allowed or ("SAME", "VALID")):
+        raise ModelFileError(f"padding is {padding!r}")
+    return str(padding)
+
+
 def _conv_attrs(c: NodeContext) -> dict[str, Any]:
     stride, dilation = spatial(c, "strides"), spatial(c, "dilations")
-    padding = c.attr("padding")
-    if padding not in ("SAME", "VALID", "EXPLICIT"):
-        raise ModelFileError(f"padding is {padding!r}")
-    return {
-        "padding": "VALID" if padding == "EXPLICIT" else padding,
-        "stride_h": stride[0],
-        "stride_w": stride[1],
-        "dilation_h_factor": dilation[0],
-        "dilation_w_factor": dilation[1],
-        "fused_activation_function": "NONE",
-    }
+    padding = stated_padding(c, "SAME", "VALID", "EXPLICIT").replace("EXPLICIT", "VALID")
+    return window_attrs(padding, stride=stride, dilation=dilation)
 
 
 def _padded(c: NodeContext, x: Tensor) -> Tensor:
@@ -77,8 +87,7 @@ def _padded(c: NodeContext, x: Tensor) -> Tensor:
     pads = explicit_pads(c) if c.attr("padding") == "EXPLICIT" else []
     if not any(any(p) for p in pads):
         return x
-    operand = c.importer.ints(pads, f"{c.name}/paddings")
-    return c.importer.add("PAD", [x, operand], {}, name=f"{c.name}/pad")[0]
+    return c.part("PAD", [x, c.operand(pads, "paddings")], "pad")
 
 
 def _conv(c: NodeContext) -> list[Value]:
@@ -98,7 +107,7 @@ def _depthwise(c: NodeContext) -> list[Value]:
     if isinstance(kernel, Constant):
         w = c.importer.constant(kernel, Layout(shape=flat))
     else:
-        w = c.importer.reshaped(c.plain(1), flat, f"{c.name}/kernel")
+        w = c.reshaped(c.plain(1), flat, "kernel")
     attrs = {**_conv_attrs(c), "depth_multiplier": multiplier}
     return c.emit("DEPTHWISE_CONV_2D", [x, w], attrs, perm=perm)
 
@@ -111,14 +120,14 @@ def _conv_3d(c: NodeContext) -> list[Value]:
     lists = {name: int_list(c.node, name, ones, 5) for name in ("strides", "dilations")}
     if any(v[0] != 1 or v[4] != 1 or min(v) < 1 for v in lists.values()):
         raise UnsupportedError(f"{lists} go over the batch or the channels")
-    steps = {f"stride_{d}": lists["strides"][i] for i, d in enumerate("dhw", 1)}
-    taps = {f"dilation_{d}_factor": lists["dilations"][i] for i, d in enumerate("dhw", 1)}
-    plain = identity_perm(5)
-    return c.emit(
-        "CONV_3D",
-        [c.stored(0, plain), c.stored(1, plain)],
-        {"padding": c.attr("padding"), "fused_activation_function": "NONE", **steps, **taps},
-    )
+    names = {"strides": "stride_{}", "dilations": "dilation_{}_factor"}
+    attrs = {
+        names[name].format(axis): size
+        for name, sizes in lists.items()
+        for axis, size in zip("dhw", sizes[1:4], strict=True)
+    }
+    operands = [c.stored(slot, identity_perm(5)) for slot in (0, 1)]
+    return c.emit("CONV_3D", operands, {"padding": c.attr("padding"), **attrs})
 
 
 def _patches(c: NodeContext) -> list[Value]:
@@ -126,28 +135,17 @@ def _patches(c: NodeContext) -> list[Value]:
 
     Windows that tile the image are SPACE_TO_DEPTH, others a convolution whose kernel picks them.
     """
-    perm = identity_perm(4)
-    x = c.stored(0, perm)
+    x = c.stored(0, identity_perm(4))
     (height, width), stride, rate = (spatial(c, n) for n in ("ksizes", "strides", "rates"))
-    padding, count = c.attr("padding"), height * width * x.shape[3]
-    if padding not in ("SAME", "VALID"):
-        raise ModelFileError(f"padding is {padding!r}")
+    padding, count = stated_padding(c), height * width * x.shape[3]
     tiles = stride == (height, width) and height == width and rate == (1, 1)
     if tiles and x.shape[1] % height == 0 and x.shape[2] % width == 0:
         return c.emit("SPACE_TO_DEPTH", [x], {"block_size": height})
     if count * count > _MOST_WEIGHTS:
         raise UnsupportedError(f"patches of {height} x {width} x {x.shape[3]} are too large")
     w = np.eye(count, dtype=np.float32).reshape(count, height, width, x.shape[3])
-    kernel = constant(c.importer.graph.unique_name(f"{c.name}/kernel"), w)
-    attrs = {
-        "padding": padding,
-        "stride_h": stride[0],
-        "stride_w": stride[1],
-        "dilation_h_factor": rate[0],
-        "dilation_w_factor": rate[1],
-        "fused_activation_function": "NONE",
-    }
-    return c.emit("CONV_2D", [x, kernel], attrs)
+    kernel = c.importer.operand(w, f"{c.name}/kernel")
+    return c.emit("CONV_2D", [x, kernel], window_attrs(padding, stride=stride, dilation=rate))
 
 
 # What a kernel that only picks values may hold.
@@ -170,14 +168,8 @@ def _transpose_conv(c: NodeContext) -> list[Value]:
         sizes = [y.shape[0], *sizes, w.shape[0]]
     elif perm == NCHW and len(sizes) == 4:
         sizes = [sizes[i] for i in (0, 2, 3, 1)]
-    stride = spatial(c, "strides")
-    attrs = {
-        "padding": c.attr("padding"),
-        "stride_h": stride[0],
-        "stride_w": stride[1],
-        "fused_activation_function": "NONE",
-    }
-    operand = c.operand(sizes, 0, "output_shape")
+    attrs = window_attrs(c.attr("padding"), stride=spatial(c, "strides"))
+    operand = c.operand(sizes, "output_shape", 0)
     return c.emit("TRANSPOSE_CONV", [operand, w, y], attrs, perm=perm)
 
 
@@ -202,7 +194,7 @@ def _matmul(c: NodeContext) -> list[Value]:
         raise ModelFileError(f"operands {list(a.shape)} and {list(b.shape)} do not fit")
     w = c.stored(1, identity_perm(2) if swap_b else (1, 0))
     x = c.stored(0, (1, 0) if swap_a else identity_perm(2))
-    return c.emit("FULLY_CONNECTED", [x, w], {"fused_activation_function": "NONE"})
+    return c.emit("FULLY_CONNECTED", [x, w])
 
 
 def _batch_matmul(c: NodeContext) -> list[Value]:
@@ -217,7 +209,5 @@ LINEAR: Table = {
     "DepthwiseConv2dNative": _depthwise,
     "Conv2DBackpropInput": _transpose_conv,
     "MatMul": _matmul,
-    "BatchMatMul": _batch_matmul,
-    "BatchMatMulV2": _batch_matmul,
-    "BatchMatMulV3": _batch_matmul,
+    **dict.fromkeys(("BatchMatMul", "BatchMatMulV2", "BatchMatMulV3"), _batch_matmul),
 }

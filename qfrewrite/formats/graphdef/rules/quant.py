@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
 from qfrewrite.errors import ModelFileError, UnsupportedError
 from qfrewrite.formats.graphdef.importer import NodeContext
-from qfrewrite.formats.graphdef.nodes import attribute
-from qfrewrite.formats.graphdef.values import Constant, FakeQuant, Value
+from qfrewrite.formats.graphdef.rules.arith import Table
+from qfrewrite.formats.graphdef.values import (
+    Constant,
+    FakeQuant,
+    Value,
+    identity_perm,
+    is_known,
+)
 from qfrewrite.ir import Array, Op, Tensor
 from qfrewrite.ops.detection import OPTIONS, encode_options, output_shapes
-
-Converter = Callable[[NodeContext], list[Value]]
 
 
 def _dequantize(c: NodeContext) -> list[Value]:
@@ -81,7 +84,6 @@ def _fake_quant(c: NodeContext) -> list[Value]:
     if not (np.isfinite(low).all() and np.isfinite(high).all() and (low <= high).all()):
         raise ModelFileError("has a range that is not finite, or whose min is above its max")
     bits, narrow = int(c.attr("num_bits", 8)), bool(c.attr("narrow_range", False))
-    rest = {"num_bits": bits, "narrow_range": narrow}
     value = c.value(0)
     shape = value.shape
     if low.size > 1 and (not shape or shape[-1] != low.size):
@@ -89,38 +91,35 @@ def _fake_quant(c: NodeContext) -> list[Value]:
     if 0 in shape:
         raise ModelFileError(f"quantizes nothing: its value has shape {list(shape)}")
     # A constant is quantized once where it is laid out; a second time is an op like any other.
-    if isinstance(value, Constant) and value.fake_quant is None:
+    if is_known(value):
         fake = FakeQuant(np.asarray(low), np.asarray(high), bits, narrow, c.name, c.node)
         return [Constant(value.name, value.data, value.from_shape, fake)]
+    attrs = {"min": low, "max": high, "num_bits": bits, "narrow_range": narrow, "axis": None}
     if low.size == 1:
-        attrs = {"min": float(low.reshape(-1)[0]), "max": float(high.reshape(-1)[0]), **rest}
-        return c.unary("FAKE_QUANT", {**attrs, "axis": None})
-    axis = c.perm(0)[-1]
-    return c.unary("FAKE_QUANT", {"min": low, "max": high, "axis": axis, **rest})
+        attrs |= {"min": float(low.reshape(-1)[0]), "max": float(high.reshape(-1)[0])}
+    else:
+        attrs["axis"] = c.perm(0)[-1]
+    return c.unary("FAKE_QUANT", attrs)
 
 
 def _detection(c: NodeContext) -> list[Value]:
     """The custom op that TFLite computes; its attributes become its options."""
     c.require(3)
-    options = detection_options(c.node)
-    shapes = output_shapes(options)
+    defaults = {"max_detections": 10, "max_classes_per_detection": 1}
+    stated = {name: c.attr(name, defaults.get(name)) for name in OPTIONS}
+    options = {k: OPTIONS[k](v) for k, v in stated.items() if v is not None}
     graph = c.importer.graph
-    names = [c.name if i == 0 else f"{c.name}:{i}" for i in range(4)]
-    outputs = [Tensor(graph.unique_name(n), s) for n, s in zip(names, shapes, strict=True)]
+    outputs = [
+        Tensor(graph.unique_name(f"{c.name}:{i}" if i else c.name), shape)
+        for i, shape in enumerate(output_shapes(options))
+    ]
     attrs = {"custom_code": c.node.op, "custom_options": encode_options(options)}
     inputs = [c.plain(i) for i in range(3)]
     graph.add_op(Op("CUSTOM", inputs, outputs, attrs, name=c.name, meta={"node": c.node}))
-    return [c._as_value(t, tuple(range(len(t.shape)))) for t in outputs]
+    return [c.as_value(t, identity_perm(len(t.shape))) for t in outputs]
 
 
-def detection_options(node: Any) -> dict[str, Any]:
-    """The attributes of a detection node that TFLite's kernel reads."""
-    defaults = {"max_detections": 10, "max_classes_per_detection": 1}
-    found = {name: attribute(node, name, defaults.get(name)) for name in OPTIONS}
-    return {k: OPTIONS[k](v) for k, v in found.items() if v is not None}
-
-
-QUANT: Mapping[str, Converter] = {
+QUANT: Table = {
     "Dequantize": _dequantize,
     "FakeQuantWithMinMaxArgs": _fake_quant,
     "FakeQuantWithMinMaxVars": _fake_quant,

@@ -6,7 +6,9 @@ decides a comparison or a rounding, the result is a constant; everything else is
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Mapping
+from functools import partial
 
 import numpy as np
 
@@ -14,32 +16,28 @@ from qfrewrite.errors import UnsupportedError
 from qfrewrite.formats.graphdef.importer import MAX_ELEMENTS, NodeContext
 from qfrewrite.formats.graphdef.rules.arith import Table, element_type
 from qfrewrite.formats.graphdef.values import Constant, Drawn, Value
-from qfrewrite.ir import NUMPY_DTYPES
 
 _Converter = Callable[[NodeContext], list[Value]]
 _Special = Callable[[NodeContext], Value | None]
 
 
-def _draws(low: float, high: float) -> _Converter:
+def _draws(low: float, high: float, c: NodeContext) -> list[Value]:
     """RandomUniform(shape) and its like."""
-
-    def convert(c: NodeContext) -> list[Value]:
-        shape = c.ints(0)
-        if min(shape, default=0) < 0 or np.prod(shape, dtype=np.float64) > MAX_ELEMENTS:
-            raise UnsupportedError(f"draws numbers of shape {list(shape)}")
-        data = np.broadcast_to(np.float32(0), shape)
-        return [Drawn(c.name, data, low=low, high=high, open_above=True)]
-
-    return convert
+    shape = c.ints(0)
+    if min(shape, default=0) < 0 or np.prod(shape, dtype=np.float64) > MAX_ELEMENTS:
+        raise UnsupportedError(f"draws numbers of shape {list(shape)}")
+    data = np.broadcast_to(np.float32(0), shape)
+    return [Drawn(c.name, data, low=low, high=high, open_above=True)]
 
 
 DRAWS: Table = {
     **dict.fromkeys(
-        ("RandomUniform", "StatelessRandomUniform", "StatelessRandomUniformV2"), _draws(0.0, 1.0)
+        ("RandomUniform", "StatelessRandomUniform", "StatelessRandomUniformV2"),
+        partial(_draws, 0.0, 1.0),
     ),
     **dict.fromkeys(
         ("RandomStandardNormal", "StatelessRandomNormal", "StatelessRandomNormalV2"),
-        _draws(-np.inf, np.inf),
+        partial(_draws, -np.inf, np.inf),
     ),
 }
 """Converters of ops that draw random numbers."""
@@ -49,17 +47,16 @@ def on_drawn(op: str, convert: _Converter | None) -> _Converter:
     """The converter of a node that reads random numbers; `convert`: that of other values."""
     special = _ON_DRAWN.get(op)
 
-    def settled(c: NodeContext) -> list[Value]:
+    def on_range(c: NodeContext) -> list[Value]:
+        result = special(c) if special is not None else None
+        if result is not None:
+            return [result]
         values = [_constant(v) if isinstance(v, Drawn) else v for v in c.inputs]
         if convert is None:
             raise _refusal()
         return convert(NodeContext(c.importer, c.node, values))
 
-    def either(c: NodeContext) -> list[Value]:
-        found = special(c) if special is not None else None
-        return settled(c) if found is None else [found]
-
-    return either
+    return on_range
 
 
 def _refusal() -> UnsupportedError:
@@ -87,31 +84,25 @@ def _operands(c: NodeContext) -> tuple[Drawn, float, bool]:
     return drawn, float(other.data.reshape(-1)[0]), slot == 1
 
 
-def _known(drawn: Drawn, value: float | bool) -> Value:
+def _settled(drawn: Drawn, value: float | bool) -> Value:
     """The constant that became of `drawn`; a mask of ones is still followed."""
-    data = np.broadcast_to(
-        np.asarray(value, bool if isinstance(value, bool) else "f4"), drawn.shape
+    constant = Constant.filled(
+        drawn.name, value, "bool" if isinstance(value, bool) else "float32", drawn.shape
     )
-    if value == 1:
-        return Drawn(drawn.name, data, low=1.0, high=1.0)
-    return Constant(drawn.name, data)
+    return Drawn(drawn.name, constant.data, low=1.0, high=1.0) if value == 1 else constant
 
 
-def _shifted(f: Callable[[float, float], float], *, only_first: bool = False) -> _Special:
+def _shifted(
+    f: Callable[[float, float], float], c: NodeContext, *, only_first: bool = False
+) -> Value | None:
     """Arithmetic with one number; only_first: the random operand must be the first."""
-
-    def convert(c: NodeContext) -> Value | None:
-        drawn, other, first = _operands(c)
-        if drawn.settled:
-            return None
-        if only_first and not first:
-            raise _refusal()
-        low, high = f(drawn.low, other), f(drawn.high, other)
-        if not low < high:
-            raise _refusal()
-        return Drawn(c.name, drawn.data, low=low, high=high, open_above=drawn.open_above)
-
-    return convert
+    drawn, other, first = _operands(c)
+    if drawn.settled:
+        return None
+    low, high = f(drawn.low, other), f(drawn.high, other)
+    if not low < high or (only_first and not first):
+        raise _refusal()
+    return Drawn(c.name, drawn.data, low=low, high=high, open_above=drawn.open_above)
 
 
 def _times(c: NodeContext) -> Value | None:
@@ -124,8 +115,8 @@ def _times(c: NodeContext) -> Value | None:
             return value
     drawn, other, _ = _operands(c)
     if other == 0 and not drawn.settled:
-        return _known(drawn, 0.0)
-    return _shifted(lambda a, b: a * b)(c)
+        return _settled(drawn, 0.0)
+    return _shifted(operator.mul, c)
 
 
 def _selected(c: NodeContext) -> Value | None:
@@ -143,21 +134,17 @@ def _floor(c: NodeContext) -> Value | None:
     low = float(np.floor(drawn.low))
     if not (drawn.high < low + 1 or (drawn.high == low + 1 and drawn.open_above)):
         raise _refusal()
-    return _known(drawn, low)
+    return _settled(drawn, low)
 
 
-def _compared(f: Callable[[float, float], bool]) -> _Special:
+def _compared(f: Callable[[float, float], bool], c: NodeContext) -> Value | None:
     """A comparison that both ends of the range decide alike."""
-
-    def convert(c: NodeContext) -> Value | None:
-        drawn, other, first = _operands(c)
-        top = float(np.nextafter(drawn.high, -np.inf)) if drawn.open_above else drawn.high
-        verdicts = {f(e, other) if first else f(other, e) for e in (drawn.low, top)}
-        if len(verdicts) != 1:
-            raise _refusal()
-        return _known(drawn, verdicts.pop())
-
-    return convert
+    drawn, other, first = _operands(c)
+    top = float(np.nextafter(drawn.high, -np.inf)) if drawn.open_above else drawn.high
+    results = {f(end, other) if first else f(other, end) for end in (drawn.low, top)}
+    if len(results) != 1:
+        raise _refusal()
+    return _settled(drawn, results.pop())
 
 
 def _cast(c: NodeContext) -> Value | None:
@@ -165,27 +152,23 @@ def _cast(c: NodeContext) -> Value | None:
     assert isinstance(drawn, Drawn)
     if not drawn.settled:
         return drawn if c.attr("SrcT") == c.attr("DstT") else None
-    dtype = NUMPY_DTYPES[element_type(c.attr("DstT", "DT_FLOAT"))]
-    return Drawn(c.name, np.broadcast_to(np.ones((), dtype), drawn.shape), low=1.0, high=1.0)
-
-
-def _same(c: NodeContext) -> Value | None:
-    return c.inputs[0]
+    dtype = element_type(c.attr("DstT", "DT_FLOAT"))
+    ones = Constant.filled(c.name, 1, dtype, drawn.shape).data
+    return Drawn(c.name, ones, low=1.0, high=1.0)
 
 
 # Converters of ops that read random numbers; they give None where the value is known, so that it
 # is converted like any other constant.
 _ON_DRAWN: Mapping[str, _Special] = {
-    **dict.fromkeys(("Identity", "StopGradient"), _same),
+    **dict.fromkeys(("Identity", "StopGradient"), lambda c: c.inputs[0]),
     "Cast": _cast,
-    "Add": _shifted(lambda a, b: a + b),
-    "AddV2": _shifted(lambda a, b: a + b),
-    "Sub": _shifted(lambda a, b: a - b, only_first=True),
+    **dict.fromkeys(("Add", "AddV2"), partial(_shifted, operator.add)),
+    "Sub": partial(_shifted, operator.sub, only_first=True),
     "Mul": _times,
     "Floor": _floor,
-    "GreaterEqual": _compared(lambda a, b: a >= b),
-    "Greater": _compared(lambda a, b: a > b),
-    "Less": _compared(lambda a, b: a < b),
-    "LessEqual": _compared(lambda a, b: a <= b),
+    "GreaterEqual": partial(_compared, operator.ge),
+    "Greater": partial(_compared, operator.gt),
+    "Less": partial(_compared, operator.lt),
+    "LessEqual": partial(_compared, operator.le),
     **dict.fromkeys(("Select", "SelectV2"), _selected),
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from math import prod
 from typing import Any
 
@@ -19,6 +20,7 @@ from qfrewrite.formats.graphdef.values import (
     Value,
     identity_perm,
     moves_units_only,
+    ranked,
 )
 from qfrewrite.ir import NUMPY_DTYPES, Array, Tensor
 
@@ -50,7 +52,7 @@ def _reshape(c: NodeContext) -> list[Value]:
     if min(target, default=0) < 0 or prod(target) != whole:
         raise ModelFileError(f"cannot reshape {list(c.shape(0))} to {list(c.ints(1))}")
     done = _reshaped(c, tuple(target))
-    return done or c.emit("RESHAPE", [_unordered(c), c.operand(c.array(1), 1, "shape")])
+    return done or c.emit("RESHAPE", [_unordered(c), c.operand(c.array(1), "shape", 1)])
 
 
 def _squeeze(c: NodeContext) -> list[Value]:
@@ -61,23 +63,19 @@ def _squeeze(c: NodeContext) -> list[Value]:
         raise ModelFileError(f"cannot squeeze {sorted(dims)} of {list(shape)}")
     left = [i for i in range(len(shape)) if i not in dims]
     done = _reshaped(c, tuple(shape[i] for i in left))
-    kept = [perm[i] for i in left]
-    out_perm = tuple(sorted(kept).index(p) for p in kept)
     attrs = {"squeeze_dims": tuple(sorted(perm[d] for d in dims))}
+    out_perm = ranked([perm[i] for i in left])
     return done or c.emit("SQUEEZE", [c.stored(0, perm)], attrs, perm=out_perm)
 
 
 def _expand_dims(c: NodeContext) -> list[Value]:
-    shape, axes = c.shape(0), c.ints(1)
-    if len(axes) != 1:
-        raise ModelFileError(f"expands at {list(axes)}")
-    axis = c.axis(axes[0], len(shape) + 1)
+    shape = c.shape(0)
+    axis = c.axis(c.integer(1), len(shape) + 1)
     done = _reshaped(c, (*shape[:axis], 1, *shape[axis:]))
-    return done or c.emit("EXPAND_DIMS", [c.plain(0), c.operand(c.array(1), 1, "axis")])
+    return done or c.emit("EXPAND_DIMS", [c.plain(0), c.operand(c.array(1), "axis", 1)])
 
 
 def _pack(c: NodeContext) -> list[Value]:
-    c.require(1)
     rank = len(c.shape(0))
     if any(v.shape != c.shape(0) for v in c.inputs):
         raise ModelFileError(f"cannot stack {[list(v.shape) for v in c.inputs]}")
@@ -92,8 +90,7 @@ def _strided_slice(c: NodeContext) -> list[Value]:
     masks = {m: int(c.attr(m, 0)) for m in _MASKS}
     if not len(begin) == len(end) == len(strides) or len(begin) > 32:
         raise ModelFileError(f"slices from {begin} to {end} by {strides}")
-    touched = bool(masks["ellipsis_mask"])
-    if touched:
+    if masks["ellipsis_mask"]:
         begin, end, strides, masks = _without_ellipsis(len(c.shape(0)), begin, end, strides, masks)
     perm, rank = c.perm(0), len(c.shape(0))
     moves = masks["new_axis_mask"] or masks["shrink_axis_mask"] or len(begin) != rank
@@ -105,14 +102,9 @@ def _strided_slice(c: NodeContext) -> list[Value]:
         }
     out_perm: Perm | None = None if moves else perm
     x = c.plain(0) if moves else c.stored(0, perm)
-    rows = [
-        c.operand(v, i, suffix)
-        for i, (v, suffix) in enumerate(zip((begin, end, strides), _SUFFIXES, strict=True), 1)
-    ]
-    return c.emit("STRIDED_SLICE", [x, *rows], masks, perm=out_perm)
-
-
-_SUFFIXES = ("begin", "end", "strides")
+    bounds = {"begin": begin, "end": end, "strides": strides}
+    operands = [c.operand(v, name, slot) for slot, (name, v) in enumerate(bounds.items(), 1)]
+    return c.emit("STRIDED_SLICE", [x, *operands], masks, perm=out_perm)
 
 
 def _without_ellipsis(
@@ -142,28 +134,18 @@ def _without_ellipsis(
 # -- known while reading -----------------------------------------------------------------------
 
 
-def _known(c: NodeContext, data: Any, dtype: str) -> list[Value]:
-    return [Constant(c.name, np.asarray(data, NUMPY_DTYPES[dtype]), from_shape=True)]
-
-
-def _shape(c: NodeContext) -> list[Value]:
-    return _known(c, c.shape(0), element_type(c.attr("out_type", "DT_INT32")))
-
-
-def _shape_n(c: NodeContext) -> list[Value]:
+def _of_shape(measure: Callable[[tuple[int, ...]], Any], c: NodeContext) -> list[Value]:
+    """Shape, ShapeN, Size: what `measure` makes of the shape of each input."""
     dtype = NUMPY_DTYPES[element_type(c.attr("out_type", "DT_INT32"))]
+    c.require(1)
     return [
-        Constant(f"{c.name}:{i}" if i else c.name, np.array(v.shape, dtype), from_shape=True)
+        Constant(f"{c.name}:{i}" if i else c.name, np.array(measure(v.shape), dtype), True)
         for i, v in enumerate(c.inputs)
     ]
 
 
-def _size(c: NodeContext) -> list[Value]:
-    return _known(c, prod(c.shape(0)), element_type(c.attr("out_type", "DT_INT32")))
-
-
 def _rank(c: NodeContext) -> list[Value]:
-    return _known(c, len(c.shape(0)), "int32")
+    return [Constant(c.name, np.array(len(c.shape(0)), np.int32), from_shape=True)]
 
 
 def _fill(c: NodeContext) -> list[Value]:
@@ -174,12 +156,9 @@ def _fill(c: NodeContext) -> list[Value]:
     return [Constant(c.name, view, from_shape=value.data.dtype.kind in "iub")]
 
 
-def _like(value: int) -> Callable[[NodeContext], list[Value]]:
-    def convert(c: NodeContext) -> list[Value]:
-        dtype = NUMPY_DTYPES[element_type(c.attr("T", "DT_FLOAT"))]
-        return [Constant(c.name, np.broadcast_to(dtype.type(value), c.shape(0)), from_shape=True)]
-
-    return convert
+def _like(value: int, c: NodeContext) -> list[Value]:
+    dtype = element_type(c.attr("T", "DT_FLOAT"))
+    return [Constant.filled(c.name, value, dtype, c.shape(0), from_shape=True)]
 
 
 def _range(c: NodeContext) -> list[Value]:
@@ -191,36 +170,29 @@ def _range(c: NodeContext) -> list[Value]:
     return [Constant(c.name, values, from_shape=True)]
 
 
-def _compute(f: Callable[..., Array], inputs: int) -> Callable[[NodeContext], list[Value]]:
+def _compute(f: Callable[..., Array], inputs: int, c: NodeContext) -> list[Value]:
     """Arithmetic that is understood on shapes only."""
-
-    def convert(c: NodeContext) -> list[Value]:
-        c.require(inputs)
-        if not c.fold or any(prod(v.shape) > MAX_FOLDED for v in c.inputs):
-            raise UnsupportedError(
-                f"op {c.node.op} is supported on shapes only",
-                remedy="cut the graph before it with --output, or after it with --input",
-            )
-        data = np.asarray(f(*(c.array(i) for i in range(inputs))))
-        if data.size > MAX_FOLDED:
-            raise ModelFileError(f"computes the impossible shape {list(data.shape)}")
-        return [Constant(c.name, data, from_shape=True)]
-
-    return convert
+    c.require(inputs)
+    if not c.fold or any(prod(v.shape) > MAX_FOLDED for v in c.inputs):
+        raise UnsupportedError(
+            f"op {c.node.op} is supported on shapes only",
+            remedy="cut the graph before it with --output, or after it with --input",
+        )
+    data = np.asarray(f(*(c.array(i) for i in range(inputs))))
+    if data.size > MAX_FOLDED:
+        raise ModelFileError(f"computes the impossible shape {list(data.shape)}")
+    return [Constant(c.name, data, from_shape=True)]
 
 
-def _floor_div(a: Array, b: Array) -> Array:
-    return np.floor_divide(a, np.where(b == 0, 1, b)).astype(a.dtype)
-
-
-def _floor_mod(a: Array, b: Array) -> Array:
-    return np.mod(a, np.where(b == 0, 1, b)).astype(a.dtype)
+def _by_divisor(f: Callable[[Array, Array], Array], a: Array, b: Array) -> Array:
+    """`f` of `a` and `b` in the type of `a`; divisors of 0 are taken as 1."""
+    return f(a, np.where(b == 0, 1, b)).astype(a.dtype)
 
 
 _COMPUTED: Mapping[str, tuple[Callable[..., Any], int]] = {
-    "FloorDiv": (_floor_div, 2),
-    "FloorMod": (_floor_mod, 2),
-    "TruncateDiv": (lambda a, b: np.fix(a / np.where(b == 0, 1, b)).astype(a.dtype), 2),
+    "FloorDiv": (partial(_by_divisor, np.floor_divide), 2),
+    "FloorMod": (partial(_by_divisor, np.mod), 2),
+    "TruncateDiv": (partial(_by_divisor, lambda a, b: np.fix(a / b)), 2),
     "Floor": (np.floor, 1),
     "Ceil": (np.ceil, 1),
     "Round": (np.rint, 1),
@@ -246,15 +218,15 @@ SHAPE: Table = {
     "ExpandDims": _expand_dims,
     "Pack": _pack,
     "StridedSlice": _strided_slice,
-    "Shape": _shape,
-    "ShapeN": _shape_n,
-    "Size": _size,
+    "Shape": partial(_of_shape, tuple),
+    "ShapeN": partial(_of_shape, tuple),
+    "Size": partial(_of_shape, prod),
     "Rank": _rank,
     "Fill": _fill,
-    "ZerosLike": _like(0),
-    "OnesLike": _like(1),
+    "ZerosLike": partial(_like, 0),
+    "OnesLike": partial(_like, 1),
     "Range": _range,
 }
 
 # Understood on shapes; on other values only where there is a row for them.
-ON_SHAPES: Table = {op: _compute(f, count) for op, (f, count) in _COMPUTED.items()}
+ON_SHAPES: Table = {op: partial(_compute, f, count) for op, (f, count) in _COMPUTED.items()}

@@ -9,8 +9,8 @@ import numpy as np
 
 from qfrewrite.errors import ModelFileError, UnsupportedError
 from qfrewrite.formats.graphdef.importer import NodeContext, evaluate
-from qfrewrite.formats.graphdef.values import Computed, Constant, identity_perm
-from qfrewrite.ir import Tensor, constant
+from qfrewrite.formats.graphdef.values import Computed, Constant
+from qfrewrite.ir import Tensor
 
 
 def _elements(c: NodeContext, slot: int) -> list[int | Tensor]:
@@ -26,26 +26,21 @@ def _elements(c: NodeContext, slot: int) -> list[int | Tensor]:
         parts = [producer.operand(i) for i in range(len(producer.inputs))]
         values = [evaluate(part) for part in parts]
         return [
-            c.importer.reshaped(part, [1], f"{c.name}/index{slot}/{i}")
-            if value is None
-            else int(value)
+            c.reshaped(part, [1], f"index{slot}/{i}") if value is None else int(value)
             for i, (part, value) in enumerate(zip(parts, values, strict=True))
         ]
     if vector.shape == (1,):
         return [vector]
-    return [_element(c, vector, i, f"{slot}/{i}") for i in range(vector.shape[0])]
-
-
-def _element(c: NodeContext, vector: Tensor, i: int, suffix: str) -> Tensor:
-    name = f"{c.name}/index{suffix}"
-    operands = [vector, c.importer.ints([i], f"{name}/place")]
-    return c.importer.add("GATHER", operands, {"axis": 0, "batch_dims": 0}, name=name)[0]
+    names = [f"index{slot}/{i}" for i in range(vector.shape[0])]
+    return [
+        c.part("GATHER", [vector, c.operand([i], f"{name}/place")], name, axis=0)
+        for i, name in enumerate(names)
+    ]
 
 
 def _gathered(c: NodeContext, x: Tensor, axis: int, index: Tensor) -> Tensor:
     """`x` [.., n, ..] at the places `index` [k] of `axis`."""
-    attrs = {"axis": axis, "batch_dims": 0}
-    return c.importer.add("GATHER", [x, index], attrs, name=f"{c.name}/axis{axis}")[0]
+    return c.part("GATHER", [x, index], f"axis{axis}", axis=axis)
 
 
 def with_known_ends(c: NodeContext) -> NodeContext:
@@ -103,10 +98,8 @@ def with_known_begin(c: NodeContext) -> NodeContext:
     for axis, (first, count) in enumerate(zip(begin, size, strict=True)):
         if isinstance(first, Tensor):
             count = _known_end(first if count < 0 else count, 0)
-            steps = c.importer.ints(np.arange(count), f"{c.name}/steps{axis}")
-            steps = constant(steps.name, steps.value(), first.dtype)
-            places = c.importer.add("ADD", [first, steps], {}, name=f"{c.name}/places{axis}")[0]
-            x = _gathered(c, x, axis, places)
+            steps = c.importer.operand(np.arange(count), f"{c.name}/steps{axis}", first.dtype)
+            x = _gathered(c, x, axis, c.part("ADD", [first, steps], f"places{axis}"))
     return _replaced(c, x, starts, size)
 
 
@@ -115,5 +108,5 @@ def _replaced(c: NodeContext, x: Tensor, *vectors: list[int]) -> NodeContext:
     given = [
         Constant(f"{c.name}/operand{i}", np.array(v, np.int32)) for i, v in enumerate(vectors, 1)
     ]
-    source = Computed(x, identity_perm(len(x.shape)), x.name)
-    return NodeContext(c.importer, c.node, (source, *given, *c.inputs[1 + len(given) :]))
+    operands = (Computed.plain(x), *given, *c.inputs[1 + len(given) :])
+    return NodeContext(c.importer, c.node, operands)

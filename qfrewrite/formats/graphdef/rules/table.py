@@ -1,7 +1,7 @@
 """How each op of a GraphDef is read: one table from node op to converter.
 
-Ops that correspond one to one to a row of the op table (`OpSpec.graphdef`) are converted from that
-row; the tables of the `graphdef_ops_*` modules hold those whose forms differ.
+Ops that correspond one to one to an op definition (`OpSpec.graphdef`) are converted by that; the
+tables of the other modules here hold those whose forms differ.
 """
 
 from __future__ import annotations
@@ -30,18 +30,12 @@ from qfrewrite.ops.spec import OpSpec
 Converter = Callable[[NodeContext], list[Value]]
 
 
-def _from_row(spec: OpSpec) -> Converter:
+def _by_definition(spec: OpSpec) -> Converter:
     """The converter of an op that has the same operands in the same slots."""
 
     def attrs(c: NodeContext) -> dict[str, Any]:
-        found = {ours: c.attr(theirs) for ours, theirs in spec.graphdef_attrs.items()}
-        return {ours: value for ours, value in found.items() if value is not None}
-
-    def unary(c: NodeContext) -> list[Value]:
-        return c.unary(spec.kind, attrs(c))
-
-    def binary(c: NodeContext) -> list[Value]:
-        return c.binary(spec.kind)
+        stated = {ours: c.attr(theirs) for ours, theirs in spec.graphdef_attrs.items()}
+        return {ours: value for ours, value in stated.items() if value is not None}
 
     def as_laid_out(c: NodeContext) -> list[Value]:
         c.require(spec.min_inputs())
@@ -49,30 +43,21 @@ def _from_row(spec: OpSpec) -> Converter:
         for slot in range(len(c.inputs)):
             port = spec.input_port(slot)
             if port is not None and port.role == "param" and c.holds_ints(slot):
-                operands.append(c.operand(c.array(slot), slot, port.name))
+                operands.append(c.operand(c.array(slot), port.name, slot))
             else:
                 operands.append(c.plain(slot))
         return c.emit(spec.kind, operands, attrs(c))
 
     if spec.infer is same_shape and len(spec.inputs) == 1:
-        return unary
-    return binary if spec.infer is broadcast_shape else as_laid_out
+        return lambda c: c.unary(spec.kind, attrs(c))
+    return (lambda c: c.binary(spec.kind)) if spec.infer is broadcast_shape else as_laid_out
 
 
-def _rows() -> Mapping[str, Converter]:
-    return {spec.graphdef: _from_row(spec) for spec in OPS.values() if spec.graphdef}
-
-
-def _either(on_shapes: Converter, row: Converter | None) -> Converter:
-    """On shapes computed here and now; else an op, where there is a row for it."""
-    if row is None:
+def _either(on_shapes: Converter, otherwise: Converter | None) -> Converter:
+    """On shapes computed here and now; else an op, where there is one."""
+    if otherwise is None:
         return on_shapes
-    return lambda c: (on_shapes if c.fold else row)(c)
-
-
-def _arithmetic() -> Mapping[str, Converter]:
-    others = {**_rows(), **FORMULAS}
-    return {name: _either(convert, others.get(name)) for name, convert in ON_SHAPES.items()}
+    return lambda c: (on_shapes if c.fold else otherwise)(c)
 
 
 TABLES: tuple[Mapping[str, Converter], ...] = (
@@ -81,9 +66,11 @@ TABLES: tuple[Mapping[str, Converter], ...] = (
 )  # fmt: skip
 """Converters by node op, a table per family; no op is in two of them."""
 
+_BY_DEFINITION = {spec.graphdef: _by_definition(spec) for spec in OPS.values() if spec.graphdef}
+_OTHERS = {**_BY_DEFINITION, **FORMULAS}
 CONVERTERS: Mapping[str, Converter] = {
-    **_rows(),
+    **_BY_DEFINITION,
     **{node_op: convert for table in TABLES for node_op, convert in table.items()},
-    **_arithmetic(),
+    **{name: _either(convert, _OTHERS.get(name)) for name, convert in ON_SHAPES.items()},
 }
 """Converters by node op."""
