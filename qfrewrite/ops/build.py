@@ -66,7 +66,7 @@ def append_op(
     anchor: Op | None = None,
     meta: Mapping[str, Any] | None = None,
 ) -> Op:
-    """Put an op into `graph`; its outputs are made from the row's shape rule.
+    """Put an op into `graph`; its outputs follow from its definition.
 
     Outputs are called `name`, `name:1`, ...; their element type is that of the first activation
     operand unless `dtype` says otherwise.
@@ -75,9 +75,8 @@ def append_op(
     draft = Op(kind, tuple(inputs), (Tensor(name, (), dtype or "float32"),), attrs, name=name)
     spec = require_spec(draft)
     if dtype is None:
-        slots = [i for i in range(len(inputs)) if getattr(spec.input_port(i), "role", "") == "act"]
-        first = next((inputs[i] for i in slots if inputs[i] is not None), None)
-        dtype = first.dtype if first is not None else "float32"
+        acts = (inputs[slot] for slot in spec.slots(len(inputs), "act"))
+        dtype = next((t.dtype for t in acts if t is not None), "float32")
     attrs = {**spec.attrs, **(attrs or {})}
     shapes = inferred(draft)
     draft = Op(kind, tuple(inputs), (), attrs, name=name)

@@ -23,7 +23,7 @@ _BYTES = frozenset({"string", "resource", "variant"})
 
 
 def verify_graph(graph: Graph) -> None:
-    """Raise VerifyError where `graph` is not well formed or an op contradicts its row."""
+    """Raise VerifyError where `graph` is not well formed or an op contradicts its definition."""
     verify_structure(graph)
     unknown = unsettled(graph)
     for op in graph.ops:
@@ -39,7 +39,7 @@ def verify_model(model: Model) -> None:
 
 
 def verify_op(op: Op, unknown: Collection[Tensor] = ()) -> None:
-    """Raise VerifyError where `op` contradicts its row; ops without a row are taken as they are.
+    """Raise VerifyError where `op` contradicts its definition; opaque ops are not checked.
 
     unknown: tensors whose shape depends on the data, so that it says nothing.
     """

@@ -11,32 +11,22 @@ import numpy as np
 from qfrewrite.ir import NUMPY_DTYPES, Array, Op
 from qfrewrite.ops.features import broadcasts_above, multiplies_up
 from qfrewrite.ops.spec import (
+    AS_KIND,
     FLOAT_ONLY,
     INT8,
     INT8_INT16,
     INT8_UINT8,
     OpSpec,
-    Reference,
     Shape,
+    X,
     act,
     attr,
-    rows,
+    define,
     shape_error,
     shape_of,
     step_of_product,
+    values_alone,
 )
-
-_INT8 = {"int8": 2}
-_INT8_INT16 = {"int8": 2, "int16": 3}
-_INT16_TOO = {"int8": 2, "int16": 2}
-_EXTREMES = {"int8": 2, "int16": 4}
-# In int16 the scales of sums are free only where this is false.
-_SUM_ATTRS = {"fused_activation_function": "NONE", "pot_scale_int16": True}
-
-
-def same_shape(op: Op) -> list[Shape]:
-    """The output has the shape of the first input."""
-    return [shape_of(op, 0)]
 
 
 def broadcast_shape(op: Op) -> list[Shape]:
@@ -48,54 +38,31 @@ def broadcast_shape(op: Op) -> list[Shape]:
         raise shape_error(op, f"shapes {list(a)} and {list(b)} do not broadcast") from None
 
 
-def _unary(f: Callable[[Array], Any]) -> Reference:
-    def reference(op: Op, x: list[Array | None]) -> list[Array]:
-        assert x[0] is not None
-        # Kernels give NaN and infinity, and no error.
-        with np.errstate(all="ignore"):
-            return [np.asarray(f(x[0]), x[0].dtype)]
-
-    return reference
+def _leaky_relu(op: Op, x: Array) -> Array:
+    return np.where(x >= 0, x, x * attr(op, "alpha"))
 
 
-def _binary(f: Callable[[Array, Array], Any]) -> Reference:
-    def reference(op: Op, x: list[Array | None]) -> list[Array]:
-        assert x[0] is not None
-        assert x[1] is not None
-        with np.errstate(all="ignore"):
-            return [np.asarray(f(x[0], x[1]), x[0].dtype)]
-
-    return reference
-
-
-def _leaky_relu(op: Op, x: list[Array | None]) -> list[Array]:
-    assert x[0] is not None
-    return [np.where(x[0] >= 0, x[0], x[0] * attr(op, "alpha")).astype(x[0].dtype)]
-
-
-def _prelu(op: Op, x: list[Array | None]) -> list[Array]:
-    assert x[0] is not None
-    assert x[1] is not None
-    return [np.where(x[0] >= 0, x[0], x[0] * x[1]).astype(x[0].dtype)]
+def _prelu(op: Op, x: Array, slope: Array) -> Array:
+    return np.where(x >= 0, x, x * slope)
 
 
 def _erf(x: Array) -> Array:
     return np.asarray(np.vectorize(erf, otypes=[np.float64])(x))
 
 
-def _gelu(op: Op, x: list[Array | None]) -> list[Array]:
-    assert x[0] is not None
-    v = x[0].astype(np.float64)
+def _gelu(op: Op, x: Array) -> Array:
+    x = x.astype(np.float64)
     if attr(op, "approximate"):
-        cdf = 0.5 * (1 + np.tanh(sqrt(2 / np.pi) * (v + 0.044715 * v**3)))
-    else:
-        cdf = 0.5 * (1 + _erf(v / sqrt(2)))
-    return [(v * cdf).astype(x[0].dtype)]
+        return x * (0.5 * (1 + np.tanh(sqrt(2 / np.pi) * (x + 0.044715 * x**3))))
+    return x * (0.5 * (1 + _erf(x / sqrt(2))))
 
 
-def _cast(op: Op, x: list[Array | None]) -> list[Array]:
-    assert x[0] is not None
-    return [x[0].astype(NUMPY_DTYPES[op.output.dtype])]
+def _cast(op: Op, x: Array) -> Array:
+    return x.astype(NUMPY_DTYPES[op.output.dtype])
+
+
+def _sum(op: Op, *x: Array | None) -> Any:
+    return np.sum([v for v in x if v is not None], 0, dtype=op.output.dtype)
 
 
 def _divide(a: Array, b: Array) -> Array:
@@ -119,196 +86,103 @@ def sigmoid(x: Array) -> Array:
     return 0.5 * (1 + np.tanh(0.5 * x))
 
 
-def _binary_row(
-    kind: str, options: str | None, graphdef: str, f: Callable[[Array, Array], Any], **kw: Any
-) -> OpSpec:
-    fused = {"fused_activation_function": "NONE"} if kw.get("fuses") else {}
-    return OpSpec(
-        kind,
-        (act("a"), act("b")),
-        (act("y"),),
-        broadcast_shape,
-        _binary(f),
-        options,
-        graphdef=graphdef,
-        combines=True,
-        **{"versions": _INT8, "attrs": fused, **kw},
-    )
+_BINARY = OpSpec(graphdef=AS_KIND, combines=True)
+_FUSING = _BINARY.facets("fuses").attributes(fused_activation_function="NONE")
+# In int16 the scales of sums are free only where the second one is false.
+_SUMS = _FUSING.attributes(fused_activation_function="NONE", pot_scale_int16=True)
+_EXTREMES = _BINARY.facets("same_scale", options="MaximumMinimumOptions").since(
+    {broadcasts_above(4): 3}, int8=2, int16=4
+)
+_BINARY_FLOAT = _BINARY.facets(kernels=FLOAT_ONLY)
+_UNARY = OpSpec(graphdef=AS_KIND, channelwise=True)
+_UNARY_FLOAT = _UNARY.facets(kernels=FLOAT_ONLY)
+_ACTIVATION = _UNARY.facets("activation")
+_AB = (act("a"), act("b"))
 
 
-def _unary_row(
-    kind: str, f: Callable[[Array], Any], graphdef: str | None = None, **kw: Any
-) -> OpSpec:
-    y = act("y", fixed=kw.pop("fixed", None))
-    return OpSpec(
-        kind,
-        (act("x"),),
-        (y,),
-        same_shape,
-        kw.pop("reference", _unary(f)),
-        graphdef=graphdef,
-        **{"versions": _INT8, "channelwise": True, **kw},
-    )
+def _binary(of: OpSpec, kind: str, function: Callable[[Array, Array], Any]) -> OpSpec:
+    return of.op(kind, _AB, broadcast_shape, values_alone(function))
 
 
-rows(
-    _binary_row(
-        "ADD",
-        "AddOptions",
-        "AddV2",
-        np.add,
-        fuses=True,
-        attrs=_SUM_ATTRS,
-        versions={"int8": 2, "int16": 3},
-        neutral=(0.0, (0, 1)),
+def _unary(of: OpSpec, kind: str, function: Callable[[Array], Any]) -> OpSpec:
+    return of.op(kind, reference=values_alone(function))
+
+
+define(
+    _binary(_SUMS, "ADD", np.add)
+    .facets(graphdef="AddV2", neutral=(0.0, (0, 1)))
+    .since(int8=2, int16=3),
+    _binary(_SUMS, "SUB", np.subtract)
+    .facets(neutral=(0.0, (1,)))
+    .since({broadcasts_above(4): 3}, int8=2, int16=5),
+    _binary(_FUSING, "MUL", np.multiply)
+    .facets(neutral=(1.0, (0, 1)), least_step=step_of_product)
+    .since({multiplies_up: 3}, int8=2, int16=4),
+    _binary(_FUSING, "DIV", _divide)
+    .facets("divides", graphdef="RealDiv", neutral=(1.0, (1,)), kernels=FLOAT_ONLY)
+    .since({broadcasts_above(4): 2}),
+    _binary(_EXTREMES, "MAXIMUM", np.maximum),
+    _binary(_EXTREMES, "MINIMUM", np.minimum),
+    _binary(_BINARY, "SQUARED_DIFFERENCE", lambda a, b: (a - b) * (a - b))
+    .facets(kernels=INT8, least_step=lambda scales: max(scales) ** 2 * 2.0**-11)
+    .since(int8=2),
+    _binary(_BINARY_FLOAT, "POW", np.power).facets("divides"),
+    _binary(_BINARY_FLOAT, "FLOOR_DIV", _floor_divide).facets("divides").since(float32=2),
+    _binary(_BINARY_FLOAT, "FLOOR_MOD", _modulo).facets("divides"),
+    _binary(_BINARY_FLOAT, "ATAN2", np.arctan2),
+    _unary(_UNARY_FLOAT, "FLOOR", np.floor),
+    _unary(_UNARY_FLOAT, "CEIL", np.ceil),
+    _unary(_UNARY_FLOAT, "ROUND", np.rint),
+    _unary(_UNARY_FLOAT, "SIGN", np.sign),
+    _unary(_UNARY_FLOAT, "SIN", np.sin),
+    _unary(_UNARY_FLOAT, "COS", np.cos),
+    # Ours: TFLite has no error function. Written as what `lower_erf` makes of it.
+    _unary(_UNARY_FLOAT, "ERF", _erf),
+    _unary(_ACTIVATION, "RELU", lambda x: np.maximum(x, 0))
+    .facets("fusible clips homogeneous", bounds=(0.0, inf))
+    .since(int8=2, uint8=2, int16=3),
+    _unary(_ACTIVATION, "RELU6", lambda x: np.clip(x, 0, 6))
+    .facets("fusible clips homogeneous", bounds=(0.0, 6.0))
+    .since(int8=2, int16=3),
+    _unary(_ACTIVATION, "RELU_N1_TO_1", lambda x: np.clip(x, -1, 1))
+    .facets("fusible clips", bounds=(-1.0, 1.0))
+    .facets(graphdef=None, kernels=INT8_UINT8),
+    _unary(_ACTIVATION, "RELU_0_TO_1", lambda x: np.clip(x, 0, 1))
+    .facets("clips", bounds=(0.0, 1.0))
+    .facets(graphdef=None, kernels=INT8_UINT8),
+    _unary(_ACTIVATION, "ELU", lambda x: np.where(x > 0, x, np.expm1(np.minimum(x, 0)))).facets(
+        kernels=INT8
     ),
-    _binary_row(
-        "SUB",
-        "SubOptions",
-        "Sub",
-        np.subtract,
-        fuses=True,
-        attrs=_SUM_ATTRS,
-        versions={"int8": 2, "int16": 5},
-        since=((broadcasts_above(4), 3),),
-        neutral=(0.0, (1,)),
+    _unary(_ACTIVATION, "LOGISTIC", sigmoid)
+    .facets(graphdef="Sigmoid", bounds=(0.0, 1.0), scores="probabilities")
+    .facets(outputs=(act("y", fixed=(1 / 256, -128)),))
+    .since(int8=2, int16=3),
+    _unary(_ACTIVATION, "TANH", np.tanh)
+    .facets("fusible", bounds=(-1.0, 1.0), outputs=(act("y", fixed=(1 / 128, 0)),))
+    .since(int8=2, int16=3),
+    _unary(_ACTIVATION, "HARD_SWISH", lambda x: x * np.clip(x + 3, 0, 6) / 6)
+    .facets(least_step=lambda scales: scales[0] / 127)
+    .facets(graphdef=None, kernels=INT8_UINT8),
+    _unary(_UNARY, "ABS", np.abs).facets(kernels=INT8_INT16).since(int8=2, int16=3),
+    _unary(_UNARY_FLOAT, "NEG", np.negative),
+    _unary(_UNARY, "EXP", np.exp).facets(kernels=INT8_INT16).since(int8=2, int16=2),
+    _unary(_UNARY, "LOG", np.log).facets(kernels=INT8, channelwise=False).since(int8=2, int16=2),
+    _unary(_UNARY, "SQRT", np.sqrt).facets(kernels=INT8_INT16).since(int8=2, int16=2),
+    _unary(_UNARY, "RSQRT", lambda x: 1 / np.sqrt(x))
+    .facets(kernels=INT8, channelwise=False)
+    .since(int8=2, int16=3),
+    _unary(_UNARY_FLOAT, "SQUARE", np.square),
+    _ACTIVATION.op("LEAKY_RELU", reference=_leaky_relu, homogeneous=True)
+    .shared(alpha=0.2)
+    .since(int16=2),
+    _ACTIVATION.op("GELU", reference=_gelu, graphdef=None)
+    .attributes(approximate=False)
+    .since(int8=2, uint8=2),
+    _UNARY_FLOAT.op("CAST", reference=_cast, graphdef=None, converts=True).attributes(
+        in_data_type="FLOAT32", out_data_type="FLOAT32"
     ),
-    _binary_row(
-        "MUL",
-        "MulOptions",
-        "Mul",
-        np.multiply,
-        fuses=True,
-        versions={"int8": 2, "int16": 4},
-        since=((multiplies_up, 3),),
-        least_step=step_of_product,
-        neutral=(1.0, (0, 1)),
-    ),
-    _binary_row(
-        "DIV",
-        "DivOptions",
-        "RealDiv",
-        _divide,
-        fuses=True,
-        kernels=FLOAT_ONLY,
-        versions={},
-        since=((broadcasts_above(4), 2),),
-        divides=True,
-        neutral=(1.0, (1,)),
-    ),
-    _binary_row(
-        "MAXIMUM",
-        "MaximumMinimumOptions",
-        "Maximum",
-        np.maximum,
-        same_scale=True,
-        versions=_EXTREMES,
-        since=((broadcasts_above(4), 3),),
-    ),
-    _binary_row(
-        "MINIMUM",
-        "MaximumMinimumOptions",
-        "Minimum",
-        np.minimum,
-        same_scale=True,
-        versions=_EXTREMES,
-        since=((broadcasts_above(4), 3),),
-    ),
-    _binary_row(
-        "SQUARED_DIFFERENCE",
-        "SquaredDifferenceOptions",
-        "SquaredDifference",
-        lambda a, b: (a - b) * (a - b),
-        kernels=INT8,
-        least_step=lambda scales: max(scales) ** 2 * 2.0**-11,
+    OpSpec("ADD_N", (act("x", variadic=True),), reference=_sum, kernels=FLOAT_ONLY),
+    OpSpec("PRELU", (X, act("slope")), broadcast_shape, _prelu).facets(
+        "combines homogeneous", kernels=INT8_UINT8
     ),
 )
-
-rows(
-    *(
-        _binary_row(
-            kind, options, graphdef, f, kernels=FLOAT_ONLY, versions=versions, divides=divides
-        )
-        for kind, options, graphdef, f, versions, divides in (
-            ("POW", "PowOptions", "Pow", np.power, {}, True),
-            ("FLOOR_DIV", "FloorDivOptions", "FloorDiv", _floor_divide, {"float32": 2}, True),
-            ("FLOOR_MOD", "FloorModOptions", "FloorMod", _modulo, {}, True),
-            ("ATAN2", "ATan2Options", "Atan2", np.arctan2, {}, False),
-        )
-    ),
-    *(
-        _unary_row(kind, f, graphdef, options=options, kernels=FLOAT_ONLY, versions={})
-        for kind, options, graphdef, f in (
-            ("FLOOR", None, "Floor", np.floor),
-            ("CEIL", None, "Ceil", np.ceil),
-            ("ROUND", None, "Round", np.rint),
-            ("SIGN", "SignOptions", "Sign", np.sign),
-            ("SIN", None, "Sin", np.sin),
-            ("COS", "CosOptions", "Cos", np.cos),
-            # Ours: TFLite has no error function. Written as what `lower_erf` makes of it.
-            ("ERF", None, "Erf", _erf),
-        )
-    ),
-)
-
-rows(
-    _unary_row("RELU", lambda x: np.maximum(x, 0), "Relu", fusible=True,
-               versions={"int8": 2, "uint8": 2, "int16": 3}, clips=True, bounds=(0.0, inf),
-               homogeneous=True, activation=True),
-    _unary_row("RELU6", lambda x: np.clip(x, 0, 6), "Relu6", fusible=True,
-               versions=_INT8_INT16, clips=True, bounds=(0.0, 6.0), homogeneous=True,
-               activation=True),
-    _unary_row(
-        "RELU_N1_TO_1", lambda x: np.clip(x, -1, 1), fusible=True, versions={},
-        kernels=INT8_UINT8, clips=True, bounds=(-1.0, 1.0), activation=True,
-    ),
-    _unary_row("RELU_0_TO_1", lambda x: np.clip(x, 0, 1), versions={}, kernels=INT8_UINT8,
-               clips=True, bounds=(0.0, 1.0), activation=True),
-    _unary_row(
-        "ELU", lambda x: np.where(x > 0, x, np.expm1(np.minimum(x, 0))), "Elu", versions={},
-        kernels=INT8, activation=True,
-    ),
-    _unary_row("LOGISTIC", sigmoid, "Sigmoid", fixed=(1 / 256, -128), versions=_INT8_INT16,
-               bounds=(0.0, 1.0), activation=True, scores="probabilities"),
-    _unary_row(
-        "TANH", np.tanh, "Tanh", fixed=(1 / 128, 0), fusible=True, versions=_INT8_INT16,
-        bounds=(-1.0, 1.0), activation=True,
-    ),
-    _unary_row(
-        "HARD_SWISH", lambda x: x * np.clip(x + 3, 0, 6) / 6, options="HardSwishOptions",
-        versions={}, kernels=INT8_UINT8, least_step=lambda scales: scales[0] / 127, activation=True,
-    ),
-    _unary_row("ABS", np.abs, "Abs", options="AbsOptions",
-               versions=_INT8_INT16, kernels=INT8_INT16),
-    _unary_row("NEG", np.negative, "Neg", options="NegOptions", versions={}, kernels=FLOAT_ONLY),
-    _unary_row("EXP", np.exp, "Exp", options="ExpOptions", versions=_INT16_TOO, kernels=INT8_INT16),
-    _unary_row("LOG", np.log, "Log", versions=_INT16_TOO, kernels=INT8, channelwise=False),
-    _unary_row("SQRT", np.sqrt, "Sqrt", versions=_INT16_TOO, kernels=INT8_INT16),
-    _unary_row("RSQRT", lambda x: 1 / np.sqrt(x), "Rsqrt", versions=_INT8_INT16, kernels=INT8,
-               channelwise=False),
-    _unary_row(
-        "SQUARE", np.square, "Square", options="SquareOptions", kernels=FLOAT_ONLY, versions={},
-    ),
-    _unary_row(
-        "LEAKY_RELU", np.abs, "LeakyRelu", reference=_leaky_relu, options="LeakyReluOptions",
-        attrs={"alpha": 0.2}, graphdef_attrs={"alpha": "alpha"}, versions={"int16": 2},
-        homogeneous=True, activation=True,
-    ),
-    _unary_row(
-        "GELU", np.abs, reference=_gelu, options="GeluOptions", attrs={"approximate": False},
-        versions={"int8": 2, "uint8": 2}, activation=True,
-    ),
-    _unary_row(
-        "CAST", np.abs, reference=_cast, options="CastOptions", kernels=FLOAT_ONLY,
-        attrs={"in_data_type": "FLOAT32", "out_data_type": "FLOAT32"}, versions={}, converts=True,
-    ),
-    OpSpec(
-        "ADD_N", (act("x", variadic=True),), (act("y"),), same_shape,
-        lambda op, x: [np.sum([v for v in x if v is not None], 0, dtype=op.output.dtype)],
-        "AddNOptions", kernels=FLOAT_ONLY,
-    ),
-    OpSpec(
-        "PRELU", (act("x"), act("slope")), (act("y"),), broadcast_shape, _prelu,
-        kernels=INT8_UINT8, combines=True, homogeneous=True,
-    ),
-)  # fmt: skip

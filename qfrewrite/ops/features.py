@@ -1,4 +1,4 @@
-"""What asks for a later version of an op: conditions that rows name in `since`."""
+"""What asks for a later version of an op: conditions for `OpSpec.since`."""
 
 from __future__ import annotations
 

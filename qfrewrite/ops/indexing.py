@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from qfrewrite.ir import Array, Op
-from qfrewrite.ops.elementwise import same_shape
 from qfrewrite.ops.features import reads
 from qfrewrite.ops.spec import (
+    AS_KIND,
     FLOAT_ONLY,
     INT8,
     INT8_INT16,
     OpSpec,
     Shape,
+    X,
     act,
     attr,
     const_ints,
+    define,
     normal_axis,
-    operand_value,
     param,
-    rows,
     shape_error,
     shape_of,
+    values_alone,
     weight,
 )
 
@@ -33,20 +36,14 @@ def _gather_nd_shape(op: Op) -> list[Shape]:
     return [(*indices[:-1], *x[indices[-1] :])]
 
 
-def _gather_nd(op: Op, x: list[Array | None]) -> list[Array]:
-    indices = operand_value(x, 1)
-    return [operand_value(x, 0)[tuple(np.moveaxis(indices, -1, 0))]]
+def _gather_nd(op: Op, x: Array, indices: Array) -> Array:
+    return np.asarray(x[tuple(np.moveaxis(indices, -1, 0))])
 
 
-def _scatter_nd_shape(op: Op) -> list[Shape]:
-    return [const_ints(op, 2)]
-
-
-def _scatter_nd(op: Op, x: list[Array | None]) -> list[Array]:
-    indices, updates = operand_value(x, 0), operand_value(x, 1)
+def _scatter_nd(op: Op, indices: Array, updates: Array, _: Array) -> Array:
     y = np.zeros(const_ints(op, 2), updates.dtype)
     np.add.at(y, tuple(np.moveaxis(indices, -1, 0)), updates)
-    return [y]
+    return y
 
 
 def _broadcast_to_shape(op: Op) -> list[Shape]:
@@ -60,90 +57,69 @@ def _broadcast_to_shape(op: Op) -> list[Shape]:
     return [shape]
 
 
-def _reverse(op: Op, x: list[Array | None]) -> list[Array]:
-    return [np.flip(operand_value(x, 0), const_ints(op, 1))]
+def _broadcast_to(op: Op, x: Array, _: Array) -> Array:
+    return np.broadcast_to(x, const_ints(op, 1))
 
 
-def _cumsum(op: Op, x: list[Array | None]) -> list[Array]:
-    v = operand_value(x, 0)
-    axis = normal_axis(op, const_ints(op, 1)[0], v.ndim)
-    v = np.flip(v, axis) if attr(op, "reverse") else v
-    y = np.cumsum(v, axis, dtype=np.float64 if v.dtype.kind == "f" else v.dtype)
+def _reverse(op: Op, x: Array, _: Array) -> Array:
+    return np.flip(x, const_ints(op, 1))
+
+
+def _cumsum(op: Op, x: Array, _: Array) -> Any:
+    axis = normal_axis(op, const_ints(op, 1)[0], x.ndim)
+    x = np.flip(x, axis) if attr(op, "reverse") else x
+    y = np.cumsum(x, axis, dtype=np.float64 if x.dtype.kind == "f" else x.dtype)
     if attr(op, "exclusive"):
         y = np.roll(y, 1, axis)
         np.moveaxis(y, axis, 0)[0] = 0
-    y = np.flip(y, axis) if attr(op, "reverse") else y
-    return [y.astype(v.dtype)]
+    return np.flip(y, axis) if attr(op, "reverse") else y
 
 
-def _update(op: Op, x: list[Array | None]) -> list[Array]:
-    y, part, start = (
-        operand_value(x, 0).copy(),
-        operand_value(x, 1),
-        operand_value(x, 2).reshape(-1),
-    )
+def _update(op: Op, x: Array, part: Array, start: Array) -> Array:
+    y = np.array(x)
     # The part is moved inside where it would leave.
-    first = [int(np.clip(s, 0, d - p)) for s, d, p in zip(start, y.shape, part.shape, strict=True)]
+    sizes = zip(start.reshape(-1), y.shape, part.shape, strict=True)
+    first = [int(np.clip(s, 0, d - p)) for s, d, p in sizes]
     y[tuple(slice(a, a + p) for a, p in zip(first, part.shape, strict=True))] = part
-    return [y]
+    return y
 
 
 def _lookup_shape(op: Op) -> list[Shape]:
     return [(shape_of(op, 0)[0], *shape_of(op, 1)[1:])]
 
 
-def _reverse_sequence(op: Op, x: list[Array | None]) -> list[Array]:
-    v, lengths = operand_value(x, 0), operand_value(x, 1)
-    rows = np.moveaxis(v, (attr(op, "batch_dim"), attr(op, "seq_dim")), (0, 1)).copy()
-    for row, length in zip(rows, lengths, strict=True):
-        row[:length] = row[:length][::-1]
-    return [np.moveaxis(rows, (0, 1), (attr(op, "batch_dim"), attr(op, "seq_dim")))]
+def _reverse_sequence(op: Op, x: Array, lengths: Array) -> Array:
+    axes = (attr(op, "batch_dim"), attr(op, "seq_dim"))
+    y = np.moveaxis(x, axes, (0, 1)).copy()
+    for one, length in zip(y, lengths, strict=True):
+        one[:length] = one[:length][::-1]
+    return np.moveaxis(y, (0, 1), axes)
 
 
-_X = act("x")
-_Y = (act("y"),)
+_MOVES = OpSpec(graphdef=AS_KIND, same_scale=True)
+_FLOAT = OpSpec(graphdef=AS_KIND, kernels=FLOAT_ONLY)
+_SCATTERED = (param("indices"), act("updates"), param("shape"))
 
-rows(
-    OpSpec(
-        "GATHER_ND", (_X, param("indices")), _Y, _gather_nd_shape, _gather_nd, "GatherNdOptions",
-        graphdef="GatherNd", same_scale=True, versions={"int16": 3},
+define(
+    _MOVES.op("GATHER_ND", (X, param("indices")), _gather_nd_shape, _gather_nd).since(int16=3),
+    _MOVES.op("SCATTER_ND", _SCATTERED, lambda op: [const_ints(op, 2)], _scatter_nd).facets(
+        "symmetric", kernels=INT8
     ),
-    OpSpec(
-        "SCATTER_ND", (param("indices"), act("updates"), param("shape")), _Y, _scatter_nd_shape,
-        _scatter_nd, "ScatterNdOptions", graphdef="ScatterNd", same_scale=True, symmetric=True,
-        kernels=INT8,
+    _MOVES.op("BROADCAST_TO", (X, param("shape")), _broadcast_to_shape, _broadcast_to)
+    .facets(kernels=INT8_INT16)
+    # No runtime has version 1.
+    .since({lambda op: True: 2}, int8=3, int16=3),
+    _MOVES.op("REVERSE_V2", (X, param("axes")), reference=_reverse).since(int8=3),
+    _FLOAT.op("REVERSE_SEQUENCE", (X, param("lengths")), reference=_reverse_sequence).shared(
+        seq_dim=0, batch_dim=0
     ),
-    OpSpec(
-        "BROADCAST_TO", (_X, param("shape")), _Y, _broadcast_to_shape,
-        lambda op, x: [np.broadcast_to(operand_value(x, 0), const_ints(op, 1))],
-        "BroadcastToOptions", graphdef="BroadcastTo", same_scale=True,
-        # No runtime has version 1.
-        versions={"int8": 3, "int16": 3}, since=((lambda op: True, 2),),
-        kernels=INT8_INT16,
+    _FLOAT.op("CUMSUM", (X, param("axis")), reference=_cumsum).shared(
+        exclusive=False, reverse=False
     ),
-    OpSpec(
-        "REVERSE_V2", (_X, param("axes")), _Y, same_shape, _reverse, "ReverseV2Options",
-        graphdef="ReverseV2", same_scale=True, versions={"int8": 3},
-    ),
-    OpSpec(
-        "REVERSE_SEQUENCE", (_X, param("lengths")), _Y, same_shape, _reverse_sequence,
-        "ReverseSequenceOptions", {"seq_dim": 0, "batch_dim": 0}, kernels=FLOAT_ONLY,
-        graphdef="ReverseSequence",
-        graphdef_attrs={"seq_dim": "seq_dim", "batch_dim": "batch_dim"},
-    ),
-    OpSpec(
-        "CUMSUM", (_X, param("axis")), _Y, same_shape, _cumsum, "CumsumOptions",
-        {"exclusive": False, "reverse": False}, kernels=FLOAT_ONLY, graphdef="Cumsum",
-        graphdef_attrs={"exclusive": "exclusive", "reverse": "reverse"},
-    ),
-    OpSpec(
-        "DYNAMIC_UPDATE_SLICE", (_X, act("update"), param("start")), _Y, same_shape, _update,
-        "DynamicUpdateSliceOptions", same_scale=True, versions={"int16": 4},
-        since=((reads(2, "int64"), 2),),
-    ),
-    OpSpec(
-        "EMBEDDING_LOOKUP", (param("indices"), weight("table", 0)), _Y, _lookup_shape,
-        lambda op, x: [operand_value(x, 1)[operand_value(x, 0)]], None, kernels=FLOAT_ONLY,
-        hybrid=True,
-    ),
-)  # fmt: skip
+    OpSpec("DYNAMIC_UPDATE_SLICE", (X, act("update"), param("start")), reference=_update)
+    .facets("same_scale")
+    .since({reads(2, "int64"): 2}, int16=4),
+    OpSpec("EMBEDDING_LOOKUP", (param("indices"), weight("table", axis=0)), _lookup_shape)
+    .facets("hybrid", kernels=FLOAT_ONLY)
+    .facets(reference=values_alone(lambda indices, table: table[indices])),
+)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -24,28 +23,20 @@ from qfrewrite.ops.spec import (
     OpSpec,
     Port,
     Shape,
+    X,
     act,
     attr,
     bias,
     const_ints,
+    define,
     facets,
     param,
-    rows,
     shape_error,
     shape_of,
     step_of_product,
     weight,
 )
 from qfrewrite.ops.windows import output_size, patches, same_padding
-
-_CONV_ATTRS: Mapping[str, Any] = {
-    "padding": "SAME",
-    "stride_h": 1,
-    "stride_w": 1,
-    "dilation_h_factor": 1,
-    "dilation_w_factor": 1,
-    "fused_activation_function": "NONE",
-}
 
 
 def window_of(op: Op) -> tuple[tuple[int, int], tuple[int, int], str]:
@@ -88,27 +79,13 @@ def _depthwise_shape(op: Op) -> list[Shape]:
     return [(x[0], *_spatial(op, x, (w[1], w[2])), w[3])]
 
 
-_CONV_3D_ATTRS: Mapping[str, Any] = {
-    "padding": "SAME",
-    "fused_activation_function": "NONE",
-    **{f"stride_{d}": 1 for d in "dhw"},
-    **{f"dilation_{d}_factor": 1 for d in "dhw"},
-}
-
-
 def _conv_3d_shape(op: Op) -> list[Shape]:
     x, w = shape_of(op, 0), shape_of(op, 1)
     if len(x) != 5 or len(w) != 5 or w[3] != x[4]:
         raise shape_error(op, f"input {list(x)} and weights {list(w)} do not fit")
+    steps = [(attr(op, f"stride_{d}"), attr(op, f"dilation_{d}_factor")) for d in "dhw"]
     sizes = [
-        output_size(
-            x[i + 1],
-            w[i],
-            attr(op, f"stride_{d}"),
-            attr(op, f"dilation_{d}_factor"),
-            attr(op, "padding"),
-        )
-        for i, d in enumerate("dhw")
+        output_size(x[i + 1], w[i], *step, attr(op, "padding")) for i, step in enumerate(steps)
     ]
     return [(x[0], *sizes, w[4])]
 
@@ -148,83 +125,53 @@ def _matmul_shape(op: Op) -> list[Shape]:
     return [(*batch, rows_, columns)]
 
 
-def _add_bias(y: Array, b: Array | None, dtype: Any) -> list[Array]:
-    return [(y if b is None else y + b).astype(dtype)]
+def _plus(y: Array, b: Array | None) -> Array:
+    return y if b is None else y + b
 
 
-def _conv(op: Op, x: list[Array | None]) -> list[Array]:
-    assert x[0] is not None
-    assert x[1] is not None
-    strides, dilations, padding = window_of(op)
-    w = x[1].astype(np.float64)
-    view = patches(x[0].astype(np.float64), w.shape[1:3], strides, dilations, padding)
+def _conv(op: Op, x: Array, w: Array, b: Array | None = None) -> Array:
+    w = w.astype(np.float64)
+    view = patches(x.astype(np.float64), w.shape[1:3], *window_of(op))
     groups = view.shape[3] // w.shape[3]
-    per_group, outs = w.shape[3], w.shape[0] // groups
     parts = [
-        np.einsum(
-            "nhwcij,oijc->nhwo",
-            view[:, :, :, g * per_group : (g + 1) * per_group],
-            w[g * outs : (g + 1) * outs],
-            optimize=True,
-        )
-        for g in range(groups)
+        np.einsum("nhwcij,oijc->nhwo", part, weights, optimize=True)
+        for part, weights in zip(np.split(view, groups, 3), np.split(w, groups), strict=True)
     ]
-    return _add_bias(np.concatenate(parts, -1), x[2] if len(x) > 2 else None, x[0].dtype)
+    return _plus(np.concatenate(parts, -1), b)
 
 
-def _depthwise(op: Op, x: list[Array | None]) -> list[Array]:
-    assert x[0] is not None
-    assert x[1] is not None
-    strides, dilations, padding = window_of(op)
-    _, height, width, outs = x[1].shape
-    channels = x[0].shape[3]
-    w = x[1].astype(np.float64).reshape(height, width, channels, outs // channels)
-    view = patches(x[0].astype(np.float64), (height, width), strides, dilations, padding)
+def _depthwise(op: Op, x: Array, w: Array, b: Array | None = None) -> Array:
+    _, height, width, outs = w.shape
+    w = w.astype(np.float64).reshape(height, width, x.shape[3], outs // x.shape[3])
+    view = patches(x.astype(np.float64), (height, width), *window_of(op))
     y = np.einsum("nhwcij,ijcm->nhwcm", view, w, optimize=True)
-    y = y.reshape(*y.shape[:3], outs)
-    return _add_bias(y, x[2] if len(x) > 2 else None, x[0].dtype)
+    return _plus(y.reshape(*y.shape[:3], outs), b)
 
 
-def _transpose_conv(op: Op, x: list[Array | None]) -> list[Array]:
-    shape, w, y = x[0], x[1], x[2]
-    assert shape is not None
-    assert w is not None
-    assert y is not None
+def _transpose_conv(op: Op, shape: Array, w: Array, x: Array, b: Array | None = None) -> Array:
     n, height, width, channels = (int(d) for d in shape)
-    stride = (attr(op, "stride_h"), attr(op, "stride_w"))
-    pads = [(0, 0), (0, 0)]
+    rows, columns = attr(op, "stride_h"), attr(op, "stride_w")
+    top = left = (0, 0)
     if attr(op, "padding") == "SAME":
-        pads = [same_padding((height, width)[i], w.shape[i + 1], stride[i]) for i in range(2)]
-    full = np.zeros(
-        (n, height + sum(pads[0]) + w.shape[1], width + sum(pads[1]) + w.shape[2], channels)
-    )
-    for i in range(w.shape[1]):
-        for j in range(w.shape[2]):
-            tap = np.einsum("nhwc,oc->nhwo", y.astype(np.float64), w[:, i, j].astype(np.float64))
-            full[
-                :,
-                i : i + y.shape[1] * stride[0] : stride[0],
-                j : j + y.shape[2] * stride[1] : stride[1],
-            ] += tap
-    out = full[:, pads[0][0] : pads[0][0] + height, pads[1][0] : pads[1][0] + width]
-    return _add_bias(out, x[3] if len(x) > 3 else None, y.dtype)
+        top = same_padding(height, w.shape[1], rows)
+        left = same_padding(width, w.shape[2], columns)
+    full = np.zeros((n, height + sum(top) + w.shape[1], width + sum(left) + w.shape[2], channels))
+    for i, j in np.ndindex(*w.shape[1:3]):
+        tap = np.einsum("nhwc,oc->nhwo", x.astype(np.float64), w[:, i, j].astype(np.float64))
+        ends = i + x.shape[1] * rows, j + x.shape[2] * columns
+        full[:, i : ends[0] : rows, j : ends[1] : columns] += tap
+    return _plus(full[:, top[0] : top[0] + height, left[0] : left[0] + width], b)
 
 
-def _fully_connected(op: Op, x: list[Array | None]) -> list[Array]:
-    assert x[0] is not None
-    assert x[1] is not None
-    w = x[1].astype(np.float64)
-    flat = x[0].reshape(-1, w.shape[1]).astype(np.float64) @ w.T
-    y = flat.reshape(_fully_connected_shape(op)[0])
-    return _add_bias(y, x[2] if len(x) > 2 else None, x[0].dtype)
+def _fully_connected(op: Op, x: Array, w: Array, b: Array | None = None) -> Array:
+    flat = x.reshape(-1, w.shape[1]).astype(np.float64) @ w.astype(np.float64).T
+    return _plus(flat.reshape(_fully_connected_shape(op)[0]), b)
 
 
-def _matmul(op: Op, x: list[Array | None]) -> list[Array]:
-    assert x[0] is not None
-    assert x[1] is not None
-    a = np.swapaxes(x[0], -1, -2) if attr(op, "adj_x") else x[0]
-    b = np.swapaxes(x[1], -1, -2) if attr(op, "adj_y") else x[1]
-    return [np.matmul(a.astype(np.float64), b.astype(np.float64)).astype(x[0].dtype)]
+def _matmul(op: Op, a: Array, b: Array) -> Any:
+    a = np.swapaxes(a, -1, -2) if attr(op, "adj_x") else a
+    b = np.swapaxes(b, -1, -2) if attr(op, "adj_y") else b
+    return np.matmul(a.astype(np.float64), b.astype(np.float64))
 
 
 def _macs(op: Op) -> int:
@@ -240,55 +187,53 @@ def _matmul_macs(op: Op) -> int:
     return op.output.size * op.operand(0).shape[-1]
 
 
-rows(
-    OpSpec(
-        "CONV_2D", (act("x"), weight("w", 0, rank=4), bias()), (act("y"),), _conv_shape, _conv,
-        "Conv2DOptions", _CONV_ATTRS, fuses=True, hybrid=True, least_step=step_of_product,
-        versions={"int8": 3},
-        since=((hybrid, 2), (hybrid_per_channel, 5), (grouped, 6)), homogeneous=True, macs=_macs,
+_LINEAR = OpSpec(fuses=True, least_step=step_of_product, macs=_macs)
+_CONV = _LINEAR.facets("hybrid").attributes(
+    padding="SAME",
+    stride_h=1,
+    stride_w=1,
+    dilation_h_factor=1,
+    dilation_w_factor=1,
+    fused_activation_function="NONE",
+)
+_CONV_3D = OpSpec(options="Conv3DOptions", kernels=FLOAT_ONLY).attributes(
+    padding="SAME",
+    fused_activation_function="NONE",
+    **{f"{name}": 1 for d in "dhw" for name in (f"stride_{d}", f"dilation_{d}_factor")},
+)
+_W = weight("w", axis=0, rank=4)
+
+define(
+    _CONV.op("CONV_2D", (X, _W, bias()), _conv_shape, _conv, homogeneous=True).since(
+        {hybrid: 2, hybrid_per_channel: 5, grouped: 6}, int8=3
     ),
-    OpSpec(
-        "DEPTHWISE_CONV_2D", (act("x"), weight("w", 3, rank=4), bias()), (act("y"),),
-        _depthwise_shape, _depthwise, "DepthwiseConv2DOptions",
-        {**_CONV_ATTRS, "depth_multiplier": 1}, fuses=True,
-        least_step=step_of_product, hybrid=True, versions={"int8": 3},
-        since=((dilated, 2), (hybrid, 4), (hybrid_per_channel, 6)), macs=_macs,
-    ),
-    OpSpec(
-        "TRANSPOSE_CONV", (param("output_shape"), weight("w", 0, rank=4), act("x"), bias()),
-        (act("y"),), _transpose_conv_shape, _transpose_conv, "TransposeConvOptions",
-        {"padding": "SAME", "stride_h": 1, "stride_w": 1, "fused_activation_function": "NONE"},
-        fuses=True, versions={"int8": 2}, since=((has(3), 3), (activates, 4)),
-        least_step=step_of_product, homogeneous=True, scatters=True, macs=_macs,
-    ),
-    OpSpec(
-        "FULLY_CONNECTED", (act("x"), weight("w", 0, rank=2), bias()), (act("y"),),
-        _fully_connected_shape, _fully_connected, "FullyConnectedOptions",
-        {"fused_activation_function": "NONE", "weights_format": "DEFAULT", "keep_num_dims": False,
-         "asymmetric_quantize_inputs": False},
-        fuses=True, hybrid=True, versions={"int8": 4}, least_step=step_of_product,
-        since=((hybrid, 3), (says("keep_num_dims"), 5), (lacks(2), 6), (hybrid_per_channel, 12)),
-        homogeneous=True, macs=_macs,
-    ),
+    _CONV.op("DEPTHWISE_CONV_2D", (X, weight("w", axis=3, rank=4), bias()), _depthwise_shape)
+    .facets(reference=_depthwise, attrs={**_CONV.attrs, "depth_multiplier": 1})
+    .since({dilated: 2, hybrid: 4, hybrid_per_channel: 6}, int8=3),
+    _LINEAR.op("TRANSPOSE_CONV", (param("output_shape"), _W, X, bias()), _transpose_conv_shape)
+    .attributes(padding="SAME", stride_h=1, stride_w=1, fused_activation_function="NONE")
+    .facets("homogeneous scatters", reference=_transpose_conv)
+    .since({has(3): 3, activates: 4}, int8=2),
+    _LINEAR.op("FULLY_CONNECTED", (X, weight("w", axis=0, rank=2), bias()), _fully_connected_shape)
+    .attributes(
+        fused_activation_function="NONE",
+        weights_format="DEFAULT",
+        keep_num_dims=False,
+        asymmetric_quantize_inputs=False,
+    )
+    .facets("hybrid homogeneous", reference=_fully_connected)
+    .since({hybrid: 3, says("keep_num_dims"): 5, lacks(2): 6, hybrid_per_channel: 12}, int8=4),
     # Ours: the reader of GraphDefs writes what is used of it as FULLY_CONNECTED.
-    OpSpec(
-        "RFFT", (Port("x", "any"),), (param("y", dtype="complex64"),), _rfft_shape,
-        attrs={"length": 0}, kernels=FLOAT_ONLY,
-    ),
-    OpSpec(
-        "CONV_3D", (act("x"), act("w"), act("b", optional=True)), (act("y"),), _conv_3d_shape,
-        None, "Conv3DOptions", _CONV_3D_ATTRS, kernels=FLOAT_ONLY, macs=_macs,
-    ),
-    OpSpec(
-        "CONV_3D_TRANSPOSE",
-        (param("output_shape"), act("w"), act("x"), act("b", optional=True)), (act("y"),),
-        lambda op: [const_ints(op, 0)], None, "Conv3DOptions", _CONV_3D_ATTRS, kernels=FLOAT_ONLY,
-    ),
-    OpSpec(
-        "BATCH_MATMUL", (act("a"), act("b")), (act("y"),), _matmul_shape, _matmul,
-        "BatchMatMulOptions", {"adj_x": False, "adj_y": False, "asymmetric_quantize_inputs": False},
-        graphdef="BatchMatMulV2", graphdef_attrs={"adj_x": "adj_x", "adj_y": "adj_y"},
-        versions={"int8": 2, "int16": 3}, kernels=INT8_INT16,
-        least_step=step_of_product, macs=_matmul_macs,
-    ),
-)  # fmt: skip
+    OpSpec("RFFT", (Port("x", "any"),), _rfft_shape, kernels=FLOAT_ONLY)
+    .attributes(length=0)
+    .facets(outputs=(param("y", dtype="complex64"),)),
+    _CONV_3D.op("CONV_3D", (X, act("w"), act("b", optional=True)), _conv_3d_shape, macs=_macs),
+    _CONV_3D.op(
+        "CONV_3D_TRANSPOSE", (param("output_shape"), act("w"), X, act("b", optional=True))
+    ).facets(infer=lambda op: [const_ints(op, 0)]),
+    OpSpec("BATCH_MATMUL", (act("a"), act("b")), _matmul_shape, _matmul, kernels=INT8_INT16)
+    .attributes(adj_x=False, adj_y=False, asymmetric_quantize_inputs=False)
+    .facets(graphdef="BatchMatMulV2", graphdef_attrs={"adj_x": "adj_x", "adj_y": "adj_y"})
+    .facets(least_step=step_of_product, macs=_matmul_macs)
+    .since(int8=2, int16=3),
+)

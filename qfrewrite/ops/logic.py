@@ -8,33 +8,30 @@ from typing import Any
 import numpy as np
 
 from qfrewrite.ir import NUMPY_DTYPES, Array, Op
-from qfrewrite.ops.elementwise import broadcast_shape, same_shape
+from qfrewrite.ops.elementwise import broadcast_shape
 from qfrewrite.ops.features import rank_above, reads
 from qfrewrite.ops.spec import (
+    AS_KIND,
     FLOAT_ONLY,
     INT8_UINT8,
+    INT32,
+    TRUTH,
     OpSpec,
     Port,
     Reference,
     Shape,
+    X,
     act,
     attr,
     const_ints,
+    define,
     normal_axis,
-    operand_value,
     param,
-    rows,
     shape_error,
     shape_of,
     unknown_shape,
+    values_alone,
 )
-
-
-def _compare(f: Callable[[Array, Array], Any]) -> Reference:
-    def reference(op: Op, x: list[Array | None]) -> list[Array]:
-        return [np.asarray(f(operand_value(x, 0), operand_value(x, 1)), np.bool_)]
-
-    return reference
 
 
 def _select_shape(op: Op) -> list[Shape]:
@@ -51,11 +48,10 @@ def _select_shape(op: Op) -> list[Shape]:
         ) from None
 
 
-def _select(op: Op, x: list[Array | None]) -> list[Array]:
-    condition, a, b = (operand_value(x, i) for i in range(3))
+def _select(op: Op, condition: Array, a: Array, b: Array) -> Array:
     if op.kind == "SELECT" and condition.ndim == 1 and a.ndim > 1 and condition.size > 1:
         condition = condition.reshape(-1, *[1] * (a.ndim - 1))
-    return [np.where(condition, a, b)]
+    return np.where(condition, a, b)
 
 
 def _arg_shape(op: Op) -> list[Shape]:
@@ -64,17 +60,16 @@ def _arg_shape(op: Op) -> list[Shape]:
     return [(*x[:axis], *x[axis + 1 :])]
 
 
-def _arg(f: Callable[..., Any]) -> Reference:
-    def reference(op: Op, x: list[Array | None]) -> list[Array]:
-        found = f(operand_value(x, 0), axis=const_ints(op, 1)[0])
-        return [np.asarray(found, NUMPY_DTYPES[attr(op, "output_type").lower()])]
+def _arg(function: Callable[..., Any]) -> Reference:
+    def reference(op: Op, x: Array, _: Array) -> Array:
+        indices = np.asarray(function(x, axis=const_ints(op, 1)[0]))
+        return indices.astype(NUMPY_DTYPES[attr(op, "output_type").lower()])
 
     return reference
 
 
-def _bucketize(op: Op, x: list[Array | None]) -> list[Array]:
-    found = np.searchsorted(attr(op, "boundaries"), operand_value(x, 0), side="right")
-    return [np.asarray(found, np.int32)]
+def _bucketize(op: Op, x: Array) -> Array:
+    return np.searchsorted(attr(op, "boundaries"), x, side="right").astype(np.int32)
 
 
 def _top_k_shape(op: Op) -> list[Shape]:
@@ -84,10 +79,9 @@ def _top_k_shape(op: Op) -> list[Shape]:
     return [(*x[:-1], k)] * 2
 
 
-def _top_k(op: Op, x: list[Array | None]) -> list[Array]:
-    v, k = operand_value(x, 0), const_ints(op, 1)[0]
-    order = np.argsort(-v, axis=-1, kind="stable")[..., :k]
-    return [np.take_along_axis(v, order, -1), order.astype(np.int32)]
+def _top_k(op: Op, x: Array, _: Array) -> list[Array]:
+    order = np.argsort(-x, axis=-1, kind="stable")[..., : const_ints(op, 1)[0]]
+    return [np.take_along_axis(x, order, -1), order.astype(np.int32)]
 
 
 def _one_hot_shape(op: Op) -> list[Shape]:
@@ -96,16 +90,14 @@ def _one_hot_shape(op: Op) -> list[Shape]:
     return [(*indices[:axis], depth, *indices[axis:])]
 
 
-def _one_hot(op: Op, x: list[Array | None]) -> list[Array]:
-    indices, depth = operand_value(x, 0), const_ints(op, 1)[0]
+def _one_hot(op: Op, indices: Array, _: Array, on: Array, off: Array) -> Array:
     axis = normal_axis(op, attr(op, "axis"), indices.ndim + 1)
-    steps = np.arange(depth).reshape(-1, *[1] * (indices.ndim - axis))
-    hit = np.expand_dims(indices, axis) == steps
-    return [np.where(hit, operand_value(x, 2), operand_value(x, 3))]
+    steps = np.arange(const_ints(op, 1)[0]).reshape(-1, *[1] * (indices.ndim - axis))
+    return np.where(np.expand_dims(indices, axis) == steps, on, off)
 
 
-def _fill(op: Op, x: list[Array | None]) -> list[Array]:
-    return [np.full(const_ints(op, 0), operand_value(x, 1).reshape(-1)[0])]
+def _fill(op: Op, _: Array, value: Array) -> Array:
+    return np.full(const_ints(op, 0), value.reshape(-1)[0])
 
 
 def _range_shape(op: Op) -> list[Shape]:
@@ -118,99 +110,64 @@ def _range_shape(op: Op) -> list[Shape]:
     return [(max(int(np.ceil((limit - start) / delta)), 0),)]
 
 
-def _range(op: Op, x: list[Array | None]) -> list[Array]:
-    start, _, delta = (operand_value(x, i).reshape(-1)[0] for i in range(3))
-    return [(start + np.arange(_range_shape(op)[0][0]) * delta).astype(operand_value(x, 0).dtype)]
+def _range(op: Op, *x: Array) -> Array:
+    start, _, delta = (v.reshape(-1)[0] for v in x)
+    return np.asarray(start + np.arange(_range_shape(op)[0][0]) * delta)
 
 
-def _logical(f: Callable[..., Any]) -> Reference:
-    return lambda op, x: [np.asarray(f(*(operand_value(x, i) for i in range(len(x)))), np.bool_)]
+_COMPARISON = OpSpec(graphdef=AS_KIND, outputs=TRUTH, kernels=INT8_UINT8).since(int8=2)
+_LOGICAL = OpSpec(graphdef=AS_KIND, outputs=TRUTH, kernels=FLOAT_ONLY)
+_AB = (act("a"), act("b"))
+_TRUTHS = (param("a"), param("b"))
+_SELECT = OpSpec(graphdef=AS_KIND, same_scale=True)
+_CHOICE = (param("condition"), act("a"), act("b"))
+_INDEX = OpSpec(outputs=(param("y", dtype="int64"),), kernels=INT8_UINT8).since(int8=2)
+_FLOAT = OpSpec(kernels=FLOAT_ONLY)
 
 
-_Y = (act("y"),)
-_TRUTH = (param("y", dtype="bool"),)
-_COMPARISONS: dict[str, tuple[Callable[[Array, Array], Any], str, str, dict[str, int]]] = {
-    "EQUAL": (np.equal, "EqualOptions", "Equal", {"int8": 2, "int16": 5}),
-    "NOT_EQUAL": (np.not_equal, "NotEqualOptions", "NotEqual", {"int8": 2, "int16": 4}),
-    "GREATER": (np.greater, "GreaterOptions", "Greater", {"int8": 2}),
-    "GREATER_EQUAL": (
-        np.greater_equal,
-        "GreaterEqualOptions",
-        "GreaterEqual",
-        {"int8": 2, "int16": 3},
-    ),
-    "LESS": (np.less, "LessOptions", "Less", {"int8": 2, "int16": 3}),
-    "LESS_EQUAL": (np.less_equal, "LessEqualOptions", "LessEqual", {"int8": 2}),
-}
+def _compare(kind: str, function: Callable[[Array, Array], Any]) -> OpSpec:
+    return _COMPARISON.op(kind, _AB, broadcast_shape, values_alone(function))
 
-rows(
-    *(
-        OpSpec(
-            kind, (act("a"), act("b")), _TRUTH, broadcast_shape, _compare(f),
-            options, graphdef=graphdef, versions=versions, kernels=INT8_UINT8,
-        )
-        for kind, (f, options, graphdef, versions) in _COMPARISONS.items()
+
+define(
+    _compare("EQUAL", np.equal).since(int16=5),
+    _compare("NOT_EQUAL", np.not_equal).since(int16=4),
+    _compare("GREATER", np.greater),
+    _compare("GREATER_EQUAL", np.greater_equal).since(int16=3),
+    _compare("LESS", np.less).since(int16=3),
+    _compare("LESS_EQUAL", np.less_equal),
+    _LOGICAL.op("LOGICAL_AND", _TRUTHS, broadcast_shape, values_alone(np.logical_and)),
+    _LOGICAL.op("LOGICAL_OR", _TRUTHS, broadcast_shape, values_alone(np.logical_or)),
+    _LOGICAL.op("LOGICAL_NOT", (param("x"),), reference=values_alone(np.logical_not)),
+    _SELECT.op("SELECT", _CHOICE, _select_shape, _select).since({rank_above(4): 3}),
+    _SELECT.op("SELECT_V2", _CHOICE, _select_shape, _select),
+    _INDEX.op("ARG_MAX", (X, param("axis")), _arg_shape, _arg(np.argmax))
+    .attributes(output_type="INT64")
+    .facets(scores="ranks"),
+    _INDEX.op("ARG_MIN", (X, param("axis")), _arg_shape, _arg(np.argmin)).attributes(
+        output_type="INT64"
     ),
-    OpSpec(
-        "LOGICAL_AND", (param("a"), param("b")), _TRUTH, broadcast_shape, _logical(np.logical_and),
-        "LogicalAndOptions", graphdef="LogicalAnd", kernels=FLOAT_ONLY,
-    ),
-    OpSpec(
-        "LOGICAL_OR", (param("a"), param("b")), _TRUTH, broadcast_shape, _logical(np.logical_or),
-        "LogicalOrOptions", graphdef="LogicalOr", kernels=FLOAT_ONLY,
-    ),
-    OpSpec(
-        "LOGICAL_NOT", (param("x"),), _TRUTH, same_shape, _logical(np.logical_not),
-        "LogicalNotOptions", graphdef="LogicalNot", kernels=FLOAT_ONLY,
-    ),
-    OpSpec(
-        "SELECT", (param("condition"), act("a"), act("b")), _Y, _select_shape, _select,
-        "SelectOptions", graphdef="Select", same_scale=True, since=((rank_above(4), 3),),
-    ),
-    OpSpec(
-        "SELECT_V2", (param("condition"), act("a"), act("b")), _Y, _select_shape, _select,
-        "SelectV2Options", graphdef="SelectV2", same_scale=True,
-    ),
-    OpSpec(
-        "ARG_MAX", (act("x"), param("axis")), (param("y", dtype="int64"),), _arg_shape,
-        _arg(np.argmax), "ArgMaxOptions", {"output_type": "INT64"}, versions={"int8": 2},
-        kernels=INT8_UINT8, scores="ranks",
-    ),
-    OpSpec(
-        "ARG_MIN", (act("x"), param("axis")), (param("y", dtype="int64"),), _arg_shape,
-        _arg(np.argmin), "ArgMinOptions", {"output_type": "INT64"}, versions={"int8": 2},
-        kernels=INT8_UINT8,
-    ),
-    OpSpec(
-        "BUCKETIZE", (act("x"),), (param("y", dtype="int32"),), same_shape, _bucketize,
-        "BucketizeOptions", {"boundaries": ()}, kernels=FLOAT_ONLY, graphdef="Bucketize",
-        graphdef_attrs={"boundaries": "boundaries"},
-    ),
+    _FLOAT.op("BUCKETIZE", reference=_bucketize, outputs=INT32)
+    .shared(boundaries=())
+    .facets(graphdef="Bucketize"),
     # Ours: the bits of float32 as int32. TFLite's BITCAST gets the shape wrong, and what reads it
     # looks for negative zeros, which the reader of GraphDefs leaves out.
+    _FLOAT.op("FLOAT_BITS", (Port("x", "any"),), outputs=INT32),
+    OpSpec("TOPK_V2", (X, param("k")), _top_k_shape, _top_k, same_scale=True)
+    .facets(outputs=(act("values"), param("indices", dtype="int32")), scores="ranks")
+    .facets(graphdef="TopKV2")
+    .since(int8=2, int16=3),
     OpSpec(
-        "FLOAT_BITS", (Port("x", "any"),), (param("y", dtype="int32"),), same_shape,
-        kernels=FLOAT_ONLY,
-    ),
-    OpSpec(
-        "TOPK_V2", (act("x"), param("k")), (act("values"), param("indices", dtype="int32")),
-        _top_k_shape, _top_k, "TopKV2Options", graphdef="TopKV2", same_scale=True,
-        versions={"int8": 2, "int16": 3}, scores="ranks",
-    ),
-    OpSpec(
-        "ONE_HOT", (param("indices"), param("depth"), act("on"), act("off")), _Y,
-        _one_hot_shape, _one_hot, "OneHotOptions", {"axis": -1}, same_scale=True,
-    ),
-    OpSpec(
-        "WHERE", (param("condition"),), (param("y", dtype="int64"),), unknown_shape, None,
-        "WhereOptions", kernels=FLOAT_ONLY,
-    ),
-    OpSpec(
-        "FILL", (param("dims"), act("value")), _Y, lambda op: [const_ints(op, 0)], _fill,
-        "FillOptions", same_scale=True, since=((reads(1, "int8", "int16"), 3),),
-    ),
-    OpSpec(
-        "RANGE", (act("start"), act("limit"), act("delta")), _Y, _range_shape, _range,
-        "RangeOptions", kernels=FLOAT_ONLY,
-    ),
-)  # fmt: skip
+        "ONE_HOT",
+        (param("indices"), param("depth"), act("on"), act("off")),
+        _one_hot_shape,
+        _one_hot,
+    )
+    .attributes(axis=-1)
+    .facets("same_scale"),
+    _FLOAT.op("WHERE", (param("condition"),), unknown_shape, outputs=(param("y", dtype="int64"),)),
+    OpSpec("FILL", (param("dims"), act("value")), lambda op: [const_ints(op, 0)], _fill)
+    .facets("same_scale")
+    .since({reads(1, "int8", "int16"): 3}),
+    _FLOAT.op("RANGE", (act("start"), act("limit"), act("delta")), _range_shape, _range),
+)

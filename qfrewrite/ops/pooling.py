@@ -2,37 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from qfrewrite.ir import Array, Op
 from qfrewrite.ops.spec import (
+    AS_KIND,
     FLOAT_ONLY,
     INT8_INT16,
+    TRUTH,
     OpSpec,
     Reference,
     Shape,
-    act,
+    X,
     attr,
     const_ints,
+    define,
     normal_axis,
     param,
-    rows,
     shape_error,
     shape_of,
 )
 from qfrewrite.ops.windows import output_size, patches
-
-_POOL_ATTRS: Mapping[str, Any] = {
-    "padding": "VALID",
-    "stride_h": 1,
-    "stride_w": 1,
-    "filter_height": 1,
-    "filter_width": 1,
-    "fused_activation_function": "NONE",
-}
 
 
 def _window(op: Op) -> tuple[tuple[int, int], tuple[int, int]]:
@@ -53,28 +46,22 @@ def _pool_shape(op: Op) -> list[Shape]:
     return [(x[0], height, width, x[3])]
 
 
-def _average_pool(op: Op, x: list[Array | None]) -> list[Array]:
-    v = x[0]
-    assert v is not None
+def _average_pool(op: Op, x: Array) -> Array:
     window, stride = _window(op)
     padding = attr(op, "padding")
-    total = patches(v.astype(np.float64), window, stride, (1, 1), padding).sum((-1, -2))
-    count = patches(np.ones((1, *v.shape[1:3], 1)), window, stride, (1, 1), padding).sum((-1, -2))
-    return [(total / count).astype(v.dtype)]
+    total = patches(x.astype(np.float64), window, stride, (1, 1), padding).sum((-1, -2))
+    count = patches(np.ones((1, *x.shape[1:3], 1)), window, stride, (1, 1), padding).sum((-1, -2))
+    return np.asarray(total / count, x.dtype)
 
 
-def _l2_pool(op: Op, x: list[Array | None]) -> list[Array]:
-    v = x[0]
-    assert v is not None
-    return [np.sqrt(_average_pool(op, [v**2])[0])]
+def _l2_pool(op: Op, x: Array) -> Array:
+    return np.sqrt(_average_pool(op, x**2))
 
 
-def _max_pool(op: Op, x: list[Array | None]) -> list[Array]:
-    v = x[0]
-    assert v is not None
+def _max_pool(op: Op, x: Array) -> Array:
     window, stride = _window(op)
-    view = patches(v.astype(np.float64), window, stride, (1, 1), attr(op, "padding"), fill=-np.inf)
-    return [view.max((-1, -2)).astype(v.dtype)]
+    view = patches(x.astype(np.float64), window, stride, (1, 1), attr(op, "padding"), fill=-np.inf)
+    return np.asarray(view.max((-1, -2)))
 
 
 def _axes(op: Op) -> tuple[int, ...]:
@@ -89,53 +76,42 @@ def _reduce_shape(op: Op) -> list[Shape]:
     return [tuple(d for i, d in enumerate(x) if i not in axes)]
 
 
-def _reduce(f: Callable[..., Any]) -> Reference:
-    def reference(op: Op, x: list[Array | None]) -> list[Array]:
-        v = x[0]
-        assert v is not None
-        wide = v.astype(np.float64) if v.dtype.kind == "f" else v
-        out = f(wide, axis=_axes(op), keepdims=attr(op, "keep_dims"))
-        return [np.asarray(out, v.dtype)]
+def _reduce(function: Callable[..., Any]) -> Reference:
+    def reference(op: Op, x: Array, _: Array) -> Any:
+        wide = x.astype(np.float64) if x.dtype.kind == "f" else x
+        return function(wide, axis=_axes(op), keepdims=attr(op, "keep_dims"))
 
     return reference
 
 
-def _reduction(kind: str, graphdef: str, f: Callable[..., Any], **kw: Any) -> OpSpec:
-    ports = {"x": act("x"), "y": act("y"), **kw.pop("ports", {})}
-    return OpSpec(
-        kind, (ports["x"], param("axes")), (ports["y"],), _reduce_shape, _reduce(f),
-        "ReducerOptions", {"keep_dims": False}, graphdef=graphdef,
-        graphdef_attrs={"keep_dims": "keep_dims"}, reduces=True, **kw,
-    )  # fmt: skip
+_POOL = OpSpec(homogeneous=True, channelwise=True, options="Pool2DOptions").attributes(
+    padding="VALID",
+    stride_h=1,
+    stride_w=1,
+    filter_height=1,
+    filter_width=1,
+    fused_activation_function="NONE",
+)
+_FUSING = _POOL.facets("same_scale fuses").since(int8=2, int16=3)
+_REDUCTION = OpSpec(graphdef=AS_KIND, options="ReducerOptions", reduces=True).shared(
+    keep_dims=False
+)
+_LINEAR = _REDUCTION.facets("homogeneous").since(int8=2)
+_EXTREME = _LINEAR.facets("same_scale").since(int16=3)
+_LOGICAL = _REDUCTION.facets(outputs=TRUTH, kernels=FLOAT_ONLY)
+_AXES = param("axes")
 
-
-_TRUTH = {"x": param("x"), "y": param("y", dtype="bool")}
-
-
-rows(
-    OpSpec(
-        "AVERAGE_POOL_2D", (act("x"),), (act("y"),), _pool_shape, _average_pool, "Pool2DOptions",
-        _POOL_ATTRS, same_scale=True, fuses=True, versions={"int8": 2, "int16": 3},
-        homogeneous=True, channelwise=True,
-    ),
-    OpSpec(
-        "MAX_POOL_2D", (act("x"),), (act("y"),), _pool_shape, _max_pool, "Pool2DOptions",
-        _POOL_ATTRS, same_scale=True, fuses=True, versions={"int8": 2, "int16": 3}, selects=True,
-        homogeneous=True, channelwise=True,
-    ),
-    OpSpec(
-        "L2_POOL_2D", (act("x"),), (act("y"),), _pool_shape, _l2_pool, "Pool2DOptions",
-        _POOL_ATTRS, kernels=FLOAT_ONLY, homogeneous=True, channelwise=True,
-    ),
-    _reduction("MEAN", "Mean", np.mean, versions={"int8": 2, "int16": 3}, homogeneous=True),
-    _reduction("SUM", "Sum", np.sum, versions={"int8": 2}, homogeneous=True),
-    _reduction("REDUCE_MAX", "Max", np.max, same_scale=True, versions={"int8": 2, "int16": 3},
-               homogeneous=True),
-    _reduction("REDUCE_MIN", "Min", np.min, same_scale=True, versions={"int8": 2, "int16": 3},
-               homogeneous=True),
-    _reduction(
-        "REDUCE_PROD", "Prod", np.prod, versions={"int8": 2, "int16": 2}, kernels=INT8_INT16
-    ),
-    _reduction("REDUCE_ANY", "Any", np.any, ports=_TRUTH, kernels=FLOAT_ONLY),
-    _reduction("REDUCE_ALL", "All", np.all, ports=_TRUTH, kernels=FLOAT_ONLY),
-)  # fmt: skip
+define(
+    _FUSING.op("AVERAGE_POOL_2D", (X,), _pool_shape, _average_pool),
+    _FUSING.op("MAX_POOL_2D", (X,), _pool_shape, _max_pool, selects=True),
+    _POOL.op("L2_POOL_2D", (X,), _pool_shape, _l2_pool, kernels=FLOAT_ONLY),
+    _LINEAR.op("MEAN", (X, _AXES), _reduce_shape, _reduce(np.mean)).since(int16=3),
+    _LINEAR.op("SUM", (X, _AXES), _reduce_shape, _reduce(np.sum)),
+    _EXTREME.op("REDUCE_MAX", (X, _AXES), _reduce_shape, _reduce(np.max), graphdef="Max"),
+    _EXTREME.op("REDUCE_MIN", (X, _AXES), _reduce_shape, _reduce(np.min), graphdef="Min"),
+    _REDUCTION.op("REDUCE_PROD", (X, _AXES), _reduce_shape, _reduce(np.prod), graphdef="Prod")
+    .facets(kernels=INT8_INT16)
+    .since(int8=2, int16=2),
+    _LOGICAL.op("REDUCE_ANY", (param("x"), _AXES), _reduce_shape, _reduce(np.any), graphdef="Any"),
+    _LOGICAL.op("REDUCE_ALL", (param("x"), _AXES), _reduce_shape, _reduce(np.all), graphdef="All"),
+)

@@ -6,9 +6,8 @@ import numpy as np
 
 from qfrewrite.ir import Array, Op
 from qfrewrite.ir.quant import dequantize, quantize
-from qfrewrite.ops.elementwise import same_shape
 from qfrewrite.ops.features import makes, per_channel_operand, per_channel_result, says
-from qfrewrite.ops.spec import FLOAT_ONLY, OpSpec, Shape, act, attr, rows, shape_error
+from qfrewrite.ops.spec import FLOAT_ONLY, OpSpec, Shape, X, attr, define, same_shape, shape_error
 
 
 def fake_quant_grid(
@@ -72,49 +71,38 @@ def _fake_quant_shape(op: Op) -> list[Shape]:
     return same_shape(op)
 
 
-def _fake_quant(op: Op, x: list[Array | None]) -> list[Array]:
-    v = x[0]
-    assert v is not None
+def _fake_quant(op: Op, x: Array) -> Array:
     low, high, scale = fake_quant_grid(
         attr(op, "min"), attr(op, "max"), attr(op, "num_bits"), attr(op, "narrow_range")
     )
     axis = attr(op, "axis")
     if axis is not None:
-        shape = [1] * v.ndim
+        shape = [1] * x.ndim
         shape[axis] = -1
         low, high, scale = (np.reshape(a, shape) for a in (low, high, scale))
-    steps = np.floor((np.clip(v, low, high) - low) / scale + np.float32(0.5))
-    return [(steps * scale + low).astype(v.dtype)]
+    steps = np.floor((np.clip(x, low, high) - low) / scale + np.float32(0.5))
+    return np.asarray(steps * scale + low)
 
 
-def _quantize(op: Op, x: list[Array | None]) -> list[Array]:
-    v, quant = x[0], op.output.quant
-    assert v is not None
+def _quantize(op: Op, x: Array) -> Array:
+    quant, source = op.output.quant, op.operand(0).quant
     assert quant is not None
-    source = op.operand(0).quant
-    real = v if source is None else dequantize(v, source)
-    return [quantize(real, quant, op.output.dtype)]
+    return quantize(x if source is None else dequantize(x, source), quant, op.output.dtype)
 
 
-def _dequantize(op: Op, x: list[Array | None]) -> list[Array]:
-    v, quant = x[0], op.operand(0).quant
-    assert v is not None
-    return [v.astype(np.float32) if quant is None else dequantize(v, quant)]
+def _dequantize(op: Op, x: Array) -> Array:
+    quant = op.operand(0).quant
+    return x.astype(np.float32) if quant is None else dequantize(x, quant)
 
 
-rows(
-    OpSpec(
-        "FAKE_QUANT", (act("x"),), (act("y"),), _fake_quant_shape, _fake_quant, "FakeQuantOptions",
-        {"min": 0.0, "max": 0.0, "num_bits": 8, "narrow_range": False, "axis": None},
-        kernels=FLOAT_ONLY, since=((says("narrow_range"), 2),),
-    ),
-    OpSpec(
-        "QUANTIZE", (act("x"),), (act("y"),), same_shape, _quantize, "QuantizeOptions",
-        since=((makes("int16"), 2), (per_channel_result, 3)), quantizes=True, converts=True,
-    ),
-    OpSpec(
-        "DEQUANTIZE", (act("x"),), (act("y"),), same_shape, _dequantize, "DequantizeOptions",
-        versions={"int8": 2, "int16": 3, "float16": 3}, since=((per_channel_operand, 5),),
-        quantizes=True, converts=True,
-    ),
-)  # fmt: skip
+define(
+    OpSpec("FAKE_QUANT", (X,), _fake_quant_shape, _fake_quant, kernels=FLOAT_ONLY)
+    .attributes(min=0.0, max=0.0, num_bits=8, narrow_range=False, axis=None)
+    .since({says("narrow_range"): 2}),
+    OpSpec("QUANTIZE", reference=_quantize)
+    .facets("quantizes converts")
+    .since({makes("int16"): 2, per_channel_result: 3}),
+    OpSpec("DEQUANTIZE", reference=_dequantize)
+    .facets("quantizes converts")
+    .since({per_channel_operand: 5}, int8=2, int16=3, float16=3),
+)

@@ -5,23 +5,25 @@ from __future__ import annotations
 import numpy as np
 
 from qfrewrite.ir import Array, Op
-from qfrewrite.ops.elementwise import same_shape
 from qfrewrite.ops.features import rank_above, rank_is_not, reads, says
 from qfrewrite.ops.spec import (
+    AS_KIND,
     FLOAT_ONLY,
     INT8_UINT8,
+    INT32,
     OpSpec,
     Port,
     Shape,
+    X,
     act,
     attr,
     const_ints,
+    define,
     normal_axis,
-    operand_value,
     param,
-    rows,
     shape_error,
     shape_of,
+    values_alone,
 )
 
 
@@ -111,6 +113,10 @@ def _strided_shape(op: Op) -> list[Shape]:
     return [tuple(view.shape)]
 
 
+def _slice_shape(op: Op) -> list[Shape]:
+    return [tuple(e - b for b, e in _slice_bounds(op))]
+
+
 def _concat_shape(op: Op) -> list[Shape]:
     shapes = [t.shape for t in op.inputs if t is not None]
     axis = normal_axis(op, attr(op, "axis"), len(shapes[0]))
@@ -145,11 +151,9 @@ def _split_shape(op: Op) -> list[Shape]:
     return [(*whole[:axis], size, *whole[axis + 1 :]) for size in sizes]
 
 
-def _split(op: Op, x: list[Array | None]) -> list[Array]:
-    whole = x[1 if op.kind == "SPLIT" else 0]
-    assert whole is not None
+def _split(op: Op, *x: Array) -> list[Array]:
     axis, sizes, _ = _split_sizes(op)
-    return np.split(whole, np.cumsum(sizes)[:-1], axis)
+    return np.split(x[1 if op.kind == "SPLIT" else 0], np.cumsum(sizes)[:-1], axis)
 
 
 def _pack_shape(op: Op) -> list[Shape]:
@@ -178,11 +182,10 @@ def _gather_shape(op: Op) -> list[Shape]:
     return [(*x[:axis], *indices[batch:], *x[axis + 1 :])]
 
 
-def _gather(op: Op, x: list[Array | None]) -> list[Array]:
-    v, indices = _first(x), operand_value(x, 1)
-    axis, batch = normal_axis(op, attr(op, "axis"), v.ndim), attr(op, "batch_dims")
-    parts = [np.take(v[at], indices[at], axis - batch) for at in np.ndindex(*indices.shape[:batch])]
-    return [np.reshape(np.asarray(parts, v.dtype), _gather_shape(op)[0])]
+def _gather(op: Op, x: Array, indices: Array) -> Array:
+    axis, batch = normal_axis(op, attr(op, "axis"), x.ndim), attr(op, "batch_dims")
+    parts = [np.take(x[at], indices[at], axis - batch) for at in np.ndindex(*indices.shape[:batch])]
+    return np.reshape(np.asarray(parts, x.dtype), _gather_shape(op)[0])
 
 
 def _resize_shape(op: Op) -> list[Shape]:
@@ -224,185 +227,130 @@ def _batch_to_space_shape(op: Op) -> list[Shape]:
     return [(x[0] // count, *spatial, *x[len(block) + 1 :])]
 
 
-def _first(x: list[Array | None]) -> Array:
-    assert x[0] is not None
-    return x[0]
+def _reshape(op: Op, x: Array, *_: Array) -> Array:
+    return x.reshape(op.output.shape)
 
 
-def _reshape(op: Op, x: list[Array | None]) -> list[Array]:
-    return [_first(x).reshape(op.output.shape)]
+def _slice(op: Op, x: Array, *_: Array) -> Array:
+    return x[tuple(slice(b, e) for b, e in _slice_bounds(op))]
 
 
-def _slice(op: Op, x: list[Array | None]) -> list[Array]:
-    return [_first(x)[tuple(slice(b, e) for b, e in _slice_bounds(op))]]
+def _strided_slice(op: Op, x: Array, *_: Array) -> Array:
+    return np.asarray(x[strided_index(op)])
 
 
-def _pad(op: Op, x: list[Array | None]) -> list[Array]:
-    fill = x[2].reshape(-1)[0] if len(x) > 2 and x[2] is not None else 0
-    return [np.pad(_first(x), pad_pairs(op), constant_values=fill)]
+def _pad(op: Op, x: Array, _: Array, fill: Array | None = None) -> Array:
+    value = 0 if fill is None else fill.reshape(-1)[0]
+    return np.pad(x, pad_pairs(op), constant_values=value)
 
 
-def _mirror_pad(op: Op, x: list[Array | None]) -> list[Array]:
-    mode = "reflect" if attr(op, "mode") == "REFLECT" else "symmetric"
-    return [np.pad(_first(x), pad_pairs(op), mode=mode)]  # type: ignore[call-overload]
+def _mirror_pad(op: Op, x: Array, _: Array) -> Array:
+    return np.pad(x, pad_pairs(op), "reflect" if attr(op, "mode") == "REFLECT" else "symmetric")
 
 
-def _space_to_depth(op: Op, x: list[Array | None]) -> list[Array]:
-    v, b = _first(x), attr(op, "block_size")
-    n, h, w, c = v.shape
-    v = v.reshape(n, h // b, b, w // b, b, c).transpose(0, 1, 3, 2, 4, 5)
-    return [v.reshape(n, h // b, w // b, b * b * c)]
+def _concat(op: Op, *x: Array | None) -> Array:
+    return np.concatenate([v for v in x if v is not None], attr(op, "axis"))
 
 
-def _depth_to_space(op: Op, x: list[Array | None]) -> list[Array]:
-    v, b = _first(x), attr(op, "block_size")
-    n, h, w, c = v.shape
-    v = v.reshape(n, h, w, b, b, c // (b * b)).transpose(0, 1, 3, 2, 4, 5)
-    return [v.reshape(n, h * b, w * b, c // (b * b))]
+def _pack(op: Op, *x: Array | None) -> Array:
+    return np.stack([v for v in x if v is not None], attr(op, "axis"))
 
 
-def _shape(op: Op, x: list[Array | None]) -> list[Array]:
-    return [np.array(shape_of(op, 0), np.int64 if op.output.dtype == "int64" else np.int32)]
+def _unpack(op: Op, x: Array) -> list[Array]:
+    return list(np.moveaxis(x, attr(op, "axis"), 0))
 
 
-_MOVES = {"int8": 2}
-_MOVES_INT16 = {"int8": 2, "int16": 3}
-_MOVES_LATE = {"int8": 2, "int16": 4}
-_RESIZE = {"align_corners": False, "half_pixel_centers": False}
-_RESIZE_PAIRS = {k: k for k in _RESIZE}
-_STRIDED = {
-    k: 0 for k in ("begin_mask", "end_mask", "ellipsis_mask", "new_axis_mask", "shrink_axis_mask")
-}
-_Y = (act("y"),)
-_X = act("x")
+def _space_to_depth(op: Op, x: Array) -> Array:
+    (n, h, w, c), b = x.shape, attr(op, "block_size")
+    x = x.reshape(n, h // b, b, w // b, b, c).transpose(0, 1, 3, 2, 4, 5)
+    return x.reshape(n, h // b, w // b, b * b * c)
 
-rows(
-    OpSpec(
-        "RESHAPE", (_X, param("shape", optional=True)), _Y, _reshape_shape, _reshape,
-        "ReshapeOptions", {"new_shape": ()}, same_scale=True, reshapes=True, selects=True,
-        homogeneous=True,
+
+def _depth_to_space(op: Op, x: Array) -> Array:
+    (n, h, w, c), b = x.shape, attr(op, "block_size")
+    x = x.reshape(n, h, w, b, b, c // (b * b)).transpose(0, 1, 3, 2, 4, 5)
+    return x.reshape(n, h * b, w * b, c // (b * b))
+
+
+def _shape(op: Op, _: Array | None) -> Array:
+    return np.array(shape_of(op, 0), np.int64 if op.output.dtype == "int64" else np.int32)
+
+
+_MASKS = ("begin_mask", "end_mask", "ellipsis_mask", "new_axis_mask", "shrink_axis_mask")
+_ANY_X = (act("x", variadic=True),)
+_ANY_Y = (act("y", variadic=True),)
+_BOUNDS = ("begin", "end", "strides")
+_PADDINGS = param("paddings")
+
+# Ops that move values; most are homogeneous, since what they add is 0.
+_MOVES = OpSpec(graphdef=AS_KIND, same_scale=True, homogeneous=True)
+_MOVES_3 = _MOVES.since(int8=2, int16=3)
+_MOVES_4 = _MOVES.since(int8=2, int16=4)
+_VIEWS = OpSpec(graphdef=AS_KIND, same_scale=True, reshapes=True, selects=True)
+_SPLITS = (
+    _MOVES.since(int8=2)
+    .attributes(num_splits=0)
+    .facets(outputs=_ANY_Y, graphdef_attrs={"num_splits": "num_split"})
+)
+_BLOCKS = OpSpec(same_scale=True, channelwise=True).since({rank_is_not(4): 3}, int8=2, int16=4)
+_RESIZES = (
+    OpSpec(graphdef=AS_KIND, same_scale=True, channelwise=True)
+    .shared(align_corners=False, half_pixel_centers=False)
+    .since({says("half_pixel_centers"): 3}, int8=2, int16=4)
+)
+_DEPTHS = _MOVES.since(int8=2).shared(block_size=2).facets(kernels=INT8_UINT8)
+
+define(
+    _VIEWS.op("RESHAPE", (X, param("shape", optional=True)), _reshape_shape, _reshape)
+    .attributes(new_shape=())
+    .facets("homogeneous", graphdef=None),
+    _VIEWS.op("SQUEEZE", (X,), _squeeze_shape, _reshape, attrs={"squeeze_dims": ()}, graphdef=None),
+    _VIEWS.op("EXPAND_DIMS", (X, param("axis")), _expand_dims_shape, _reshape),
+    _MOVES.op("TRANSPOSE", (X, param("perm")), _transpose_shape, values_alone(np.transpose))
+    .since({rank_above(4): 4, rank_above(5): 6, rank_above(6): 8}, int8=2, int16=5)
+    .facets("selects"),
+    _MOVES_3.op("PAD", (X, _PADDINGS), _pad_shape, _pad).since({rank_above(4): 4}),
+    _MOVES_3.op("PADV2", (X, _PADDINGS, act("value")), _pad_shape, _pad)
+    .since({rank_above(4): 4})
+    .facets(graphdef="PadV2", homogeneous=False),
+    _MOVES_3.op("MIRROR_PAD", (X, _PADDINGS), _pad_shape, _mirror_pad).shared(mode="REFLECT"),
+    _MOVES_4.op("SLICE", (X, param("begin"), param("size")), _slice_shape, _slice).since(
+        {rank_above(4): 5}
     ),
-    OpSpec(
-        "SQUEEZE", (_X,), _Y, _squeeze_shape, _reshape, "SqueezeOptions", {"squeeze_dims": ()},
-        same_scale=True, reshapes=True, selects=True,
+    _MOVES.op("STRIDED_SLICE", (X, *map(param, _BOUNDS)), _strided_shape, _strided_slice)
+    .shared(**dict.fromkeys(_MASKS, 0))
+    .since({rank_above(4): 4, says("ellipsis_mask"): 6, says("new_axis_mask"): 6}, int8=2),
+    _MOVES_3.op("CONCATENATION", _ANY_X, _concat_shape, _concat, graphdef=None).attributes(
+        axis=0, fused_activation_function="NONE"
     ),
-    OpSpec(
-        "EXPAND_DIMS", (_X, param("axis")), _Y, _expand_dims_shape, _reshape, "ExpandDimsOptions",
-        graphdef="ExpandDims", same_scale=True, reshapes=True, selects=True,
+    _SPLITS.op("SPLIT", (param("axis"), X), _split_shape, _split).since(int16=4),
+    _SPLITS.op("SPLIT_V", (X, param("sizes"), param("axis")), _split_shape, _split),
+    _MOVES_3.op("PACK", _ANY_X, _pack_shape, _pack, homogeneous=False)
+    .attributes(axis=0, values_count=0)
+    .facets(graphdef_attrs={"axis": "axis", "values_count": "N"}),
+    _MOVES_4.op("UNPACK", (X,), _unpack_shape, _unpack)
+    .shared(axis=0, num=0)
+    .facets(homogeneous=False, outputs=_ANY_Y)
+    .since(uint8=2),
+    _MOVES.op("TILE", (X, param("multiples")), _tile_shape, values_alone(np.tile)).since(int8=3),
+    _MOVES_4.op("GATHER", (X, param("indices")), _gather_shape, _gather)
+    .attributes(axis=0, batch_dims=0)
+    .facets(graphdef=None, homogeneous=False)
+    .since({says("batch_dims"): 5, reads(1, "int16"): 6}, int8=2, int16=4),
+    OpSpec("SHAPE", (Port("x", "any"),), lambda op: [(len(shape_of(op, 0)),)], _shape)
+    .attributes(out_type="INT32")
+    .facets(outputs=INT32, kernels=FLOAT_ONLY),
+    _RESIZES.op("RESIZE_BILINEAR", (X, param("size")), _resize_shape),
+    _RESIZES.op("RESIZE_NEAREST_NEIGHBOR", (X, param("size")), _resize_shape).since(
+        {says("align_corners"): 3}
     ),
-    OpSpec(
-        "TRANSPOSE", (_X, param("perm")), _Y, _transpose_shape,
-        lambda op, x: [_first(x).transpose(const_ints(op, 1))], "TransposeOptions",
-        graphdef="Transpose", same_scale=True, versions={"int8": 2, "int16": 5},
-        since=((rank_above(4), 4), (rank_above(5), 6), (rank_above(6), 8)), selects=True,
-        homogeneous=True,
+    _DEPTHS.op("SPACE_TO_DEPTH", (X,), _space_to_depth_shape, _space_to_depth),
+    _DEPTHS.op("DEPTH_TO_SPACE", (X,), _depth_to_space_shape, _depth_to_space, homogeneous=False),
+    _BLOCKS.op("SPACE_TO_BATCH_ND", (X, param("block"), _PADDINGS), _space_to_batch_shape).facets(
+        graphdef="SpaceToBatchND"
     ),
-    OpSpec(
-        "PAD", (_X, param("paddings")), _Y, _pad_shape, _pad, "PadOptions", graphdef="Pad",
-        same_scale=True, versions=_MOVES_INT16, since=((rank_above(4), 4),), homogeneous=True,
-    ),
-    OpSpec(
-        "PADV2", (_X, param("paddings"), act("value")), _Y, _pad_shape, _pad, "PadV2Options",
-        graphdef="PadV2", same_scale=True, versions=_MOVES_INT16, since=((rank_above(4), 4),),
-    ),
-    OpSpec(
-        "MIRROR_PAD", (_X, param("paddings")), _Y, _pad_shape, _mirror_pad, "MirrorPadOptions",
-        {"mode": "REFLECT"}, graphdef="MirrorPad", graphdef_attrs={"mode": "mode"},
-        same_scale=True, versions=_MOVES_INT16, homogeneous=True,
-    ),
-    OpSpec(
-        "SLICE", (_X, param("begin"), param("size")), _Y,
-        lambda op: [tuple(e - b for b, e in _slice_bounds(op))], _slice, "SliceOptions",
-        graphdef="Slice", same_scale=True, versions=_MOVES_LATE, since=((rank_above(4), 5),),
-        homogeneous=True,
-    ),
-    OpSpec(
-        "STRIDED_SLICE", (_X, param("begin"), param("end"), param("strides")), _Y, _strided_shape,
-        lambda op, x: [_first(x)[strided_index(op)]], "StridedSliceOptions", _STRIDED,
-        graphdef="StridedSlice", graphdef_attrs={k: k for k in _STRIDED}, same_scale=True,
-        versions=_MOVES,
-        since=((rank_above(4), 4), (says("ellipsis_mask"), 6), (says("new_axis_mask"), 6)),
-        homogeneous=True,
-    ),
-    OpSpec(
-        "CONCATENATION", (act("x", variadic=True),), _Y, _concat_shape,
-        lambda op, x: [np.concatenate([v for v in x if v is not None], attr(op, "axis"))],
-        "ConcatenationOptions", {"axis": 0, "fused_activation_function": "NONE"},
-        same_scale=True, versions=_MOVES_INT16, homogeneous=True,
-    ),
-    OpSpec(
-        "SPLIT", (param("axis"), _X), (act("y", variadic=True),), _split_shape, _split,
-        "SplitOptions", {"num_splits": 0}, graphdef="Split",
-        graphdef_attrs={"num_splits": "num_split"}, same_scale=True, versions=_MOVES_LATE,
-        homogeneous=True,
-    ),
-    OpSpec(
-        "SPLIT_V", (_X, param("sizes"), param("axis")), (act("y", variadic=True),), _split_shape,
-        _split, "SplitVOptions", {"num_splits": 0}, graphdef="SplitV",
-        graphdef_attrs={"num_splits": "num_split"}, same_scale=True, versions=_MOVES,
-        homogeneous=True,
-    ),
-    OpSpec(
-        "PACK", (act("x", variadic=True),), _Y, _pack_shape,
-        lambda op, x: [np.stack([v for v in x if v is not None], attr(op, "axis"))],
-        "PackOptions", {"axis": 0, "values_count": 0}, graphdef="Pack", same_scale=True,
-        graphdef_attrs={"axis": "axis", "values_count": "N"}, versions=_MOVES_INT16,
-    ),
-    OpSpec(
-        "UNPACK", (_X,), (act("y", variadic=True),), _unpack_shape,
-        lambda op, x: list(np.moveaxis(_first(x), attr(op, "axis"), 0)), "UnpackOptions",
-        {"axis": 0, "num": 0}, graphdef="Unpack", graphdef_attrs={"axis": "axis", "num": "num"},
-        same_scale=True, versions={"int8": 2, "uint8": 2, "int16": 4},
-    ),
-    OpSpec(
-        "TILE", (_X, param("multiples")), _Y, _tile_shape,
-        lambda op, x: [np.tile(_first(x), const_ints(op, 1))], "TileOptions", graphdef="Tile",
-        same_scale=True, versions={"int8": 3}, homogeneous=True,
-    ),
-    OpSpec(
-        "GATHER", (_X, param("indices")), _Y, _gather_shape, _gather, "GatherOptions",
-        {"axis": 0, "batch_dims": 0}, same_scale=True, versions=_MOVES_LATE,
-        since=((says("batch_dims"), 5), (reads(1, "int16"), 6)),
-    ),
-    OpSpec(
-        "SHAPE", (Port("x", "any"),), (param("y", dtype="int32"),),
-        lambda op: [(len(shape_of(op, 0)),)], _shape, "ShapeOptions", {"out_type": "INT32"},
-        kernels=FLOAT_ONLY,
-    ),
-    OpSpec(
-        "RESIZE_BILINEAR", (_X, param("size")), _Y, _resize_shape, None, "ResizeBilinearOptions",
-        _RESIZE, graphdef="ResizeBilinear", graphdef_attrs=_RESIZE_PAIRS, same_scale=True,
-        versions=_MOVES_LATE, since=((says("half_pixel_centers"), 3),), channelwise=True,
-    ),
-    OpSpec(
-        "RESIZE_NEAREST_NEIGHBOR", (_X, param("size")), _Y, _resize_shape, None,
-        "ResizeNearestNeighborOptions", _RESIZE, graphdef="ResizeNearestNeighbor",
-        graphdef_attrs=_RESIZE_PAIRS, same_scale=True,
-        versions=_MOVES_LATE,
-        since=((says("half_pixel_centers"), 3), (says("align_corners"), 3)), channelwise=True,
-    ),
-    OpSpec(
-        "SPACE_TO_DEPTH", (_X,), _Y, _space_to_depth_shape, _space_to_depth,
-        "SpaceToDepthOptions", {"block_size": 2}, graphdef="SpaceToDepth",
-        graphdef_attrs={"block_size": "block_size"}, same_scale=True, versions={"int8": 2},
-        kernels=INT8_UINT8, homogeneous=True,
-    ),
-    OpSpec(
-        "DEPTH_TO_SPACE", (_X,), _Y, _depth_to_space_shape, _depth_to_space,
-        "DepthToSpaceOptions", {"block_size": 2}, graphdef="DepthToSpace",
-        graphdef_attrs={"block_size": "block_size"}, same_scale=True, versions={"int8": 2},
-        kernels=INT8_UINT8,
-    ),
-    OpSpec(
-        "SPACE_TO_BATCH_ND", (_X, param("block"), param("paddings")), _Y, _space_to_batch_shape,
-        None, "SpaceToBatchNDOptions", graphdef="SpaceToBatchND", same_scale=True,
-        versions=_MOVES_LATE, since=((rank_is_not(4), 3),), channelwise=True,
-    ),
-    OpSpec(
-        "BATCH_TO_SPACE_ND", (_X, param("block"), param("crops")), _Y, _batch_to_space_shape,
-        None, "BatchToSpaceNDOptions", graphdef="BatchToSpaceND", same_scale=True,
-        versions=_MOVES_LATE, since=((rank_is_not(4), 3),), channelwise=True,
-    ),
-    OpSpec("IDENTITY", (_X,), _Y, same_shape, lambda op, x: [_first(x)], graphdef="Identity",
-           same_scale=True, homogeneous=True, channelwise=True),
-)  # fmt: skip
+    _BLOCKS.op(
+        "BATCH_TO_SPACE_ND", (X, param("block"), param("crops")), _batch_to_space_shape
+    ).facets(graphdef="BatchToSpaceND"),
+    _MOVES.op("IDENTITY", reference=values_alone(np.asarray), channelwise=True),
+)

@@ -16,8 +16,7 @@ import numpy.typing as npt
 
 from qfrewrite.errors import ModelFileError
 from qfrewrite.ir import NUMPY_DTYPES, Array, Op, Tensor
-from qfrewrite.ops.elementwise import same_shape
-from qfrewrite.ops.spec import FLOAT_ONLY, OpSpec, act, rows
+from qfrewrite.ops.spec import FLOAT_ONLY, OpSpec, define
 
 Ints = npt.NDArray[np.int64]
 
@@ -109,20 +108,9 @@ def _damaged(tensor: Tensor, what: str) -> ModelFileError:
     )
 
 
-def _densify(op: Op, x: list[Array | None]) -> list[Array]:
+def _densify(op: Op, x: Array) -> Array:
     source = op.operand(0)
-    return [dense_value(source) if is_sparse(source) else source.value()]
+    return dense_value(source) if is_sparse(source) else x
 
 
-rows(
-    OpSpec(
-        "DENSIFY",
-        (act("x"),),
-        (act("y"),),
-        same_shape,
-        _densify,
-        "DensifyOptions",
-        kernels=FLOAT_ONLY,
-        converts=True,
-    ),
-)
+define(OpSpec("DENSIFY", reference=_densify, kernels=FLOAT_ONLY, converts=True))

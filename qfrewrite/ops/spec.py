@@ -1,13 +1,15 @@
-"""What an op is, as data: one `OpSpec` row per op.
+"""What an op is, as data: one `OpSpec` per op.
 
 The readers, the writers, the verifier, calibration and the documentation's op table all read
-these rows; nothing else in the package lists ops by name for a property that a row can hold.
+these definitions; nothing else in the package lists ops by name for a property that a definition
+can hold.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import KW_ONLY, dataclass, field
+from dataclasses import KW_ONLY, dataclass, field, replace
+from functools import partial
 from math import inf, prod
 from types import MappingProxyType
 from typing import Any, Literal
@@ -27,8 +29,9 @@ LeastStep = Callable[[Sequence[float]], float]
 Macs = Callable[[Op], int]
 # Whether an op has the feature that asks for a later version.
 Feature = Callable[[Op], bool]
-# Outputs from the op (for its attributes) and the values of its inputs.
-Reference = Callable[[Op, list[Array | None]], list[Array]]
+# The output, or all outputs, from the op (for its attributes) and the value of each input. Their
+# element type may be wider than the op's: `computed` narrows it.
+Reference = Callable[..., Any]
 
 
 # What kernels compute was measured on LiteRT 2.3 with XNNPACK, optimized and reference kernels
@@ -43,55 +46,79 @@ INT8_INT16 = frozenset({"int8", "int16"})
 
 
 def step_of_operands(scales: Sequence[float]) -> float:
-    """Fixed-point multipliers reach 2^13 above the largest operand's step."""
+    """Fixed-point multipliers reach 2^13 above the largest scale of an operand."""
     return max(scales) * 2.0**-13
 
 
 def step_of_product(scales: Sequence[float]) -> float:
-    """Products of codes are rescaled by less than 2^8, for XNNPACK."""
+    """Products of quantized values are rescaled by less than 2^8, for XNNPACK."""
     return prod(scales) * 2.0**-7
 
 
 @dataclass(frozen=True)
 class Port:
-    """One input or output slot.
-
-    role: `act` (a value that is quantized), `weight` (a constant quantized symmetrically, per
-    index of `axis`), `bias` (int32 at scale input x weight), `param` (integers: shapes,
-    axes, paddings; never quantized), or `any` (read in whatever type it has).
-    rank: of a weight, where kernels take one only.
-    fixed: scale and zero point that the specification prescribes for an int8 output.
-    dtype: the element type of an output that does not follow the operands.
-    """
+    """One input or output slot."""
 
     name: str
+    """What messages call it."""
     role: str = "act"
+    """`act` (a value that is quantized), `weight` (a constant quantized symmetrically, per index of
+    `axis`), `bias` (int32 at scale input x weight), `param` (integers: shapes, axes, paddings;
+    never quantized), or `any` (read in whatever type it has)."""
     axis: int | None = None
+    """The axis of the output channels of a weight."""
     rank: int | None = None
+    """The rank of a weight, where kernels support one only."""
     optional: bool = False
+    """Whether the slot may be empty."""
     variadic: bool = False
+    """Whether the last slot stands for any number of slots."""
     fixed: tuple[float, int] | None = None
+    """Scale and zero point that the specification prescribes for an int8 output."""
     dtype: str | None = None
+    """The element type of an output that does not follow the operands."""
 
 
-def act(name: str, **kw: Any) -> Port:
-    """A slot for an activation."""
-    return Port(name, "act", **kw)
+act = partial(Port, role="act")
+"""A slot for an activation."""
+weight = partial(Port, role="weight")
+"""A slot for weights whose output channels lie on `axis`."""
+bias = partial(Port, "bias", role="bias", optional=True)
+"""An optional slot for a bias, [output channels]."""
+param = partial(Port, role="param")
+"""A slot for integers that are no values: shapes, axes, paddings."""
+X, Y = act("x"), act("y")
+"""The slots of most ops with one operand, and of their results."""
+TRUTH = (param("y", dtype="bool"),)
+"""The slot of a result that is true or false."""
+INT32 = (param("y", dtype="int32"),)
+"""The slot of a result of integers."""
 
 
-def weight(name: str, axis: int | None, **kw: Any) -> Port:
-    """A slot for weights whose output channels lie on `axis`."""
-    return Port(name, "weight", axis=axis, **kw)
+def shape_error(op: Op, what: str) -> VerifyError:
+    """The error a shape rule raises: the op's operands do not fit together."""
+    return VerifyError(what, where=op.place)
 
 
-def bias(name: str = "bias", **kw: Any) -> Port:
-    """A slot for a bias, [output channels]; optional unless said otherwise."""
-    return Port(name, "bias", optional=kw.pop("optional", True), **kw)
+def shape_of(op: Op, slot: int) -> Shape:
+    """The shape of input `slot`; raises VerifyError where the slot is empty."""
+    tensor = op.input(slot)
+    if tensor is None:
+        raise shape_error(op, f"input {slot} is missing")
+    return tensor.shape
 
 
-def param(name: str, **kw: Any) -> Port:
-    """A slot for integers that are no values: shapes, axes, paddings."""
-    return Port(name, "param", **kw)
+def same_shape(op: Op) -> list[Shape]:
+    """The output has the shape of the first input."""
+    return [shape_of(op, 0)]
+
+
+AS_KIND = "CamelCase"
+"""For `OpSpec.graphdef`: ops that are defined from it are called like their kind."""
+
+
+def _camel_case(kind: str) -> str:
+    return "".join(word.capitalize() for word in kind.split("_"))
 
 
 @dataclass(frozen=True)
@@ -102,21 +129,21 @@ class OpSpec:
     is not stated does not hold.
     """
 
-    kind: str
-    """TFLite's builtin name."""
-    inputs: tuple[Port, ...]
+    kind: str = ""
+    """TFLite's builtin name; empty for what only serves to define others."""
+    inputs: tuple[Port, ...] = (X,)
     """The input slots."""
-    outputs: tuple[Port, ...]
-    """The output slots."""
-    infer: ShapeRule
+    infer: ShapeRule = same_shape
     """The shape rule."""
     reference: Reference | None = None
     """What it computes, in numpy."""
-    options: str | None = None
-    """The flatbuffer table of its attributes, if it has one."""
+    _: KW_ONLY
+    outputs: tuple[Port, ...] = (Y,)
+    """The output slots."""
     attrs: Mapping[str, Any] = field(default_factory=dict)
     """Every attribute with its default."""
-    _: KW_ONLY
+    options: str | None = None
+    """The flatbuffer table of its attributes, where that is not named after the op."""
     graphdef: str | None = None
     """Its name in a GraphDef, where operands stand in the same slots there. Ops whose forms differ
     have an entry in `formats/graphdef/rules/table.py` instead."""
@@ -125,11 +152,9 @@ class OpSpec:
 
     kernels: frozenset[str] = QUANTIZED
     """The quantized types LiteRT computes it in."""
-    versions: Mapping[str, int] = field(default_factory=dict)
-    """The least op version that LiteRT asks for, by the element type of the first operand
-    (tensorflow/compiler/mlir/lite/tools/versioning)."""
-    since: tuple[tuple[Feature, int], ...] = ()
-    """The least version for each feature."""
+    versions: Mapping[str | Feature, int] = field(default_factory=dict)
+    """The least op version that LiteRT asks for, by the element type of the first operand and by
+    features of the op (tensorflow/compiler/mlir/lite/tools/versioning)."""
     least_step: LeastStep = step_of_operands
     """The least scale of the result, from the scales of activations and weights."""
     same_scale: bool = False
@@ -180,6 +205,37 @@ class OpSpec:
     effects: bool = False
     """It has effects beyond its outputs: it stays where nobody reads them."""
 
+    def op(
+        self,
+        kind: str,
+        inputs: tuple[Port, ...] = (X,),
+        infer: ShapeRule = same_shape,
+        reference: Reference | None = None,
+        **facts: Any,
+    ) -> OpSpec:
+        """The definition of an op like this one."""
+        named = {"graphdef": _camel_case(kind)} if self.graphdef == AS_KIND else {}
+        given = {"kind": kind, "inputs": inputs, "infer": infer, "reference": reference}
+        return replace(self, **{**given, **named, **facts})
+
+    def facets(self, names: str = "", **facts: Any) -> OpSpec:
+        """This definition with these facets, which hold, and facets of other values."""
+        held: dict[str, Any] = dict.fromkeys(names.split(), True)
+        return replace(self, **held, **facts)
+
+    def attributes(self, **defaults: Any) -> OpSpec:
+        """This definition with attributes of these defaults."""
+        return replace(self, attrs=defaults)
+
+    def shared(self, **defaults: Any) -> OpSpec:
+        """This definition with attributes of these defaults, which a GraphDef calls alike."""
+        return replace(self, attrs=defaults, graphdef_attrs={name: name for name in defaults})
+
+    def since(self, features: Mapping[Feature, int] | None = None, **types: int) -> OpSpec:
+        """This definition with these least op versions, by features and by element type."""
+        versions: Mapping[Any, int] = {**self.versions, **types, **(features or {})}
+        return replace(self, versions=versions)
+
     @property
     def linear(self) -> bool:
         """Whether the result is weights times input, plus a bias per output channel."""
@@ -211,53 +267,60 @@ class OpSpec:
 
     def input_port(self, slot: int) -> Port | None:
         """The port of input `slot`; the last one repeats where it is variadic."""
-        if slot < len(self.inputs):
-            return self.inputs[slot]
-        return self.inputs[-1] if self.inputs and self.inputs[-1].variadic else None
+        return _port(self.inputs, slot)
 
     def output_port(self, slot: int) -> Port | None:
         """The port of output `slot`; the last one repeats where it is variadic."""
-        if slot < len(self.outputs):
-            return self.outputs[slot]
-        return self.outputs[-1] if self.outputs and self.outputs[-1].variadic else None
+        return _port(self.outputs, slot)
 
     def slot(self, role: str) -> int | None:
         """The first input slot of that role."""
         return next((i for i, p in enumerate(self.inputs) if p.role == role), None)
+
+    def slots(self, count: int, *roles: str) -> list[int]:
+        """Of `count` input slots those of one of these roles."""
+        ports = enumerate(self.input_port(slot) for slot in range(count))
+        return [slot for slot, port in ports if port is not None and port.role in roles]
 
     def min_inputs(self) -> int:
         """How many leading slots an op must fill."""
         return sum(not (p.optional or p.variadic) for p in self.inputs)
 
 
-_ROWS: dict[str, OpSpec] = {}
+def _port(ports: tuple[Port, ...], slot: int) -> Port | None:
+    if slot < len(ports):
+        return ports[slot]
+    return ports[-1] if ports and ports[-1].variadic else None
 
-OPS: Mapping[str, OpSpec] = MappingProxyType(_ROWS)
-"""Every row by kind; filled by the family modules that `qfrewrite.ops` imports."""
+
+_BY_KIND: dict[str, OpSpec] = {}
+
+OPS: Mapping[str, OpSpec] = MappingProxyType(_BY_KIND)
+"""Every definition by kind; filled by the family modules that `qfrewrite.ops` imports."""
 
 
-def rows(*specs: OpSpec) -> None:
-    """Register the rows of one family module."""
+def define(*specs: OpSpec) -> None:
+    """Register the definitions of one family module."""
     for spec in specs:
-        if spec.kind in _ROWS:
-            raise ValueError(f"two rows for {spec.kind}")
-        _ROWS[spec.kind] = spec
+        if spec.kind in _BY_KIND:
+            raise ValueError(f"two definitions of {spec.kind}")
+        _BY_KIND[spec.kind] = spec
     register_kinds(spec.kind for spec in specs)
 
 
 def spec_of(op: Op) -> OpSpec | None:
-    """The row of `op`, or None for an op that is only carried along."""
+    """The definition of `op`, or None for an opaque op."""
     return OPS.get(op.kind)
 
 
 def facets(op: Op | None) -> OpSpec:
     """The definition of `op`; one without any facet for no op, and for one that has none."""
-    return _ROWS.get(op.kind, _UNKNOWN) if op is not None else _UNKNOWN
+    return OPS.get(op.kind, _UNKNOWN) if op is not None else _UNKNOWN
 
 
 def kinds_that(facet: Callable[[OpSpec], object]) -> tuple[str, ...]:
     """The kinds of ops for which a facet holds: `kinds_that(lambda op: op.reshapes)`."""
-    return tuple(kind for kind, spec in _ROWS.items() if facet(spec))
+    return tuple(kind for kind, spec in OPS.items() if facet(spec))
 
 
 def clip_bounds(op: Op | None) -> tuple[float, float]:
@@ -267,39 +330,38 @@ def clip_bounds(op: Op | None) -> tuple[float, float]:
 
 
 def require_spec(op: Op) -> OpSpec:
-    """The row of `op`; raises UnsupportedError where there is none."""
+    """The definition of `op`; raises UnsupportedError where there is none."""
     spec = OPS.get(op.kind)
     if spec is None:
         raise UnsupportedError(
-            "has no row in the op table",
+            "has no definition",
             where=op.place,
-            remedy="keep it as it is, or add its row under qfrewrite/ops",
+            remedy="keep it as it is, or define it under qfrewrite/ops",
         )
     return spec
 
 
 def output_types(op: Op, default: str, count: int) -> list[str]:
-    """The element types of the `count` outputs of `op`: `default` unless its row says otherwise."""
+    """The element types of the `count` outputs of `op`: `default` unless its ports say others."""
     spec = require_spec(op)
-    ports = [spec.output_port(i) for i in range(count)]
-    said = [port.dtype if port is not None else None for port in ports]
+    types = [getattr(spec.output_port(i), "dtype", None) or default for i in range(count)]
     chosen = op.attrs.get("output_type")
-    return [
-        default if dtype is None else chosen.lower() if chosen and i == 0 else dtype
-        for i, dtype in enumerate(said)
-    ]
+    if chosen and spec.outputs[0].dtype is not None:
+        types[0] = chosen.lower()
+    return types
 
 
 def least_version(op: Op) -> int:
     """The least version of `op` that runtimes must know to compute it."""
-    spec = OPS.get(op.kind)
-    if spec is None:
-        return 1
-    roles = {slot: port.role for slot in range(len(op.inputs)) if (port := spec.input_port(slot))}
-    acts = (op.inputs[slot] for slot, role in roles.items() if role in ("act", "any"))
-    first = next((t for t in acts if t is not None), None)
-    needed = [version for feature, version in spec.since if feature(op)]
-    return max([1, spec.versions.get(first.dtype, 1) if first is not None else 1, *needed])
+    spec = facets(op)
+    acts = (op.inputs[slot] for slot in spec.slots(len(op.inputs), "act", "any"))
+    first = next((t.dtype for t in acts if t is not None), "")
+    asked = (
+        version
+        for condition, version in spec.versions.items()
+        if (condition == first if isinstance(condition, str) else condition(op))
+    )
+    return max(asked, default=1)
 
 
 def fixed_quant(port: Port | None, dtype: str) -> tuple[float, int] | None:
@@ -311,33 +373,13 @@ def fixed_quant(port: Port | None, dtype: str) -> tuple[float, int] | None:
 
 
 def attr(op: Op, name: str) -> Any:
-    """An attribute of `op`, or its default from the op's row."""
+    """An attribute of `op`, or its default from the op's definition."""
     if name in op.attrs:
         return op.attrs[name]
     spec = OPS.get(op.kind)
     if spec is None or name not in spec.attrs:
         raise KeyError(f"{op.kind} has no attribute {name!r}")
     return spec.attrs[name]
-
-
-def shape_error(op: Op, what: str) -> VerifyError:
-    """The error a shape rule raises: the op's operands do not fit together."""
-    return VerifyError(what, where=op.place)
-
-
-def shape_of(op: Op, slot: int) -> Shape:
-    """The shape of input `slot`; raises VerifyError where the slot is empty."""
-    tensor = op.input(slot)
-    if tensor is None:
-        raise shape_error(op, f"input {slot} is missing")
-    return tensor.shape
-
-
-def operand_value(values: list[Array | None], slot: int) -> Array:
-    """The value in `slot` that a numpy reference was given; the verifier saw that it is there."""
-    value = values[slot]
-    assert value is not None
-    return value
 
 
 def const_ints(op: Op, slot: int) -> tuple[int, ...]:
@@ -365,17 +407,17 @@ def inferred(op: Op) -> list[Shape]:
     try:
         return require_spec(op).infer(op)
     except _MALFORMED as error:
-        raise shape_error(op, f"has operands that do not fit: {_said(error)}") from None
+        raise _misfit(op, error) from None
 
 
-def computed(op: Op, values: list[Array | None]) -> list[Array]:
-    """What `op`, whose row has a reference, makes of these operands.
+def computed(op: Op, values: Sequence[Array | None]) -> list[Array]:
+    """What `op`, whose definition has a reference, makes of these operands.
 
     Raises VerifyError where they do not fit the op, UnsupportedError where an element type is not
     known or where it takes more memory than there is.
     """
-    reference = require_spec(op).reference
-    assert reference is not None
+    spec = require_spec(op)
+    assert spec.reference is not None
     for tensor in op.inputs:
         if tensor is not None and tensor.dtype not in NUMPY_DTYPES:
             raise UnsupportedError(
@@ -383,7 +425,11 @@ def computed(op: Op, values: list[Array | None]) -> list[Array]:
             )
     try:
         with np.errstate(all="ignore"):
-            return reference(op, values)
+            results = spec.reference(op, *values)
+            results = results if isinstance(results, list) else [results]
+            return [
+                _narrowed(spec, slot, np.asarray(one), values) for slot, one in enumerate(results)
+            ]
     except MemoryError:
         raise UnsupportedError(
             "takes more memory than there is",
@@ -391,11 +437,26 @@ def computed(op: Op, values: list[Array | None]) -> list[Array]:
             remedy="the file is damaged, or this machine too small",
         ) from None
     except _MALFORMED as error:
-        raise shape_error(op, f"has operands that do not fit: {_said(error)}") from None
+        raise _misfit(op, error) from None
 
 
-def _said(error: BaseException) -> str:
-    return str(error) or type(error).__name__
+def _narrowed(spec: OpSpec, slot: int, result: Array, values: Sequence[Array | None]) -> Array:
+    """A result in the element type of the first activation, unless it has one of its own."""
+    port = spec.output_port(slot)
+    if spec.converts or port is None or port.dtype is not None:
+        return result
+    acts = (values[i] for i in spec.slots(len(values), "act"))
+    first = next((v for v in acts if v is not None), result)
+    return result.astype(first.dtype, copy=False)
+
+
+def values_alone(function: Callable[..., Any]) -> Reference:
+    """The reference of an op that computes `function` of its operands and has no attributes."""
+    return lambda op, *values: function(*values)
+
+
+def _misfit(op: Op, error: Exception) -> VerifyError:
+    return shape_error(op, f"has operands that do not fit: {error or type(error).__name__}")
 
 
 def unknown_shape(op: Op) -> list[Shape]:
@@ -414,4 +475,4 @@ def normal_axis(op: Op, axis: int, rank: int) -> int:
     return axis % rank
 
 
-_UNKNOWN = OpSpec("", (), (), unknown_shape)
+_UNKNOWN = OpSpec("", (), unknown_shape, outputs=())

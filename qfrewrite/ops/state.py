@@ -6,14 +6,14 @@ and write it, in all subgraphs, have one type and one scale.
 
 from __future__ import annotations
 
-from qfrewrite.ops.spec import FLOAT_ONLY, OpSpec, act, param, rows, unknown_shape
+from qfrewrite.ops.spec import FLOAT_ONLY, OpSpec, X, define, param, unknown_shape
 
 _HANDLE = param("handle", dtype="resource")
 
-rows(
-    OpSpec("VAR_HANDLE", (), (_HANDLE,), unknown_shape, None, "VarHandleOptions",
-           {"container": "", "shared_name": ""}, kernels=FLOAT_ONLY, effects=True),
-    OpSpec("READ_VARIABLE", (_HANDLE,), (act("y"),), unknown_shape, None, "ReadVariableOptions"),
-    OpSpec("ASSIGN_VARIABLE", (_HANDLE, act("x")), (), lambda op: [], None,
-           "AssignVariableOptions", effects=True),
-)  # fmt: skip
+define(
+    OpSpec("VAR_HANDLE", (), unknown_shape, outputs=(_HANDLE,))
+    .attributes(container="", shared_name="")
+    .facets("effects", kernels=FLOAT_ONLY),
+    OpSpec("READ_VARIABLE", (_HANDLE,), unknown_shape),
+    OpSpec("ASSIGN_VARIABLE", (_HANDLE, X), lambda op: [], outputs=(), effects=True),
+)

@@ -24,8 +24,8 @@ from qfrewrite.formats.graphdef.rules.shape import ON_SHAPES, SHAPE
 from qfrewrite.formats.graphdef.rules.window import WINDOW
 from qfrewrite.formats.graphdef.values import Value
 from qfrewrite.ops import OPS
-from qfrewrite.ops.elementwise import broadcast_shape, same_shape
-from qfrewrite.ops.spec import OpSpec
+from qfrewrite.ops.elementwise import broadcast_shape
+from qfrewrite.ops.spec import OpSpec, same_shape
 
 Converter = Callable[[NodeContext], list[Value]]
 
