@@ -10,15 +10,14 @@ from collections.abc import Collection
 
 import numpy as np
 
-from qfrewrite.ir import Graph, Op, Tensor, constant
-from qfrewrite.ops.build import append_op
+from qfrewrite.ir import Graph, Op, Tensor
 from qfrewrite.ops.shapes import settle_shapes, unsettled
 from qfrewrite.ops.spec import attr, facets, kinds_that
 from qfrewrite.rewrite.fold import bn_scale_offset, fold_batch_norm, fold_constants
 from qfrewrite.rewrite.linear import linear_ports
 from qfrewrite.rewrite.match import NoMatch, sole_user
 from qfrewrite.rewrite.raising import raise_graph
-from qfrewrite.rewrite.rewriter import Log, Rewriter, may_bypass, replace_op
+from qfrewrite.rewrite.rewriter import Log, Rewriter, is_unread, may_bypass
 
 _RESHAPES = kinds_that(lambda op: op.reshapes)
 
@@ -60,15 +59,13 @@ def spell_out(graph: Graph) -> None:
 
 def _lower_batch_norm(rw: Rewriter, op: Op) -> None:
     """Given y = BATCH_NORM(x);  Result y = x * scale + offset."""
-    graph = rw.graph
     scale, offset = (
-        constant(graph.unique_name(f"{op.name}/{name}"), values.astype(np.float32))
+        rw.constant(f"{op.name}/{name}", values)
         for name, values in zip(("scale", "offset"), bn_scale_offset(op), strict=True)
     )
-    mul = append_op(graph, "MUL", [op.operand(0), scale], name=f"{op.name}/scaled", anchor=op)
-    add = append_op(graph, "ADD", [mul.output, offset], name=op.name, anchor=op)
-    replace_op(graph, op, add)
-    rw.edit("lowered", add, "BATCH_NORM -> MUL, ADD")
+    scaled = rw.put(op, "MUL", op.operand(0), scale, name=f"{op.name}/scaled")
+    new = rw.put(op, "ADD", scaled, offset)
+    rw.replace(op, new, action="lowered", detail="BATCH_NORM -> MUL, ADD")
 
 
 def _multiply_by_computed_weights(rw: Rewriter) -> None:
@@ -76,20 +73,16 @@ def _multiply_by_computed_weights(rw: Rewriter) -> None:
 
     Kernels of FULLY_CONNECTED want constant weights in int8, those of BATCH_MATMUL do not.
     """
-    graph, unknown = rw.graph, unsettled(rw.graph)
-    for op in graph.ops_of("FULLY_CONNECTED"):
+    unknown = unsettled(rw.graph)
+    for op in rw.graph.ops_of("FULLY_CONNECTED"):
         x, w, b = op.operand(0), op.operand(1), op.input(2)
         fits = len(x.shape) == 2 and x.shape[1:] == w.shape[1:]
         fits = fits and not {x, w, op.output} & unknown
         if w.data is not None or not fits or {x.dtype, w.dtype} != {"float32"}:
             continue
-        new = append_op(
-            graph, "BATCH_MATMUL", [x, w], attrs={"adj_y": True}, name=op.name, anchor=op
-        )
-        if b is not None:
-            new = append_op(graph, "ADD", [new.output, b], name=op.name, anchor=op)
-        replace_op(graph, op, new)
-        rw.edit("replaced", new, "FULLY_CONNECTED of computed weights -> BATCH_MATMUL")
+        new = rw.put(op, "BATCH_MATMUL", x, w, attrs={"adj_y": True})
+        new = new if b is None else rw.put(op, "ADD", new, b)
+        rw.replace(op, new, detail="FULLY_CONNECTED of computed weights -> BATCH_MATMUL")
 
 
 def _split_squared_differences(rw: Rewriter) -> None:
@@ -97,15 +90,11 @@ def _split_squared_differences(rw: Rewriter) -> None:
 
     The int8 kernel is slow wherever there is one (`benchmarks/zoo.py`), and d wants a range.
     """
-    graph = rw.graph
-    for op in graph.ops_of("SQUARED_DIFFERENCE"):
-        if op.output.dtype != "float32":
-            continue
-        name = f"{op.name}/difference"
-        d = append_op(graph, "SUB", list(op.inputs), name=name, anchor=op).output
-        new = append_op(graph, "MUL", [d, d], name=op.name, anchor=op)
-        replace_op(graph, op, new)
-        rw.edit("replaced", new, "SQUARED_DIFFERENCE -> SUB, MUL")
+    for op in rw.graph.ops_of("SQUARED_DIFFERENCE"):
+        if op.output.dtype == "float32":
+            d = rw.put(op, "SUB", *op.inputs, name=f"{op.name}/difference")
+            new = rw.put(op, "MUL", d, d)
+            rw.replace(op, new, detail="SQUARED_DIFFERENCE -> SUB, MUL")
 
 
 def drop_identities(rw: Rewriter) -> None:
@@ -120,7 +109,7 @@ def drop_identities(rw: Rewriter) -> None:
 
 def _spell_identity(rw: Rewriter, op: Op, unknown: Collection[Tensor]) -> None:
     if _sized_by_operands(op, unknown):
-        shape = append_op(rw.graph, "SHAPE", [op.operand(0)], anchor=op)
+        shape = rw.put(op, "SHAPE", op.operand(0), name="shape")
         rw.graph.set_kind(op, "RESHAPE")
         rw.graph.set_inputs(op, [op.operand(0), shape.output])
         rw.edit("replaced", op, "IDENTITY -> RESHAPE to what it reads")
@@ -138,7 +127,7 @@ def _drop_reshapes(rw: Rewriter) -> None:
         if before is not None and before.kind in _RESHAPES:
             graph.set_input(op, 0, before.operand(0))
             rw.edit("merged", op, f"with {before.kind} '{before.name}' before it")
-            if not before.output.users and not before.output.is_output:
+            if is_unread(before):
                 rw.remove(before, detail="merged with the next")
         if _keeps_shape(op, unknown) and may_bypass(op):
             rw.bypass(op)
@@ -177,15 +166,11 @@ def _as_reshape(rw: Rewriter, op: Op) -> None:
     signature = op.output.shape_signature or ()
     if signature.count(-1) == 1:
         shape = signature  # one dimension may vary: RESHAPE finds it
-    name = graph.unique_name(f"{op.name}/shape")
     old = op.input(1)
-    if op.kind == "RESHAPE" and old is not None and old.data is not None:
-        target = tuple(old.data.reshape(-1).tolist())
-    else:
-        target = None
-    if target == shape:
+    target = old.data if was == "RESHAPE" and old is not None else None
+    if target is not None and tuple(target.reshape(-1).tolist()) == shape:
         return
-    table = constant(name, np.array(shape, np.int32))
+    table = rw.constant(f"{op.name}/shape", np.array(shape, np.int32))
     graph.set_kind(op, "RESHAPE", {"new_shape": shape})
     graph.set_inputs(op, [op.operand(0), table])
     rw.edit("replaced", op, f"{was} -> RESHAPE to {list(shape)}")

@@ -6,12 +6,9 @@ NaN there, and 0 in TensorFlow.
 
 from __future__ import annotations
 
-import numpy as np
-
 from qfrewrite.errors import UnsupportedError
-from qfrewrite.ir import Graph, Op, constant
+from qfrewrite.ir import Graph, Op
 from qfrewrite.lower.canonical import drop_identities
-from qfrewrite.ops.build import append_op
 from qfrewrite.ops.quantization import fake_quant_grid
 from qfrewrite.ops.spec import attr, computed
 from qfrewrite.rewrite.rewriter import Rewriter
@@ -38,7 +35,7 @@ def lower_fake_quant(graph: Graph) -> None:
                 remedy="write a .pb, or give it one range",
             )
         elif narrow:
-            _widen(graph, op)
+            _widen(rw, op)
         elif attr(op, "min") == attr(op, "max"):
             graph.set_attrs(op, min=0.0, max=_NO_WIDTH)
     drop_identities(rw)  # an output may have needed one for its name
@@ -52,7 +49,7 @@ def _apply(rw: Rewriter, op: Op) -> None:
     rw.bypass(op)
 
 
-def _widen(graph: Graph, op: Op) -> None:
+def _widen(rw: Rewriter, op: Op) -> None:
     """Given  y = FAKE_QUANT(x), narrow range;  Result  y = FAKE_QUANT(MAXIMUM(x, low)).
 
     The new range has one step more at its lower end, which no value reaches: `low` is the lowest
@@ -62,13 +59,7 @@ def _widen(graph: Graph, op: Op) -> None:
     low, high, step = (
         float(v) for v in fake_quant_grid(attr(op, "min"), attr(op, "max"), bits, True)
     )
-    name = graph.unique_name(f"{op.name}/low")
-    bound = append_op(
-        graph,
-        "MAXIMUM",
-        [op.operand(0), constant(name, np.float32(low))],
-        name=f"{op.name}/bounded",
-        anchor=op,
-    )
-    graph.set_inputs(op, [bound.output])
-    graph.set_attrs(op, min=low - step, max=high, narrow_range=False)
+    bound = rw.constant(f"{op.name}/low", low)
+    bounded = rw.put(op, "MAXIMUM", op.operand(0), bound, name=f"{op.name}/bounded")
+    rw.graph.set_inputs(op, [bounded.output])
+    rw.graph.set_attrs(op, min=low - step, max=high, narrow_range=False)

@@ -19,8 +19,8 @@ from qfrewrite.lower.weights import mean_response, on_grid, weight_bounds
 from qfrewrite.ops.check import verify_model
 from qfrewrite.ops.shapes import settle_shapes
 from qfrewrite.ops.subgraphs import run_graphs
+from qfrewrite.rewrite.activations import lower_erf
 from qfrewrite.rewrite.densify import densify
-from qfrewrite.rewrite.error_function import lower_erf
 from qfrewrite.rewrite.linear import linear_views
 from qfrewrite.rewrite.raising import raise_graph
 from qfrewrite.rewrite.rewriter import Rewriter

@@ -31,7 +31,7 @@ from qfrewrite.lower.weights import given_bounds, mean_response, quantize_linear
 from qfrewrite.ops import OpSpec, spec_of
 from qfrewrite.ops.spec import facets
 from qfrewrite.ops.subgraphs import Use
-from qfrewrite.rewrite.error_function import lower_erf
+from qfrewrite.rewrite.activations import lower_erf
 from qfrewrite.rewrite.linear import LinearView
 from qfrewrite.rewrite.match import NoMatch
 from qfrewrite.rewrite.rewriter import Rewriter

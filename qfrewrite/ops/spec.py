@@ -273,6 +273,11 @@ class OpSpec:
         """The port of output `slot`; the last one repeats where it is variadic."""
         return _port(self.outputs, slot)
 
+    def role(self, slot: int) -> str:
+        """The role of input `slot`; "" where the op has no such slot."""
+        port = self.input_port(slot)
+        return "" if port is None else port.role
+
     def slot(self, role: str) -> int | None:
         """The first input slot of that role."""
         return next((i for i, p in enumerate(self.inputs) if p.role == role), None)

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from qfrewrite.ir import Op, Tensor
+from qfrewrite.ir import Op
 from qfrewrite.ops.spec import attr, computed, facets
 from qfrewrite.rewrite.linear import Float64, LinearView
-from qfrewrite.rewrite.match import NoMatch, sole_user
+from qfrewrite.rewrite.match import NoMatch, followed
 from qfrewrite.rewrite.rewriter import Rewriter
 
 # A BatchNorm variance below this is that of a channel that never changed in training.
@@ -108,22 +108,16 @@ def absorb(rw: Rewriter, view: LinearView, channels: DeadChannels) -> int | NoMa
 
 def next_linear(op: Op) -> tuple[LinearView, list[Op]] | NoMatch:
     """The linear op that alone reads `op`, and the activations on the way."""
-    through: list[Op] = []
-    tensor: Tensor = op.output
-    while True:
-        reader = sole_user(tensor)
-        if isinstance(reader, NoMatch):
-            return reader
-        if facets(reader).activation:
-            through.append(reader)
-            tensor = reader.output
-            continue
-        if not facets(reader).gathers:
-            return NoMatch(f"is read by {reader.kind}", at=tensor.name)
-        view = LinearView.of(reader)
-        if isinstance(view, LinearView) and not view.reads_every_channel:
-            return NoMatch("is read by a grouped or flattening op", at=tensor.name)
-        return view if isinstance(view, NoMatch) else (view, through)
+    through, user = followed(op.output, lambda op: facets(op).activation)
+    if isinstance(user, NoMatch):
+        return user
+    read = through[-1].output if through else op.output
+    if not facets(user).gathers:
+        return NoMatch(f"is read by {user.kind}", at=read.name)
+    view = LinearView.of(user)
+    if isinstance(view, LinearView) and not view.reads_every_channel:
+        return NoMatch("is read by a grouped or flattening op", at=read.name)
+    return view if isinstance(view, NoMatch) else (view, through)
 
 
 def _still_there(view: LinearView, reader: LinearView) -> npt.NDArray[np.bool_]:

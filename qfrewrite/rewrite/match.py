@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NoReturn
 
@@ -39,16 +40,22 @@ def sole_user(tensor: Tensor) -> Op | NoMatch:
     """The only op that reads `tensor`, or why there is none."""
     if tensor.is_output:
         return NoMatch("is a graph output", at=tensor.name)
-    readers = tensor.users
-    if len(readers) == 1:
-        return readers[0].op
-    return NoMatch(f"has {len(readers)} readers, needs 1", at=tensor.name)
+    users = tensor.users
+    if len(users) == 1:
+        return users[0].op
+    return NoMatch(f"has {len(users)} users, needs 1", at=tensor.name)
 
 
-def operand_orders(op: Op) -> list[tuple[Tensor, Tensor]]:
-    """The operands of a binary op in both orders."""
-    a, b = op.operand(0), op.operand(1)
-    return [(a, b), (b, a)]
+def followed(tensor: Tensor, passes: Callable[[Op], bool]) -> tuple[list[Op], Op | NoMatch]:
+    """The ops behind `tensor`, each the sole user of the one before, as far as `passes` holds.
+
+    Also the op behind them for which it does not hold, or why there is none.
+    """
+    ops: list[Op] = []
+    while isinstance(user := sole_user(tensor), Op) and passes(user):
+        ops.append(user)
+        tensor = user.output
+    return ops, user
 
 
 def per_channel(tensor: Tensor | None, channels: int) -> Array | None:

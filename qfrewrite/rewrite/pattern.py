@@ -108,6 +108,13 @@ class Pattern(ABC):
         """This value, where only one op reads it."""
         return _Sole(self)
 
+    def through(self, name: str, *steps: OpPattern) -> Pattern:
+        """This value, or what any number of these steps make of it, each by its only user.
+
+        The ops of the steps are captured as a tuple.
+        """
+        return _Through(self, name, steps)
+
 
 def _same(search: Search, found: Found, key: Any, value: Any, name: str) -> Found | None:
     """`found` with `key` bound to `value`; None where it is bound to another."""
@@ -198,6 +205,28 @@ class _Sole(Pattern):
                 search.miss(more, only.reason, only.at)
             else:
                 yield more
+
+
+@dataclass(frozen=True, eq=False)
+class _Through(Pattern):
+    """A value behind any number of steps."""
+
+    inner: Pattern
+    name: str
+    steps: tuple[OpPattern, ...]
+
+    @property
+    def kinds(self) -> tuple[str, ...]:  # type: ignore[override]
+        return (*self.inner.kinds, *(kind for step in self.steps for kind in step.kinds))
+
+    def walk(self, search: Search, tensor: Tensor, user: Op | None, found: Found) -> Ways:
+        op = tensor.producer
+        for step in self.steps:
+            if op is not None and op.kind in step.kinds:
+                for more in self.then(step).walk(search, tensor, user, found):
+                    yield {**more, self.name: (*more[self.name], op)}
+        for more in self.inner.walk(search, tensor, user, found):
+            yield {**more, self.name: ()}
 
 
 @dataclass(frozen=True, eq=False)
@@ -299,7 +328,11 @@ class Patterns:
         """A constant of one value, captured as a float."""
         return _Constant(_single, name)
 
-    def per_channel(self, name: str) -> Pattern:
+    def integers(self, name: str) -> Pattern:
+        """A constant of integers, captured as a tuple."""
+        return _Constant(_integers, name)
+
+    def per_channel(self, name: str | None = None) -> Pattern:
         """A constant with a value for each channel of the other operand, captured as [C]."""
         return _Constant(_per_channel, name)
 
@@ -324,6 +357,10 @@ def _single(tensor: Tensor, user: Op | None) -> float | NoMatch:
     if tensor.size != 1:
         return NoMatch(f"has {tensor.size} values, needs 1", at=tensor.name, near=False)
     return float(tensor.value().reshape(-1)[0])
+
+
+def _integers(tensor: Tensor, user: Op | None) -> tuple[int, ...]:
+    return tuple(int(value) for value in tensor.value().reshape(-1))
 
 
 def _per_channel(tensor: Tensor, user: Op | None) -> Array | NoMatch:

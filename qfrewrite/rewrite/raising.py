@@ -13,12 +13,11 @@ import numpy as np
 from qfrewrite.ir import Array, Graph, Tensor, constant
 from qfrewrite.ir.quant import Quant, dequantize
 from qfrewrite.ops import spec_of
+from qfrewrite.rewrite.activations import raise_gelu, raise_leaky
 from qfrewrite.rewrite.dense import raise_dense
 from qfrewrite.rewrite.densify import densify
 from qfrewrite.rewrite.dilation import raise_dilation
-from qfrewrite.rewrite.error_function import raise_gelu
 from qfrewrite.rewrite.fold import fold_constants
-from qfrewrite.rewrite.leaky import raise_leaky
 from qfrewrite.rewrite.linear import LinearView
 from qfrewrite.rewrite.match import NoMatch, per_channel
 from qfrewrite.rewrite.padding import raise_lowest_padding, raise_same_padding

@@ -7,9 +7,10 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 
 from qfrewrite.errors import Diagnostic, Diagnostics, VerifyError
-from qfrewrite.ir import Array, Graph, Op, Tensor
+from qfrewrite.ir import Array, Graph, Op, Tensor, constant
 from qfrewrite.ir.dtypes import json_value
 from qfrewrite.ops.build import append_op
 from qfrewrite.rewrite.linear import LinearView
@@ -270,6 +271,29 @@ class Rewriter:
             self.graph.set_input(op, ports.bias, view.operand)
         else:
             self.set_constant(op, ports.bias, view.bias, name=f"{op.name}/bias")
+
+    def constant(self, name: str, data: npt.ArrayLike) -> Tensor:
+        """A constant of float32, or of the integers that `data` holds, for an op put in."""
+        values = np.asarray(data)
+        values = values.astype(np.float32) if values.dtype.kind == "f" else values
+        return constant(self.graph.unique_name(name), values)
+
+    def put(
+        self,
+        place: Op,
+        kind: str,
+        *operands: Op | Tensor | None,
+        name: str = "",
+        attrs: Mapping[str, Any] | None = None,
+    ) -> Op:
+        """Put in another op at the place of an op, which stays.
+
+        operands: tensors, or ops whose results are read. name: by default that of `place`.
+        """
+        inputs = [one.output if isinstance(one, Op) else one for one in operands]
+        return append_op(
+            self.graph, kind, inputs, name=name or place.name, attrs=attrs, anchor=place
+        )
 
     def insert_after(
         self, tensor: Tensor, kind: str, attrs: Mapping[str, Any], *, suffix: str, detail: str = ""

@@ -55,7 +55,7 @@ def test_says_why_it_skips() -> None:
     )
     y = b.op("ADD", b.op("RELU", batch_norm(b, conv, "bn")), conv)
     report = check_pass(b.finish(y), "fold_bn", tolerance=1e-6)
-    assert str(report.log.skips[0]) == "skipped bn: 'conv' has 2 readers, needs 1"
+    assert str(report.log.skips[0]) == "skipped bn: 'conv' has 2 users, needs 1"
 
 
 def test_shared_weights_are_folded_for_each_reader_alone() -> None:

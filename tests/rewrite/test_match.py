@@ -26,6 +26,6 @@ def test_look_ups_say_why_there_is_no_match() -> None:
     dense, hybrid = graph.op("dense"), graph.op("hybrid")
     assert str(LinearView.of(dense)) == "'w' is not a constant"
     assert str(LinearView.of(hybrid)) == "'w8' is uint8, needs float32"
-    assert str(sole_user(y)) == "'dense' has 2 readers, needs 1"
+    assert str(sole_user(y)) == "'dense' has 2 users, needs 1"
     assert str(linear_before(z)) == "'w8' is uint8, needs float32"
     assert str(linear_before(x)) == "'x' is not computed by an op"

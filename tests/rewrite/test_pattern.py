@@ -111,7 +111,7 @@ def test_values_that_one_op_alone_reads(users: int) -> None:
         found = at(graph, pattern)
         assert isinstance(found, Match) == (users == 1)
         if users == 2:
-            assert str(found) == "'inner' has 2 readers, needs 1"
+            assert str(found) == "'inner' has 2 users, needs 1"
 
 
 @pytest.mark.parametrize(
@@ -164,7 +164,7 @@ def test_a_layer_that_others_read_stays_and_the_log_says_why() -> None:
     graph = layer_with(2)
     rw = Rewriter(graph)
     assert not rw.rewrite_all(AFFINE, folded)
-    assert [str(e) for e in rw.log.skips] == ["skipped add: 'dense' has 2 readers, needs 1"]
+    assert [str(e) for e in rw.log.skips] == ["skipped add: 'dense' has 2 users, needs 1"]
 
 
 def test_reasons_of_ops_that_are_no_part_of_the_pattern_are_not_told() -> None:
