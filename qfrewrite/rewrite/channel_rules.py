@@ -1,13 +1,14 @@
 """How each op carries channels: what its result's channels are, and what follows a new layout.
 
-One entry of `RULES` per op. `trace` says which channels of the operands and the result are the
-same. `relay` is called once the operands and the result have their new layouts: it brings the
+One entry of `RULES` per op. `trace` gives the channels of the result, some of which are those of
+operands. `relay` is called once the operands and the result have their new layouts: it brings the
 op's constants and attributes in line.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from math import prod
 from typing import NamedTuple
 
 import numpy as np
@@ -15,8 +16,8 @@ import numpy.typing as npt
 
 from qfrewrite.ir import Array, Graph, Op, Tensor
 from qfrewrite.ops.shaping import pad_pairs
-from qfrewrite.ops.spec import attr, const_ints, facets, kinds_that, normal_axis
-from qfrewrite.rewrite.channels import Channels, Family, Ids, stay, trace
+from qfrewrite.ops.spec import OpSpec, attr, const_ints, facets, kinds_that, normal_axis
+from qfrewrite.rewrite.channels import Channels, Family, Ids, Trace, trace
 from qfrewrite.rewrite.linear import LinearView, linear_ports
 from qfrewrite.rewrite.match import NoMatch
 from qfrewrite.rewrite.relayout import Relayout
@@ -25,12 +26,10 @@ from qfrewrite.rewrite.relayout import Relayout
 class ChannelRule(NamedTuple):
     """What an op does to channels."""
 
-    trace: Callable[[Channels, Op], None]
-    relay: Callable[[Relayout, Op], None]
-
-
-def _nothing(relayout: Relayout, op: Op) -> None:
-    """No constant depends on the layout."""
+    trace: Trace
+    """Gives the channels of the first result, or says why nothing may change at the op."""
+    relay: Callable[[Relayout, Op], None] = lambda relayout, op: None
+    """Brings constants and attributes in line with a new layout."""
 
 
 # -- layers with weights -----------------------------------------------------------------------
@@ -58,13 +57,12 @@ def _layer(op: Op) -> LinearView | NoMatch:
     return NoMatch(f"is read by '{op.name}' in groups")
 
 
-def _trace_layer(channels: Channels, op: Op) -> None:
+def _trace_layer(channels: Channels, op: Op) -> Ids | NoMatch:
     view = _layer(op)
     if isinstance(view, NoMatch):
-        stay(channels, op, str(view))
-        return
+        return view
     channels.ids(view.x)
-    channels.fresh(op.output)
+    return channels.fresh(op.output)
 
 
 def _relay_layer(relayout: Relayout, op: Op) -> None:
@@ -87,16 +85,16 @@ def _relay_constants_of(relayout: Relayout, op: Op, weights: Array) -> None:
         relayout.constant(op, ports.bias, taken(b.value(), relayout.layout(op.output), -1))
 
 
-def _trace_depthwise(channels: Channels, op: Op) -> None:
+def _trace_depthwise(channels: Channels, op: Op) -> Ids | NoMatch:
     view = _free_weights(op)
     if isinstance(view, NoMatch):
-        stay(channels, op, str(view))
-        return
-    source = channels.ids(op.operand(0))
+        return view
+    source = channels.ids(view.x)
     if op.output.shape[-1] == source.size:
-        channels.give(op.output, source)
-    else:
-        channels.families.append(Family(source, channels.fresh(op.output)))
+        return source
+    result = channels.fresh(op.output)
+    channels.families.append(Family(source, result))
+    return result
 
 
 def _relay_depthwise(relayout: Relayout, op: Op) -> None:
@@ -110,33 +108,40 @@ def _relay_depthwise(relayout: Relayout, op: Op) -> None:
 # -- element by element ------------------------------------------------------------------------
 
 
-def _trace_same(channels: Channels, op: Op) -> None:
-    channels.give(op.output, channels.ids(op.operand(0)))
+def _trace_same(channels: Channels, op: Op) -> Ids:
+    return channels.ids(op.operand(0))
 
 
-def _trace_prelu(channels: Channels, op: Op) -> None:
-    alpha = op.operand(1)
-    if not alpha.is_const:
-        stay(channels, op, f"is read by '{op.name}', whose slopes are computed")
-        return
-    _trace_same(channels, op)
+def _same_if(holds: Callable[[Op], object], why: str) -> Trace:
+    """A trace that gives the channels of the first operand where `holds`, else says why not."""
+    return lambda channels, op: (
+        channels.ids(op.operand(0)) if holds(op) else NoMatch(why.format(op.name))
+    )
 
 
-def _trace_binary(channels: Channels, op: Op) -> None:
+def _tiled_by(count: Callable[[Op], int]) -> Trace:
+    """A trace that gives the channels of the first operand, `count` times."""
+    return lambda channels, op: np.tile(channels.ids(op.operand(0)), count(op))
+
+
+def _trace_binary(channels: Channels, op: Op) -> Ids | NoMatch:
     """Operands that are broadcast along their channels keep theirs."""
     computed = [t for t in op.inputs if t is not None and not t.is_const]
     wide = [t for t in computed if t.shape and t.shape[-1] == op.output.shape[-1]]
-    narrow = [t for t in computed if t not in wide]
     if not wide or (facets(op).divides and len(computed) > 1):
-        stay(channels, op, f"is read by {op.kind} '{op.name}'")
-        return
-    for tensor in narrow:
-        if tensor.shape:
+        return NoMatch(f"is read by {op.kind} '{op.name}'")
+    for tensor in computed:
+        if tensor not in wide and tensor.shape:
             channels.freeze(channels.ids(tensor), f"is broadcast by '{op.name}'")
-    ids = channels.ids(wide[0])
-    for tensor in wide[1:]:
+    return _united(channels, wide)
+
+
+def _united(channels: Channels, tensors: Sequence[Tensor]) -> Ids:
+    """The channels of the first tensor, which are those of the others from now on."""
+    ids = channels.ids(tensors[0])
+    for tensor in tensors[1:]:
         channels.unite(ids, channels.ids(tensor))
-    channels.give(op.output, ids)
+    return ids
 
 
 def _relay_constants(relayout: Relayout, op: Op) -> None:
@@ -153,16 +158,12 @@ def _relay_constants(relayout: Relayout, op: Op) -> None:
 # -- moving values -----------------------------------------------------------------------------
 
 
-def _trace_concat(channels: Channels, op: Op) -> None:
+def _trace_concat(channels: Channels, op: Op) -> Ids:
     operands = [t for t in op.inputs if t is not None]
     axis = normal_axis(op, attr(op, "axis"), len(op.output.shape))
-    parts = [channels.ids(t) for t in operands]
     if axis == len(op.output.shape) - 1:
-        channels.give(op.output, np.concatenate(parts))
-        return
-    for part in parts[1:]:
-        channels.unite(parts[0], part)
-    channels.give(op.output, parts[0])
+        return np.concatenate([channels.ids(t) for t in operands])
+    return _united(channels, operands)
 
 
 def _split_axis(op: Op) -> tuple[Tensor, int]:
@@ -171,15 +172,14 @@ def _split_axis(op: Op) -> tuple[Tensor, int]:
     return whole, normal_axis(op, axis, len(whole.shape))
 
 
-def _trace_split(channels: Channels, op: Op) -> None:
+def _trace_split(channels: Channels, op: Op) -> Ids:
     whole, axis = _split_axis(op)
-    ids, start = channels.ids(whole), 0
-    for out in op.outputs:
-        if axis != len(whole.shape) - 1:
-            channels.give(out, ids)
-            continue
-        channels.give(out, ids[start : start + out.shape[-1]])
-        start += out.shape[-1]
+    parts = [channels.ids(whole)] * len(op.outputs)
+    if axis == len(whole.shape) - 1:
+        parts = np.split(parts[0], np.cumsum([out.shape[-1] for out in op.outputs])[:-1])
+    for out, ids in zip(op.outputs, parts, strict=True):
+        channels.give(out, ids)
+    return parts[0]
 
 
 def _relay_split(relayout: Relayout, op: Op) -> None:
@@ -195,10 +195,9 @@ def _relay_split(relayout: Relayout, op: Op) -> None:
         relayout.replace(op, "SPLIT_V", [whole, table, op.operand(0)], {"num_splits": len(sizes)})
 
 
-def _trace_slice(channels: Channels, op: Op) -> None:
-    ids = channels.ids(op.operand(0))
+def _trace_slice(channels: Channels, op: Op) -> Ids:
     begin = const_ints(op, 1)[-1]
-    channels.give(op.output, ids[begin : begin + op.output.shape[-1]])
+    return channels.ids(op.operand(0))[begin : begin + op.output.shape[-1]]
 
 
 def _relay_slice(relayout: Relayout, op: Op) -> None:
@@ -209,21 +208,18 @@ def _relay_slice(relayout: Relayout, op: Op) -> None:
     relayout.constant(op, 2, np.array([*size[:-1], relayout.layout(op.output).size], dtype))
 
 
-def _trace_strided(channels: Channels, op: Op) -> None:
-    """Only where all channels are taken."""
+def _takes_all_channels(op: Op) -> bool:
+    """Whether a STRIDED_SLICE cuts nothing off the last axis, and makes no axes."""
     x, rank = op.operand(0), len(op.operand(0).shape)
-    masks = [attr(op, k) for k in ("ellipsis_mask", "new_axis_mask", "shrink_axis_mask")]
     begin, end, step = (const_ints(op, slot) for slot in (1, 2, 3))
     bit, last = 1 << (rank - 1), rank - 1
-    whole = len(begin) < rank or (
+    if attr(op, "ellipsis_mask") or attr(op, "new_axis_mask") or attr(op, "shrink_axis_mask") & bit:
+        return False
+    return len(begin) < rank or bool(
         step[last] == 1
         and (attr(op, "begin_mask") & bit or begin[last] == 0)
         and (attr(op, "end_mask") & bit or end[last] >= x.shape[-1])
     )
-    if masks[0] or masks[1] or masks[2] & bit or not whole:
-        stay(channels, op, f"is cut up by '{op.name}'")
-    else:
-        channels.give(op.output, channels.ids(x))
 
 
 def _relay_strided(relayout: Relayout, op: Op) -> None:
@@ -234,33 +230,13 @@ def _relay_strided(relayout: Relayout, op: Op) -> None:
         relayout.constant(op, 2, np.array(end, op.operand(2).value().dtype))
 
 
-def _trace_pad(channels: Channels, op: Op) -> None:
-    if pad_pairs(op)[-1] != (0, 0):
-        stay(channels, op, f"is padded with channels by '{op.name}'")
-    else:
-        _trace_same(channels, op)
-
-
-def _trace_reduction(channels: Channels, op: Op) -> None:
-    rank = len(op.operand(0).shape)
-    axes = {normal_axis(op, a, rank) for a in const_ints(op, 1)}
-    if rank - 1 in axes:
-        stay(channels, op, f"is summed up over channels by '{op.name}'")
-    else:
-        _trace_same(channels, op)
-
-
-def _trace_reshape(channels: Channels, op: Op) -> None:
+def _trace_reshape(channels: Channels, op: Op) -> Ids | NoMatch:
     """The last axis stays, or takes in axes before it whole."""
     x, y = op.operand(0).shape, op.output.shape
-    size = 1
-    for dim in reversed(x):
-        size *= dim
-        if y and size == y[-1] and size:
-            ids = channels.ids(op.operand(0))
-            channels.give(op.output, np.tile(ids, size // x[-1]))
-            return
-    stay(channels, op, f"is reshaped by '{op.name}' in a way that mixes channels")
+    for axis in reversed(range(len(x))):
+        if y and prod(x[axis:]) == y[-1] > 0:
+            return np.tile(channels.ids(op.operand(0)), y[-1] // x[-1])
+    return NoMatch(f"is reshaped by '{op.name}' in a way that mixes channels")
 
 
 def _relay_reshape(relayout: Relayout, op: Op) -> None:
@@ -275,28 +251,10 @@ def _relay_reshape(relayout: Relayout, op: Op) -> None:
         relayout.attributes(op, new_shape=(*shape[:-1], last))
 
 
-def _trace_transpose(channels: Channels, op: Op) -> None:
-    perm = const_ints(op, 1)
-    if perm[-1] != len(perm) - 1:
-        stay(channels, op, f"is transposed by '{op.name}'")
-    else:
-        _trace_same(channels, op)
-
-
-def _trace_tile(channels: Channels, op: Op) -> None:
-    channels.give(op.output, np.tile(channels.ids(op.operand(0)), const_ints(op, 1)[-1]))
-
-
-def _trace_space_to_depth(channels: Channels, op: Op) -> None:
-    block = int(attr(op, "block_size"))
-    channels.give(op.output, np.tile(channels.ids(op.operand(0)), block * block))
-
-
-def _trace_fake_quant(channels: Channels, op: Op) -> None:
-    if np.asarray(attr(op, "min")).size > 1:
-        stay(channels, op, f"has a range per channel at '{op.name}'")
-    else:
-        _trace_same(channels, op)
+def _keeps_channels(op: Op) -> bool:
+    """Whether a reduction leaves the last axis alone."""
+    rank = len(op.operand(0).shape)
+    return rank - 1 not in {normal_axis(op, axis, rank) for axis in const_ints(op, 1)}
 
 
 def taken(values: Array, layout: Ids, axis: int, fill: float = 0) -> Array:
@@ -315,25 +273,39 @@ def tiled(layout: Ids, channels: int, count: int) -> Ids:
 
 _LAYERS = tuple(k for k in kinds_that(lambda op: op.linear) if k != "DEPTHWISE_CONV_2D")
 
+_trace_prelu = _same_if(
+    lambda op: op.operand(1).is_const, "is read by '{}', whose slopes are computed"
+)
+_trace_strided = _same_if(_takes_all_channels, "is cut up by '{}'")
+_trace_pad = _same_if(lambda op: pad_pairs(op)[-1] == (0, 0), "is padded with channels by '{}'")
+_trace_reduction = _same_if(_keeps_channels, "is summed up over channels by '{}'")
+_trace_transpose = _same_if(
+    lambda op: const_ints(op, 1)[-1] == len(op.output.shape) - 1, "is transposed by '{}'"
+)
+_trace_fake_quant = _same_if(
+    lambda op: np.asarray(attr(op, "min")).size <= 1, "has a range per channel at '{}'"
+)
+_BY_FACET: list[tuple[Callable[[OpSpec], object], ChannelRule]] = [
+    (lambda op: op.linear, ChannelRule(_trace_layer, _relay_layer)),
+    (lambda op: op.channelwise, ChannelRule(_trace_same)),
+    (lambda op: op.combines, ChannelRule(_trace_binary, _relay_constants)),
+    (lambda op: op.reduces, ChannelRule(_trace_reduction)),
+]
+
 RULES: dict[str, ChannelRule] = {
-    **dict.fromkeys(_LAYERS, ChannelRule(_trace_layer, _relay_layer)),
+    **{kind: rule for facet, rule in _BY_FACET for kind in kinds_that(facet)},
     "DEPTHWISE_CONV_2D": ChannelRule(_trace_depthwise, _relay_depthwise),
-    **dict.fromkeys(kinds_that(lambda op: op.channelwise), ChannelRule(_trace_same, _nothing)),
-    **dict.fromkeys(
-        kinds_that(lambda op: op.combines), ChannelRule(_trace_binary, _relay_constants)
-    ),
     "PRELU": ChannelRule(_trace_prelu, _relay_constants),
-    "CONCATENATION": ChannelRule(_trace_concat, _nothing),
+    "CONCATENATION": ChannelRule(_trace_concat),
     **dict.fromkeys(("SPLIT", "SPLIT_V"), ChannelRule(_trace_split, _relay_split)),
     "SLICE": ChannelRule(_trace_slice, _relay_slice),
     "STRIDED_SLICE": ChannelRule(_trace_strided, _relay_strided),
-    **dict.fromkeys(("PAD", "PADV2", "MIRROR_PAD"), ChannelRule(_trace_pad, _nothing)),
-    **dict.fromkeys(kinds_that(lambda op: op.reduces), ChannelRule(_trace_reduction, _nothing)),
+    **dict.fromkeys(("PAD", "PADV2", "MIRROR_PAD"), ChannelRule(_trace_pad)),
     "RESHAPE": ChannelRule(_trace_reshape, _relay_reshape),
-    "TRANSPOSE": ChannelRule(_trace_transpose, _nothing),
-    "TILE": ChannelRule(_trace_tile, _nothing),
-    "SPACE_TO_DEPTH": ChannelRule(_trace_space_to_depth, _nothing),
-    "FAKE_QUANT": ChannelRule(_trace_fake_quant, _nothing),
+    "TRANSPOSE": ChannelRule(_trace_transpose),
+    "TILE": ChannelRule(_tiled_by(lambda op: const_ints(op, 1)[-1])),
+    "SPACE_TO_DEPTH": ChannelRule(_tiled_by(lambda op: int(attr(op, "block_size")) ** 2)),
+    "FAKE_QUANT": ChannelRule(_trace_fake_quant),
 }
 """What is not here carries no channels: what it reads and makes stays."""
 

@@ -164,7 +164,7 @@ class Channels:
         return found
 
 
-Trace = Callable[[Channels, Op], None]
+Trace = Callable[[Channels, Op], "Ids | NoMatch"]
 
 
 def trace(graph: Graph, rules: dict[str, Trace]) -> Channels:
@@ -176,9 +176,13 @@ def trace(graph: Graph, rules: dict[str, Trace]) -> Channels:
     for op in graph.ops:
         rule = rules.get(op.kind) if _is_understood(op, unknown) else None
         if rule is not None and len(op.outputs) and op.output.dtype == "float32":
-            rule(channels, op)
+            ids = rule(channels, op)
         else:
-            stay(channels, op, f"is read by {op.kind} '{op.name}'")
+            ids = NoMatch(f"is read by {op.kind} '{op.name}'")
+        if isinstance(ids, NoMatch):
+            _stay(channels, op, str(ids))
+        else:
+            channels.give(op.output, ids)
     for tensor in graph.outputs:
         channels.freeze(channels.ids(tensor), f"'{tensor.name}' is an output of the graph")
     channels.finish()
@@ -197,7 +201,7 @@ def _is_understood(op: Op, unknown: Collection[Tensor]) -> bool:
     )
 
 
-def stay(channels: Channels, op: Op, why: str) -> None:
+def _stay(channels: Channels, op: Op, why: str) -> None:
     """Nothing may change at what `op` reads and makes."""
     for tensor in op.inputs:
         if tensor is not None and not tensor.is_const and tensor.shape:

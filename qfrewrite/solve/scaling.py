@@ -13,7 +13,7 @@ from qfrewrite.ir import Array, Graph, Op, Tensor
 from qfrewrite.ops import OPS
 from qfrewrite.ops.spec import kinds_that
 from qfrewrite.rewrite.channel_rules import RULES
-from qfrewrite.rewrite.channels import Channels, Ids, Trace, stay, trace
+from qfrewrite.rewrite.channels import Channels, Ids, Trace, trace
 from qfrewrite.rewrite.linear import LinearView
 from qfrewrite.rewrite.match import LINEAR, NoMatch
 from qfrewrite.solve.context import PassRewriter
@@ -69,22 +69,20 @@ def trace_scales(graph: Graph) -> Channels:
     )
 
 
-def _trace_depthwise(channels: Channels, op: Op) -> None:
+def _trace_depthwise(channels: Channels, op: Op) -> Ids | NoMatch:
     """What it makes can be scaled by itself."""
     view = LinearView.of(op)
     if isinstance(view, NoMatch):
-        stay(channels, op, str(view))
-    else:
-        channels.ids(op.operand(0))
-        channels.fresh(op.output)
+        return view
+    channels.ids(op.operand(0))
+    return channels.fresh(op.output)
 
 
-def _trace_sum(channels: Channels, op: Op) -> None:
+def _trace_sum(channels: Channels, op: Op) -> Ids | NoMatch:
     """A sum of two scaled alike is scaled so too; a constant would have to be as well."""
     if any(t is None or t.is_const or t.shape != op.output.shape for t in op.inputs):
-        stay(channels, op, f"is added to by '{op.name}'")
-    else:
-        RULES["ADD"].trace(channels, op)
+        return NoMatch(f"is added to by '{op.name}'")
+    return RULES["ADD"].trace(channels, op)
 
 
 def channel_groups(rw: PassRewriter, channels: Channels) -> list[ChannelGroup]:
