@@ -6,7 +6,7 @@ import numpy as np
 
 from qfrewrite.ir import Array, Graph, Op, Quant, Tensor, constant
 from qfrewrite.ir.quant import quantize
-from qfrewrite.ops import spec_of
+from qfrewrite.ops.spec import facets
 
 _Key = tuple[Tensor, str, bytes, bytes, int]
 
@@ -63,21 +63,14 @@ class Conversions:
 
     def feed_real(self, op: Op) -> None:
         """Let a float op read real values where its operands hold codes."""
-        spec = spec_of(op)
-        inputs: list[Tensor | None] = []
         for slot, tensor in enumerate(op.inputs):
-            port = spec.input_port(slot) if spec is not None else None
-            as_it_is = tensor is None or tensor not in self.held
-            takes_any = port is not None and port.role == "any"
-            inputs.append(tensor if as_it_is or takes_any else self._as_real(tensor, op))
-        if any(a is not b for a, b in zip(inputs, op.inputs, strict=True)):
-            self.graph.set_inputs(op, inputs)
+            if tensor is not None and tensor in self.held and facets(op).role(slot) != "any":
+                self.graph.set_input(op, slot, self._as_real(tensor, op))
 
-    def _as_real(self, tensor: Tensor | None, reader: Op) -> Tensor:
-        assert tensor is not None
+    def _as_real(self, tensor: Tensor, user: Op) -> Tensor:
         if tensor not in self._real:
             real = self._beside(tensor, "float32")
-            anchor = tensor.producer or reader
+            anchor = tensor.producer or user
             self.graph.add_op(Op("DEQUANTIZE", [tensor], [real]), anchor=anchor)
             self._real[tensor] = real
         return self._real[tensor]

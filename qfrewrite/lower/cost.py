@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from qfrewrite.ir import NUMPY_DTYPES, Graph, Op, Tensor
-from qfrewrite.ops import spec_of
 from qfrewrite.ops.spec import facets
 
 
 def parameters(op: Op) -> int:
     """How many numbers the op's constant weights and biases (and tables) hold."""
-    spec = spec_of(op)
-    count = 0
-    for slot, tensor in enumerate(op.inputs):
-        port = spec.input_port(slot) if spec is not None else None
-        steers = port is not None and port.role == "param"
-        if tensor is not None and tensor.is_const and not steers:
-            count += tensor.size
-    return count
+    return sum(tensor.size for tensor, role in _constants(op) if role != "param")
+
+
+def _constants(op: Op) -> list[tuple[Tensor, str]]:
+    """The constants that `op` reads, each with the role of its slot."""
+    slots = enumerate(op.inputs)
+    return [(t, facets(op).role(slot)) for slot, t in slots if t is not None and t.is_const]
 
 
 def macs(op: Op) -> int:
@@ -32,14 +30,10 @@ def total_macs(graph: Graph) -> int:
 
 def weight_bytes(op: Op, *, eight: bool) -> int:
     """Bytes of an op's constants: as they are, or with 8-bit weights; biases keep 32 bits."""
-    spec = spec_of(op)
-    total = 0
-    for slot, tensor in enumerate(op.inputs):
-        port = spec.input_port(slot) if spec is not None else None
-        if tensor is not None and tensor.is_const:
-            role = port.role if port is not None else "any"
-            total += tensor_bytes(tensor, eight=eight and role in ("weight", "act"))
-    return total
+    return sum(
+        tensor_bytes(tensor, eight=eight and role in ("weight", "act"))
+        for tensor, role in _constants(op)
+    )
 
 
 def tensor_bytes(tensor: Tensor, *, eight: bool) -> int:

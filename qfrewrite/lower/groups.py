@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import reduce
 from math import isfinite
 
 import numpy as np
@@ -18,8 +19,7 @@ from qfrewrite.ir import Graph, Op, Quant, Tensor
 from qfrewrite.ir.quant import SMALLEST_SCALE, activation_quant
 from qfrewrite.lower.canonical import written_as
 from qfrewrite.lower.fake_quant_ranges import Range
-from qfrewrite.ops import OpSpec, Port, spec_of
-from qfrewrite.ops.spec import facets, fixed_quant
+from qfrewrite.ops.spec import Port, facets, fixed_quant
 from qfrewrite.ops.subgraphs import Variable, variables
 from qfrewrite.rewrite.match import NoMatch
 
@@ -32,16 +32,16 @@ _CRUSHED = 1 / 32
 
 @dataclass
 class Group:
-    """Tensors that share scale and zero point.
-
-    fixed: the output port that prescribes them; symmetric: whether real zero must be the code
-    that lies in the middle.
-    """
+    """Tensors that share scale and zero point."""
 
     members: list[Tensor]
+    """The tensors, those of the first one's op before others."""
     range: Range | None = None
+    """What their values span, in real units; None where it is not known."""
     fixed: Port | None = None
+    """The output port that prescribes scale and zero point."""
     symmetric: bool = False
+    """Whether real zero must be the quantized value in the middle."""
 
     def quant(self, dtype: str) -> Quant | None:
         """Scale and zero point of the group, or None where nothing is known."""
@@ -51,14 +51,9 @@ class Group:
         if self.range is None:
             return None
         low, high = self.range
-        if self.symmetric:
-            bound = max(-low, high)
-            scale = max(bound / 127.0, SMALLEST_SCALE)
-            return (
-                activation_quant(low, high, dtype)
-                if dtype == "int16"
-                else Quant.per_tensor(scale, 128 if dtype == "uint8" else 0)
-            )
+        if self.symmetric and dtype != "int16":
+            scale = max(max(-low, high) / 127.0, SMALLEST_SCALE)
+            return Quant.per_tensor(scale, 128 if dtype == "uint8" else 0)
         return activation_quant(low, high, dtype)
 
     @property
@@ -69,15 +64,21 @@ class Group:
 
 @dataclass
 class Groups:
-    """Every tensor's group, and the operands that go through a QUANTIZE of their own.
+    """Every tensor's group, and the operands that go through a QUANTIZE of their own."""
 
-    variables: those whose values share one group, each with a computed tensor of that group.
-    """
-
-    of: dict[Tensor, Group] = field(default_factory=dict)
+    of: dict[Tensor | None, Group] = field(default_factory=dict)
+    """The group of each float tensor that is computed."""
     requantized: list[tuple[Op, int]] = field(default_factory=list)
+    """The operands, as op and slot, that keep their own scale."""
     variables: list[tuple[Variable, Tensor]] = field(default_factory=list)
+    """Those whose values share one group, each with a computed tensor of that group."""
     diagnostics: Diagnostics = field(default_factory=Diagnostics)
+    """What the user should know."""
+
+    def quant(self, tensor: Tensor, dtype: str) -> Quant | None:
+        """Scale and zero point of a tensor, or None where nothing is known."""
+        group = self.of.get(tensor)
+        return None if group is None else group.quant(dtype)
 
     def merge(self, a: Group, b: Group) -> Group:
         """Join two groups; their range is the hull of both."""
@@ -99,11 +100,11 @@ def widen_narrow_results(graph: Graph, groups: Groups, dtype_of: Callable[[Op], 
     without end. Twice: a wider result is a wider operand of what comes before it in its group.
     """
     for op in (*graph.ops, *graph.ops):
-        spec = spec_of(op)
-        if spec is None or spec.same_scale or not op.outputs or dtype_of(op) not in spec.kernels:
+        spec = facets(op)
+        if spec.same_scale or not op.outputs or dtype_of(op) not in spec.kernels:
             continue
         group, dtype = groups.of.get(written_as(op.output)), dtype_of(op)
-        scales = _operand_scales(op, spec, groups, dtype)
+        scales = _operand_scales(op, groups, dtype)
         if group is None or group.fixed is not None or not scales:
             continue
         quant, least = group.quant(dtype), spec.least_step(scales)
@@ -116,25 +117,19 @@ def widen_narrow_results(graph: Graph, groups: Groups, dtype_of: Callable[[Op], 
             group.range = widened if all(map(isfinite, widened)) and grow else (0.0, steps * least)
 
 
-def _operand_scales(op: Op, spec: OpSpec, groups: Groups, dtype: str) -> list[float]:
+def _operand_scales(op: Op, groups: Groups, dtype: str) -> list[float]:
     """The scales of activations and weights that `op` reads; empty where one is not known."""
     scales = []
     for slot, tensor in enumerate(op.inputs):
-        port = spec.input_port(slot)
-        if tensor is None or port is None or port.role not in ("act", "weight"):
+        if tensor is None or facets(op).role(slot) not in ("act", "weight"):
             continue
-        if tensor.dtype != "float32":
-            return []
-        if tensor.data is not None:
-            largest = float(np.abs(tensor.data).max(initial=0.0))
-            scales.append(largest / 127.0)
-        else:
-            group = groups.of.get(tensor)
-            quant = group.quant(dtype) if group is not None else None
-            if quant is None:
-                return []
+        if tensor.dtype == "float32" and tensor.data is not None:
+            scales.append(float(np.abs(tensor.data).max(initial=0.0)) / 127.0)
+        elif (quant := groups.quant(tensor, dtype)) is not None:
             scales.append(float(quant.scale[0]))
-    return scales if all(np.isfinite(scales)) else []
+        else:
+            return []
+    return scales if np.isfinite(scales).all() else []
 
 
 def hull(a: Range | None, b: Range | None) -> Range | None:
@@ -151,14 +146,10 @@ def find_groups(graph: Graph, ranges: dict[Tensor, Range]) -> Groups:
         if tensor.dtype == "float32" and not tensor.is_const:
             groups.of[tensor] = Group([tensor], ranges.get(tensor), _fixed(tensor))
     for op in graph.ops:
-        spec = spec_of(op)
-        if spec is None or not spec.same_scale or not op.outputs or op.output not in groups.of:
+        spec = facets(op)
+        if not spec.same_scale or not op.outputs or op.output not in groups.of:
             continue
-        slots = [
-            i
-            for i, t in enumerate(op.inputs)
-            if t is not None and t in groups.of and _is_act(op, i)
-        ]
+        slots = [i for i, t in enumerate(op.inputs) if t in groups.of and spec.role(i) == "act"]
         joint = groups.of[op.output]
         for out in op.outputs[1:]:
             if out in groups.of:
@@ -195,46 +186,34 @@ def _join_variable(groups: Groups, graph: Graph, variable: Variable) -> None:
 def _join(groups: Groups, op: Op, slots: list[int], *, symmetric: bool) -> None:
     """Merge the operands in `slots` with the output of `op`, where their scales agree."""
     operands = [groups.of[op.operand(i)] for i in slots]
-    whole = groups.of[op.output].range
-    for g in operands:
-        whole = hull(whole, g.range)
-    single_fix = {g.prescribed for g in operands}
+    whole = reduce(hull, (g.range for g in operands), groups.of[op.output].range)
+    prescribed = {g.prescribed for g in operands}
     for slot, group in zip(slots, operands, strict=True):
         joint = groups.of[op.output]
+        apart = len(operands) > 1 and group is not joint
         if len(operands) > 1:
             _warn_of_crushing(groups, op, slot, group, whole)
-        if (symmetric and group.prescribed is not None) or (
-            len(operands) > 1 and group is not joint
-        ):
-            why = _joined(op, slot, group, whole, single_fix, symmetric=symmetric)
-            if isinstance(why, NoMatch):
-                groups.requantized.append((op, slot))
-                place, name = f"{op.kind} '{op.name}'", op.operand(slot).name
-                groups.diagnostics.note("requantized", f"'{name}' {why}: requantized", where=place)
-                joint.range = hull(joint.range, _range_of(group))
-                continue
-        groups.merge(joint, group)
+        shared: Group | NoMatch = group
+        if group.fixed is not None and (symmetric or (apart and len(prescribed) > 1)):
+            shared = NoMatch("has a prescribed scale")
+        elif apart:
+            shared = _wide_enough(op, slot, group, whole)
+        if isinstance(shared, Group):
+            groups.merge(joint, shared)
+        else:
+            groups.requantized.append((op, slot))
+            place, name = f"{op.kind} '{op.name}'", op.operand(slot).name
+            groups.diagnostics.note("requantized", f"'{name}' {shared}: requantized", where=place)
+            joint.range = hull(joint.range, _range_of(group))
 
 
-def _joined(
-    op: Op,
-    slot: int,
-    group: Group,
-    whole: Range | None,
-    fixes: set[tuple[float, int] | None],
-    *,
-    symmetric: bool,
-) -> Group | NoMatch:
-    """The group of an operand that can share the output's scale, or why it keeps its own."""
-    if group.fixed is not None and (len(fixes) > 1 or symmetric):
-        return NoMatch("has a prescribed scale")
-    others = [r for r in op.operand(slot).users if r.op is not op]
+def _wide_enough(op: Op, slot: int, group: Group, whole: Range | None) -> Group | NoMatch:
+    """The group of an operand, or why sharing a scale would leave its other users few codes."""
+    others = any(user.op is not op for user in op.operand(slot).users)
     if whole is None or group.range is None or not others:
         return group
     width, own = whole[1] - whole[0], group.range[1] - group.range[0]
-    if own >= _NARROW * width:
-        return group
-    return NoMatch(f"has {own / width:.3f} of the joint range")
+    return group if own >= _NARROW * width else NoMatch(f"has {own / width:.3f} of the joint range")
 
 
 def _warn_of_crushing(groups: Groups, op: Op, slot: int, group: Group, whole: Range | None) -> None:
@@ -265,11 +244,9 @@ def _include_constants(op: Op, group: Group, operands: list[Range | None]) -> No
     operands: ranges of the computed ones. What a MAXIMUM or MINIMUM compares with may lie far
     outside both (a bound against division by zero): there the last code does as well.
     """
-    span = group.range
-    for own in operands:
-        span = hull(span, own)
+    span = reduce(hull, operands, group.range)
     for slot, tensor in enumerate(op.inputs):
-        if tensor is None or tensor.data is None or not _is_act(op, slot):
+        if tensor is None or tensor.data is None or facets(op).role(slot) != "act":
             continue
         if tensor.dtype == "float32" and tensor.data.size and np.isfinite(tensor.data).all():
             held = float(tensor.data.min()), float(tensor.data.max())
@@ -279,16 +256,7 @@ def _include_constants(op: Op, group: Group, operands: list[Range | None]) -> No
             group.range = hull(group.range, held)
 
 
-def _is_act(op: Op, slot: int) -> bool:
-    spec = spec_of(op)
-    port = spec.input_port(slot) if spec else None
-    return port is not None and port.role == "act"
-
-
 def _fixed(tensor: Tensor) -> Port | None:
     op = tensor.producer
-    spec = spec_of(op) if op is not None else None
-    if op is None or spec is None:
-        return None
-    port = spec.output_port(op.outputs.index(tensor))
+    port = None if op is None else facets(op).output_port(op.outputs.index(tensor))
     return port if port is not None and port.fixed is not None else None

@@ -206,7 +206,7 @@ def insert_range(rw: PassRewriter, tensor: Tensor, quant: Quant, dtype: str) -> 
 def _insert(rw: PassRewriter, tensors: list[Tensor], ranges: dict[Tensor, Range]) -> None:
     groups = find_groups(rw.graph, ranges)
     for tensor in tensors:
-        quant = groups.of[tensor].quant("int8")
+        quant = groups.quant(tensor, "int8")
         if quant is None:
             maker = tensor.producer
             if maker is not None:

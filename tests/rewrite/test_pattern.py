@@ -128,6 +128,29 @@ def test_kinds_constants_and_attributes(pattern: Pattern, fits: bool) -> None:
     assert isinstance(at(binary("MUL", "x", 2.0), pattern), Match) == fits
 
 
+@pytest.mark.parametrize("steps", [0, 1, 3])
+@pytest.mark.parametrize("users", [1, 2])
+def test_any_number_of_steps_each_of_one_user(steps: int, users: int) -> None:
+    """Fails where a step is left out of the capture, or one that others read is taken."""
+    b = GraphBuilder()
+    value = b.op("EXP", b.input("x", (1, 4)))
+    for i in range(steps):
+        value = b.op("RELU", value) if i % 2 else b.op("ADD", b.const("c", normal(4)), value)
+    others = [b.op("TANH", value) for _ in range(users - 1)]
+    graph = b.finish(b.op("NEG", value, name="y"), *others)
+    chain = p.EXP(p.x).through("steps", p.RELU(), p.ADD(p.per_channel()))
+    found = at(graph, chain.then(p.NEG()))
+    assert isinstance(found, Match) == (users == 1)
+    if isinstance(found, Match):
+        assert [op.kind for op in found.steps] == ["ADD", "RELU", "ADD"][:steps]
+
+
+def test_integers_are_a_tuple() -> None:
+    b = GraphBuilder()
+    y = b.op("TRANSPOSE", b.input("x", (2, 3, 4)), b.const("perm", np.array([2, 0, 1], "i4")))
+    assert at(b.finish(y), p.TRANSPOSE(p.x, p.integers("perm")), y.name).perm == (2, 0, 1)
+
+
 def test_an_op_with_a_fused_activation_is_another_op() -> None:
     b = GraphBuilder()
     fused = {"fused_activation_function": "RELU"}
