@@ -27,7 +27,7 @@ from qfrewrite.lower.scheme import (
     with_whole_names,
 )
 from qfrewrite.lower.substitute import substitute
-from qfrewrite.lower.weights import given_bounds, mean_response, quantize_linear, weight_bounds
+from qfrewrite.lower.weights import mean_response, quantize_linear, weight_bounds
 from qfrewrite.ops import OpSpec, spec_of
 from qfrewrite.ops.spec import facets
 from qfrewrite.ops.subgraphs import Use
@@ -81,7 +81,9 @@ class _Lowering:
         self.ranges = take_ranges(self.graph)
         substitute(Rewriter(self.graph), self.options, self._wanted, self.ranges.activations)
         fuse_activations(self.graph)
-        self.groups = find_groups(self.graph, self._merged_ranges())
+        # No kernel writes fused tensors.
+        written = {t: r for t, r in self.ranges.activations.items() if not t.fused}
+        self.groups = find_groups(self.graph, written)
         widen_narrow_results(self.graph, self.groups, self._wanted)
         self._choose_ops()
         self._choose_tensors()
@@ -98,13 +100,9 @@ class _Lowering:
 
     # -- decide ----------------------------------------------------------------------------
 
-    def _merged_ranges(self) -> dict[Tensor, tuple[float, float]]:
-        """Ranges without those of fused tensors, which no kernel writes."""
-        return {t: r for t, r in self.ranges.activations.items() if not t.fused}
-
     def _choose_ops(self) -> None:
-        hosts = {op: self._fused_into(op) for op in self.graph.ops}
-        types = {op: self._type(op, self._wanted(op)) for op, h in hosts.items() if h is None}
+        fused = [op for op in self.graph.ops if is_fused(op)]
+        types = {op: self._type(op, self._wanted(op)) for op in self.graph.ops if not is_fused(op)}
         self.chosen |= {op: dtype for op, dtype in types.items() if isinstance(dtype, str)}
         types |= self._leave_variables_float()
         for op, dtype in types.items():
@@ -112,8 +110,9 @@ class _Lowering:
                 self.report.count(dtype)
             elif any(t.dtype == "float32" for t in op.outputs):
                 self.report.float_ops.append((op.name, op.kind, str(dtype)))
-        for op, host in hosts.items():
-            if host is not None and host in self.chosen:
+        for op in fused:
+            host = op.operand(0).producer
+            if host in self.chosen:
                 self.chosen[op] = self.chosen[host]
 
     def _leave_variables_float(self) -> dict[Op, NoMatch]:
@@ -137,23 +136,18 @@ class _Lowering:
         return dict.fromkeys(left, NoMatch("its variable must stay float elsewhere"))
 
     def _wanted(self, op: Op) -> str:
-        names = (op, *(r.op for r in op.outputs[0].users)) if _fuses(op) else (op,)
-        inner = self.options.kind.activations
+        inner, kept = self.options.kind.activations, self.options.keep_int16
         assert inner is not None
-        wide = any(matches(o, self.options.keep_int16) or o.keep == "int16" for o in names)
+        wide = any(matches(one, kept) or one.keep == "int16" for one in _with_fused(op))
         return "int16" if wide and inner != "uint8" else inner
-
-    def _fused_into(self, op: Op) -> Op | None:
-        """The op that `op`, an activation, is fused into."""
-        return op.operand(0).producer if is_fused(op) else None
 
     def _type(self, op: Op, dtype: str) -> str | NoMatch:
         """`dtype`, if `op` can compute in it, or why it cannot."""
         spec = spec_of(op)
-        named = (op, *(r.op for r in op.outputs[0].users)) if _fuses(op) else (op,)
-        if any(matches(o, self.options.keep_float) for o in named):
+        ops = _with_fused(op)
+        if any(matches(o, self.options.keep_float) for o in ops):
             return NoMatch("kept float by name")
-        if any(o.keep == "float" for o in named):
+        if any(o.keep == "float" for o in ops):
             return NoMatch("kept float: its error is too large in integers")
         if (op.name, op.kind) in self.impossible:
             return NoMatch(self.impossible[op.name, op.kind])
@@ -165,7 +159,7 @@ class _Lowering:
             return NoMatch("holds no float tensor")
         checks = [
             *(
-                self._operand(tensor, _role(op, slot), dtype, clips=spec.same_scale)
+                self._operand(tensor, spec.role(slot), dtype, clips=spec.same_scale)
                 for slot, tensor in enumerate(op.inputs)
             ),
             *(self._quant(written_as(t), dtype) for t in op.outputs if t.dtype == "float32"),
@@ -193,8 +187,7 @@ class _Lowering:
         return quant if isinstance(quant, NoMatch) else tensor
 
     def _quant(self, tensor: Tensor, dtype: str) -> Quant | NoMatch:
-        group = self.groups.of.get(tensor)
-        quant = None if group is None else group.quant(dtype)
+        group, quant = self.groups.of.get(tensor), self.groups.quant(tensor, dtype)
         if quant is not None and quant.scale[0] <= LARGEST_SCALE:
             return quant
         if group is None or group.range is None:
@@ -203,7 +196,7 @@ class _Lowering:
         return NoMatch(f"the range of '{tensor.name}' is too wide: {low:.3g}..{high:.3g}")
 
     def _quant_or_none(self, tensor: Tensor, dtype: str) -> Quant | None:
-        quant = self._quant(tensor, dtype)
+        quant = NoMatch("is not quantized") if dtype == "float32" else self._quant(tensor, dtype)
         return None if isinstance(quant, NoMatch) else quant
 
     def _known(self, tensor: Tensor, dtype: str) -> Quant:
@@ -224,11 +217,8 @@ class _Lowering:
         for tensor in self.graph.inputs:
             if tensor.dtype != "float32":
                 continue
-            wanted = [
-                self.chosen[r.op]
-                for r in tensor.users
-                if r.op in self.chosen and _role(r.op, r.slot) == "act"
-            ]
+            users = [r for r in tensor.users if r.op in self.chosen]
+            wanted = [self.chosen[r.op] for r in users if facets(r.op).role(r.slot) == "act"]
             if wanted:
                 self.held[tensor] = inner if inner in wanted else wanted[0]
 
@@ -242,25 +232,20 @@ class _Lowering:
                 self.convert.feed_real(op)
 
     def _convert_op(self, op: Op, dtype: str) -> None:
-        spec = spec_of(op)
-        assert spec is not None
-        view = LinearView.of(op)
+        spec, view = facets(op), LinearView.of(op)
         if isinstance(view, LinearView):
             self._convert_linear(view, dtype)
         if dtype == "int16" and "pot_scale_int16" in spec.attrs:
             self.graph.set_attrs(op, pot_scale_int16=False)
         for slot, tensor in enumerate(op.inputs):
-            if tensor is None or tensor.dtype != "float32" or _role(op, slot) != "act":
+            if tensor is None or tensor.dtype != "float32" or spec.role(slot) != "act":
                 continue
+            apart = (op, slot) in self.groups.requantized
             if tensor.data is not None:
                 quant = self._constant_quant(op, spec, tensor, dtype)
                 self.convert.constant(op, slot, quant, dtype)
-                continue
-            if self._fused_into(op) is not None:
-                continue
-            apart = (op, slot) in self.groups.requantized
-            quant = self._known(op.output if apart else tensor, dtype)
-            if apart or self.held.get(tensor) != dtype:
+            elif not is_fused(op) and (apart or self.held.get(tensor) != dtype):
+                quant = self._known(op.output if apart else tensor, dtype)
                 self.convert.through_quantize(op, slot, quant, dtype)
 
     def _constant_quant(self, op: Op, spec: OpSpec, tensor: Tensor, dtype: str) -> Quant:
@@ -268,18 +253,12 @@ class _Lowering:
         shared = self._quant_or_none(joint, dtype) if joint is not None else None
         if shared is not None:
             return shared
-        given = self.ranges.weights.get(tensor)
-        if given is not None:
-            return activation_quant(float(given[0].min()), float(given[1].max()), dtype)
-        data = tensor.value()
-        return activation_quant(float(data.min(initial=0)), float(data.max(initial=0)), dtype)
+        low, high = self.ranges.weights.get(tensor, (tensor.value(), tensor.value()))
+        return activation_quant(low.min(initial=0), high.max(initial=0), dtype)
 
     def _convert_linear(self, view: LinearView, dtype: str) -> None:
         op, x, ports = view.op, view.x, view.ports
-        result, source = (
-            self._known(written_as(op.output), dtype),
-            self._known(x, dtype),
-        )
+        result, source = (self._known(t, dtype) for t in (written_as(op.output), x))
         q = quantize_linear(
             view.weights,
             view.bias if view.has_bias else None,
@@ -302,12 +281,10 @@ class _Lowering:
         """What weights span: magnitudes [1] or [O], or for uint8 the two ends [2, 1]."""
         given = self.ranges.weights.get(w)
         if dtype == "uint8":
-            ends = given if given is not None else (w.value(), w.value())
-            low, high = min(0.0, float(ends[0].min())), max(0.0, float(ends[1].max()))
-            return np.array([[low], [high]])
+            low, high = given or (w.value(), w.value())
+            return np.array([[low.min(initial=0.0)], [high.max(initial=0.0)]], np.float64)
         per_channel = self.options.per_channel_for(op)
-        bounds = given_bounds(given, per_channel=per_channel)
-        return weight_bounds(w.value(), axis, per_channel=per_channel) if bounds is None else bounds
+        return weight_bounds(w.value(), axis, per_channel=per_channel, given=given)
 
     def _convert_other_subgraphs(self) -> None:
         """Quantize the constants that subgraphs run by this one assign to its variables."""
@@ -319,13 +296,10 @@ class _Lowering:
         assert io is not None
         for tensor in self.graph.inputs:
             if self.held.get(tensor, io) != io:
-                self.convert.input(
-                    tensor, io, self._quant_or_none(tensor, io) if io != "float32" else None
-                )
+                self.convert.input(tensor, io, self._quant_or_none(tensor, io))
         for tensor in dict.fromkeys(self.graph.outputs):
             if self.held.get(tensor, io) != io and not tensor.is_input:
-                quant = self._quant_or_none(tensor, io) if io != "float32" else None
-                self.convert.output(tensor, io, quant)
+                self.convert.output(tensor, io, self._quant_or_none(tensor, io))
 
     def _note(self) -> None:
         self.report.diagnostics.add(*self.groups.diagnostics)
@@ -337,11 +311,7 @@ class _Lowering:
             )
 
 
-def _fuses(op: Op) -> bool:
-    return len(op.outputs) == 1 and op.output.fused
-
-
-def _role(op: Op, slot: int) -> str:
-    spec = spec_of(op)
-    port = spec.input_port(slot) if spec else None
-    return port.role if port is not None else ""
+def _with_fused(op: Op) -> tuple[Op, ...]:
+    """`op`, and the activation that is fused into it."""
+    fuses = len(op.outputs) == 1 and op.output.fused
+    return (op, *(user.op for user in op.output.users)) if fuses else (op,)

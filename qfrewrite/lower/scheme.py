@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from glob import escape
@@ -89,27 +89,22 @@ class QuantOptions:
             raise UsageError(f"no such scheme: '{self.scheme}'", remedy=_one_of(SCHEMES))
         if self.io is not None and self.io not in IO_TYPES:
             raise UsageError(f"no such input/output type: '{self.io}'", remedy=_one_of(IO_TYPES))
-        inner = SCHEMES[self.scheme].activations
-        if inner is None:
-            for name in ("keep_float", "keep_int16"):
-                if getattr(self, name) and (name == "keep_int16" or self.scheme == "float32"):
-                    raise UsageError(
-                        f"{name} means nothing with float activations",
-                        where=f"scheme {self.scheme}",
-                        remedy="use scheme int8",
-                    )
-            if self.io not in (None, "float32"):
-                raise UsageError(
-                    f"inputs and outputs are float32, not {self.io}",
-                    where=f"scheme {self.scheme}",
-                    remedy="leave out io",
-                )
-        elif self.io not in (None, "float32", *_CONVERTS[inner]):
+        inner = self.kind.activations
+        allowed = ["float32", *(_CONVERTS[inner] if inner is not None else ())]
+        if self.io is not None and self.io not in allowed:
             raise UsageError(
-                f"inputs and outputs cannot be {self.io}",
+                f"inputs and outputs are {' or '.join(allowed)}, not {self.io}",
                 where=f"scheme {self.scheme}",
-                remedy=f"use float32 or one of {', '.join(_CONVERTS[inner])}",
+                remedy="leave out io",
             )
+        for name in ("keep_float", "keep_int16"):
+            unused = inner is None and (name == "keep_int16" or self.scheme == "float32")
+            if getattr(self, name) and unused:
+                raise UsageError(
+                    f"{name} means nothing with float activations",
+                    where=f"scheme {self.scheme}",
+                    remedy="use scheme int8",
+                )
         if self.keep_int16 and inner == "uint8":
             raise UsageError(
                 "uint8 and int16 do not mix", where="keep_int16", remedy="use scheme int8"
@@ -198,5 +193,5 @@ def check_patterns(ops: Sequence[Op], options: QuantOptions) -> None:
                 )
 
 
-def _one_of(names: Mapping[str, Scheme] | tuple[str, ...]) -> str:
+def _one_of(names: Iterable[str]) -> str:
     return f"use one of {', '.join(names)}"

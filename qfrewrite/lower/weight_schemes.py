@@ -14,8 +14,8 @@ from qfrewrite.ir import Array, Graph, Op, Quant, Tensor
 from qfrewrite.ir.quant import dequantize
 from qfrewrite.lower.conversions import Conversions
 from qfrewrite.lower.scheme import QuantOptions, QuantReport, matches
-from qfrewrite.lower.weights import given_bounds, mean_response, weight_bounds
-from qfrewrite.ops import OpSpec, spec_of
+from qfrewrite.lower.weights import grid_scale, in_steps, mean_response, weight_bounds
+from qfrewrite.ops.spec import facets
 from qfrewrite.rewrite.linear import LinearView
 from qfrewrite.rewrite.match import NoMatch
 from qfrewrite.rewrite.rewriter import Rewriter
@@ -39,12 +39,9 @@ def lower_weights(
     """
     convert = Conversions(graph, {})
     for op in graph.ops:
-        spec = spec_of(op)
-        if spec is None:
-            continue
         for slot in range(len(op.inputs)):
             # Another slot of `op` may have replaced it.
-            weights = _weights(op, spec, slot, options)
+            weights = _weights(op, slot, options)
             if isinstance(weights, Tensor):
                 _lower_one(graph, convert, op, slot, options, ranges.get(weights))
                 report.count(f"with {options.kind.weights} weights")
@@ -52,20 +49,20 @@ def lower_weights(
                 report.float_ops.append((op.name, op.kind, str(weights)))
 
 
-def _weights(op: Op, spec: OpSpec, slot: int, options: QuantOptions) -> Tensor | NoMatch:
+def _weights(op: Op, slot: int, options: QuantOptions) -> Tensor | NoMatch:
     """The constant in `slot`, if it shall have the scheme's type, or why it stays float."""
-    tensor, port = op.input(slot), spec.input_port(slot)
+    tensor, role = op.input(slot), facets(op).role(slot)
     half = options.kind.weights == "float16"
-    if tensor is None or tensor.data is None or tensor.dtype != "float32" or port is None:
+    if tensor is None or tensor.data is None or tensor.dtype != "float32":
         return NoMatch("holds no float constant", near=False)
-    if port.role != "weight" and not (half and port.role in ("act", "bias")):
+    if role != "weight" and not (half and role in ("act", "bias")):
         return NoMatch("holds no weights", near=False)
     if matches(op, options.keep_float):
         return NoMatch("kept float by name")
     if half:
         large = np.abs(tensor.data).max(initial=0.0) > _FLOAT16_LARGEST
         return NoMatch("is too large for float16", at=tensor.name) if large else tensor
-    if options.kind.hybrid and not spec.hybrid:
+    if options.kind.hybrid and not facets(op).hybrid:
         return NoMatch("no kernel takes int8 weights with float activations")
     if tensor.size < _LEAST_ELEMENTS:
         return NoMatch(f"has only {tensor.size} elements", at=tensor.name)
@@ -81,19 +78,16 @@ def _lower_one(
     options: QuantOptions,
     given: tuple[Array, Array] | None,
 ) -> None:
-    tensor = op.operand(slot)
+    tensor, axis = op.operand(slot), facets(op).inputs[slot].axis or 0
+    w = tensor.value()
     if options.kind.weights == "float16":
-        _behind_dequantize(graph, op, slot, tensor.value().astype(np.float16), None)
+        _behind_dequantize(graph, op, slot, w.astype(np.float16), None)
         return
-    spec = spec_of(op)
-    port = spec.input_port(slot) if spec is not None else None
-    assert port is not None
-    axis = port.axis or 0
-    bounds = given_bounds(given, per_channel=options.per_channel_for(op))
-    if bounds is None:
-        bounds = weight_bounds(tensor.value(), axis, per_channel=options.per_channel_for(op))
-    codes, quant = _codes(tensor.value(), bounds, axis)
-    _correct_bias(graph, op, tensor.value() - dequantize(codes, quant))
+    per_channel = options.per_channel_for(op)
+    scale = grid_scale(weight_bounds(w, axis, per_channel=per_channel, given=given))
+    codes = np.clip(in_steps(w, scale, axis)[0], -127, 127).astype(np.int8)
+    quant = Quant(scale, np.zeros(scale.size, np.int64), axis)
+    _correct_bias(graph, op, w - dequantize(codes, quant))
     if options.kind.hybrid:
         if op.kind in _ONE_SCALE_EACH and not quant.per_channel:
             count = tensor.shape[axis]
@@ -110,15 +104,6 @@ def _correct_bias(graph: Graph, op: Op, error: Array) -> None:
         response = mean_response(view, view.x)
         if response is not None:
             Rewriter(graph).set_linear(view.shifted(response(error)))
-
-
-def _codes(w: Array, bounds: Array, axis: int) -> tuple[Array, Quant]:
-    scale = np.where(bounds > 0, bounds / 127.0, 1.0).astype(np.float32)
-    quant = Quant(scale, np.zeros(scale.size, np.int64), axis)
-    shape = [1] * w.ndim
-    shape[axis] = scale.size
-    codes = np.rint(w.astype(np.float64) / scale.astype(np.float64).reshape(shape))
-    return np.clip(codes, -127, 127).astype(np.int8), quant
 
 
 def _behind_dequantize(graph: Graph, op: Op, slot: int, data: Array, quant: Quant | None) -> None:

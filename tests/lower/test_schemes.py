@@ -134,7 +134,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"scheme": "int7"}, "no such scheme"),
     ({"io": "int7"}, "no such input/output type"),
     ({"scheme": "dynamic", "io": "int8"}, "float32, not int8"),
-    ({"scheme": "uint8", "io": "int16"}, "cannot be int16"),
+    ({"scheme": "uint8", "io": "int16"}, "float32 or int8 or uint8, not int16"),
     ({"scheme": "dynamic", "keep_int16": ("x",)}, "float activations"),
     ({"scheme": "uint8", "keep_int16": ("x",)}, "do not mix"),
 ]
