@@ -17,8 +17,9 @@ from qfrewrite.ir import Graph, Model, Op, Quant, Tensor
 from qfrewrite.ir.quant import ACTIVATION_CODES
 from qfrewrite.lower.canonical import is_fused, name_in_file
 from qfrewrite.ops import OpSpec, spec_of
-from qfrewrite.ops.spec import QUANTIZED, Port, fixed_quant, least_version
+from qfrewrite.ops.spec import QUANTIZED, Port, facets, fixed_quant, least_version
 from qfrewrite.ops.subgraphs import verify_subgraphs
+from qfrewrite.rewrite.linear import Float64
 
 _BIAS_TYPES = {"int8": ("int32",), "uint8": ("int32",), "int16": ("int64", "int32")}
 # Scales in files went through float32 arithmetic in another order.
@@ -29,12 +30,16 @@ _MULTIPLIERS = (2.0**-32, 2.0**8)
 
 @dataclass(frozen=True)
 class Violation:
-    """One rule that a model breaks: rule, where, what is there and what was expected."""
+    """One rule that a model breaks."""
 
     rule: str
+    """The name of the rule."""
     where: str
+    """The op or tensor."""
     what: str
+    """What is there, and what was expected."""
     op: Op | None = field(default=None, compare=False, repr=False)
+    """The op; None for a rule of tensors."""
 
     def __str__(self) -> str:
         return f"{self.where}: {self.what} [{self.rule}]"
@@ -69,7 +74,7 @@ def check_graph(graph: Graph, *, versions: bool = False) -> list[Violation]:
         place = f"op '{name_in_file(op)}' ({op.kind})"
         for name, rule in RULES.items():
             if name != "version" or versions:
-                found += [Violation(name, place, what, op) for what in rule(graph, op, spec)]
+                found += [Violation(name, place, what, op) for what in rule(op, spec)]
     return found
 
 
@@ -78,9 +83,7 @@ def check_graph(graph: Graph, *, versions: bool = False) -> list[Violation]:
 
 def _steers(tensor: Tensor) -> bool:
     """Whether a tensor is read as shapes, axes and the like alone: nobody looks at its scale."""
-    specs = [(spec_of(r.op), r.slot) for r in tensor.users]
-    ports = [spec.input_port(slot) if spec is not None else None for spec, slot in specs]
-    return bool(ports) and all(port is not None and port.role == "param" for port in ports)
+    return {facets(user.op).role(user.slot) for user in tensor.users} == {"param"}
 
 
 def _tensor(tensor: Tensor) -> Iterator[str]:
@@ -89,9 +92,9 @@ def _tensor(tensor: Tensor) -> Iterator[str]:
     if quant is None or tensor.dtype not in QUANTIZED | {"int32", "int64"}:
         return
     scale = quant.scale
-    if not (np.isfinite(scale).all() and (scale > 0).all()):
-        worst = scale[~(np.isfinite(scale) & (scale > 0))][0]
-        yield f"has the scale {worst}, needs a positive finite number"
+    bad = scale[~(np.isfinite(scale) & (scale > 0))]
+    if bad.size:
+        yield f"has the scale {bad[0]}, needs a positive finite number"
     info = np.iinfo(tensor.dtype)
     if (quant.zero_point < info.min).any() or (quant.zero_point > info.max).any():
         yield f"has the zero point {int(quant.zero_point[0])}, which is no {tensor.dtype}"
@@ -108,12 +111,12 @@ def _tensor(tensor: Tensor) -> Iterator[str]:
 # -- ops -----------------------------------------------------------------------------------
 
 
-def _types(graph: Graph, op: Op, spec: OpSpec) -> Iterator[str]:
+def _types(op: Op, spec: OpSpec) -> Iterator[str]:
     """All activations of an op are of one quantized type, for which it has a kernel."""
     if spec.quantizes or op.kind == "CAST":
         return
     acts = [t for t, p in _ports(op, spec) if p.role == "act"]
-    coded = {t.dtype for t in acts if t.quant is not None and t.dtype in QUANTIZED}
+    coded = {t.dtype for t in acts if _coded(t)}
     if not coded:
         return
     if len(coded) > 1 or any(t.dtype == "float32" for t in acts):
@@ -125,7 +128,7 @@ def _types(graph: Graph, op: Op, spec: OpSpec) -> Iterator[str]:
             yield f"'{tensor.name}' has neither scale nor zero point"
 
 
-def _weights(graph: Graph, op: Op, spec: OpSpec) -> Iterator[str]:
+def _weights(op: Op, spec: OpSpec) -> Iterator[str]:
     """int8 weights: zero point 0, codes from -127, channels on the axis that kernels take."""
     for tensor, port in _ports(op, spec):
         quant = tensor.quant
@@ -139,7 +142,7 @@ def _weights(graph: Graph, op: Op, spec: OpSpec) -> Iterator[str]:
             yield f"weights '{tensor.name}' hold the code -128, the least is -127"
 
 
-def _bias(graph: Graph, op: Op, spec: OpSpec) -> Iterator[str]:
+def _bias(op: Op, spec: OpSpec) -> Iterator[str]:
     """A bias is int32 (int64 beside int16) with zero point 0 and scale input x weight."""
     parts = _linear(op, spec)
     if parts is None or parts.bias is None:
@@ -148,7 +151,7 @@ def _bias(graph: Graph, op: Op, spec: OpSpec) -> Iterator[str]:
     if bias.dtype not in _BIAS_TYPES[parts.x.dtype]:
         yield f"bias '{bias.name}' is {bias.dtype}, needs {_BIAS_TYPES[parts.x.dtype][0]}"
     elif quant is not None:
-        wanted = parts.input_scale * parts.weight_scale
+        wanted = parts.product_scale
         if quant.zero_point.any():
             yield f"bias '{bias.name}' has zero point {_first(quant)}, needs 0"
         if quant.scale.size not in (1, wanted.size) or not np.allclose(
@@ -157,17 +160,15 @@ def _bias(graph: Graph, op: Op, spec: OpSpec) -> Iterator[str]:
             yield f"bias '{bias.name}' has scale {quant.scale[0]:.6g}, needs {wanted[0]:.6g}"
 
 
-def _overflow(graph: Graph, op: Op, spec: OpSpec) -> Iterator[str]:
+def _overflow(op: Op, spec: OpSpec) -> Iterator[str]:
     """No input can take the 32-bit accumulator beyond its ends."""
     parts = _linear(op, spec)
     if parts is None or parts.w.data is None or parts.x.dtype == "int16":
         return
-    assert parts.x.quant is not None
-    assert parts.w.quant is not None
     low, high = ACTIVATION_CODES[parts.x.dtype]
-    zero = int(parts.x.quant.zero_point[0])
-    w = parts.w.data.astype(np.int64) - int(parts.w.quant.zero_point[0])
-    taps = np.moveaxis(np.abs(w), parts.axis, 0).reshape(w.shape[parts.axis], -1).sum(1)
+    zero = int(parts.of_x.zero_point[0])
+    w = np.abs(parts.w.data.astype(np.int64) - int(parts.of_w.zero_point[0]))
+    taps = np.moveaxis(w, parts.axis, 0).reshape(w.shape[parts.axis], -1).sum(1)
     reach = taps * max(abs(low - zero), abs(high - zero))
     if parts.bias is not None and parts.bias.data is not None:
         reach = reach + np.abs(parts.bias.data.reshape(-1).astype(np.int64))
@@ -176,12 +177,12 @@ def _overflow(graph: Graph, op: Op, spec: OpSpec) -> Iterator[str]:
         yield f"channel {channel} can reach {float(reach[channel]):.3g}, int32 ends at 2.15e+09"
 
 
-def _multiplier(graph: Graph, op: Op, spec: OpSpec) -> Iterator[str]:
+def _multiplier(op: Op, spec: OpSpec) -> Iterator[str]:
     """input x weight / output scale is one that kernels can represent."""
     parts = _linear(op, spec)
     if parts is None or parts.y.quant is None:
         return
-    factors = parts.input_scale * parts.weight_scale / float(parts.y.quant.scale[0])
+    factors = parts.product_scale / float(parts.y.quant.scale[0])
     if factors.min() < _MULTIPLIERS[0] or factors.max() >= _MULTIPLIERS[1]:
         yield (
             f"rescales by {factors.min():.3g} to {factors.max():.3g}, "
@@ -189,40 +190,37 @@ def _multiplier(graph: Graph, op: Op, spec: OpSpec) -> Iterator[str]:
         )
 
 
-def _same_scale(graph: Graph, op: Op, spec: OpSpec) -> Iterator[str]:
+def _same_scale(op: Op, spec: OpSpec) -> Iterator[str]:
     """Ops that move codes have one scale and zero point on both sides."""
     out = op.output.quant
-    if not spec.same_scale or out is None or op.output.dtype not in QUANTIZED:
+    if not spec.same_scale or out is None or not _coded(op.output):
         return
     for tensor, port in _ports(op, spec):
         quant = tensor.quant
-        if port.role != "act" or quant is None or tensor is op.output:
-            continue
-        if not _equal(quant, out):
+        if port.role == "act" and quant is not None and not _equal(quant, out):
             yield f"'{tensor.name}' has {_text(quant)}, '{op.output.name}' {_text(out)}"
     zero = {"int8": 0, "int16": 0, "uint8": 128}[op.output.dtype]
     if spec.symmetric and out.zero_point[0] != zero:
         yield f"'{op.output.name}' has zero point {_first(out)}, needs {zero}"
 
 
-def _prescribed(graph: Graph, op: Op, spec: OpSpec) -> Iterator[str]:
+def _prescribed(op: Op, spec: OpSpec) -> Iterator[str]:
     """Outputs that the specification prescribes."""
     for slot, out in enumerate(op.outputs):
-        if out.quant is None or out.dtype not in QUANTIZED:
-            continue
-        wanted = fixed_quant(spec.output_port(slot), out.dtype)
-        if wanted is not None and not _equal(out.quant, Quant.per_tensor(*wanted)):
-            yield f"'{out.name}' has {_text(out.quant)}, needs {_text(Quant.per_tensor(*wanted))}"
+        prescribed = fixed_quant(spec.output_port(slot), out.dtype) if _coded(out) else None
+        wanted = None if prescribed is None else Quant.per_tensor(*prescribed)
+        if wanted is not None and out.quant is not None and not _equal(out.quant, wanted):
+            yield f"'{out.name}' has {_text(out.quant)}, needs {_text(wanted)}"
 
 
-def _version(graph: Graph, op: Op, spec: OpSpec) -> Iterator[str]:
+def _version(op: Op, spec: OpSpec) -> Iterator[str]:
     """The file asks for a version that knows the types and features it uses."""
     least = least_version(op)
     if op.version is not None and op.version < least:
         yield f"is version {op.version}, needs {least}"
 
 
-Rule = Callable[[Graph, Op, OpSpec], Iterator[str]]
+Rule = Callable[[Op, OpSpec], Iterator[str]]
 RULES: dict[str, Rule] = {
     "types": _types,
     "weights": _weights,
@@ -244,33 +242,30 @@ class _Linear:
     """A linear op in integers."""
 
     x: Tensor
+    of_x: Quant
     w: Tensor
+    of_w: Quant
     y: Tensor
     bias: Tensor | None
     axis: int
 
     @property
-    def input_scale(self) -> float:
-        assert self.x.quant is not None
-        return float(self.x.quant.scale[0])
-
-    @property
-    def weight_scale(self) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
-        assert self.w.quant is not None
-        return self.w.quant.scale.astype(np.float64)
+    def product_scale(self) -> Float64:
+        """The scale of products of inputs and weights, [1] or [O]."""
+        return float(self.of_x.scale[0]) * self.of_w.scale.astype(np.float64)
 
 
 def _linear(op: Op, spec: OpSpec) -> _Linear | None:
-    slots = {role: spec.slot(role) for role in ("act", "weight", "bias")}
-    if slots["act"] is None or slots["weight"] is None:
+    slots = [spec.slot(role) for role in ("act", "weight", "bias")]
+    x, w, bias = (None if slot is None else op.input(slot) for slot in slots)
+    if x is None or w is None or not (_coded(x) and _coded(w)) or not (x.quant and w.quant):
         return None
-    x, w = op.input(slots["act"]), op.input(slots["weight"])
-    coded = all(t is not None and t.quant is not None and t.dtype in QUANTIZED for t in (x, w))
-    if x is None or w is None or not coded:
-        return None
-    bias = op.input(slots["bias"]) if slots["bias"] is not None else None
-    axis = spec.inputs[slots["weight"]].axis or 0
-    return _Linear(x, w, op.output, bias, axis)
+    return _Linear(x, x.quant, w, w.quant, op.output, bias, spec.inputs[slots[1] or 0].axis or 0)
+
+
+def _coded(tensor: Tensor) -> bool:
+    """Whether the values are quantized."""
+    return tensor.quant is not None and tensor.dtype in QUANTIZED
 
 
 def _ports(op: Op, spec: OpSpec) -> Iterator[tuple[Tensor, Port]]:
@@ -291,14 +286,12 @@ def _alignment(model: Model) -> list[Violation]:
     (The schema asks for 16 bytes; TensorFlow's own converter does not keep that.)
     """
     found = {}
-    for graph in model.graphs:
-        for tensor in graph.tensors:
-            data = tensor.data
-            if data is not None and data.nbytes:
-                offset = data.__array_interface__["data"][0] % data.itemsize
-                if offset:
-                    what = f"its data lie {offset} bytes behind a multiple of {data.itemsize}"
-                    found[tensor] = Violation("alignment", f"tensor '{tensor.name}'", what)
+    for tensor in (t for graph in model.graphs for t in graph.tensors):
+        if tensor.data is not None and tensor.data.nbytes:
+            size = tensor.data.itemsize
+            if offset := tensor.data.__array_interface__["data"][0] % size:
+                what = f"its data lie {offset} bytes behind a multiple of {size}"
+                found[tensor] = Violation("alignment", f"tensor '{tensor.name}'", what)
     return list(found.values())
 
 

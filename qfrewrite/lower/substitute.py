@@ -9,11 +9,10 @@ from types import MappingProxyType
 
 import numpy as np
 
-from qfrewrite.ir import Array, Graph, Op, Tensor, constant
+from qfrewrite.ir import Array, Op, Tensor
 from qfrewrite.lower.fake_quant_ranges import Range
 from qfrewrite.lower.scheme import QuantOptions, matches
-from qfrewrite.ops import spec_of
-from qfrewrite.ops.build import append_op
+from qfrewrite.ops.spec import facets
 from qfrewrite.rewrite.rewriter import Rewriter
 
 
@@ -23,18 +22,16 @@ class _Draft:
     ranges: of activations. Those of results are added if the range of the operand is known.
     """
 
-    def __init__(self, graph: Graph, op: Op, ranges: dict[Tensor, Range]) -> None:
-        self.graph, self.op, self.ranges = graph, op, ranges
+    def __init__(self, rw: Rewriter, op: Op, ranges: dict[Tensor, Range]) -> None:
+        self.rw, self.op, self.ranges = rw, op, ranges
 
     def put(self, kind: str, *operands: Tensor | Array, span: Range | None = None) -> Tensor:
         """The result of an op of these operands; arrays become constants."""
-        graph = self.graph
-        tensors: list[Tensor | None] = [
-            o if isinstance(o, Tensor) else constant(graph.unique_name(f"{self.op.name}/factor"), o)
-            for o in operands
+        name = self.op.name
+        tensors = [
+            o if isinstance(o, Tensor) else self.rw.constant(f"{name}/factor", o) for o in operands
         ]
-        name = f"{self.op.name}/{kind.lower()}"
-        out = append_op(graph, kind, tensors, name=name, anchor=self.op).output
+        out = self.rw.put(self.op, kind, *tensors, name=f"{name}/{kind.lower()}").output
         if span is not None:
             self.ranges[out] = min(span[0], 0.0), max(span[1], 0.0)
         return out
@@ -124,15 +121,13 @@ def substitute(
     """
     graph, known = rw.graph, ranges if ranges is not None else {}
     for op in graph.ops_of(*SUBSTITUTES):
-        spec = spec_of(op)
         kept = op.keep == "float" or matches(op, options.keep_float)
-        if spec is None or kept or op.output.dtype != "float32":
-            continue
-        if dtype_of(op) in spec.kernels and op.kind not in options.slow:
+        fits = dtype_of(op) in facets(op).kernels and op.kind not in options.slow
+        if kept or fits or op.output.dtype != "float32":
             continue
         way = SUBSTITUTES[op.kind]
         ranged = ranges is None or (op.operand(0) in known and op.output in known)
-        result = way.build(_Draft(graph, op, known)) if ranged or not way.needs_ranges else None
+        result = way.build(_Draft(rw, op, known)) if ranged or not way.needs_ranges else None
         if result is None:
             continue
         new = result.producer

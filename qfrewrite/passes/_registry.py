@@ -36,8 +36,8 @@ class Pass(ABC):
     """One named rewrite. Subclasses are frozen dataclasses whose fields are the parameters."""
 
     name: ClassVar[str]
-    """What the pass is called in lists."""
-    exact: ClassVar[bool]
+    """What the pass is called in lists; by default the name of the class, in snake case."""
+    exact: ClassVar[bool] = False
     """Whether it keeps what the graph computes (the runner can prove it) or changes it (the report
     says by how much)."""
     requires: ClassVar[str | None] = None
@@ -56,6 +56,12 @@ class Pass(ABC):
     """Whether it gives the inputs another size."""
     one_of: ClassVar[tuple[str, ...]] = ()
     """Parameters of which only one may be given."""
+
+    def __init_subclass__(cls) -> None:
+        """Name the pass."""
+        super().__init_subclass__()
+        if "name" not in vars(cls):
+            cls.name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", cls.__name__).lower()
 
     def __post_init__(self) -> None:
         """Check the parameters by their types; raises UsageError."""
@@ -92,18 +98,13 @@ class Pass(ABC):
 
 
 class Rule(Pass):
-    """A pass that is one pattern and what takes its place, everywhere in the graph.
-
-    Subclasses are known by their `name`; without one by that of the class, in snake case.
-    """
+    """A pass that is one pattern and what takes its place, everywhere in the graph."""
 
     exact: ClassVar[bool] = True
 
     def __init_subclass__(cls) -> None:
         """Make the rule known by its name, as `register` makes other passes known."""
         super().__init_subclass__()
-        if "name" not in vars(cls):
-            cls.name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", cls.__name__).lower()
         register(cls)
 
     @abstractmethod

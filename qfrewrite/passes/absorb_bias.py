@@ -40,8 +40,6 @@ class AbsorbBias(Pass):
     or ReLU6 may clip, the channel stays. (Nagel et al. 2019, arXiv:1906.04721, section 4.1.3.)
     """
 
-    name: ClassVar[str] = "absorb_bias"
-    exact: ClassVar[bool] = False
     requires: ClassVar[str | None] = "canonical"
 
     def run(self, graph: Graph, rw: PassRewriter) -> None:

@@ -38,7 +38,6 @@ class AbsorbDeadChannels(Pass):
     through additions, concatenations and all that carries them: fewer MACs at the same output.
     """
 
-    name: ClassVar[str] = "absorb_dead_channels"
     exact: ClassVar[bool] = True
 
     tol: Annotated[float, Within(0, 1)] = DEAD_VARIANCE

@@ -42,8 +42,6 @@ class Auto(Pass):
     the images of the data. For outputs that are no scores the SQNR must be 20 dB. Needs data.
     """
 
-    name: ClassVar[str] = "auto"
-    exact: ClassVar[bool] = False
     measured: ClassVar[bool] = False
     gives_ranges: ClassVar[bool] = True
     # A point of top-1 is a small thing to see.

@@ -45,8 +45,6 @@ class Calibrate(Pass):
     mean error of rounding the weights (Nagel et al. 2019, arXiv:1906.04721, section 4.2).
     """
 
-    name: ClassVar[str] = "calibrate"
-    exact: ClassVar[bool] = False
     requires: ClassVar[str | None] = "canonical"
     # What quantization costs is measured on the int8 model itself.
     measured: ClassVar[bool] = False

@@ -29,7 +29,6 @@ class CorrectBias(Pass):
     (Nagel et al. 2019, arXiv:1906.04721, section 4.2.)
     """
 
-    name: ClassVar[str] = "correct_bias"
     exact: ClassVar[bool] = True
     requires: ClassVar[str | None] = "canonical"
 

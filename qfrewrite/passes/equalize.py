@@ -47,7 +47,6 @@ class Equalize(Pass):
     per channel. The largest activations come from data, else from BatchNorm statistics.
     """
 
-    name: ClassVar[str] = "equalize"
     exact: ClassVar[bool] = True
     requires: ClassVar[str | None] = "canonical"
 

@@ -22,7 +22,6 @@ class FoldBn(Pass):
     Source: Jacob et al. 2018, arXiv:1712.05877, section 3.2.
     """
 
-    name: ClassVar[str] = "fold_bn"
     exact: ClassVar[bool] = True
 
     def run(self, graph: Graph, rw: PassRewriter) -> None:

@@ -50,8 +50,6 @@ class Reconstruct(Pass):
     et al. 2020, arXiv:2004.10568.)
     """
 
-    name: ClassVar[str] = "reconstruct"
-    exact: ClassVar[bool] = False
     requires: ClassVar[str | None] = "canonical"
     measured: ClassVar[bool] = False
     gives_ranges: ClassVar[bool] = True

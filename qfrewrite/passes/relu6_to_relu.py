@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Annotated, ClassVar
+from typing import Annotated
 
 import numpy as np
 
@@ -37,9 +37,6 @@ class Relu6ToRelu(Pass):
     at; `force=true` swaps all of them, for graphs that will be trained again. Source: Sheng et
     al. 2018, arXiv:1803.08607, section 4.
     """
-
-    name: ClassVar[str] = "relu6_to_relu"
-    exact: ClassVar[bool] = False
 
     max_clip: Annotated[float, Within(0, 1)] = 0.001
     max_growth: Annotated[float, Within(1)] = 1.25

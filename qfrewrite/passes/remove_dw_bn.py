@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any
 
 import numpy as np
 
@@ -50,9 +50,6 @@ class RemoveDwBn(Pass):
     be a name pattern, or `all` (for graphs to be trained again): removed whatever it costs.
     Source: Sheng et al. 2018, arXiv:1803.08607, section 4.
     """
-
-    name: ClassVar[str] = "remove_dw_bn"
-    exact: ClassVar[bool] = False
 
     layers: str = "auto"
     min_sqnr: Annotated[float, Within(0)] = 40.0

@@ -29,8 +29,6 @@ class ResizeInput(Pass):
     the size the model then has.
     """
 
-    name: ClassVar[str] = "resize_input"
-    exact: ClassVar[bool] = False
     changes_interface: ClassVar[bool] = True
     sets_size: ClassVar[bool] = True
 

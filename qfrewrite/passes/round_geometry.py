@@ -36,7 +36,6 @@ class RoundGeometry(Pass):
     and wide; what=all does both. Source: Feng et al. 2018 (LPIRC).
     """
 
-    name: ClassVar[str] = "round_geometry"
     exact: ClassVar[bool] = True
     requires: ClassVar[str | None] = "canonical"
 

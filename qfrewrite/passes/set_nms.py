@@ -23,8 +23,6 @@ class SetNms(Pass):
     Image Recognition Challenge (Feng et al. 2018).
     """
 
-    name: ClassVar[str] = "set_nms"
-    exact: ClassVar[bool] = False
     # The outputs are lists of detections: their difference says nothing.
     measured: ClassVar[bool] = False
 

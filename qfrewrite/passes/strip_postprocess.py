@@ -22,8 +22,6 @@ class StripPostprocess(Pass):
     decodes boxes and suppresses overlapping ones.
     """
 
-    name: ClassVar[str] = "strip_postprocess"
-    exact: ClassVar[bool] = False
     measured: ClassVar[bool] = False
     changes_interface: ClassVar[bool] = True
 

@@ -48,8 +48,6 @@ class SvdFactorize(Pass):
     arXiv:1505.06798.)
     """
 
-    name: ClassVar[str] = "svd_factorize"
-    exact: ClassVar[bool] = False
     requires: ClassVar[str | None] = "canonical"
 
     one_of: ClassVar[tuple[str, ...]] = ("energy", "rank", "speedup")
