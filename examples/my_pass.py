@@ -8,7 +8,6 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
 
 import qfrewrite as qf
 
@@ -20,9 +19,6 @@ class StripSoftmax(qf.Pass):
 
     Given:  y = SOFTMAX(x), an output        Result:  x is the output, under y's name
     """
-
-    name: ClassVar[str] = "strip_softmax"
-    exact: ClassVar[bool] = False
 
     def run(self, graph: qf.Graph, rw: qf.PassRewriter) -> None:
         """Bypass the op; the rewriter keeps the output's name and writes the log."""

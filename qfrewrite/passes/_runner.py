@@ -193,18 +193,30 @@ class _Run:
     def __init__(self, model: Model, context: PassContext, verify: str) -> None:
         self.model, self.context, self.verify = model, context, verify
         self.report = RunReport()
+        # What the graphs held when they were copied last, and the copies.
+        self._copied: tuple[list[Any], list[Graph]] = ([], [])
+
+    def copies(self) -> list[Graph]:
+        """Copies of all graphs as they are now; of one state only one is made."""
+        state = [graph.snapshot() for graph in self.model.graphs]
+        if self._copied[0] != state:
+            twins = {graph: graph.clone()[0] for graph in self.model.graphs}
+            for graph, twin in twins.items():
+                twin.bodies = tuple(twins[body] for body in graph.bodies)
+            self._copied = state, list(twins.values())
+        return self._copied[1]
 
     @contextmanager
     def kept_whole(self) -> Iterator[None]:
         """Where what is done inside fails, leave the model as it was before it."""
-        model = self.model
-        copies = [g.clone()[0] for g in model.graphs]
+        model, copies = self.model, self.copies()
         signatures, edited = list(model.signatures), model.edited
         try:
             yield
         except BaseException:
             # The graphs stay the objects that others hold, also as bodies of the main graph.
             for graph, copy in zip(model.graphs, copies, strict=True):
+                copy.bodies = graph.bodies
                 graph.become(copy)
             model.signatures = signatures
             if not edited:
@@ -225,26 +237,23 @@ class _Run:
         """Run a pass on every graph."""
         context, model = self.context, self.model
         with self._step(one.name, one) as report:
-            outputs = [len(g.outputs) for g in model.graphs]
+            outputs = [len(graph.outputs) for graph in model.graphs]
             run_alone = entries(model)
             for graph in model.graphs:
                 main = graph is model.graph
                 key = model.signature_of(graph) if graph in run_alone and not main else None
                 # Samples are inputs of what is run by itself: loops and branches see none.
-                own = (
-                    context
-                    if main
-                    else context.of_signature(key)
-                    if key is not None
-                    else replace(context, samples=None)
-                )
+                own = context if main else replace(context, samples=None)
+                own = own if key is None else context.of_signature(key)
                 rw = PassRewriter(graph, own, report.log, main=main, signature=key)
                 one.run(graph, rw)
                 if rw.ranges is not None:
                     report.ranges[key] = rw.ranges
                 if rw.size is not None:
                     report.size, self.context = rw.size, rw.context
-            _drop_stale_signatures(model, outputs)
+            # Names of outputs that are no more; the writer makes a signature of those there are.
+            stale = {i for i, g in enumerate(model.graphs) if outputs[i] != len(g.outputs)}
+            model.signatures = [one for one in model.signatures if one.subgraph not in stale]
         self.report.passes.append(report)
 
     def stand_in(self) -> None:
@@ -259,19 +268,18 @@ class _Run:
         exact = one is None or one.keeps_function
         measured = one is None or one.measured
         start, graph = time.perf_counter(), self.model.graph
-        interfaces = [g.interface for g in self.model.graphs]
-        before = graph.clone()[0]
-        before.bodies = tuple(body.clone()[0] for body in graph.bodies)
+        copies = self.copies()
         report = PassReport(str(one or name), exact, Log(where=name))
         yield report
         if self.verify != "off":
             verify_model(self.model)
             if one is None or one.keeps_interface:
-                for old, now in zip(interfaces, self.model.graphs, strict=True):
-                    _check_interface(now, old)
+                for old, now in zip(copies, self.model.graphs, strict=True):
+                    _check_interface(now, old.interface)
             wanted = self.verify == "numeric" or (measured and not report.exact)
-            if report.edits and wanted and _shapes(before.interface) == _shapes(graph.interface):
-                self._measure(report, before)
+            shapes = [[shape for _, shape, _ in one.interface] for one in (copies[0], graph)]
+            if report.edits and wanted and shapes[0] == shapes[1]:
+                self._measure(report, copies[0])
         report.seconds = time.perf_counter() - start
 
     def _measure(self, report: PassReport, before: Graph) -> None:
@@ -316,33 +324,15 @@ def _named(what: str) -> Iterator[None]:
 _Interface: TypeAlias = Sequence[tuple[str, tuple[int, ...], str]]
 
 
-def _shapes(interface: _Interface) -> list[tuple[int, ...]]:
-    return [shape for _, shape, _ in interface]
-
-
 def _check_interface(graph: Graph, before: _Interface) -> None:
     """Raise VerifyError where an input or output is not what it was."""
-    for old, new in zip_longest(before, graph.interface):
-        if old != new:
-            texts = ("none" if t is None else f"'{t[0]}' {t[2]}{list(t[1])}" for t in (new, old))
-            now, was = texts
+    for ends in zip_longest(graph.interface, before):
+        if ends[0] != ends[1]:
+            now, was = ("none" if t is None else f"'{t[0]}' {t[2]}{list(t[1])}" for t in ends)
             raise VerifyError(
                 f"changes the interface of graph '{graph.name}': {now}, was {was}",
                 remedy="declare changes_interface if that is what the pass is for",
             )
-
-
-def _drop_stale_signatures(model: Model, outputs: Sequence[int]) -> None:
-    """Names of outputs that are no more; the writer makes a signature of those there are.
-
-    outputs: how many each graph had before.
-    """
-    changed = {
-        i
-        for i, (old, graph) in enumerate(zip(outputs, model.graphs, strict=True))
-        if old != len(graph.outputs)
-    }
-    model.signatures = [s for s in model.signatures if s.subgraph not in changed]
 
 
 def _synthetic(graph: Graph, seed: int) -> Samples:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 
@@ -40,7 +39,7 @@ class AbsorbBias(Pass):
     or ReLU6 may clip, the channel stays. (Nagel et al. 2019, arXiv:1906.04721, section 4.1.3.)
     """
 
-    requires: ClassVar[str | None] = "canonical"
+    requires = "canonical"
 
     def run(self, graph: Graph, rw: PassRewriter) -> None:
         """Only where one activation that keeps positive values lies between."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import Annotated
 
 from qfrewrite.ir import Graph, Op
 from qfrewrite.lower.canonical import canonicalise
@@ -38,7 +38,7 @@ class AbsorbDeadChannels(Pass):
     through additions, concatenations and all that carries them: fewer MACs at the same output.
     """
 
-    exact: ClassVar[bool] = True
+    exact = True
 
     tol: Annotated[float, Within(0, 1)] = DEAD_VARIANCE
     remove: bool = False

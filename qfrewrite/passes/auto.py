@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, ClassVar
+from typing import Annotated
 
 from qfrewrite.data.labels import class_offset, read_table
 from qfrewrite.errors import DataError, UsageError
@@ -42,10 +42,10 @@ class Auto(Pass):
     the images of the data. For outputs that are no scores the SQNR must be 20 dB. Needs data.
     """
 
-    measured: ClassVar[bool] = False
-    gives_ranges: ClassVar[bool] = True
+    measured = False
+    gives_ranges = True
     # A point of top-1 is a small thing to see.
-    judges_on: ClassVar[int] = 200
+    judges_on = 200
 
     max_drop: Annotated[float, Within(0, 100, above=True)] = 1.0
     labels: str | None = None

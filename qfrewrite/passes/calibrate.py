@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Annotated, ClassVar
+from typing import Annotated
 
 from qfrewrite.calibration.histogram import BIN_LIMITS, DEFAULT_BINS
 from qfrewrite.calibration.observers import Detail
@@ -45,10 +45,10 @@ class Calibrate(Pass):
     mean error of rounding the weights (Nagel et al. 2019, arXiv:1906.04721, section 4.2).
     """
 
-    requires: ClassVar[str | None] = "canonical"
+    requires = "canonical"
     # What quantization costs is measured on the int8 model itself.
-    measured: ClassVar[bool] = False
-    gives_ranges: ClassVar[bool] = True
+    measured = False
+    gives_ranges = True
 
     method: Annotated[str, Reads(Method.parse, "greedy, percentile(99.99), ...")] | None = None
     samples: Annotated[int, Within(1)] | None = None

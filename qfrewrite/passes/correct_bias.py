@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import ClassVar
 
 import numpy as np
 
@@ -29,8 +28,8 @@ class CorrectBias(Pass):
     (Nagel et al. 2019, arXiv:1906.04721, section 4.2.)
     """
 
-    exact: ClassVar[bool] = True
-    requires: ClassVar[str | None] = "canonical"
+    exact = True
+    requires = "canonical"
 
     def run(self, graph: Graph, rw: PassRewriter) -> None:
         """The means stay with the tensors; the writer knows what it rounds."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Literal
 
 import numpy as np
 
@@ -47,8 +47,8 @@ class Equalize(Pass):
     per channel. The largest activations come from data, else from BatchNorm statistics.
     """
 
-    exact: ClassVar[bool] = True
-    requires: ClassVar[str | None] = "canonical"
+    exact = True
+    requires = "canonical"
 
     mode: Literal["exact", "fill"] = "exact"
     power: Annotated[float, Within(0, 1)] = 0.5

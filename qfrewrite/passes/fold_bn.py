@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 from qfrewrite.ir import Graph
 from qfrewrite.passes._registry import Pass, register
@@ -22,7 +21,7 @@ class FoldBn(Pass):
     Source: Jacob et al. 2018, arXiv:1712.05877, section 3.2.
     """
 
-    exact: ClassVar[bool] = True
+    exact = True
 
     def run(self, graph: Graph, rw: PassRewriter) -> None:
         """Fold, op by op in execution order."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Literal
 
 from qfrewrite.calibration.observers import Detail
 from qfrewrite.calibration.search import MethodChoice
@@ -50,9 +50,9 @@ class Reconstruct(Pass):
     et al. 2020, arXiv:2004.10568.)
     """
 
-    requires: ClassVar[str | None] = "canonical"
-    measured: ClassVar[bool] = False
-    gives_ranges: ClassVar[bool] = True
+    requires = "canonical"
+    measured = False
+    gives_ranges = True
 
     refit: Literal["auto", "true", "false"] = "auto"
     rounding: Literal["gptq", "descent", "nearest"] = "gptq"

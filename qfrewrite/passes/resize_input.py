@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import Annotated
 
 from qfrewrite.ir import Graph
 from qfrewrite.passes._registry import Pass, register
@@ -29,8 +29,8 @@ class ResizeInput(Pass):
     the size the model then has.
     """
 
-    changes_interface: ClassVar[bool] = True
-    sets_size: ClassVar[bool] = True
+    changes_interface = True
+    sets_size = True
 
     size: Annotated[str, Reads(parse_size, "236 or WIDTHxHEIGHT")]
 

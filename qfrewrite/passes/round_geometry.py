@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Literal
 
 from qfrewrite.ir import Graph
 from qfrewrite.passes._registry import Pass, register
@@ -36,8 +36,8 @@ class RoundGeometry(Pass):
     and wide; what=all does both. Source: Feng et al. 2018 (LPIRC).
     """
 
-    exact: ClassVar[bool] = True
-    requires: ClassVar[str | None] = "canonical"
+    exact = True
+    requires = "canonical"
 
     multiple: Literal[2, 4, 8, 16, 32, 64] = 8
     force: bool = False

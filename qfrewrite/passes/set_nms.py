@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any
 
 from qfrewrite.ir import Graph, Op
 from qfrewrite.ops.detection import decode_options, encode_options, is_detection, output_shapes
@@ -24,7 +24,7 @@ class SetNms(Pass):
     """
 
     # The outputs are lists of detections: their difference says nothing.
-    measured: ClassVar[bool] = False
+    measured = False
 
     iou: Annotated[float, Within(0, 1)] | None = None
     score: Annotated[float, Within(0, 1)] | None = None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 from qfrewrite.ir import Graph
 from qfrewrite.ops.detection import is_detection
@@ -22,8 +21,8 @@ class StripPostprocess(Pass):
     decodes boxes and suppresses overlapping ones.
     """
 
-    measured: ClassVar[bool] = False
-    changes_interface: ClassVar[bool] = True
+    measured = False
+    changes_interface = True
 
     def run(self, graph: Graph, rw: PassRewriter) -> None:
         """The op's outputs go, what it read takes their place."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any
 
 import numpy as np
 
@@ -48,9 +48,9 @@ class SvdFactorize(Pass):
     arXiv:1505.06798.)
     """
 
-    requires: ClassVar[str | None] = "canonical"
+    requires = "canonical"
 
-    one_of: ClassVar[tuple[str, ...]] = ("energy", "rank", "speedup")
+    one_of = ("energy", "rank", "speedup")
 
     energy: Annotated[float, Within(0, 1, above=True)] | None = None
     rank: Annotated[int, Within(1)] | None = None
