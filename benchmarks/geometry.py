@@ -132,7 +132,9 @@ def sizes(folder: Path) -> None:
     val = shared_dir() / "imagenet" / "val"
     images = read_labels(val, val / "labels.csv")
     model = qf.load(model_path(MODELS["mobilenet_v1_0.25_224"]))
-    for p in sweep(model, [128, 160, 192, 208, 224, 236, 240, 256, 288], images=images, runs=RUNS):
+    for p in sweep(
+        model, [128, 160, 192, 208, 224, 236, 240, 256, 288], images=images, runs=RUNS
+    ).sizes:
         assert p.macs is not None
         print(f"| {p.size} | {p.macs / 1e6:.1f} M | {p.ms:.2f} | {100 * (p.padding or 0):.0f} % | "
               f"{p.unaligned} | {100 * (p.top1 or 0):.1f} |", flush=True)  # fmt: skip

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from qfrewrite.analyze.compare import RANKED_ONLY, synthetic_inputs
+from qfrewrite.analyze.sensitivity import Sensitivities
 from qfrewrite.calibration.range_table import RangeTable
 from qfrewrite.conversion import Job, QuantizeReport, convert, dequantize, load
 from qfrewrite.errors import Diagnostics
 from qfrewrite.ir import Model
 from qfrewrite.passes import Pass, Progress, RunReport, judged_on, make_passes
 from qfrewrite.passes import run_passes as _run_passes
-from qfrewrite.runtime.metrics import Fidelity
 from qfrewrite.saving import SaveReport, check, quant_options, save
-from qfrewrite.solve.context import open_context
+from qfrewrite.solve.context import no_progress, open_context
 from qfrewrite.solve.dataset import Dataset
-from qfrewrite.solve.sensitivity import Sensitivity
+from qfrewrite.solve.sensitivity import sensitivities
 
 __all__ = [
     "QuantizeReport",
@@ -46,7 +46,7 @@ def run_passes(
     seed: int = 0,
     threads: int | None = None,
     verify: str = "structure",
-    progress: Progress | None = None,
+    progress: Progress = no_progress,
     after: Callable[[Pass, Model], Any] | None = None,
 ) -> RunReport:
     """Run passes on `model`, in place, and report what each changed, skipped and why.
@@ -64,11 +64,11 @@ def run_passes(
         data,
         samples=samples,
         preprocess=preprocess,
+        held_out=judged_on(_as_passes(passes)),
         seed=seed,
         threads=threads,
-        held_out=judged_on(_as_passes(passes)),
+        progress=progress,
     )
-    context = replace(context, progress=progress or context.progress)
     return _run_passes(model, passes, context, verify=verify, after=after)
 
 
@@ -86,7 +86,7 @@ def calibrate(
     threads: int | None = None,
     checkpoint: str | Path | None = None,
     resume: bool = False,
-    progress: Progress | None = None,
+    progress: Progress = no_progress,
 ) -> RangeTable:
     """Observe `model` over `data` and choose a range for every tensor; the model stays as it is.
 
@@ -98,31 +98,26 @@ def calibrate(
     """
     from qfrewrite.passes.calibrate import Calibrate
 
-    loaded = load(model) if isinstance(model, (str, Path)) else model.clone()
-    dequantize(loaded)
+    loaded = _own_copy(model)
     context = open_context(
         loaded,
         data,
         samples=samples,
         preprocess=preprocess,
+        once=not passes,
         seed=seed,
         threads=threads,
-        once=not passes,
-    )
-    context = replace(
-        context,
         full_statistics=True,
         resume=resume,
         checkpoint=None if checkpoint is None else Path(checkpoint),
-        progress=progress or context.progress,
+        progress=progress,
     )
     last = Calibrate(method, per_layer=per_layer, bins=bins)
     report = _run_passes(loaded, [*_as_passes(passes), last], context)
     table = report.ranges.get(None, RangeTable())
     table.model = loaded.name
-    found = Diagnostics(context.samples.diagnostics if context.samples is not None else ())
-    found.add(*table.diagnostics)
-    table.diagnostics = found
+    about_data = context.samples.diagnostics if context.samples is not None else ()
+    table.diagnostics = Diagnostics([*about_data, *table.diagnostics])
     return table
 
 
@@ -135,21 +130,16 @@ def sensitivity(
     preprocess: Any = None,
     seed: int = 0,
     threads: int | None = None,
-    progress: Progress | None = None,
+    progress: Progress = no_progress,
     **saving: Any,
-) -> tuple[Fidelity | None, list[Sensitivity]]:
+) -> Sensitivities:
     """What quantizing costs: the model as a whole, and each layer alone and left out.
 
-    passes: run first, on a copy. SQNR of the outputs against float, in dB, on up to 32 samples
-    held back. Without data layers are ranked on synthetic inputs, and there is no figure of the
+    passes: run first, on a copy. SQNR of the outputs against float, in dB, on up to 32 held-out
+    samples. Without data layers are ranked on synthetic inputs, and there is no figure of the
     whole. The rest as in `run_passes` and `save`. Raises DataError, PassError, UsageError.
     """
-    from qfrewrite.data.source import synthetic
-    from qfrewrite.runtime.session import input_specs
-    from qfrewrite.solve.sensitivity import sensitivities
-
-    loaded = load(model) if isinstance(model, (str, Path)) else model.clone()
-    dequantize(loaded)
+    loaded = _own_copy(model)
     context = open_context(
         loaded,
         data,
@@ -157,13 +147,23 @@ def sensitivity(
         preprocess=preprocess,
         seed=seed,
         threads=threads,
+        quant=quant_options(**saving),
+        progress=progress,
     )
-    context = replace(context, quant=quant_options(**saving), progress=progress or context.progress)
-    judged = context.samples or Dataset(synthetic(input_specs(loaded.graph), 16, seed=seed + 1))
+    judged = context.samples or Dataset(synthetic_inputs(loaded.graph, seed + 1))
     reference = judged.outputs(loaded.clone().graph, threads=threads)
     _run_passes(loaded, passes, context)
-    whole, rows = sensitivities(loaded.graph, reference, judged.judged_on, context)
-    return (whole if context.samples is not None else None), rows
+    whole, layers = sensitivities(loaded.graph, reference, judged.judged_on, context)
+    if context.samples is None:
+        return Sensitivities(layers, None, Diagnostics([RANKED_ONLY]))
+    return Sensitivities(layers, whole)
+
+
+def _own_copy(model: Model | str | Path) -> Model:
+    """A float model that may be changed."""
+    copy = load(model) if isinstance(model, (str, Path)) else model.clone()
+    dequantize(copy)
+    return copy
 
 
 def _as_passes(passes: str | Sequence[Pass]) -> Sequence[Pass]:

@@ -7,14 +7,16 @@ the user should know although nothing failed is a `Diagnostic`.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
-from typing import Any, ClassVar, Literal, TypeAlias
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal, TypeAlias
+
+from qfrewrite.records import Record
 
 Severity: TypeAlias = Literal["note", "notice", "warning"]
 
 
 @dataclass(frozen=True)
-class Diagnostic:
+class Diagnostic(Record):
     """Something a user should know about a model, a pass or a result."""
 
     severity: Severity
@@ -34,10 +36,6 @@ class Diagnostic:
     def at(self, where: str) -> Diagnostic:
         """This one with `where` put before the place it already names."""
         return replace(self, where=f"{where}: {self.where}" if self.where else where)
-
-    def to_dict(self) -> dict[str, Any]:
-        """The fields, as JSON holds them."""
-        return asdict(self)
 
 
 class Diagnostics(list[Diagnostic]):

@@ -191,7 +191,7 @@ def _check(lowered: Model) -> None:
 
     for violation in check_model(lowered):
         raise VerifyError(
-            f"{violation.what} [{violation.rule}]",
+            f"{violation.text} [{violation.code}]",
             where=violation.where,
             remedy="keep the op float (keep_float), and report this, please",
         )

@@ -12,7 +12,7 @@ from conftest import ROOT
 PACKAGE = ROOT / "qfrewrite"
 # From the lowest layer to the highest: each imports from lower layers only, and from itself.
 LAYERS = (
-    "errors", "ir", "ops", "rewrite", "lower", "targets", "formats", "data", "runtime",
+    "records", "errors", "ir", "ops", "rewrite", "lower", "targets", "formats", "data", "runtime",
     "calibration", "solve", "passes", "saving", "analyze",
     "conversion", "api", "testing", "cli",
 )  # fmt: skip

@@ -1,14 +1,17 @@
-"""Latency: models in turn, and their layers one by one."""
+"""Latency: models one after the other in each round, and their layers one by one."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from qfrewrite.errors import RunError
+from qfrewrite.analyze.evaluate import evaluate
+from qfrewrite.data.labels import LabelledImages
+from qfrewrite.data.preprocess import Preprocess
+from qfrewrite.errors import Diagnostics, RunError
 from qfrewrite.formats.tflite.write import serialize
 from qfrewrite.ir import Model, Op, Tensor
 from qfrewrite.lower.canonical import is_fused
@@ -16,129 +19,165 @@ from qfrewrite.lower.cost import macs
 from qfrewrite.lower.model import lower_model
 from qfrewrite.ops.build import GraphBuilder
 from qfrewrite.passes import Progress
+from qfrewrite.records import Record
 from qfrewrite.runtime.session import Runner
 from qfrewrite.runtime.timing import Timing, fed, time_in_turn
 from qfrewrite.runtime.units import cut_out
+from qfrewrite.solve.context import no_progress
 from qfrewrite.solve.sizes import has_unaligned_map
 
 _MULTIPLE = 8
+# 95 % of the rounds of a machine that does nothing else lie below so many medians.
+_UNSTEADY = 1.5
 
 
 @dataclass(frozen=True)
-class Latency:
-    """One model: milliseconds per inference, and the ratio to the first model.
-
-    p5, p95: the percentiles that 90 % of the rounds lie between.
-    """
+class Latency(Record):
+    """One model: milliseconds per inference."""
 
     model: str
+    """The name of the model."""
     median_ms: float
+    """The median of all rounds."""
     p5_ms: float
+    """The percentile below which 5 % of the rounds lie."""
     p95_ms: float
+    """The percentile below which 95 % of the rounds lie."""
     ratio: float
+    """The median of the ratios to the first model, round by round."""
 
-    def record(self) -> dict[str, Any]:
-        """The figures as JSON values."""
-        return asdict(self)
+
+@dataclass(frozen=True, repr=False)
+class Latencies(Record):
+    """Models that were run one after the other in each round."""
+
+    runs: int
+    """How many rounds there were."""
+    threads: int
+    """Threads of the runtime."""
+    models: list[Latency]
+    """In the order in which they were given."""
+    diagnostics: Diagnostics = field(default_factory=Diagnostics)
+    """What speaks against the timings."""
 
 
 @dataclass(frozen=True)
-class LayerTime:
-    """One op cut out as a model of its own, with its real shapes and types.
-
-    share: of the sum over all ops, 0..1. gmacs: 1e9 multiply-accumulates per second. flags: `C`
-    where a count of channels, `HW` where the size of the map is no multiple of eight.
-    """
+class LayerTime(Record):
+    """One op cut out as a model of its own, with its real shapes and types."""
 
     name: str
+    """The name of the op."""
     op: str
+    """The kind of the op, and of the activation after a `+`."""
     shape: tuple[int, ...]
+    """The shape of its output."""
     ms: float
+    """Milliseconds, less what calling the runtime costs."""
     share: float
+    """The fraction of the sum over all ops."""
     macs: int
+    """Multiply-accumulates."""
     gmacs: float | None
+    """1e9 multiply-accumulates per second."""
     flags: list[str] = field(default_factory=list)
-
-    def record(self) -> dict[str, Any]:
-        """The figures as JSON values."""
-        return {**asdict(self), "shape": list(self.shape)}
+    """`C` if a count of channels, `HW` if the size of the map is no multiple of eight."""
 
 
-@dataclass(frozen=True)
-class LayerTimes:
-    """Every op of one model; whole_ms: the model, timed in turn with its ops."""
+@dataclass(frozen=True, repr=False)
+class LayerTimes(Record):
+    """Every op of one model."""
 
+    model: str
+    """The name of the model."""
     layers: list[LayerTime]
+    """In execution order."""
     whole_ms: float
+    """The model as a whole, run in the same rounds as its ops."""
 
     @property
     def sum_ms(self) -> float:
         """All ops together."""
         return sum(layer.ms for layer in self.layers)
 
+    def figures(self) -> dict[str, Any]:
+        """The fields and the sum."""
+        return super().figures() | {"sum_ms": self.sum_ms}
+
+
+@dataclass(frozen=True)
+class Score(Record):
+    """One model by the metric of the Low-Power Image Recognition Challenge."""
+
+    model: str
+    """The name of the model."""
+    median_ms: float
+    """Milliseconds per image."""
+    top1: float
+    """The fraction of images that are classified right."""
+    within: float
+    """The fraction that are classified right before the time is over."""
+    score: float
+    """Right classifications per second."""
+
+
+@dataclass(frozen=True, repr=False)
+class Scores(Record):
+    """Models on the same images."""
+
+    samples: int
+    """How many images there were."""
+    budget_ms: float
+    """Milliseconds allowed per image."""
+    models: list[Score]
+    """In the order in which they were given."""
+
 
 def bench_models(
-    models: Sequence[Model],
-    *,
-    runs: int = 50,
-    threads: int = 1,
-    progress: Progress | None = None,
-    seed: int = 0,
-) -> list[Latency]:
-    """Time whole models in turn, on synthetic inputs; see `time_in_turn`."""
-    timings = time_models(models, runs=runs, threads=threads, progress=progress, seed=seed)
-    return [
+    models: Sequence[Model], *, runs: int = 50, threads: int = 1, progress: Progress = no_progress
+) -> Latencies:
+    """Time whole models on synthetic inputs, one after the other in each round."""
+    timings = time_models(models, runs=runs, threads=threads, progress=progress)
+    latencies = [
         Latency(
             model.name,
-            1e3 * t.median,
-            1e3 * t.percentile(5),
-            1e3 * t.percentile(95),
-            t.ratio(timings[0]),
+            1e3 * timing.median,
+            1e3 * timing.percentile(5),
+            1e3 * timing.percentile(95),
+            timing.ratio(timings[0]),
         )
-        for model, t in zip(models, timings, strict=True)
+        for model, timing in zip(models, timings, strict=True)
     ]
+    diagnostics = Diagnostics()
+    if any(one.p95_ms > _UNSTEADY * one.median_ms for one in latencies):
+        diagnostics.warn("unsteady", "timings vary much: the machine is busy with other things")
+    return Latencies(runs, threads, latencies, diagnostics)
 
 
 def time_models(
-    models: Sequence[Model],
-    *,
-    runs: int = 50,
-    threads: int = 1,
-    progress: Progress | None = None,
-    seed: int = 0,
+    models: Sequence[Model], *, runs: int = 50, threads: int = 1, progress: Progress = no_progress
 ) -> list[Timing]:
     """What each round of each model took."""
-    runners = [fed(Runner.of(model, threads=threads), seed) for model in models]
-    step = progress("timing models", runs) if progress is not None else None
-    return time_in_turn(runners, runs=runs, step=step)
+    runners = [fed(Runner.of(model, threads=threads)) for model in models]
+    return time_in_turn(runners, runs=runs, step=progress("timing models", runs))
 
 
 def bench_layers(
-    model: Model,
-    *,
-    runs: int = 50,
-    threads: int = 1,
-    progress: Progress | None = None,
-    seed: int = 0,
+    model: Model, *, runs: int = 50, threads: int = 1, progress: Progress = no_progress
 ) -> LayerTimes:
-    """Time every op of a model by itself, in turn with the whole model.
+    """Time every op of a model by itself, in the same rounds as the whole model.
 
     What calling the runtime costs is taken off: that of a model that does next to nothing.
     """
     lowered, _ = lower_model(model)
-    graph = lowered.graph
-    found = [
-        (op, runner)
-        for op in graph.ops
-        if not is_fused(op) and op.outputs and (runner := _alone(op, threads, seed)) is not None
-    ]
-    runners = [fed(Runner(serialize(lowered), threads=threads), seed), _idle(threads)]
-    step = progress("timing layers", runs) if progress is not None else None
-    whole, idle, *parts = time_in_turn([*runners, *(r for _, r in found)], runs=runs, step=step)
-    seconds = [max(t.median - idle.median, 0.0) for t in parts]
+    ops = [op for op in lowered.graph.ops if not is_fused(op) and op.outputs]
+    alone = {op: runner for op in ops if (runner := _alone(op, threads)) is not None}
+    runners = [fed(Runner(serialize(lowered), threads=threads)), _idle(threads), *alone.values()]
+    step = progress("timing layers", runs)
+    whole, idle, *parts = time_in_turn(runners, runs=runs, step=step)
+    seconds = [max(timing.median - idle.median, 0.0) for timing in parts]
     total = sum(seconds) or 1.0
-    layers = [_layer_time(op, s, total) for (op, _), s in zip(found, seconds, strict=True)]
-    return LayerTimes(layers, 1e3 * whole.median)
+    layers = [_layer_time(op, s, total) for op, s in zip(alone, seconds, strict=True)]
+    return LayerTimes(model.name, layers, 1e3 * whole.median)
 
 
 def _layer_time(op: Op, seconds: float, total: float) -> LayerTime:
@@ -157,24 +196,22 @@ def _flags(op: Op) -> list[str]:
     # The channels of an image are what they are.
     unaligned = x.shape[-1] % _MULTIPLE and not x.is_input
     flags = ["C"] if unaligned or y[-1] % _MULTIPLE else []
-    if has_unaligned_map(y, _MULTIPLE):
-        flags.append("HW")
-    return flags
+    return [*flags, "HW"] if has_unaligned_map(y, _MULTIPLE) else flags
 
 
 def _fused(op: Op) -> list[Op]:
     """The activation that is written into `op`, if any."""
-    readers = op.output.users if len(op.outputs) == 1 else ()
-    return [r.op for r in readers if is_fused(r.op)]
+    users = op.output.users if len(op.outputs) == 1 else ()
+    return [use.op for use in users if is_fused(use.op)]
 
 
-def _alone(op: Op, threads: int, seed: int) -> Runner | None:
+def _alone(op: Op, threads: int) -> Runner | None:
     """`op` as a model; None where the runtime does not take it alone (it runs a subgraph, say)."""
     small, _ = cut_out([op, *_fused(op)], Tensor.twin)
     if not small.inputs:
         return None
     try:
-        return fed(Runner(serialize(Model([small])), threads=threads), seed)
+        return fed(Runner(serialize(Model([small])), threads=threads))
     except RunError:
         return None
 
@@ -183,7 +220,30 @@ def _idle(threads: int) -> Runner:
     """A model of one copied number."""
     b = GraphBuilder("idle")
     graph = b.finish(b.op("RESHAPE", b.input("x", (1, 1)), b.const("shape", np.array([1], "i4"))))
-    return fed(Runner(serialize(Model([graph])), threads=threads), 0)
+    return fed(Runner(serialize(Model([graph])), threads=threads))
+
+
+def score_models(
+    models: Sequence[Model],
+    images: LabelledImages,
+    *,
+    preprocess: Sequence[Preprocess],
+    budget_ms: float = 30.0,
+    runs: int = 50,
+    threads: int = 1,
+    progress: Progress = no_progress,
+) -> Scores:
+    """Latency and accuracy of models as one figure; see `competition_score`.
+
+    preprocess: that of each model. budget_ms: milliseconds allowed per image.
+    """
+    timings = time_models(models, runs=runs, threads=threads, progress=progress)
+    scores = []
+    for model, how, timing in zip(models, preprocess, timings, strict=True):
+        accuracy = evaluate(model, images, preprocess=how, progress=progress)
+        score, within = competition_score(accuracy.first.tolist(), timing, budget_ms / 1e3)
+        scores.append(Score(model.name, 1e3 * timing.median, accuracy.top1, within, score))
+    return Scores(len(images.files), budget_ms, scores)
 
 
 def competition_score(

@@ -14,18 +14,25 @@ from qfrewrite.data.preprocess import Preprocess, chosen_preprocess
 from qfrewrite.errors import DataError, QfError, UsageError
 from qfrewrite.ir import Array, Model
 from qfrewrite.passes import Progress
+from qfrewrite.records import Record
 from qfrewrite.runtime.session import Runner
+from qfrewrite.solve.context import no_progress
 
 
 @dataclass(frozen=True)
-class Precision:
-    """Mean average precision over IoU 0.50 to 0.95, and at 0.50; fractions 0..1."""
+class Precision(Record):
+    """Mean average precision of a detector; fractions 0..1."""
 
     model: str
+    """The name of the model."""
     images: int
+    """How many annotated images there were."""
     detections: int
-    map: float
-    map50: float
+    """How many objects the model found in them."""
+    map: float = 0.0
+    """The mean over IoU 0.50 to 0.95."""
+    map50: float = 0.0
+    """That at IoU 0.50."""
 
 
 def evaluate_detector(
@@ -37,7 +44,7 @@ def evaluate_detector(
     offset: int = 1,
     limit: int | None = None,
     threads: int | None = None,
-    progress: Progress | None = None,
+    progress: Progress = no_progress,
 ) -> Precision:
     """COCO mAP by pycocotools over the images of an annotation file that lie in `folder`.
 
@@ -56,13 +63,12 @@ def evaluate_detector(
         )
     files = tuple(Path(folder) / info["file_name"] for info in found)
     images = LabelledImages(files, (0,) * len(files), f"{Path(folder).name}/")
-    step = progress(f"evaluating {model.name}", len(files)) if progress else None
+    step = progress(f"evaluating {model.name}", len(files))
     detections: list[dict[str, Any]] = []
     samples = images.samples(runner.inputs, chosen_preprocess(model, preprocess))
     for done, (info, sample) in enumerate(zip(found, samples, strict=True), 1):
         detections += _detections(info, runner.run(sample), offset, model.name)
-        if step is not None:
-            step(done)
+        step(done)
     return _scored(model.name, truth, [info["id"] for info in found], detections)
 
 
@@ -113,7 +119,7 @@ def _scored(name: str, truth: Any, ids: list[int], detections: list[dict[str, An
     from pycocotools.cocoeval import COCOeval
 
     if not detections:
-        return Precision(name, len(ids), 0, 0.0, 0.0)
+        return Precision(name, len(ids), 0)
     with contextlib.redirect_stdout(io.StringIO()):
         judge = COCOeval(truth, truth.loadRes(detections), "bbox")
         judge.params.imgIds = ids

@@ -5,16 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from math import inf, sqrt
+from typing import Any
 
 import numpy as np
 
 from qfrewrite.analyze.layers import real_twins
 from qfrewrite.data.inputs import Sample
-from qfrewrite.errors import UsageError
+from qfrewrite.data.source import Samples, synthetic
+from qfrewrite.errors import Diagnostic, Diagnostics, UsageError
 from qfrewrite.ir import Array, Graph, Model, Tensor
 from qfrewrite.lower.canonical import canonicalise
 from qfrewrite.ops.check import verify_graph
 from qfrewrite.ops.shapes import take_sizes
+from qfrewrite.records import Record
 from qfrewrite.rewrite.dequantize import computes_quantized
 from qfrewrite.rewrite.raising import raise_graph
 from qfrewrite.runtime.metrics import Fidelity, FidelityMeter, sqnr_db
@@ -22,13 +25,24 @@ from qfrewrite.runtime.session import Session, input_specs
 
 # Quality drops where a layer falls below the first figure, and by the second below all before it.
 _POOR_DB, _DROP_DB = 30.0, 5.0
+# How many synthetic inputs layers are ranked on.
+_RANKED_ON = 16
+RANKED_ONLY = Diagnostic(
+    "notice",
+    "no-data",
+    "no data: synthetic inputs rank the layers, but say nothing of how close the result is on real "
+    "ones",
+    remedy="give --data",
+)
+"""What reports hold that rank layers without data."""
 
 
 @dataclass
-class LayerFidelity:
+class LayerFidelity(Record):
     """One tensor in both models, over all samples."""
 
     name: str
+    """The name of the tensor."""
     op: str
     """The kind of the op that computes it."""
     order: int
@@ -59,48 +73,61 @@ class LayerFidelity:
         self.cosine = ab / sqrt(aa * bb) if aa > 0 and bb > 0 else float(noise == 0)
 
 
-@dataclass
-class Comparison:
-    """Layers that both models have, worst first; the outputs together; where quality drops.
-
-    dropped: the first layer in execution order below 30 dB that lies 5 dB or more below all
-    before it, or None. only_float: names of layers that the quantized model has no tensor for.
-    """
+@dataclass(repr=False)
+class Comparison(Record):
+    """A quantized model beside its float one."""
 
     layers: list[LayerFidelity]
-    output: Fidelity
+    """The layers that both models have, the worst first."""
+    output: Fidelity | None
+    """All outputs together; None without data."""
     dropped: LayerFidelity | None
+    """The first layer in execution order below 30 dB that lies 5 dB or more below all before it."""
     samples: int
+    """How many samples both were run on."""
     only_float: list[str] = field(default_factory=list)
+    """The names of layers that the quantized model has no tensor for."""
+    measured_on: str = ""
+    """What the samples are."""
+    diagnostics: Diagnostics = field(default_factory=Diagnostics)
+    """What speaks against the figures."""
+
+    def figures(self) -> dict[str, Any]:
+        """The fields, and the figures of the outputs."""
+        output = {} if self.output is None else self.output.figures()
+        return super().figures() | {
+            "output_sqnr_db": output.get("sqnr_db"),
+            "output_agreement": output.get("agreement"),
+            "first_drop": None if self.dropped is None else self.dropped.name,
+        }
 
 
 def compare_models(
-    reference: Model, quantized: Model, samples: Iterable[Sample], *, threads: int | None = None
+    reference: Model,
+    quantized: Model,
+    samples: Iterable[Sample] | None = None,
+    *,
+    seed: int = 0,
+    threads: int | None = None,
 ) -> Comparison:
     """Run both over `samples` and compare every tensor that has the same name in both.
 
-    Raises UsageError where the models take different inputs.
+    Without samples the layers are ranked on synthetic inputs, drawn by `seed`. Raises UsageError
+    where the models take different inputs.
     """
     _check_inputs(reference.graph, quantized.graph)
     # Sizes that both leave open are the same in both.
     sizes = [t.shape for t in reference.graph.inputs]
     first, second = (_prepared(m.graph, sizes) for m in (reference, quantized))
     pairs, missing = _pairs(first, second)
-    outputs = list(zip(first.graph.outputs, second.graph.outputs, strict=False))
-    probes = [
-        [p.real[t] for t in side]
-        for p, side in (
-            (first, [a for a, _ in (*pairs, *outputs)]),
-            (second, [b for _, b in (*pairs, *outputs)]),
-        )
-    ]
+    probed = [*pairs, *zip(first.graph.outputs, second.graph.outputs, strict=False)]
     sessions = [
-        Session(p.copy, wanted, threads=threads)
-        for p, wanted in zip((first, second), probes, strict=True)
+        Session(model.copy, [model.real[t] for t in side], threads=threads)
+        for model, side in zip((first, second), zip(*probed, strict=True), strict=True)
     ]
     rows = [_row(a, k) for k, (a, _) in enumerate(pairs)]
     meter, names = FidelityMeter(), [t.name for t in second.graph.inputs]
-    for sample in samples:
+    for sample in synthetic_inputs(reference.graph, seed) if samples is None else samples:
         x = sessions[0].run(sample)
         q = sessions[1].run(_fed(second.graph, dict(zip(names, sample.values(), strict=True))))
         for row, a, b in zip(rows, x, q, strict=False):
@@ -109,8 +136,20 @@ def compare_models(
     for row in rows:
         row.finish()
     _set_losses(first.graph, dict(zip((a for a, _ in pairs), rows, strict=True)))
-    worst = sorted(rows, key=lambda r: (r.sqnr_db, r.order))
-    return Comparison(worst, meter.result(), _first_drop(rows), meter.samples, missing)
+    return Comparison(
+        sorted(rows, key=lambda r: (r.sqnr_db, r.order)),
+        None if samples is None else meter.result(),
+        _first_drop(rows),
+        meter.samples,
+        missing,
+        getattr(samples, "description", ""),
+        Diagnostics([RANKED_ONLY] if samples is None else []),
+    )
+
+
+def synthetic_inputs(graph: Graph, seed: int) -> Samples:
+    """What layers are ranked on where there are no data."""
+    return synthetic(input_specs(graph), _RANKED_ON, seed=seed)
 
 
 @dataclass
@@ -183,8 +222,7 @@ def _set_losses(graph: Graph, rows: dict[Tensor, LayerFidelity]) -> None:
 
 
 def _row(tensor: Tensor, order: int) -> LayerFidelity:
-    maker = tensor.producer
-    kind = maker.kind if maker is not None else "input"
+    kind = "input" if tensor.producer is None else tensor.producer.kind
     return LayerFidelity(tensor.name, kind, order)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 from qfrewrite.errors import Diagnostics
@@ -10,46 +10,55 @@ from qfrewrite.ir import Graph, Model, Tensor
 from qfrewrite.lower.canonical import canonicalise
 from qfrewrite.lower.cost import macs, parameters, tensor_bytes, weight_bytes
 from qfrewrite.ops.check import verify_graph
+from qfrewrite.records import Record
 from qfrewrite.rewrite.dequantize import computes_quantized
 from qfrewrite.rewrite.raising import raise_graph
 from qfrewrite.runtime.session import take_usual_sizes
 from qfrewrite.runtime.units import Unit, units
 
+# What adds up over all ops, and what the largest value counts of.
+_TOTALS = ("macs", "parameters", "weight_bytes", "int8_weight_bytes")
+_PEAKS = ("arena_bytes", "int8_arena_bytes")
+
 
 @dataclass(frozen=True)
-class OpCost:
-    """One op, with the activation fused into it.
-
-    parameters: numbers in constants. weight_bytes, arena_bytes: of its constants, and of all
-    activations that live while it runs, as the model is (float, mostly). int8_*: the same with
-    8-bit weights and activations and 32-bit biases.
-    """
+class OpCost(Record):
+    """One op, with the activation fused into it."""
 
     name: str
+    """The name of the op."""
     op: str
+    """The kind of the op, and of the activation after a `+`."""
     shape: tuple[int, ...]
+    """The shape of its output."""
     macs: int
+    """Multiply-accumulates."""
     parameters: int
+    """How many numbers its constants hold."""
     weight_bytes: int
+    """Bytes of its constants, as the model is."""
     arena_bytes: int
+    """Bytes of all activations that live while it runs, as the model is."""
     int8_weight_bytes: int
+    """`weight_bytes` with 8-bit weights and 32-bit biases."""
     int8_arena_bytes: int
-
-    def record(self) -> dict[str, Any]:
-        """The figures as JSON values."""
-        return {**asdict(self), "shape": list(self.shape)}
+    """`arena_bytes` with 8-bit activations."""
 
 
-@dataclass(frozen=True)
-class ModelCost:
-    """All ops in execution order.
+@dataclass(frozen=True, repr=False)
+class ModelCost(Record):
+    """What each op of a model costs, and the model as a whole.
 
     Peak memory is that of activations alone: what an arena cannot go below. Runtimes add scratch
-    buffers, and what alignment and their planner waste. diagnostics: what was assumed.
+    buffers, and what alignment and their planner waste.
     """
 
+    model: str
+    """The name of the model."""
     ops: list[OpCost]
+    """In execution order."""
     diagnostics: Diagnostics = field(default_factory=Diagnostics)
+    """What was assumed."""
 
     def total(self, figure: str) -> int:
         """The sum of a figure over all ops."""
@@ -58,6 +67,12 @@ class ModelCost:
     def peak(self, figure: str = "arena_bytes") -> OpCost | None:
         """The op that needs the most memory."""
         return max(self.ops, key=lambda op: getattr(op, figure), default=None)
+
+    def figures(self) -> dict[str, Any]:
+        """The fields, sums over all ops, and peaks."""
+        totals = {name: self.total(name) for name in _TOTALS}
+        peaks = {f"peak_{name}": getattr(self.peak(name), name, 0) for name in _PEAKS}
+        return super().figures() | totals | peaks
 
 
 def model_cost(model: Model) -> ModelCost:
@@ -69,16 +84,20 @@ def model_cost(model: Model) -> ModelCost:
         raise_graph(graph)
         canonicalise(graph)
     steps = [unit for unit in units(graph) if unit.op.kind != "FAKE_QUANT"]
-    live = _live(graph, steps)
-    return ModelCost([
-        OpCost(
-            u.op.name, u.op.kind if u.activation is None else f"{u.op.kind}+{u.activation.kind}",
-            u.results[0].shape, macs(u.op), parameters(u.op), weight_bytes(u.op, eight=False),
-            sum(tensor_bytes(t, eight=False) for t in held), weight_bytes(u.op, eight=True),
-            sum(tensor_bytes(t, eight=True) for t in held),
-        )
-        for u, held in zip(steps, live, strict=True)
-    ], diagnostics)  # fmt: skip
+    ops = [_cost(unit, held) for unit, held in zip(steps, _live(graph, steps), strict=True)]
+    return ModelCost(model.name, ops, diagnostics)
+
+
+def _cost(unit: Unit, held: set[Tensor]) -> OpCost:
+    """held: the tensors in memory while the op runs."""
+    op = unit.op
+    kind = op.kind if unit.activation is None else f"{op.kind}+{unit.activation.kind}"
+    as_is, in_int8 = (
+        (weight_bytes(op, eight=eight), sum(tensor_bytes(t, eight=eight) for t in held))
+        for eight in (False, True)
+    )
+    shape = unit.results[0].shape
+    return OpCost(op.name, kind, shape, macs(op), parameters(op), *as_is, *in_int8)
 
 
 def _live(graph: Graph, steps: list[Unit]) -> list[set[Tensor]]:

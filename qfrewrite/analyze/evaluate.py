@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import comb, sqrt
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +14,9 @@ from qfrewrite.data.preprocess import Preprocess, chosen_preprocess
 from qfrewrite.errors import UsageError
 from qfrewrite.ir import Array, Model
 from qfrewrite.passes import Progress
+from qfrewrite.records import Record
 from qfrewrite.runtime.session import Runner
+from qfrewrite.solve.context import no_progress
 
 Bool = npt.NDArray[np.bool_]
 # The normal quantile of a 95 % confidence interval.
@@ -24,41 +25,41 @@ _TOP = 5
 
 
 @dataclass(frozen=True)
-class Accuracy:
-    """One classifier on labelled images; fractions 0..1.
-
-    low, high: the 95 % confidence interval of top1 (Wilson). first, within: for each image,
-    whether the label was the largest score, or among the five largest.
-    """
+class Accuracy(Record):
+    """One classifier on labelled images; fractions 0..1."""
 
     model: str
+    """The name of the model."""
     samples: int
+    """How many images there were."""
     top1: float
+    """The fraction of images whose label has the largest score."""
     low: float
+    """The lower end of the 95 % confidence interval of `top1` (Wilson)."""
     high: float
+    """The upper end of the same."""
     top5: float | None
-    first: Bool
-    within: Bool | None
-
-    def record(self) -> dict[str, Any]:
-        """The figures as JSON values."""
-        return {k: getattr(self, k) for k in ("model", "samples", "top1", "low", "high", "top5")}
+    """The fraction whose label is among the five largest scores; None for up to five classes."""
+    first: Bool = field(repr=False)
+    """For each image, whether the label has the largest score."""
 
 
 @dataclass(frozen=True)
-class Difference:
-    """Two classifiers on the same images: how much better the second is, in top-1.
-
-    low, high: 95 % confidence interval of the paired difference. gained, lost: images that only
-    the second, or only the first, has right. p: of McNemar's exact test that both are as good.
-    """
+class Difference(Record):
+    """Two classifiers on the same images: how much better the second is, in top-1."""
 
     difference: float
+    """Top-1 of the second less that of the first."""
     low: float
+    """The lower end of the 95 % confidence interval of the paired difference."""
     high: float
+    """The upper end of the same."""
     gained: int
+    """How many images only the second classifies right."""
     lost: int
+    """How many images only the first classifies right."""
     p: float
+    """The probability of such a difference if both are as good (McNemar's exact test)."""
 
     def __str__(self) -> str:
         return (
@@ -75,7 +76,7 @@ def evaluate(
     preprocess: Preprocess | str | None = None,
     offset: int | None = None,
     threads: int | None = None,
-    progress: Progress | None = None,
+    progress: Progress = no_progress,
 ) -> Accuracy:
     """Top-1 and top-5 of a classifier.
 
@@ -84,7 +85,7 @@ def evaluate(
     """
     runner = Runner.of(model, threads=threads)
     samples = images.samples(runner.inputs, chosen_preprocess(model, preprocess))
-    step = progress(f"evaluating {model.name}", len(images.files)) if progress else None
+    step = progress(f"evaluating {model.name}", len(images.files))
     ranks: list[int] = []
     classes = 0
     for done, (sample, label) in enumerate(zip(samples, images.labels, strict=True), 1):
@@ -94,14 +95,11 @@ def evaluate(
             offset = class_offset(classes, images.labels, offset)
         assert offset is not None
         ranks.append(_rank(scores, label + offset))
-        if step is not None:
-            step(done)
-    found = np.array(ranks)
-    first = found == 0
-    within = found < _TOP if classes > _TOP else None
+        step(done)
+    first = np.array(ranks) == 0
     low, high = wilson(int(first.sum()), len(first))
-    top5 = None if within is None else float(within.mean())
-    return Accuracy(model.name, len(first), float(first.mean()), low, high, top5, first, within)
+    top5 = float((np.array(ranks) < _TOP).mean()) if classes > _TOP else None
+    return Accuracy(model.name, len(first), float(first.mean()), low, high, top5, first)
 
 
 def _scores(outputs: Sequence[Array], name: str) -> Array:

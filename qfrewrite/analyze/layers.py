@@ -24,6 +24,7 @@ from qfrewrite.ops.quantization import holding_zero
 from qfrewrite.ops.shapes import unsettled
 from qfrewrite.ops.spec import attr
 from qfrewrite.passes import PassContext, measure, row_names
+from qfrewrite.records import Record
 from qfrewrite.rewrite.dead_channels import dead_by_batch_norm
 from qfrewrite.rewrite.dequantize import computes_quantized
 from qfrewrite.rewrite.fold import bn_scale_offset
@@ -36,17 +37,18 @@ from qfrewrite.runtime.session import take_usual_sizes
 _NOTHING = 1e-6
 
 
-@dataclass
-class Inspection:
-    """All layers of a model's main graph in execution order, and what they rest on.
-
-    diagnostics: what was assumed.
-    """
+@dataclass(repr=False)
+class Inspection(Record):
+    """All layers of a model's main graph in execution order, and what they rest on."""
 
     model: str
+    """The name of the model."""
     layers: list[Layer]
-    ranges: RangeTable | None = None
+    """One for each op, with what is fused into it."""
+    ranges: RangeTable | None = field(default=None, repr=False)
+    """What was observed, or read from a file."""
     diagnostics: Diagnostics = field(default_factory=Diagnostics)
+    """What was assumed, and what speaks against the data."""
 
     def layer(self, name: str) -> Layer:
         """The layer called `name`, by its op or its output; raises KeyError."""
@@ -106,7 +108,11 @@ def inspect_model(
         _describe_values(layer, output, known.get(output.name), stored.get(output))
         layer.flags = find_flags(layer, stays_float=_stays_float(op, quantized))
         layers.append(layer)
-    return Inspection(model.name, layers, ranges, diagnostics)
+    about_data = context.samples.diagnostics if context and context.samples is not None else ()
+    about_ranges = ranges.diagnostics if ranges is not None else ()
+    return Inspection(
+        model.name, layers, ranges, Diagnostics([*about_data, *diagnostics, *about_ranges])
+    )
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,14 @@ from typing import Any
 import numpy as np
 
 from qfrewrite.analyze.layer import Layer
-from qfrewrite.analyze.sweep import SizePoint
+from qfrewrite.analyze.sweep import SizePoint, SizeSweep
 from qfrewrite.errors import OutputError, UsageError
 
 _BLUE, _ORANGE, _GREY = "#2a6fbb", "#d9772b", "#8a8a8a"
 _DOTS_PER_INCH = 120
+# Circles around points, and a legend below the axes.
+_RING = {"facecolors": "none", "edgecolors": _ORANGE, "linewidths": 1.5}
+_BELOW: dict[str, Any] = {"fontsize": 8, "frameon": False, "loc": "outside lower center"}
 
 
 def plot_layers(model: str, layers: Sequence[Layer], folder: str | Path) -> list[Path]:
@@ -91,38 +94,22 @@ def _draw_weights(axes: Any, layer: Layer) -> bool:
     after, before = layer.channel_weights, layer.unfolded_weights
     if after is None:
         return False
-    folded = (
-        before is not None and before.shape == after.shape and not np.array_equal(before, after)
-    )
-    channels = np.arange(after.size)
-    size = 18 if after.size <= 64 else 8
+    folded = before is not None and before.shape == after.shape and (before != after).any()
+    channels, size = np.arange(after.size), 18 if after.size <= 64 else 8
     if folded:
         axes.scatter(channels, _visible(before), s=size, color=_GREY, label="before folding")
-    axes.scatter(
-        channels,
-        _visible(after),
-        s=size,
-        color=_BLUE,
-        label="after folding" if folded else "weights",
-    )
+    label = "after folding" if folded else "weights"
+    axes.scatter(channels, _visible(after), s=size, color=_BLUE, label=label)
     if layer.dead:
-        axes.scatter(
-            layer.dead,
-            _visible(after)[layer.dead],
-            s=3 * size,
-            facecolors="none",
-            edgecolors=_ORANGE,
-            linewidths=1.5,
-            label="dead channels",
-        )
+        dead = _visible(after)[layer.dead]
+        axes.scatter(layer.dead, dead, s=3 * size, label="dead channels", **_RING)
     axes.set_yscale("log")
     largest = float(after.max(initial=0.0))
     if largest > 0:
         axes.axhline(largest / 127, color=_ORANGE, lw=1, ls="--", label="one int8 step, per tensor")
-    axes.set_xlabel("output channel")
-    axes.set_ylabel("largest |weight|")
+    axes.set(xlabel="output channel", ylabel="largest |weight|")
     # Below the axis: points may lie anywhere inside.
-    axes.figure.legend(fontsize=8, frameon=False, ncols=4, loc="outside lower center")
+    axes.figure.legend(ncols=4, **_BELOW)
     return True
 
 
@@ -132,46 +119,35 @@ def _visible(magnitudes: Any) -> Any:
     return np.maximum(magnitudes, foot)
 
 
-def plot_sizes(model: str, points: Sequence[SizePoint], path: Path) -> None:
+def plot_sizes(sweep: SizeSweep, path: Path) -> None:
     """Latency by input size, and accuracy where it is known; sizes without unaligned maps marked.
 
     Raises UsageError without matplotlib, OutputError.
     """
     plt = _matplotlib()
-    known = [p for p in points if p.ms is not None]
+    timed = [p for p in sweep.sizes if p.ms is not None]
     figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
-    sizes = [p.size for p in known]
-    axes.plot(sizes, [p.ms for p in known], "o-", color=_BLUE, ms=4, label="int8 latency")
-    even = [p for p in known if not p.unaligned]
-    axes.scatter(
-        [p.size for p in even],
-        [p.ms for p in even],
-        s=60,
-        facecolors="none",
-        edgecolors=_ORANGE,
-        zorder=3,
-        label="all maps multiples of 8",
-    )
+
+    def points(marked: list[SizePoint]) -> tuple[list[int], list[float | None]]:
+        return [p.size for p in marked], [p.ms for p in marked]
+
+    axes.plot(*points(timed), "o-", color=_BLUE, ms=4, label="int8 latency")
+    aligned = points([p for p in timed if not p.unaligned])
+    axes.scatter(*aligned, s=60, zorder=3, label="all maps multiples of 8", **_RING)
     axes.set_xlabel("input size")
     axes.set_ylabel("int8 latency, ms", color=_BLUE)
     axes.set_ylim(bottom=0)
-    scored = [p for p in known if p.top1 is not None]
-    if scored:
+    if scores := {p.size: 100 * p.top1 for p in timed if p.top1 is not None}:
         right = axes.twinx()
         right.plot(
-            [p.size for p in scored],
-            [100 * (p.top1 or 0) for p in scored],
-            "s--",
-            color=_GREY,
-            ms=4,
-            label="top-1, float",
+            *zip(*scores.items(), strict=True), "s--", color=_GREY, ms=4, label="top-1, float"
         )
         right.set_ylabel("top-1, %", color=_GREY)
-    figure.legend(fontsize=8, frameon=False, ncols=3, loc="outside lower center")
-    axes.set_title(model, fontsize=10)
+    figure.legend(ncols=3, **_BELOW)
+    axes.set_title(sweep.model, fontsize=10)
     axes.spines[["top"]].set_visible(False)
     try:
-        figure.savefig(path, dpi=_DOTS_PER_INCH, metadata={"Title": model})
+        figure.savefig(path, dpi=_DOTS_PER_INCH, metadata={"Title": sweep.model})
     except (OSError, ValueError) as error:
         raise OutputError(
             f"cannot be written: {error}", where=str(path), remedy="give a name that ends in .png"

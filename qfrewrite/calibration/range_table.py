@@ -16,10 +16,11 @@ from qfrewrite.calibration.ranges_json import FORMAT, row_from_json, row_to_json
 from qfrewrite.calibration.search import Method, MethodChoice
 from qfrewrite.errors import DataError, Diagnostics, UsageError
 from qfrewrite.formats.atomic import write_atomic
+from qfrewrite.records import Record
 
 
-@dataclass
-class RangeTable:
+@dataclass(repr=False)
+class RangeTable(Record):
     """Ranges by tensor name, in execution order.
 
     >>> table = qf.calibrate("model.pb", "images/", method="greedy")
@@ -27,18 +28,23 @@ class RangeTable:
     >>> table.save("ranges.json")
 
     Tables of two runs over different samples add up: statistics merge exactly, and ranges are
-    chosen again from the whole. model: whose they are; data: what was run; samples: how many.
-    fingerprint: tells graphs apart, so that statistics of another one are not mistaken for these.
-    seed: of the order of the samples.
+    chosen again from the whole. `print(table)` shows the rows.
     """
 
-    rows: dict[str, RangeRow] = field(default_factory=dict)
+    rows: dict[str, RangeRow] = field(default_factory=dict, repr=False)
+    """By the names of the tensors."""
     model: str = ""
+    """The name of the model that the tensors are of."""
     data: str = ""
+    """What the model was run on."""
     samples: int = 0
+    """How many samples of it there were."""
     fingerprint: str = ""
+    """Tells graphs apart, so that statistics of another one are not mistaken for these."""
     seed: int = 0
+    """Decides the order of the samples."""
     diagnostics: Diagnostics = field(default_factory=Diagnostics)
+    """What speaks against the data or the ranges."""
 
     def __getitem__(self, name: str) -> RangeRow:
         """The row of the tensor `name`; raises KeyError."""
@@ -54,12 +60,14 @@ class RangeTable:
         return name in self.rows
 
     def __repr__(self) -> str:
-        head = f"<RangeTable of {self.model or 'a model'}: {len(self)} tensors, {self.data}>"
+        return f"<RangeTable of {self.model or 'a model'}: {len(self)} tensors, {self.data}>"
+
+    def __str__(self) -> str:
         width = min(max((len(n) for n in self.rows), default=0), 48)
         lines = [_line(row, width) for row in self]
         if len(lines) > 40:
             lines[20:-20] = [f"  ... {len(lines) - 40} more ..."]
-        return "\n".join([head, *lines])
+        return "\n".join([repr(self), *lines])
 
     def __add__(self, other: RangeTable) -> RangeTable:
         """The table of both runs; raises DataError where they are not of one model."""
@@ -134,6 +142,10 @@ class RangeTable:
     def records(self) -> list[dict[str, Any]]:
         """The figures of each tensor: range, scale, what was observed, losses."""
         return [_record(row) for row in self]
+
+    def figures(self) -> dict[str, Any]:
+        """The fields, with the figures of each tensor instead of its statistics."""
+        return super().figures() | {"tensors": self.records()}
 
     def save(self, path: str | Path) -> Path:
         """Write the table as JSON; nothing is left behind on failure. Raises OutputError."""

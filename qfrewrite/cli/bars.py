@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any
 
 import click
 import numpy as np
-from rich.console import Console
-from rich.markup import escape
 
 from qfrewrite.cli import tables as t
 from qfrewrite.cli.render import open_console
+from qfrewrite.records import json_value
 
 if TYPE_CHECKING:
     from qfrewrite.analyze.layer import Layer
@@ -22,84 +21,72 @@ if TYPE_CHECKING:
 _BINS = 24
 _CHANNELS = 64
 _EIGHTHS = " ▏▎▍▌▋▊▉█"
+# What stands before a bar.
+_LABELS = 34
 
 
 def print_layer(layer: Layer, how: str) -> None:
     """All that is known of one layer."""
+    stats = layer.row.stats if layer.row is not None else None
     if how == "json":
-        click.echo(json.dumps({**layer.record(), **_details(layer)}, indent=1))
+        click.echo(json.dumps(layer.to_dict() | json_value(_details(layer, stats)), indent=1))
         return
-    console = open_console()
-    console.print(f"[bold]{escape(layer.name)}[/bold]  {escape(layer.op)}", soft_wrap=True)
-    for label, text in _figures(layer):
-        console.print(f"  {label:<12} {escape(text)}", soft_wrap=True)
+    width = max(open_console().width - _LABELS, 10)
+    click.echo(f"{click.style(layer.name, bold=True)}  {layer.op}")
+    for label, text in _figures(layer, stats):
+        click.echo(f"  {label:<12} {text}")
     for flag in layer.flags:
-        console.print(
-            f"  [yellow]{escape(flag.text)}[/yellow]"
-            + (f"  -> {escape(flag.remedy)}" if flag.remedy else ""),
-            soft_wrap=True,
-        )
-    stats = layer.row.stats if layer.row is not None else None
+        click.echo(f"  {click.style(t.flag(flag), fg='yellow')}")
     if stats is not None and stats.histogram is not None and not stats.histogram.empty:
-        _histogram(console, layer, stats)
-        _channel_ranges(console, stats)
+        _print_histogram(layer, stats, width)
+        if stats.channel_low is not None and stats.channel_high is not None:
+            reach = np.maximum(np.abs(stats.channel_low), np.abs(stats.channel_high))
+            reach = np.where(np.isfinite(reach), reach, 0)
+            _print_channels("largest value per channel", reach, width)
     if layer.channel_weights is not None:
-        _bars(console, "largest weight per channel", layer.channel_weights, dead=layer.dead)
+        _print_channels("largest weight per channel", layer.channel_weights, width, layer.dead)
 
 
-def _details(layer: Layer) -> dict[str, object]:
+def _details(layer: Layer, stats: TensorStats | None) -> dict[str, Any]:
     """What JSON adds for one layer: the histogram and the channels."""
-    found: dict[str, object] = {}
-    if layer.channel_weights is not None:
-        found["channel_weights"] = layer.channel_weights.tolist()
-    stats = layer.row.stats if layer.row is not None else None
-    if stats is not None and stats.channel_low is not None and stats.channel_high is not None:
-        found["channel_low"] = stats.channel_low.tolist()
-        found["channel_high"] = stats.channel_high.tolist()
-    if stats is not None and stats.histogram is not None:
-        h = stats.histogram
-        found["histogram"] = {"width": h.width, "first": h.first, "counts": h.counts.tolist()}
-    return found
+    details: dict[str, Any] = {"channel_weights": layer.channel_weights}
+    if stats is not None:
+        details |= {"channel_low": stats.channel_low, "channel_high": stats.channel_high}
+    if stats is not None and (h := stats.histogram) is not None:
+        details["histogram"] = {"width": h.width, "first": h.first, "counts": h.counts}
+    return {name: value for name, value in details.items() if value is not None}
 
 
-def _figures(layer: Layer) -> Iterable[tuple[str, str]]:
+def _figures(layer: Layer, stats: TensorStats | None) -> Iterator[tuple[str, str]]:
     yield "output", f"{layer.output}  {t.shape(layer.shape)}"
     yield "cost", f"{t.count(layer.parameters)} parameters, {t.count(layer.macs)} MACs"
     if layer.weights is not None:
-        ratio = (
-            "" if layer.channel_ratio is None else f", channels differ {layer.channel_ratio:.4g}x"
-        )
-        yield "weights", t.pair(layer.weights) + ratio
+        ratio = layer.channel_ratio
+        differ = "" if ratio is None else f", channels differ {ratio:.4g}x"
+        yield "weights", t.pair(layer.weights) + differ
     if layer.gain_max is not None and layer.gain_median is not None:
         yield "BatchNorm", f"gain up to {layer.gain_max:.4g}, median {layer.gain_median:.4g}"
     if layer.observed is not None:
-        stats = layer.row.stats if layer.row is not None else None
         mean, std = (stats.mean, stats.std) if stats is not None else (None, None)
         spread = f", mean {mean:.4g}, std {std:.4g}" if mean is not None and std is not None else ""
         yield "observed", t.pair(layer.observed) + spread
     if layer.range is not None and layer.scale is not None:
         how = layer.row.method if layer.row is not None else "in the file"
-        yield (
-            "range",
-            (
-                f"{t.pair(layer.range)} ({how}), scale {layer.scale:.6g}, "
-                f"zero point {layer.zero_point}"
-            ),
-        )
+        grid = f"scale {layer.scale:.6g}, zero point {layer.zero_point}"
+        yield "range", f"{t.pair(layer.range)} ({how}), {grid}"
     if layer.clipped is not None and layer.sparsity is not None:
         yield "values", f"{t.percent(layer.clipped)} clipped, {t.percent(layer.sparsity)} zero"
     losses = layer.row.losses if layer.row is not None else None
     if losses is not None and layer.sqnr_db is not None:
+        quantization, saturation = f"{losses.quantization:.3g}", f"{losses.saturation:.3g}"
         yield (
             "int8",
-            (
-                f"SQNR {t.decibel(layer.sqnr_db)} dB; quantization loss "
-                f"{losses.quantization:.3g}, saturation loss {losses.saturation:.3g}"
-            ),
+            f"SQNR {t.decibel(layer.sqnr_db)} dB; quantization loss {quantization}, saturation "
+            f"loss {saturation}",
         )
 
 
-def _histogram(console: Console, layer: Layer, stats: TensorStats) -> None:
+def _print_histogram(layer: Layer, stats: TensorStats, width: int) -> None:
     """Shares of values, on a scale that shows tails: longest bar = the fullest bin."""
     values = stats.distribution
     assert values is not None
@@ -107,41 +94,27 @@ def _histogram(console: Console, layer: Layer, stats: TensorStats) -> None:
     where = np.append(values.center, 0.0)
     count = np.append(values.count, float(values.zeros))
     shares = np.histogram(where, edges, weights=count)[0] / max(values.total, 1.0)
-    console.print("\n  values (bars in powers of ten, | = outside the range)")
-    width = max(console.width - 34, 10)
+    click.echo("\n  values (bars in powers of ten, | = outside the range)")
     # From one in ten million up to all: seven decades.
-    length = np.clip(np.log10(np.maximum(shares, 1e-7)) + 7, 0, 7) / 7 * width
-    for k in range(_BINS):
-        out = layer.range is not None and not (
-            edges[k + 1] > layer.range[0] and edges[k] < layer.range[1]
-        )
-        mark = "|" if out else " "
-        share = f"{100 * shares[k]:7.3f} %" if shares[k] else ""
-        console.print(f"  {edges[k]:>11.4g} {share:>9} {mark}{_bar(length[k])}", soft_wrap=True)
+    lengths = np.clip(np.log10(np.maximum(shares, 1e-7)) + 7, 0, 7) / 7 * width
+    low, high = layer.range or (-np.inf, np.inf)
+    for start, end, share, length in zip(edges, edges[1:], shares, lengths, strict=False):
+        mark = " " if end > low and start < high else "|"
+        percent = f"{100 * share:7.3f} %" if share else ""
+        click.echo(f"  {start:>11.4g} {percent:>9} {mark}{_bar(length)}")
 
 
-def _channel_ranges(console: Console, stats: TensorStats) -> None:
-    if stats.channel_low is None or stats.channel_high is None:
-        return
-    reach = np.maximum(np.abs(stats.channel_low), np.abs(stats.channel_high))
-    _bars(console, "largest value per channel", np.where(np.isfinite(reach), reach, 0))
-
-
-def _bars(console: Console, title: str, values: Array, dead: Iterable[int] = ()) -> None:
+def _print_channels(title: str, values: Array, width: int, dead: Iterable[int] = ()) -> None:
     gone, largest = set(dead), float(values.max(initial=0.0))
-    order = np.argsort(-values, kind="stable")
-    shown = order if values.size <= _CHANNELS else np.r_[order[:16], order[-16:]]
-    console.print(
-        f"\n  {title}"
-        + (f" (the 16 largest and smallest of {values.size})" if shown.size < values.size else "")
-    )
-    width = max(console.width - 34, 10)
-    for k in shown:
-        length = values[k] / largest * width if largest > 0 else 0.0
-        note = " dead" if int(k) in gone else ""
-        console.print(
-            f"  {int(k):>5} {values[k]:>11.4g}{note:<5} {_bar(float(length))}", soft_wrap=True
-        )
+    order = np.argsort(-values, kind="stable").tolist()
+    if values.size > _CHANNELS:
+        order = order[:16] + order[-16:]
+        title += f" (the 16 largest and smallest of {values.size})"
+    click.echo(f"\n  {title}")
+    for k in order:
+        length = float(values[k]) / largest * width if largest > 0 else 0.0
+        note = " dead" if k in gone else ""
+        click.echo(f"  {k:>5} {values[k]:>11.4g}{note:<5} {_bar(length)}")
 
 
 def _bar(length: float) -> str:

@@ -1,52 +1,46 @@
-"""`qfrewrite check`: hold a quantized `.tflite` against the specification and a target."""
+"""`qfrewrite check`: check a quantized `.tflite` against the specification and a target."""
 
 from __future__ import annotations
 
 import json
-from pathlib import Path
+from dataclasses import asdict
+from typing import Any
 
 import click
 
-from qfrewrite.cli.options import TARGETS
+import qfrewrite as qf
+from qfrewrite.cli.options import MODEL, TARGETS, Call, command, opt
+from qfrewrite.errors import Diagnostic
 
 _FOUND = 8
 
 
-@click.command()
-@click.argument("model", type=click.Path(path_type=Path))
-@click.option(
-    "--target",
-    help="Also list ops that this runtime or chip does not take.",
-    type=click.Choice(TARGETS),
+@command(
+    MODEL,
+    opt("--target", TARGETS, "Also list ops that this runtime or chip does not take."),
+    opt("--format how", ("text", "json"), "A line each, or a JSON array.", default="text"),
+    opt("--debug", None, "Show the traceback of an error."),
 )
-@click.option(
-    "--format",
-    "form",
-    type=click.Choice(["text", "json"]),
-    default="text",
-    show_default=True,
-    help="A line each, or a JSON array.",
-)
-@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
-def check(model: Path, target: str | None, form: str, debug: bool) -> int:
+def check(call: Call) -> int:
     """Check MODEL.tflite against the 8-bit specification.
 
     The model may be another tool's. Checked are scales, zero points, axes, same-scale groups,
     prescribed ranges, bias scales, overflow, alignment, op versions, and what subgraphs share. One
     line per violation; exit code 8 where there is one.
     """
-    from qfrewrite import api
-
-    found = api.check(model, target=target)
-    if form == "json":
-        click.echo(json.dumps([_record(v) for v in found], indent=1))
+    model, target = call["model"], call["target"]
+    violations = qf.check(model, target=target)
+    if call["how"] == "json":
+        click.echo(json.dumps([_fields(one) for one in violations], indent=1))
+    elif violations:
+        click.echo("\n".join(map(str, violations)))
     else:
-        for violation in found:
-            click.echo(str(violation))
-        if not found:
-            click.echo(f"{model}: nothing found" + (f", all ops map to {target}" if target else ""))
-    return _FOUND if found else 0
+        click.echo(f"{model}: nothing found" + (f", all ops map to {target}" if target else ""))
+    return _FOUND if violations else 0
 
 
-def _record(finding: object) -> dict[str, str]:
-    return {key: value for key, value in vars(finding).items() if isinstance(value, str)}
+def _fields(one: Any) -> dict[str, str]:
+    """A violation, or an op that the target does not take."""
+    if isinstance(one, Diagnostic):
+        return {"rule": one.code, "where": one.where, "what": one.text}
+    return asdict(one)

@@ -2,131 +2,105 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import click
 
-from qfrewrite.cli.options import POSITIVE, image_options, preprocessing, print_options
+import qfrewrite as qf
+from qfrewrite.cli import tables as t
+from qfrewrite.cli.options import CORES, FILE, FORMAT, IMAGES, MODELS, QUIET, Call, command, opt
+from qfrewrite.errors import UsageError
+from qfrewrite.records import Record
 
-if TYPE_CHECKING:
-    from qfrewrite.cli.render import Reporter
-    from qfrewrite.ir import Model
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.2f} %"
 
 
-@click.command(name="eval")
-@click.argument("models", type=click.Path(path_type=Path), nargs=-1, required=True)
-@click.option("--threads", type=POSITIVE, help="Threads for the runtime  [default: all cores]")
-@click.option(
-    "--class-offset",
-    "offset",
-    type=click.IntRange(0),
-    metavar="N",
-    help="The model's class of label 0  [default: 1 with 1,001 classes; COCO: 1]",
+_CLASSIFIERS = (
+    t.MODEL,
+    t.Column("samples", "images"),
+    t.Column("top1", "top-1", _percent),
+    t.Column("top5", "top-5", _percent),
+    t.Column("interval", "95 % of top-1", lambda v: f"{v[0]:.1f}..{v[1]:.1f}"),
 )
-@click.option(
-    "--coco",
-    metavar="FILE",
-    type=click.Path(path_type=Path),
-    help="COCO annotations: mAP of detectors instead (needs pycocotools).",
+_DETECTORS = (
+    t.MODEL,
+    t.Column("images", "images"),
+    t.Column("detections", "detections"),
+    t.Column("map", "mAP", _percent),
+    t.Column("map50", "mAP 0.50", _percent),
 )
-@image_options
-@print_options
-def evaluate(models: tuple[Path, ...], how: str, **given: Any) -> None:
+
+
+@dataclass
+class _Evaluation(Record):
+    """What is printed of several models on the same images."""
+
+    models: Sequence[Any]
+    data: str = ""
+
+
+_OFFSET = "The model's class of label 0  [default: 1 with 1,001 classes; COCO: 1]"
+_COCO = "COCO annotations: mAP of detectors instead (needs pycocotools)."
+
+
+@command(
+    MODELS,
+    CORES,
+    opt("--class-offset offset", click.IntRange(0), _OFFSET, metavar="N"),
+    opt("--coco", FILE, _COCO, metavar="FILE"),
+    *IMAGES,
+    FORMAT,
+    *QUIET,
+    name="eval",
+)
+def evaluate(call: Call) -> None:
     """Measure accuracy on labelled images.
 
     Top-1 and top-5 of classifiers (.pb or .tflite), or with --coco the mAP of detectors. Of further
     models also the difference to the first, image by image.
     """
-    from qfrewrite import api
-    from qfrewrite.cli.render import Reporter
-    from qfrewrite.errors import UsageError
-
-    if given["data"] is None or (given["labels"] is None) == (given["coco"] is None):
+    if call["data"] is None or (call["labels"] is None) == (call["coco"] is None):
         raise UsageError(
             "needs images and what they show", remedy="give --data and either --labels or --coco"
         )
-    loaded = [api.load(path) for path in models]
-    with Reporter(quiet=given["quiet"]) as reporter:
-        if given["coco"] is not None:
-            _detectors(loaded, how, given, reporter)
-        else:
-            _classifiers(loaded, how, given, reporter)
+    models = [qf.load(path) for path in call["models"]]
+    if call["coco"] is None:
+        _classifiers(call, models)
+    else:
+        _detectors(call, models)
 
 
-def _classifiers(loaded: list[Model], how: str, given: dict[str, Any], reporter: Reporter) -> None:
-    from qfrewrite.analyze.evaluate import evaluate as run
+def _classifiers(call: Call, models: Sequence[qf.Model]) -> None:
     from qfrewrite.analyze.evaluate import paired
-    from qfrewrite.cli import tables as t
-    from qfrewrite.cli.render import open_console
-    from qfrewrite.data.labels import read_labels
 
-    images = read_labels(given["data"], given["labels"], given["limit"])
-    found = [
-        run(
-            model,
-            images,
-            preprocess=preprocessing(given, model),
-            offset=given["offset"],
-            threads=given["threads"],
-            progress=reporter.progress,
-        )
-        for model in loaded
-    ]
-    records = []
-    for one in found:
-        record = {**one.record(), "interval": [100 * one.low, 100 * one.high]}
-        if one is not found[0]:
-            record["paired"] = str(paired(found[0], one))
-        records.append(record)
-    columns = (
-        t.Column("model", "model", right=False),
-        t.Column("samples", "images", str),
-        t.Column("top1", "top-1", _percent),
-        t.Column("top5", "top-5", _percent),
-        t.Column("interval", "95 % of top-1", lambda v: f"{v[0]:.1f}..{v[1]:.1f}"),
+    images = call.images()
+    settings = call.given("offset") | call.running
+    first, *others = (
+        qf.evaluate(model, images, preprocess=call.preprocess(model), **settings)
+        for model in models
     )
-    console = open_console()
-    t.print_rows(records, columns, how, {"data": images.name}, console, key="models")
-    if how == "table":
-        for record in records[1:]:
-            console.print(
-                f"{record['model']} against {found[0].model}: {record['paired']}", soft_wrap=True
-            )
+    rows = [
+        one.figures() | {"interval": [100 * one.low, 100 * one.high]} for one in (first, *others)
+    ]
+    for row, other in zip(rows[1:], others, strict=True):
+        row["paired"] = str(paired(first, other))
+    if call.print(_Evaluation(rows, images.name), _CLASSIFIERS, "models", ("data",)):
+        for row in rows[1:]:
+            click.echo(f"{row['model']} against {first.model}: {row['paired']}")
 
 
-def _detectors(loaded: list[Model], how: str, given: dict[str, Any], reporter: Reporter) -> None:
-    from dataclasses import asdict
-
+def _detectors(call: Call, models: Sequence[qf.Model]) -> None:
     from qfrewrite.analyze.coco import evaluate_detector
-    from qfrewrite.cli import tables as t
-    from qfrewrite.cli.render import open_console
 
-    offset = 1 if given["offset"] is None else given["offset"]
-    records = [
-        asdict(
-            evaluate_detector(
-                model,
-                given["data"],
-                given["coco"],
-                preprocess=preprocessing(given, model),
-                offset=offset,
-                limit=given["limit"],
-                threads=given["threads"],
-                progress=reporter.progress,
-            )
-        )
-        for model in loaded
+    images = call["data"], call["coco"]
+    settings = {"offset": 1 if call["offset"] is None else call["offset"], "limit": call["limit"]}
+    settings |= call.running
+    rows = [
+        evaluate_detector(model, *images, preprocess=call.preprocess(model), **settings)
+        for model in models
     ]
-    columns = (
-        t.Column("model", "model", right=False),
-        t.Column("images", "images", str),
-        t.Column("detections", "detections", str),
-        t.Column("map", "mAP", _percent),
-        t.Column("map50", "mAP 0.50", _percent),
-    )
-    t.print_rows(records, columns, how, {}, open_console(), key="models")
-
-
-def _percent(value: float) -> str:
-    return f"{100 * value:.2f} %"
+    call.print(_Evaluation(rows), _DETECTORS, "models")

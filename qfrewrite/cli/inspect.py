@@ -3,118 +3,153 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from qfrewrite.cli.options import FORMAT, data_options, model_options, open_data_context
+import qfrewrite as qf
+from qfrewrite.cli import tables as t
+from qfrewrite.cli.options import DATA, FILE, FORMAT, MODEL, NODES, QUIET, Call, command, opt, top
+from qfrewrite.errors import UsageError
 
 if TYPE_CHECKING:
     from qfrewrite.analyze.layer import Layer
-    from qfrewrite.analyze.layers import Inspection
 
-_SORTS = (
-    "order", "name", "op", "parameters", "macs", "channel_ratio", "gain_max", "dead", "clipped",
-    "sparsity", "sqnr_db",
-)  # fmt: skip
+_LAYERS = (
+    t.NAME,
+    t.OP,
+    t.SHAPE,
+    t.PARAMETERS,
+    t.MACS,
+    t.Column("weights", "weights", t.pair),
+    t.Column("channel_ratio", "ch. ratio", t.figure),
+    t.Column("gain_max", "gain max", t.figure),
+    t.Column("gain_median", "median", t.figure),
+    t.Column("dead", "dead", t.sizes),
+    t.Column("observed", "observed", t.pair),
+    t.Column("range", "range", t.pair),
+    t.Column("scale", "scale", t.figure),
+    t.Column("zero_point", "zero"),
+    t.Column("clipped", "clipped", t.percent),
+    t.Column("sparsity", "zeros", t.percent),
+    t.Column("sqnr_db", "SQNR dB", t.decibel),
+    t.Column("flags", "flags", lambda v: " ".join(f["what"] for f in v), right=False),
+)
+_COSTS = (
+    t.NAME,
+    t.OP,
+    t.SHAPE,
+    t.MACS,
+    t.PARAMETERS,
+    t.Column("weight_bytes", "weights, B", t.count),
+    t.Column("arena_bytes", "memory, B", t.count),
+    t.Column("int8_weight_bytes", "int8 weights", t.count),
+    t.Column("int8_arena_bytes", "int8 memory", t.count),
+)
+_SORTS = [
+    "order",
+    "name",
+    "op",
+    "parameters",
+    "macs",
+    "channel_ratio",
+    "gain_max",
+    "dead",
+    "clipped",
+    "sparsity",
+    "sqnr_db",
+]
+# What the line below the costs gives.
+_WORK = (("macs", "MACs"), ("parameters", "parameters"))
+_BYTES = ("weight_bytes", "int8_weight_bytes", "peak_arena_bytes", "peak_int8_arena_bytes")
 # Where less is worse.
-_ASCENDING = ("order", "name", "op", "sqnr_db")
+_ASCENDING = ("name", "op", "sqnr_db")
 
 
-@click.command()
-@click.argument("model", type=click.Path(path_type=Path))
-@click.option("--ranges", type=click.Path(path_type=Path), help="A ranges file for this model.")
-@data_options
-@click.option(
-    "--method",
-    default="minmax",
-    show_default=True,
-    help="How ranges are chosen from --data: minmax, greedy, percentile(99.9), ...",
+_METHOD = "How ranges are chosen from --data: minmax, greedy, percentile(99.9), ..."
+_COST = "MACs, parameters, bytes and memory of each op instead, in float and int8."
+_PLOT = "Write pictures there: histograms and weights per channel (needs matplotlib)."
+_FOLDER = click.Path(path_type=Path, file_okay=False)
+
+
+@command(
+    MODEL,
+    opt("--ranges", FILE, "A ranges file for this model."),
+    *DATA,
+    opt("--method", click.STRING, _METHOD, default="minmax"),
+    opt("--layer", "NAME", "Show one layer: histogram and channels as bars."),
+    FORMAT,
+    opt("--sort", _SORTS, "By execution order, or the worst first.", default=_SORTS[0]),
+    opt("--filter pattern", "PATTERN", "Layers whose name or op matches."),
+    opt("--flagged", None, "Only layers that will quantize badly."),
+    opt("--cost", None, _COST),
+    top("first N rows"),
+    opt("--plot", _FOLDER, _PLOT, metavar="DIR"),
+    *NODES,
+    *QUIET,
 )
-@click.option("--layer", metavar="NAME", help="Show one layer: histogram and channels as bars.")
-@FORMAT
-@click.option(
-    "--sort",
-    type=click.Choice(_SORTS),
-    default="order",
-    show_default=True,
-    help="By execution order, or the worst first.",
-)
-@click.option("--filter", "pattern", metavar="PATTERN", help="Layers whose name or op matches.")
-@click.option("--flagged", is_flag=True, help="Only layers that will quantize badly.")
-@click.option(
-    "--cost",
-    is_flag=True,
-    help="MACs, parameters, bytes and memory of each op instead, in float and int8.",
-)
-@click.option("--top", type=click.IntRange(min=1), metavar="N", help="Only the first N rows.")
-@click.option(
-    "--plot",
-    type=click.Path(path_type=Path, file_okay=False),
-    metavar="DIR",
-    help="Write pictures there: histograms and weights per channel (needs matplotlib).",
-)
-@model_options
-def inspect(model: Path, **given: Any) -> None:
+def inspect(call: Call) -> None:
     """Show the layers of MODEL and what quantizes badly."""
-    from qfrewrite import api
-    from qfrewrite.analyze.layers import inspect_model
-    from qfrewrite.calibration.range_table import RangeTable
-    from qfrewrite.cli.render import Reporter
-    from qfrewrite.errors import UsageError
-
-    if given["ranges"] is not None and given["data"] is not None:
+    if call["ranges"] is not None and call["data"] is not None:
         raise UsageError("--ranges and --data exclude each other", remedy="give one of them")
-    loaded = api.load(model, inputs=given["inputs"], outputs=given["outputs"])
-    if given["cost"]:
-        from qfrewrite.cli.costs import print_costs
-
-        print_costs(loaded, given["how"], given["top"], quiet=given["quiet"])
+    model = call.load()
+    if call["cost"]:
+        _print_costs(call, model)
         return
-    with Reporter(quiet=given["quiet"]) as reporter:
-        context = open_data_context(loaded, given, reporter)
-        found = inspect_model(
-            loaded,
-            context=context,
-            method=given["method"],
-            ranges=None if given["ranges"] is None else RangeTable.load(given["ranges"]),
-        )
-        if context is not None and context.samples is not None:
-            for one in context.samples.diagnostics:
-                reporter.say(one)
-        for one in found.diagnostics:
-            reporter.say(one)
-        for one in found.ranges.diagnostics if found.ranges is not None else ():
-            reporter.say(one)
-    if given["plot"] is not None:
+    found = qf.inspect_model(
+        model,
+        context=call.context(model),
+        method=call["method"],
+        ranges=None if call["ranges"] is None else qf.RangeTable.load(call["ranges"]),
+    )
+    call.say(found.diagnostics)
+    shown = [_named(found.layers, call["layer"])] if call["layer"] else _chosen(found.layers, call)
+    if call["plot"] is not None:
         from qfrewrite.analyze.plots import plot_layers
 
-        shown = [_named(found, given["layer"])] if given["layer"] else _chosen(found, given)
-        written = plot_layers(found.model, shown, given["plot"])
-        click.echo(f"{len(written)} pictures in {given['plot']}", err=True)
-    if given["layer"]:
+        written = plot_layers(found.model, shown, call["plot"])
+        click.echo(f"{len(written)} pictures in {call['plot']}", err=True)
+    if call["layer"]:
         from qfrewrite.cli.bars import print_layer
 
-        print_layer(_named(found, given["layer"]), given["how"])
-    else:
-        _print(found, _chosen(found, given), given["how"])
+        print_layer(shown[0], call["how"])
+        return
+    names = [layer.name for layer in found.layers]
+    if call.print(replace(found, layers=shown), _LAYERS, head=("model",), names=names):
+        _summary(found, shown)
 
 
-def _named(found: Inspection, name: str) -> Layer:
+def _print_costs(call: Call, model: qf.Model) -> None:
+    """A row per op, and the sums."""
+    cost = qf.model_cost(model)
+    call.say(cost.diagnostics)
+    figures = cost.figures()
+    head = [name for name in figures if name not in ("ops", "diagnostics")]
+    if not call.print(cost, _COSTS, "ops", head, names=[op.name for op in cost.ops]):
+        return
+    work = ", ".join(f"{t.count(figures[name])} {what}" for name, what in _WORK)
+    weights, weights8, peak, peak8 = (t.byte_count(figures[name]) for name in _BYTES)
+    op = cost.peak("int8_arena_bytes")
+    where = "" if op is None else f" (at {op.name})"
+    click.echo(
+        f"{work}; weights {weights} as they are, {weights8} in int8; activations at their peak "
+        f"{peak}, {peak8} in int8{where}"
+    )
+
+
+def _named(layers: Sequence[Layer], name: str) -> Layer:
+    """The one layer that --layer means; raises UsageError."""
     from difflib import get_close_matches
 
-    from qfrewrite.errors import UsageError
-
-    inside = _by_name(found.layers, name) or [
-        x for x in found.layers if name.lower() in x.name.lower()
-    ]
-    if len(inside) == 1:
-        return inside[0]
-    names = [x.name for x in inside or found.layers]
+    matches = _by_name(layers, name) or [x for x in layers if name.lower() in x.name.lower()]
+    if len(matches) == 1:
+        return matches[0]
+    names = [x.name for x in matches or layers]
     close = get_close_matches(name, names, n=3, cutoff=0.3) or names[:3]
     raise UsageError(
-        f"{'is the name of several layers' if inside else 'no such layer'}: '{name}'",
+        f"{'is the name of several layers' if matches else 'no such layer'}: '{name}'",
         where="--layer",
         remedy=f"did you mean {' or '.join(close)}?",
     )
@@ -125,30 +160,18 @@ def _by_name(layers: Sequence[Layer], name: str) -> list[Layer]:
     from qfrewrite.ir.names import closest
 
     for names in ([x.name for x in layers], [x.output for x in layers]):
-        if meant := set(closest(name, names)):
-            return [x for x, known in zip(layers, names, strict=True) if known in meant]
+        if meant := closest(name, names):
+            return [x for x, own in zip(layers, names, strict=True) if own in meant]
     return []
 
 
-def _chosen(found: Inspection, given: dict[str, Any]) -> list[Layer]:
+def _chosen(layers: Sequence[Layer], call: Call) -> list[Layer]:
     """The layers to show, in the order to show them."""
-    from fnmatch import fnmatch
-
-    rows = list(found.layers)
-    if given["pattern"]:
-        pattern = given["pattern"]
-        if named := _by_name(rows, pattern):
-            rows = named
-        elif any(c in pattern for c in "*?["):
-            ways = (pattern, f"*/{pattern}")
-            rows = [r for r in rows if any(fnmatch(n, w) for n in (r.name, r.op) for w in ways)]
-        else:
-            word = pattern.lower()
-            rows = [r for r in rows if word in r.name.lower() or word in r.op.lower()]
-    if given["flagged"]:
-        rows = [r for r in rows if r.flags]
-    if given["sort"] != "order":
-        key = given["sort"]
+    rows = _matching(layers, call["pattern"]) if call["pattern"] else list(layers)
+    if call["flagged"]:
+        rows = [row for row in rows if row.flags]
+    key = call["sort"]
+    if key != "order":
 
         def rank(row: Layer) -> tuple[bool, Any]:
             value = getattr(row, key)
@@ -158,53 +181,34 @@ def _chosen(found: Inspection, given: dict[str, Any]) -> list[Layer]:
             return False, value if key in _ASCENDING else -value
 
         rows.sort(key=rank)
-    return rows[: given["top"]]
+    return rows[: call["top"]]
 
 
-def _print(found: Inspection, rows: list[Layer], how: str) -> None:
-    from qfrewrite.cli import tables as t
-    from qfrewrite.cli.render import open_console
+def _matching(layers: Sequence[Layer], pattern: str) -> list[Layer]:
+    """The layers of this name; else those whose name or op matches, or holds the word."""
+    from fnmatch import fnmatch
 
-    console = open_console()
-    records = [row.record() for row in rows]
-    t.shorten_names(records, how, [layer.name for layer in found.layers])
-    columns = (
-        t.Column("name", "layer", right=False), t.Column("op", "op", right=False),
-        t.Column("shape", "output", t.shape), t.Column("parameters", "params", t.count),
-        t.Column("macs", "MACs", t.count), t.Column("weights", "weights", t.pair),
-        t.Column("channel_ratio", "ch. ratio", t.figure),
-        t.Column("gain_max", "gain max", t.figure), t.Column("gain_median", "median", t.figure),
-        t.Column("dead", "dead", t.sizes), t.Column("observed", "observed", t.pair),
-        t.Column("range", "range", t.pair), t.Column("scale", "scale", t.figure),
-        t.Column("zero_point", "zero", str), t.Column("clipped", "clipped", t.percent),
-        t.Column("sparsity", "zeros", t.percent), t.Column("sqnr_db", "SQNR dB", t.decibel),
-        t.Column("flags", "flags", lambda v: " ".join(f["what"] for f in v), right=False),
-    )  # fmt: skip
-    t.print_rows(records, columns, how, {"model": found.model}, console)
-    if how == "table":
-        _summary(found, rows, console)
+    if named := _by_name(layers, pattern):
+        return named
+    if any(c in pattern for c in "*?["):
+        ways = (pattern, f"*/{pattern}")
+        return [x for x in layers if any(fnmatch(n, w) for n in (x.name, x.op) for w in ways)]
+    word = pattern.lower()
+    return [x for x in layers if word in x.name.lower() or word in x.op.lower()]
 
 
-def _summary(found: Inspection, rows: list[Layer], console: Any) -> None:
-    from rich.markup import escape
-
-    from qfrewrite.cli.tables import count
+def _summary(found: qf.Inspection, shown: Sequence[Layer]) -> None:
     from qfrewrite.ir.names import shorten
 
-    total = found.layers
-    whole = [layer.name for layer in total]
-    console.print(
-        f"{len(total)} layers, {count(sum(r.parameters for r in total))} parameters, "
-        f"{count(sum(r.macs for r in total))} MACs"
+    whole = [layer.name for layer in found.layers]
+    click.echo(
+        f"{len(whole)} layers, {t.count(sum(x.parameters for x in found.layers))} parameters, "
+        f"{t.count(sum(x.macs for x in found.layers))} MACs"
     )
-    for row, name in zip(rows, shorten([r.name for r in rows], whole), strict=True):
-        for flag in row.flags:
-            helps = f"  -> {flag.remedy}" if flag.remedy else ""
-            click.echo(f"  {click.style(name, fg='yellow')}: {flag.text}{helps}")
+    for layer, name in zip(shown, shorten([x.name for x in shown], whole), strict=True):
+        for flag in layer.flags:
+            click.echo(f"  {click.style(name, fg='yellow')}: {t.flag(flag)}")
     for remedy, helped in found.advice().items():
         names = shorten(helped, whole)
         more = f" and {len(names) - 2} more" if len(names) > 2 else ""
-        console.print(
-            f"[bold]{escape(remedy)}[/bold] helps {escape(', '.join(names[:2]) + more)}",
-            soft_wrap=True,
-        )
+        click.echo(f"{click.style(remedy, bold=True)} helps {', '.join(names[:2])}{more}")

@@ -22,6 +22,18 @@ from qfrewrite.cli.sensitivity import sensitivity
 from qfrewrite.cli.sweep import sweep
 from qfrewrite.errors import Interrupted, QfError
 
+_COMMANDS = (
+    convert,
+    inspect,
+    compare,
+    ranges,
+    check,
+    bench,
+    evaluate,
+    sweep,
+    sensitivity,
+    passes,
+)
 _EPILOG = """\b
 Exit codes: 0 done, 1 other errors, 2 wrong usage, 3 model file, 4 not supported,
 5 passes, 6 data, 7 output, 8 verification, 9 runtime, 130 interrupted,
@@ -51,7 +63,12 @@ class _DefaultGroup(click.Group):
 
 @click.group(
     cls=_DefaultGroup,
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    commands=_COMMANDS,
+    context_settings={
+        "help_option_names": ["-h", "--help"],
+        "max_content_width": 100,
+        "show_default": True,
+    },
     epilog=_EPILOG,
 )
 @click.version_option(__version__, prog_name="qfrewrite")
@@ -61,18 +78,6 @@ def main() -> None:
     \b
     qfrewrite model.pb -p remove_dw_bn,relu6_to_relu,calibrate --data images/
     """
-
-
-main.add_command(convert)
-main.add_command(inspect)
-main.add_command(compare)
-main.add_command(ranges)
-main.add_command(check)
-main.add_command(bench)
-main.add_command(evaluate)
-main.add_command(sweep)
-main.add_command(sensitivity)
-main.add_command(passes)
 
 
 def entry(argv: list[str] | None = None) -> None:

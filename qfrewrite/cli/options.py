@@ -1,17 +1,25 @@
-"""Options that several commands take."""
+"""Arguments and options that several commands take, and what they mean in a call of one."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
+from functools import cached_property, wraps
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+from click import IntRange, argument
+
+import qfrewrite as qf
+from qfrewrite.cli.tables import FORMATS, Column, print_report
+from qfrewrite.errors import Diagnostic, UsageError
 
 if TYPE_CHECKING:
     from qfrewrite.cli.render import Reporter
+    from qfrewrite.data.labels import LabelledImages
     from qfrewrite.data.preprocess import Preprocess
-    from qfrewrite.ir import Model
     from qfrewrite.passes import PassContext
+    from qfrewrite.records import Record
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -20,7 +28,8 @@ TARGETS = ("litert", "tflm", "cmsis-nn", "vela", "edgetpu", "hexagon-dsp")
 SCHEMES = ("int8", "uint8", "int16x8", "dynamic", "weight-only", "float16", "float32")
 WEIGHTS = ("per-channel", "per-tensor")
 
-POSITIVE = click.IntRange(min=1)
+POSITIVE = IntRange(min=1)
+FILE = click.Path(path_type=Path)
 
 
 def _load_plugins(ctx: click.Context, param: click.Parameter, files: tuple[str, ...]) -> None:
@@ -31,72 +40,78 @@ def _load_plugins(ctx: click.Context, param: click.Parameter, files: tuple[str, 
             load_plugin(file)
 
 
-PLUGIN = click.option(
+def opt(names: str, kind: Any, help: str, **more: Any) -> Callable[[F], F]:
+    """An option: names with spaces between them, what its value is, and the line of the help.
+
+    kind: texts are the choices, one text is the name of a free text in the help, and None makes a
+    flag; else a type of click.
+    """
+    if kind is None:
+        more["is_flag"] = True
+    elif isinstance(kind, str):
+        more["metavar"] = kind
+    else:
+        more["type"] = kind if isinstance(kind, click.ParamType) else click.Choice(kind)
+    return click.option(*names.split(), help=help, **more)
+
+
+MODEL = argument("model", type=FILE)
+MODELS = argument("models", type=FILE, nargs=-1, required=True)
+PLUGIN = opt(
     "--plugin",
-    metavar="FILE",
+    "FILE",
+    "Python file with passes of your own; may be given again.",
     multiple=True,
     is_eager=True,
     expose_value=False,
     callback=_load_plugins,
-    help="Python file with passes of your own; may be given again.",
+)
+FORMAT = opt("--format how", FORMATS, "How to print.", default=FORMATS[0])
+WEIGHT_SCALES = opt("--weights", WEIGHTS, "Scales of 8-bit weights.", default=WEIGHTS[0])
+CORES = opt("--threads", POSITIVE, "Threads for the runtime  [default: all cores]")
+ONE_THREAD = opt("--threads", POSITIVE, "Threads for the runtime.", default=1)
+DEBUG = opt("--debug", None, "Show tracebacks.")
+_INPUT = "Input node of a .pb, e.g. input:1x224x224x3 (repeatable)."
+NODES = (
+    opt("--input inputs", "NAME[:SHAPE]", _INPUT, multiple=True),
+    opt("--output outputs", "NAME", "Output node of a .pb (repeatable).", multiple=True),
+)
+QUIET = (opt("-q --quiet", None, "Print errors only."), DEBUG)
+_FRACTION = click.FloatRange(0, 1, min_open=True)
+_PREPROCESS = (
+    "mobilenet (x/127.5-1), unit (x/255), raw, imagenet, or mean=..,std=..  "
+    "[default: what the model's metadata say, else mobilenet]"
+)
+_PIXELS = (
+    opt("--preprocess", "HOW", _PREPROCESS),
+    opt("--crop", _FRACTION, "Central fraction of each image to use.", default=1.0),
+)
+SAMPLES = (
+    opt("--samples", POSITIVE, "How many samples to calibrate on.", default=200),
+    *_PIXELS,
+    CORES,
+    opt("--seed", IntRange(min=0), "Of shuffling and synthetic inputs.", default=0),
+)
+_DATA = "Calibration data: image folder, .txt list of images, .npy or .npz"
+_EACH = f"{_DATA}; once for each signature that has its own."
+DATA = (opt("--data", "PATH", f"{_DATA}."), *SAMPLES)
+SIGNATURE_DATA = (opt("--data", "[SIGNATURE=]PATH", _EACH, multiple=True), *SAMPLES)
+IMAGES = (
+    opt("--data", "DIR", "Folder of images."),
+    opt("--labels", "CSV", "Table of file,label for the images of --data."),
+    opt("--limit", POSITIVE, "Only the first N images.", metavar="N"),
+    *_PIXELS,
 )
 
-FORMAT = click.option(
-    "--format",
-    "how",
-    type=click.Choice(["table", "json", "csv", "markdown"]),
-    default="table",
-    show_default=True,
-    help="How to print.",
-)
 
-_SEEN = (
-    click.option("--preprocess", metavar="HOW",
-                 help="mobilenet (x/127.5-1), unit (x/255), raw, imagenet, or mean=..,std=..  "
-                 "[default: what the model's metadata say, else mobilenet]"),
-    click.option("--crop", type=click.FloatRange(0, 1, min_open=True), default=1.0,
-                 show_default=True, help="Central fraction of each image to use."),
-)  # fmt: skip
-_ONE_SOURCE = click.option(
-    "--data",
-    metavar="PATH",
-    help="Calibration data: image folder, .txt list of images, .npy or .npz.",
-)
-_SOURCES = click.option(
-    "--data",
-    metavar="[SIGNATURE=]PATH",
-    multiple=True,
-    help="Calibration data: image folder, .txt list of images, .npy or .npz; once for each "
-    "signature that has its own.",
-)
-_DATA = (
-    click.option("--samples", type=POSITIVE, default=200, show_default=True,
-                 help="How many samples to calibrate on."),
-    *_SEEN,
-    click.option("--threads", type=POSITIVE, help="Threads for the runtime  [default: all cores]"),
-    click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True,
-                 help="Of shuffling and synthetic inputs."),
-)  # fmt: skip
-_IMAGES = (
-    click.option("--data", metavar="DIR", help="Folder of images."),
-    click.option("--labels", metavar="CSV", help="Table of file,label for the images of --data."),
-    click.option("--limit", type=POSITIVE, metavar="N", help="Only the first N images."),
-    *_SEEN,
-)
-_SAID = (
-    click.option("-q", "--quiet", is_flag=True, help="Print errors only."),
-    click.option("--debug", is_flag=True, help="Show tracebacks."),
-)
-_PRINT = (
-    FORMAT,
-    *_SAID,
-)
-_NODES = (
-    click.option("--input", "inputs", metavar="NAME[:SHAPE]", multiple=True,
-                 help="Input node of a .pb, e.g. input:1x224x224x3 (repeatable)."),
-    click.option("--output", "outputs", metavar="NAME", multiple=True,
-                 help="Output node of a .pb (repeatable)."),
-)  # fmt: skip
+def rounds(default: int, help: str) -> Callable[[F], F]:
+    """--runs: how often models are timed."""
+    return opt("--runs", IntRange(3), help, default=default)
+
+
+def top(what: str) -> Callable[[F], F]:
+    """--top, with what it keeps."""
+    return opt("--top", POSITIVE, f"Only the {what}.", metavar="N")
 
 
 def pass_option(*, help: str, default: str | None = None) -> Callable[[F], F]:
@@ -105,108 +120,137 @@ def pass_option(*, help: str, default: str | None = None) -> Callable[[F], F]:
     def joined(_: click.Context, __: click.Parameter, given: tuple[str, ...]) -> str | None:
         return ",".join(given) if given else default
 
-    return click.option(
-        "-p",
-        "--passes",
-        "pass_list",
-        metavar="PASSES",
-        multiple=True,
-        callback=joined,
-        help=help,
-    )
+    return opt("-p --passes pass_list", "PASSES", help, multiple=True, callback=joined)
 
 
-def data_options(function: F) -> F:
-    """--data and how it is read."""
-    return _all((_ONE_SOURCE, *_DATA), function)
+def command(
+    *parameters: Callable[[F], F], **settings: Any
+) -> Callable[[Callable[[Call], Any]], click.Command]:
+    """A command from a function of its `Call`, with parameters in the order of the help."""
+
+    def made(function: Callable[[Call], Any]) -> click.Command:
+        @wraps(function)
+        def run(**given: Any) -> Any:
+            call = Call(given)
+            try:
+                return function(call)
+            finally:
+                call.reporter_is_done()
+
+        for parameter in reversed(parameters):
+            parameter(run)
+        finished: click.Command = click.command(**settings)(run)
+        return finished
+
+    return made
 
 
-def signature_data_options(function: F) -> F:
-    """--data for each signature, and how it is read."""
-    return _all((_SOURCES, *_DATA), function)
+class Call:
+    """One call of a command: what was given, and what that means for models, data and tables."""
 
+    def __init__(self, given: dict[str, Any]) -> None:
+        self._given = given
 
-def data_of(model: Model, given: tuple[str, ...]) -> Any:
-    """What --data says: a path for the main graph, or a path for each signature."""
-    from pathlib import Path
+    def __getitem__(self, name: str) -> Any:
+        """The value of an argument or option."""
+        return self._given[name]
 
-    from qfrewrite.errors import UsageError
+    def given(self, *names: str) -> dict[str, Any]:
+        """The values of some options, to be passed on under the same names."""
+        return {name: self._given[name] for name in names}
 
-    keys = [s.key for s in model.signatures]
-    main = model.signature_of(model.graph)
-    paths: dict[str | None, str] = {}
-    for text in given:
-        name, equals, path = text.partition("=")
-        signature: str | None = name
-        if not equals or Path(text).exists():
-            signature, path = main, text
-        elif name not in keys:
-            raise UsageError(
-                f"the model has no signature '{name}'",
-                where="--data",
-                remedy=f"it has {', '.join(keys)}" if keys else "give a path",
-            )
-        if signature in paths:
-            raise UsageError(
-                f"is given twice: {path}",
-                where="--data",
-                remedy="name the signature: --data SIGNATURE=PATH",
-            )
-        paths[signature] = path
-    return next(iter(paths.values()), None) if set(paths) <= {main} else paths
+    def load(self, argument: str = "model") -> qf.Model:
+        """The model that an argument names, with the nodes of --input and --output."""
+        return qf.load(self[argument], **self.given("inputs", "outputs"))
 
+    @cached_property
+    def reporter(self) -> Reporter:
+        """Progress and notices, as much of them as was asked for."""
+        from qfrewrite.cli.render import Reporter
 
-def model_options(function: F) -> F:
-    """How the model is read, and how much is printed."""
-    return _all((*_NODES, *_SAID), function)
+        names = ("quiet", "verbose", "explain", "dump_after")
+        return Reporter(**{name: value for name, value in self._given.items() if name in names})
 
+    def reporter_is_done(self) -> None:
+        """Take progress off the terminal."""
+        if "reporter" in vars(self):
+            self.reporter.close()
 
-def model_files(function: F) -> F:
-    """--input and --output alone."""
-    return _all(_NODES, function)
+    @property
+    def running(self) -> dict[str, Any]:
+        """How to run models: threads, and where progress is shown."""
+        return {"threads": self["threads"], "progress": self.reporter.progress}
 
+    def preprocess(self, model: qf.Model) -> Preprocess:
+        """What --preprocess and --crop say, or without --preprocess what the model says."""
+        from dataclasses import replace
 
-def image_options(function: F) -> F:
-    """Labelled images, and how they are read."""
-    return _all(_IMAGES, function)
+        from qfrewrite.data.preprocess import chosen_preprocess
 
+        how = chosen_preprocess(model, self["preprocess"])
+        return replace(how, crop=self["crop"]) if self["crop"] != 1.0 else how
 
-def print_options(function: F) -> F:
-    """How rows are printed."""
-    return _all(_PRINT, function)
+    def context(self, model: qf.Model) -> PassContext | None:
+        """The samples of --data; None where it is not given."""
+        if self["data"] is None:
+            return None
+        from qfrewrite.solve.context import open_context
 
+        how = self.preprocess(model)
+        settings = self.given("samples", "seed") | self.running
+        return open_context(model, self["data"], preprocess=how, once=True, **settings)
 
-def _all(options: tuple[Callable[[F], F], ...], function: F) -> F:
-    for option in reversed(options):
-        function = option(function)
-    return function
+    def images(self) -> LabelledImages:
+        """The images of --data with the classes of --labels."""
+        return qf.read_labels(self["data"], self["labels"], self["limit"])
 
+    def data_of_signatures(self, model: qf.Model) -> Any:
+        """What --data says: a path for the main graph, or a path for each signature."""
+        keys = [s.key for s in model.signatures]
+        main = model.signature_of(model.graph)
+        paths: dict[str | None, str] = {}
+        for text in self["data"]:
+            name, equals, path = text.partition("=")
+            signature: str | None = name
+            if not equals or Path(text).exists():
+                signature, path = main, text
+            elif name not in keys:
+                raise UsageError(
+                    f"the model has no signature '{name}'",
+                    where="--data",
+                    remedy=f"it has {', '.join(keys)}" if keys else "give a path",
+                )
+            if signature in paths:
+                raise UsageError(
+                    f"is given twice: {path}",
+                    where="--data",
+                    remedy="name the signature: --data SIGNATURE=PATH",
+                )
+            paths[signature] = path
+        return next(iter(paths.values()), None) if set(paths) <= {main} else paths
 
-def preprocessing(given: dict[str, Any], model: Model) -> Preprocess:
-    """What --preprocess and --crop say, or without --preprocess what the model says."""
-    from dataclasses import replace
+    def say(self, diagnostics: Iterable[Diagnostic]) -> None:
+        """Notices and warnings, on stderr."""
+        for one in diagnostics:
+            self.reporter.say(one)
 
-    from qfrewrite.data.preprocess import chosen_preprocess
+    def print(
+        self,
+        report: Record,
+        columns: Sequence[Column],
+        key: str = "layers",
+        head: Sequence[str] = (),
+        **options: Any,
+    ) -> bool:
+        """Print `report` in the format asked for; returns whether it is a table for a terminal.
 
-    how = chosen_preprocess(model, given["preprocess"])
-    return replace(how, crop=given["crop"]) if given["crop"] != 1.0 else how
+        The rest as in `print_report`.
+        """
+        self.reporter_is_done()
+        from qfrewrite.cli.render import open_console
 
-
-def open_data_context(
-    model: Model, given: dict[str, Any], reporter: Reporter
-) -> PassContext | None:
-    """The context of a command's --data; None where it is not given."""
-    if given["data"] is None:
-        return None
-    from qfrewrite import api
-
-    return api.open_context(
-        model,
-        given["data"],
-        samples=given["samples"],
-        preprocess=preprocessing(given, model),
-        seed=given["seed"],
-        threads=given["threads"],
-        once=True,
-        progress=reporter.progress,
-    )
+        console = open_console()
+        options |= {"room": console.width if console.is_terminal else None}
+        options.setdefault("top", self._given.get("top"))
+        print_report(report, columns, self["how"], key=key, head=head, **options)
+        return bool(self["how"] == "table")

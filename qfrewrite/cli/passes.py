@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import click
 
-from qfrewrite.cli.options import PLUGIN
+from qfrewrite.cli.options import PLUGIN, Call, command
 
 
-@click.command()
-@click.argument("name", required=False)
-@PLUGIN
-def passes(name: str | None) -> None:
+@command(click.argument("name", required=False), PLUGIN)
+def passes(call: Call) -> None:
     """List the passes and pipelines, or describe one of them."""
     from qfrewrite.cli.render import pass_table, print_pass
     from qfrewrite.passes import all_passes, make_passes
     from qfrewrite.passes._registry import PIPELINES
 
+    name = call["name"]
     if name is None:
         pass_table(all_passes())
         for title, pipeline in PIPELINES.items():

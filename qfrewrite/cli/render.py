@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import MISSING
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
@@ -29,14 +28,6 @@ from qfrewrite.targets.target import grouped
 _PIPE_WIDTH = 100
 # Figures of layers that are shown in percent.
 _SHARES = ("clip_rate",)
-RANKED_ONLY = Diagnostic(
-    "notice",
-    "no-data",
-    "no data: synthetic inputs rank the layers, but say nothing of how close the result is on real "
-    "ones",
-    remedy="give --data",
-)
-"""What commands say that compare layers without data."""
 
 
 def open_console(*, stderr: bool = False) -> Console:
@@ -64,50 +55,39 @@ class Reporter(Watcher):
         self._dump_after = dump_after
         self._quiet, self._verbose, self._explain = quiet, verbose, explain or verbose
         self._out, self._err = open_console(), open_console(stderr=True)
-        self._progress: Progress | None = None
+        self._bars = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            console=self._err,
+            transient=True,
+            disable=quiet or not self._err.is_terminal,
+        )
 
-    def __enter__(self) -> Reporter:
-        if self._err.is_terminal and not self._quiet:
-            self._progress = Progress(
-                TextColumn("{task.description}"),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TimeRemainingColumn(),
-                console=self._err,
-                transient=True,
-            )
-            self._progress.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if self._progress is not None:
-            self._progress.stop()
+    def close(self) -> None:
+        """Take bars off the terminal."""
+        self._bars.stop()
 
     def progress(self, label: str, total: int | None) -> Callable[[int], None]:
         """A bar for one long step; the function it returns takes how many are done."""
-        if self._progress is None:
-            return lambda done: None
-        bar = self._progress
-        task = bar.add_task(label, total=total)
+        if self._bars.disable:
+            return super().progress(label, total)
+        self._bars.start()
+        task = self._bars.add_task(label, total=total)
 
         def update(done: int) -> None:
-            bar.update(task, completed=done)
+            self._bars.update(task, completed=done)
             if total is not None and done >= total:
-                bar.remove_task(task)
+                self._bars.remove_task(task)
 
         return update
 
     def status(self, label: str) -> AbstractContextManager[Any]:
         """A line on a terminal while something short runs."""
-        if self._progress is None:
-            return nullcontext()
-        self._progress.console.print(f"[dim]{label} ...[/dim]")
-        return nullcontext()
+        if not self._bars.disable:
+            self._err.print(f"[dim]{label} ...[/dim]")
+        return super().status(label)
 
     def say(self, one: Diagnostic) -> None:
         """One line on stderr; notes belong to the summary on stdout."""

@@ -11,22 +11,25 @@ from math import inf
 from typing import Any
 
 import click
-from rich.console import Console
 
-from qfrewrite.ir.dtypes import json_value
-from qfrewrite.ir.names import ELIDED, shorten
+from qfrewrite.errors import Diagnostic
+from qfrewrite.records import Record, json_value
 
 FORMATS = ("table", "json", "csv", "markdown")
 
 
 @dataclass(frozen=True)
 class Column:
-    """A figure of every row: its key in the record, its header, and how it reads."""
+    """A figure of every row."""
 
     key: str
+    """Its name in the report."""
     header: str
+    """What stands above it."""
     show: Callable[[Any], str] = str
+    """How a value reads."""
     right: bool = True
+    """Whether values stand at the right; texts stand at the left."""
 
 
 def figure(value: float) -> str:
@@ -51,10 +54,8 @@ def decibel(value: float) -> str:
 
 def count(value: int) -> str:
     """A count with k, M or G."""
-    for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if value >= size:
-            return f"{value / size:.3g}{unit}"
-    return str(value)
+    units = ((1e9, "G"), (1e6, "M"), (1e3, "k"))
+    return next((f"{value / size:.3g}{unit}" for size, unit in units if value >= size), str(value))
 
 
 def byte_count(value: int) -> str:
@@ -67,42 +68,52 @@ def shape(value: Sequence[int]) -> str:
     return "x".join("?" if n < 0 else str(n) for n in value) or "scalar"
 
 
+def flag(one: Diagnostic) -> str:
+    """Why a layer quantizes badly, and what helps."""
+    return f"{one.text}  -> {one.remedy}" if one.remedy else one.text
+
+
 def sizes(value: Sequence[Any]) -> str:
     """How many there are."""
     return str(len(value)) if value else ""
 
 
-def print_rows(
-    rows: Sequence[Mapping[str, Any]],
+def print_report(
+    report: Record,
     columns: Sequence[Column],
     how: str,
-    head: Mapping[str, Any],
-    console: Console,
+    *,
     key: str = "layers",
+    head: Sequence[str] = (),
+    names: Iterable[str] = (),
+    top: int | None = None,
+    room: int | None = None,
 ) -> None:
-    """Print `rows` in one of `FORMATS`; `head` goes before them in JSON."""
+    """Print the rows `key` of a report in one of `FORMATS`.
+
+    head: what JSON holds before the rows. names: those of all layers of the model; where they are
+    given, tables shorten the `name` of each row, so that a layer has one short name in all tables.
+    top: how many rows are printed. room: the width of the terminal; None where the output is piped.
+    """
+    figures = report.figures()
+    rows = figures[key][:top]
     if how == "json":
-        click.echo(json.dumps({**head, key: json_value(list(rows))}, indent=1))
-    elif how == "csv":
+        shown = {name: figures[name] for name in head} | {key: rows}
+        click.echo(json.dumps(json_value(shown), indent=1))
+        return
+    rows = [row.figures() if isinstance(row, Record) else row for row in rows]
+    whole = list(names)
+    if whole and how in ("table", "markdown"):
+        from qfrewrite.ir.names import shorten
+
+        short = shorten([row["name"] for row in rows], whole)
+        rows = [row | {"name": name} for row, name in zip(rows, short, strict=True)]
+    if how == "csv":
         click.echo(_csv(rows), nl=False)
     elif how == "markdown":
         click.echo(_markdown(rows, _present(rows, columns)))
-    else:
-        _table(rows, _present(rows, columns), console)
-
-
-def shorten_names(
-    records: Sequence[dict[str, Any]], how: str, among: Iterable[str] | None = None
-) -> None:
-    """Shorten the `name` of every record, in formats that people read; see `ir.names.shorten`.
-
-    among: the names of the whole model, where the records are a part of it: so a layer has the
-    same short name in every table.
-    """
-    if how in ("table", "markdown"):
-        short = shorten([r["name"] for r in records], among)
-        for record, name in zip(records, short, strict=True):
-            record["name"] = name
+    elif rows:
+        _table(rows, _present(rows, columns), room)
 
 
 def _present(rows: Sequence[Mapping[str, Any]], columns: Sequence[Column]) -> list[Column]:
@@ -114,14 +125,11 @@ def _cell(row: Mapping[str, Any], column: Column) -> str:
     return "" if value is None else column.show(value)
 
 
-def _table(rows: Sequence[Mapping[str, Any]], columns: Sequence[Column], console: Console) -> None:
+def _table(rows: Sequence[Mapping[str, Any]], columns: Sequence[Column], room: int | None) -> None:
     """One table, or several below each other with the first column in all, where it is too wide.
 
     Written line by line: a table of the console library takes a millisecond a row.
     """
-    if not rows:
-        return
-    room = console.width if console.is_terminal else None
     cells = {c.key: [_cell(row, c) for row in rows] for c in columns}
     width = {c.key: max(len(c.header), *map(len, cells[c.key])) for c in columns}
     first, *rest = columns
@@ -130,11 +138,11 @@ def _table(rows: Sequence[Mapping[str, Any]], columns: Sequence[Column], console
         cells[first.key] = _elided(cells[first.key], width[first.key])
     for part in _folded(rest, width, None if room is None else room - width[first.key]):
         shown = (first, *part)
-        head = "  ".join(_pad(c.header, width[c.key], c.right) for c in shown)
+        aligned = (_aligned([c.header, *cells[c.key]], width[c.key], c.right) for c in shown)
+        head, *lines = map("  ".join, zip(*aligned, strict=True))
         click.echo("\n" + click.style(head.rstrip(), bold=True))
         click.echo("─" * len(head))
-        for k in range(len(rows)):
-            line = "  ".join(_pad(cells[c.key][k], width[c.key], c.right) for c in shown)
+        for line in lines:
             click.echo(line.rstrip())
     click.echo()
 
@@ -154,12 +162,14 @@ def _folded(
     return parts
 
 
-def _pad(text: str, width: int, right: bool) -> str:
-    return text.rjust(width) if right else text.ljust(width)
+def _aligned(texts: Sequence[str], width: int, right: bool) -> list[str]:
+    return [text.rjust(width) if right else text.ljust(width) for text in texts]
 
 
 def _elided(texts: Sequence[str], width: int) -> list[str]:
     """The ends of names, which tell more than their beginnings; whole where two would be alike."""
+    from qfrewrite.ir.names import ELIDED
+
     cut = [t if len(t) <= width else ELIDED + t[len(t) - width + 1 :] for t in texts]
     ends = {short: sum(t.endswith(short.removeprefix(ELIDED)) for t in set(texts)) for short in cut}
     return [
@@ -190,3 +200,13 @@ def _markdown(rows: Sequence[Mapping[str, Any]], columns: Sequence[Column]) -> s
     for row in rows:
         lines.append("| " + " | ".join(_cell(row, c).replace("|", "\\|") for c in columns) + " |")
     return "\n".join(lines)
+
+
+# Columns that several tables have.
+NAME = Column("name", "layer", right=False)
+OP = Column("op", "op", right=False)
+SHAPE = Column("shape", "output", shape)
+MACS = Column("macs", "MACs", count)
+PARAMETERS = Column("parameters", "params", count)
+MODEL = Column("model", "model", right=False)
+MEDIAN = Column("median_ms", "median ms", figure)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from math import isfinite
 from types import MappingProxyType
 from typing import Any
 
@@ -32,17 +31,6 @@ NUMPY_DTYPES: Mapping[str, np.dtype[Any]] = MappingProxyType(
         "complex128": np.dtype("<c16"),
     }
 )
-
-
-def json_value(value: Any) -> Any:
-    """`value` as JSON holds it: numbers of numpy as Python's, None for what is not finite."""
-    if isinstance(value, Mapping):
-        return {key: json_value(one) for key, one in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [json_value(one) for one in value]
-    if isinstance(value, np.generic):
-        value = value.item()
-    return None if isinstance(value, float) and not isfinite(value) else value
 
 
 def dtype_name(dtype: np.dtype[Any]) -> str:

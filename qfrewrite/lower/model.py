@@ -82,7 +82,7 @@ def _add_broken(
         for violation in check_graph(graph):
             op = violation.op
             if op is not None and (op.name, op.kind) not in impossible[source]:
-                impossible[source][op.name, op.kind] = violation.what
+                impossible[source][op.name, op.kind] = violation.text
                 grown = True
     return grown
 

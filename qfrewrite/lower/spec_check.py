@@ -12,7 +12,7 @@ from math import isclose
 
 import numpy as np
 
-from qfrewrite.errors import VerifyError
+from qfrewrite.errors import Diagnostic, VerifyError
 from qfrewrite.ir import Graph, Model, Op, Quant, Tensor
 from qfrewrite.ir.quant import ACTIVATION_CODES
 from qfrewrite.lower.canonical import is_fused, name_in_file
@@ -29,20 +29,14 @@ _MULTIPLIERS = (2.0**-32, 2.0**8)
 
 
 @dataclass(frozen=True)
-class Violation:
-    """One rule that a model breaks."""
+class Violation(Diagnostic):
+    """One rule that a model breaks; the code is the name of the rule."""
 
-    rule: str
-    """The name of the rule."""
-    where: str
-    """The op or tensor."""
-    what: str
-    """What is there, and what was expected."""
     op: Op | None = field(default=None, compare=False, repr=False)
-    """The op; None for a rule of tensors."""
+    """The op that breaks it; None for a rule of tensors or of the model."""
 
     def __str__(self) -> str:
-        return f"{self.where}: {self.what} [{self.rule}]"
+        return f"{self.where}: {self.text} [{self.code}]"
 
 
 def check_model(model: Model, *, mapped: bool = False) -> list[Violation]:
@@ -55,14 +49,14 @@ def check_model(model: Model, *, mapped: bool = False) -> list[Violation]:
     try:
         verify_subgraphs(model.graphs)
     except VerifyError as error:
-        found.append(Violation("subgraphs", error.where or "model", error.what))
+        found.append(Violation("warning", "subgraphs", error.what, error.where or "model"))
     return found + (_alignment(model) if mapped else [])
 
 
 def check_graph(graph: Graph, *, versions: bool = False) -> list[Violation]:
     """Every violation in `graph`. versions: the op versions that its file gives, too."""
     found = [
-        Violation("tensor", f"tensor '{t.name}'", what)
+        Violation("warning", "tensor", what, f"tensor '{t.name}'")
         for t in graph.tensors
         if not _steers(t)
         for what in _tensor(t)
@@ -74,7 +68,7 @@ def check_graph(graph: Graph, *, versions: bool = False) -> list[Violation]:
         place = f"op '{name_in_file(op)}' ({op.kind})"
         for name, rule in RULES.items():
             if name != "version" or versions:
-                found += [Violation(name, place, what, op) for what in rule(op, spec)]
+                found += [Violation("warning", name, text, place, op=op) for text in rule(op, spec)]
     return found
 
 
@@ -291,7 +285,7 @@ def _alignment(model: Model) -> list[Violation]:
             size = tensor.data.itemsize
             if offset := tensor.data.__array_interface__["data"][0] % size:
                 what = f"its data lie {offset} bytes behind a multiple of {size}"
-                found[tensor] = Violation("alignment", f"tensor '{tensor.name}'", what)
+                found[tensor] = Violation("warning", "alignment", what, f"tensor '{tensor.name}'")
     return list(found.values())
 
 

@@ -13,11 +13,11 @@ from qfrewrite.calibration.range_table import RangeTable
 from qfrewrite.calibration.statistics import has_statistics
 from qfrewrite.errors import Diagnostic, UsageError, VerifyError
 from qfrewrite.ir import Graph, Model
-from qfrewrite.ir.dtypes import json_value
 from qfrewrite.ops.check import verify_model
 from qfrewrite.ops.shapes import has_open_sizes, settle_shapes, take_sizes
 from qfrewrite.ops.subgraphs import entries
 from qfrewrite.passes._registry import FORMS, Pass, make_passes
+from qfrewrite.records import json_value
 from qfrewrite.rewrite.raising import raise_graph
 from qfrewrite.rewrite.rewriter import Log
 from qfrewrite.runtime.metrics import Fidelity, compare, graph_outputs

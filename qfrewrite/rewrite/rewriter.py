@@ -11,8 +11,8 @@ import numpy.typing as npt
 
 from qfrewrite.errors import Diagnostic, Diagnostics, VerifyError
 from qfrewrite.ir import Array, Graph, Op, Tensor, constant
-from qfrewrite.ir.dtypes import json_value
 from qfrewrite.ops.build import append_op
+from qfrewrite.records import json_value
 from qfrewrite.rewrite.linear import LinearView
 from qfrewrite.rewrite.match import NoMatch
 from qfrewrite.rewrite.pattern import Match, Pattern, Search, matches

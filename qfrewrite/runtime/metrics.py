@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from math import inf, log10
 from typing import Any
 
 import numpy as np
 
 from qfrewrite.ir import Array, Graph
-from qfrewrite.ir.dtypes import json_value
+from qfrewrite.records import Record
 
 # Float probabilities add up to one within this.
 _SUMS_TO_ONE = 1e-3
@@ -19,7 +19,7 @@ Outputs = list[list[Array]]
 
 
 @dataclass(frozen=True)
-class Fidelity:
+class Fidelity(Record):
     """How well a rewritten graph reproduces its source.
 
     sqnr_db: 10 log10(sum x^2 / sum (x - y)^2) over all outputs and samples; infinite where they
@@ -35,11 +35,6 @@ class Fidelity:
     samples: int
     expected_drop: float | None = None
     lost: float | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        """The figures, as JSON holds them: infinite decibels are no numbers there."""
-        figures: dict[str, Any] = json_value(asdict(self))
-        return figures
 
     def __str__(self) -> str:
         text = f"SQNR {self.sqnr_db:.1f} dB" if self.sqnr_db < inf else "identical outputs"

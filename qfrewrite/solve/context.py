@@ -31,7 +31,8 @@ Nested = Callable[["str", Graph, "PassContext", Log, bool, "str | None"], "Range
 Progress = Callable[[str, int | None], Callable[[int], None]]
 
 
-def _no_progress(label: str, total: int | None) -> Callable[[int], None]:
+def no_progress(label: str, total: int | None) -> Callable[[int], None]:
+    """Shows nothing."""
     return lambda done: None
 
 
@@ -47,7 +48,7 @@ class PassContext:
     """None without data."""
     threads: int | None = None
     """Of the runtime; None: all cores."""
-    progress: Progress = _no_progress
+    progress: Progress = no_progress
     """Shows how far a long step is."""
     seed: int = 0
     """Of made-up inputs."""
@@ -93,7 +94,7 @@ class PassContext:
         return replace(
             self,
             samples=None if self.samples is None else self.samples.apart(),
-            progress=_no_progress,
+            progress=no_progress,
             checkpoint=None,
             resume=False,
             full_statistics=False,

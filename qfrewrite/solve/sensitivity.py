@@ -12,19 +12,24 @@ from qfrewrite.lower.canonical import is_fused
 from qfrewrite.lower.model import lower_model
 from qfrewrite.lower.scheme import QuantOptions
 from qfrewrite.ops.spec import facets
+from qfrewrite.records import Record
 from qfrewrite.runtime.metrics import Fidelity, Outputs, collect, compare
 from qfrewrite.runtime.session import Runner
 from qfrewrite.solve.context import PassContext
 
 
 @dataclass(frozen=True)
-class Sensitivity:
-    """One layer: SQNR of the output with it alone quantized, and with all others but it, in dB."""
+class Sensitivity(Record):
+    """What quantizing one layer costs, as SQNR of the outputs."""
 
     name: str
+    """The name of the op."""
     op: str
+    """The kind of the op."""
     alone_db: float
+    """With this layer quantized, and no other, in dB."""
     without_db: float
+    """With all layers quantized but this one, in dB."""
 
 
 def sensitivities(

@@ -41,7 +41,7 @@ def test_every_op_is_timed_and_the_work_adds_up(int8: Model) -> None:
 
 
 def test_models_are_timed_in_turn(int8: Model) -> None:
-    rows = bench_models([int8, int8], runs=5)
+    rows = bench_models([int8, int8], runs=5).models
     assert rows[0].ratio == 1.0
     assert rows[1].ratio > 0
     assert all(r.p5_ms <= r.median_ms <= r.p95_ms for r in rows)
@@ -114,7 +114,8 @@ def test_lists_that_are_none(text: str) -> None:
 
 
 def test_a_sweep_gives_cost_and_latency_of_every_size() -> None:
-    points = sweep(Model([mobilenet_v1(0.25, 32)], source="graphdef"), [32, 64, 128], runs=3)
+    model = Model([mobilenet_v1(0.25, 32)], source="graphdef")
+    points = sweep(model, [32, 64, 128], runs=3).sizes
     work = [p.macs or 0 for p in points]
     assert work[1] == pytest.approx(4 * work[0], rel=0.1)
     assert all(p.ms is not None and p.ms > 0 for p in points)
@@ -124,7 +125,7 @@ def test_a_sweep_gives_cost_and_latency_of_every_size() -> None:
 
 
 def test_sizes_that_do_not_work_say_why() -> None:
-    points = sweep(Model([unet()], source="graphdef"), [32, 30], runs=3)
+    points = sweep(Model([unet()], source="graphdef"), [32, 30], runs=3).sizes
     assert points[0].ms is not None
     assert points[1].ms is None
     assert "CONCATENATION" in str(points[1].error)

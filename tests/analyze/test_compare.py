@@ -51,6 +51,8 @@ def test_worst_first_and_where_it_drops(tmp_path: Path) -> None:
         assert figures == sorted(figures)
         assert found.samples == 20
         assert not found.only_float
+    assert good.output is not None
+    assert bad.output is not None
     assert good.output.agreement == 1.0
     assert good.output.sqnr_db > 20 > bad.output.sqnr_db
     # Dead channels blow up depthwise weights: quality drops there.

@@ -113,7 +113,7 @@ def test_the_interval_is_wilsons() -> None:
 
 def hits(values: list[int]) -> Accuracy:
     first = np.array(values, bool)
-    return Accuracy("m", first.size, float(first.mean()), 0, 1, None, first, None)
+    return Accuracy("m", first.size, float(first.mean()), 0, 1, None, first)
 
 
 def test_differences_are_paired() -> None:

@@ -43,7 +43,7 @@ def test_dead_channels_and_gains_name_the_pass() -> None:
     dead = {x.name: x.dead for x in found.layers if x.op.startswith("DEPTHWISE") and x.dead}
     assert sum(map(len, dead.values())) == 26
     for name in dead:
-        [flag] = [f for f in found.layer(name).flags if f.what == "dead"]
+        [flag] = [f for f in found.layer(name).flags if f.code == "dead"]
         assert flag.remedy == "remove_dw_bn"
         assert str(dead[name][0]) in flag.text
     assert set(dead) <= set(found.advice()["remove_dw_bn"])
@@ -67,7 +67,7 @@ def test_a_saved_table_gives_the_same_rows(tmp_path: Path) -> None:
     loaded = api.load(MODEL)
     again = type(table).load(table.save(tmp_path / "r.json"))
     with_data, with_file = (inspect_model(loaded, ranges=t) for t in (table, again))
-    assert [x.record() for x in with_data.layers] == [x.record() for x in with_file.layers]
+    assert [x.to_dict() for x in with_data.layers] == [x.to_dict() for x in with_file.layers]
 
 
 @pytest.mark.parametrize("scheme", ["int8", "float32"])
@@ -124,7 +124,7 @@ def test_the_model_stays_as_it_was() -> None:
 
 
 def test_records_are_json() -> None:
-    assert json.loads(json.dumps([x.record() for x in inspect(data=True).layers]))
+    assert json.loads(json.dumps([x.to_dict() for x in inspect(data=True).layers]))
 
 
 def test_pictures(tmp_path: Path) -> None:
@@ -151,5 +151,5 @@ def test_the_published_mobilenet_shows_its_outliers() -> None:
     assert first.gain_max is not None
     assert first.gain_median is not None
     assert first.gain_max / first.gain_median > 300
-    assert {f.what for f in first.flags} >= {"dead", "gain", "channels"}
+    assert {f.code for f in first.flags} >= {"dead", "gain", "channels"}
     assert first.name in found.advice()["remove_dw_bn"]

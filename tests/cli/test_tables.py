@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import io
+from dataclasses import dataclass
+from typing import Any
 
 import pytest
-from rich.console import Console
 
 from qfrewrite.cli import tables as t
+from qfrewrite.ir.names import shorten
+from qfrewrite.records import Record
 
 ROWS = [
     {"name": "net/a/very/long/name/of/a/layer", "x": 1.5, "shape": [1, 2, 3], "none": None},
@@ -20,9 +22,13 @@ COLUMNS = (
 )  # fmt: skip
 
 
+@dataclass
+class Rows(Record):
+    rows: list[dict[str, Any]]
+
+
 def printed(capsys: pytest.CaptureFixture[str], how: str, width: int | None) -> list[str]:
-    console = Console(width=width, force_terminal=width is not None, file=io.StringIO())
-    t.print_rows(ROWS, COLUMNS, how, {}, console)
+    t.print_report(Rows(ROWS), COLUMNS, how, key="rows", room=width)
     return capsys.readouterr().out.splitlines()
 
 
@@ -47,7 +53,7 @@ def test_markdown_has_no_empty_columns(capsys: pytest.CaptureFixture[str]) -> No
 
 
 def test_shared_paths_are_left_out() -> None:
-    assert t.shorten(["m/a/x", "m/b/y"]) == ["a/x", "b/y"]
-    assert t.shorten(["m/x;m/y;z"]) == ["m/x"]
-    assert t.shorten(["m", "m/x"]) == ["m", "m/x"]
-    assert t.shorten([]) == []
+    assert shorten(["m/a/x", "m/b/y"]) == ["a/x", "b/y"]
+    assert shorten(["m/x;m/y;z"]) == ["m/x"]
+    assert shorten(["m", "m/x"]) == ["m", "m/x"]
+    assert shorten([]) == []

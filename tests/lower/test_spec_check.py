@@ -139,7 +139,7 @@ def test_each_broken_rule_is_found(rule: str, damage: Callable[[Graph], None], t
     graph = sound()
     assert check_graph(graph, versions=True) == []
     damage(graph)
-    found = [v for v in check_graph(graph, versions=True) if v.rule == rule]
+    found = [v for v in check_graph(graph, versions=True) if v.code == rule]
     assert found
     import re
 
@@ -164,7 +164,7 @@ def test_data_off_their_place_are_found(tmp_path: Path) -> None:
     bias = model.graph.ops_of("CONV_2D")[0].operand(2)
     raw = np.zeros(bias.value().nbytes + 1, np.uint8)
     model.graph.set_data(bias, raw[1:].view("<i4"), quant=bias.quant)
-    assert any(v.rule == "alignment" for v in check_model(model, mapped=True))
+    assert any(v.code == "alignment" for v in check_model(model, mapped=True))
 
 
 def test_float_graphs_have_nothing_to_break() -> None:

@@ -85,7 +85,7 @@ def test_what_does_not_agree_is_not_run(model: Model, text: str, tmp_path: Path)
     write_tflite(model, path)
     with pytest.raises(RunError, match=r"bad\.tflite: cannot be run safely"):
         Runner(path)
-    assert [v.rule for v in qf.check(path)] == ["subgraphs"]
+    assert [v.code for v in qf.check(path)] == ["subgraphs"]
     with pytest.raises(QfError, match=text):
         qf.run_passes(qf.load(path), "calibrate")
 

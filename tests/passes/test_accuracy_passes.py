@@ -597,8 +597,10 @@ def test_sensitivity_finds_the_layer_that_costs() -> None:
     y = b.op("DEPTHWISE_CONV_2D", y, b.const("dw", normal(1, 3, 3, 4) * gain))
     graph = b.finish(b.op("CONV_2D", y, b.const("v", normal(3, 1, 1, 4))))
     data = [dict(s) for s in synthetic(input_specs(graph), 40)]
-    whole, rows = qf.sensitivity(Model([graph], source="graphdef"), data, weights="per-tensor",
-                                 samples=24)  # fmt: skip
+    model = Model([graph], source="graphdef")
+    found = qf.sensitivity(model, data, weights="per-tensor", samples=24)
+    rows, whole = found.layers, found.whole
+    assert whole is not None
     worst = min(rows, key=lambda row: row.alone_db)
     assert worst.op == "DEPTHWISE_CONV_2D"
     assert worst.without_db == max(row.without_db for row in rows)
