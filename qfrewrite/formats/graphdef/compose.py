@@ -8,8 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from qfrewrite.formats.graphdef.emit import Emitter, Kind, kind_of
-from qfrewrite.formats.graphdef.node_types import INDEX
+from qfrewrite.formats.graphdef.emit import Emitter
 from qfrewrite.ir import NUMPY_DTYPES, Op
 from qfrewrite.ops.spec import attr
 
@@ -21,14 +20,13 @@ class _Formula:
 
     def __init__(self, e: Emitter, op: Op) -> None:
         self.e, self.op = e, op
-        self.kind = kind_of(op.output)
         self.x = e.ref(op.operand(0))
 
     def __call__(self, kind: str, *refs: str, **attrs: Any) -> str:
-        return self.e.inner(self.op, kind, refs, {"T": self.kind, **attrs})
+        return self.e.inner(self.op, kind, refs, attrs)
 
     def finish(self, kind: str, *refs: str, **attrs: Any) -> None:
-        self.e.finish(self.op, kind, refs, {"T": self.kind, **attrs})
+        self.e.finish(self.op, kind, refs, attrs)
 
     def number(self, value: float) -> str:
         """A scalar of the result's element type."""
@@ -75,8 +73,7 @@ def _gelu(e: Emitter, op: Op) -> None:
 def _l2_normalization(e: Emitter, op: Op) -> None:
     """x * Rsqrt(max(sum of squares, 1e-12)) along the last axis, as TFLite's kernel bounds it."""
     f = _Formula(e, op)
-    axis = e.const(np.array([-1], np.int32), f"{e.main_name(op)}/axis")
-    squares = f("Sum", f("Square", f.x), axis, Tidx=INDEX, keep_dims=True)
+    squares = f("Sum", f("Square", f.x), e.ints(op, [-1], "axis"), keep_dims=True)
     f.finish("Mul", f.x, f("Rsqrt", f("Maximum", squares, f.number(1e-12))))
 
 
@@ -114,15 +111,8 @@ def _batch_norm(e: Emitter, op: Op) -> None:
         filled = np.full(x.shape[-1], fill, NUMPY_DTYPES[x.dtype])
         parts.append(e.const(filled, f"{op.name}/{name}") if given is None else e.ref(given))
     if len(x.shape) == 4:
-        f.finish(
-            "FusedBatchNormV3",
-            f.x,
-            *parts,
-            U=f.kind,
-            epsilon=epsilon,
-            is_training=False,
-            data_format="NHWC",
-        )
+        attrs = {"epsilon": epsilon, "is_training": False, "data_format": "NHWC"}
+        f.finish("FusedBatchNormV3", f.x, *parts, **attrs)
         return
     gamma, beta, mean, variance = parts
     gain = f("Mul", f("Rsqrt", f("AddV2", variance, f.number(epsilon))), gamma)
@@ -130,21 +120,14 @@ def _batch_norm(e: Emitter, op: Op) -> None:
 
 
 def _gather(e: Emitter, op: Op, x: int, indices: int, axis: int, batch_dims: int) -> None:
-    axis_ref = e.const(np.int32(axis), f"{e.main_name(op)}/axis")
-    attrs = {
-        "Tparams": kind_of(op.operand(x)),
-        "Tindices": kind_of(op.operand(indices)),
-        "Taxis": INDEX,
-        "batch_dims": batch_dims,
-    }
+    axis_ref = e.ints(op, axis, "axis")
     refs = [e.ref(op.operand(x)), e.ref(op.operand(indices)), axis_ref]
-    e.finish(op, "GatherV2", refs, attrs)
+    e.finish(op, "GatherV2", refs, {"batch_dims": batch_dims})
 
 
 def _dequantize(e: Emitter, op: Op) -> None:
     """Values of half precision; quantized ones have no form in a GraphDef."""
-    kinds = {"SrcT": kind_of(op.operand(0)), "DstT": Kind("DT_FLOAT")}
-    e.finish(op, "Cast", [e.ref(op.operand(0))], kinds)
+    e.finish(op, "Cast", [e.ref(op.operand(0))], {})
 
 
 COMPOSED: Mapping[str, Writer] = {

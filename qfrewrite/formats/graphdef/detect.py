@@ -15,10 +15,12 @@ from qfrewrite.formats.graphdef.schema import GraphDef, MetaGraphDef, SavedModel
 # Protobuf's own bound on one message.
 MAX_BYTES = (1 << 31) - 1
 
-_FREEZE = (
+FREEZE = (
     "freeze it first (tf.compat.v1.graph_util.convert_variables_to_constants, or "
     "convert_variables_to_constants_v2 for TensorFlow 2)"
 )
+"""The remedy for a graph that is not frozen."""
+
 _CHECKPOINT = re.compile(r"\.ckpt|\.data-\d{5}-of-\d{5}$|\.index$|^checkpoint$")
 _TEXT = re.compile(rb"\s*(#[^\n]*\n\s*)*(node|versions|library)\s*\{")
 _TABLE_MAGIC = bytes.fromhex("57fb808b247547db")  # the footer of a LevelDB table
@@ -57,16 +59,16 @@ def parse_message(data: bytes, path: Path | None) -> Any:
 def _directory_error(path: Path) -> ModelFileError:
     if (path / "saved_model.pb").exists() or (path / "saved_model.pbtxt").exists():
         what = "is a SavedModel directory, not a frozen graph"
-        return ModelFileError(what, where=str(path), remedy=_FREEZE)
+        return ModelFileError(what, where=str(path), remedy=FREEZE)
     return ModelFileError("is a directory", where=str(path), remedy="name the .pb file in it")
 
 
 def _not_a_graph(data: bytes, message: Any) -> ModelFileError:
     if _parses(SavedModel, data, lambda m: any(g.graph_def.node for g in m.meta_graphs)):
-        return ModelFileError("is a SavedModel, not a frozen graph", remedy=_FREEZE)
+        return ModelFileError("is a SavedModel, not a frozen graph", remedy=FREEZE)
     if _parses(MetaGraphDef, data, lambda m: bool(m.graph_def.node)):
         what = "is a MetaGraph (.meta) of a TensorFlow checkpoint: it holds no weights"
-        return ModelFileError(what, remedy=_FREEZE)
+        return ModelFileError(what, remedy=FREEZE)
     if message is not None and not message.node:
         return ModelFileError("holds a GraphDef without nodes", remedy="name the frozen graph")
     return ModelFileError(
@@ -102,7 +104,7 @@ _KINDS: tuple[tuple[Callable[[bytes, str], bool], str, str | None], ...] = (
     (
         lambda d, n: d.endswith(_TABLE_MAGIC) or bool(_CHECKPOINT.search(n)),
         "is part of a TensorFlow checkpoint, not a graph",
-        _FREEZE,
+        FREEZE,
     ),
     (
         lambda d, n: d.startswith(b"version https://git-lfs"),

@@ -10,8 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from qfrewrite.errors import UnsupportedError
+from qfrewrite.formats.graphdef.node_types import RESULT, TYPES
 from qfrewrite.formats.graphdef.nodes import Ref, parse_ref
-from qfrewrite.formats.graphdef.schema import DATA_TYPES, AttrValue, GraphDef
+from qfrewrite.formats.graphdef.schema import DATA_TYPES, AttrValue, GraphDef, data_type_name
 from qfrewrite.formats.graphdef.tensor_proto import numpy_to_tensor
 from qfrewrite.ir import Graph, Op, Tensor
 from qfrewrite.ir.names import numbered
@@ -38,7 +39,7 @@ _LEGAL = re.compile(rf"{_PART}(>{_PART})*")
 _ILLEGAL = re.compile(r"[^A-Za-z0-9_./-]+")
 
 # One node of a chain: its op, the operands beside the value that goes through the chain, and
-# its attributes.
+# its attributes but those that state element types.
 Step = tuple[str, list[str], Mapping[str, Any]]
 
 
@@ -80,6 +81,7 @@ class Emitter:
             del self.message.node[:]
         self.renamed: dict[str, str] = {}
         self._refs: dict[Tensor, str] = {}
+        self._kinds: dict[str, Kind] = {}
         self._taken: set[str] = set()
         self._names: dict[Tensor, str] = {}
         self._reserve_names()
@@ -141,11 +143,15 @@ class Emitter:
         attrs: Mapping[str, Any],
         *,
         like: Any = None,
+        gives: Kind | None = None,
+        types: Mapping[str, int | None] | None = None,
     ) -> str:
         """Append one node and return its reference.
 
-        like: a node whose other fields it takes, if it is of the same op. An attribute of value
-        None is left to its default.
+        attrs: its attributes but those that state element types; an attribute of value None is
+        left to its default. like: a node whose other fields it takes, if it is of the same op.
+        gives: the element type of its result, if it is not that of its operands.
+        types: which attributes state the element types of which operands, if not as `TYPES` says.
         """
         node = self.message.node.add()
         if like is not None and like.op == kind:
@@ -155,11 +161,17 @@ class Emitter:
                 node.attr.pop(stale, None)
         node.name, node.op = name, kind
         node.input.extend(inputs)
-        for key, value in attrs.items():
+        kinds = [self._kinds[ref] for ref in inputs]
+        if types is None:
+            types = TYPES.get(kind, {"T": 0})
+        slots = {key: slot for key, slot in types.items() if slot is not None}
+        stated = {key: gives if slot == RESULT else kinds[slot] for key, slot in slots.items()}
+        self._kinds[name] = gives or stated.get("T") or kinds[0]
+        for key, value in {**dict.fromkeys(types), **stated, **attrs}.items():
             if value is None:
                 node.attr.pop(key, None)
-                continue
-            node.attr[key].CopyFrom(attr_value(value))
+            else:
+                node.attr[key].CopyFrom(attr_value(value))
         return name
 
     def ref(self, tensor: Tensor) -> str:
@@ -175,6 +187,7 @@ class Emitter:
     def bind(self, tensor: Tensor, ref: str) -> None:
         """Say how nodes read `tensor` from now on."""
         self._refs[tensor] = ref
+        self._kinds[ref] = kind_of(tensor)
 
     def const(self, data: npt.ArrayLike, name: str) -> str:
         """A Const node named like `name`."""
@@ -187,51 +200,60 @@ class Emitter:
         node.name, node.op = name, "Const"
         node.attr["dtype"].type = proto.dtype
         node.attr["value"].tensor.CopyFrom(proto)
-        return str(node.name)
+        self._kinds[name] = Kind(data_type_name(proto.dtype))
+        return name
 
     def main_name(self, op: Op) -> str:
         """The name of the last node of `op`: its output's, so that graph outputs keep theirs."""
         return self._names[op.output]
+
+    def ints(self, op: Op, values: npt.ArrayLike, suffix: str) -> str:
+        """A constant operand of `op`: integers."""
+        return self.const(np.array(values, np.int32), f"{self.main_name(op)}/{suffix}")
 
     def inner(self, op: Op, kind: str, inputs: Sequence[str], attrs: Mapping[str, Any]) -> str:
         """A node that computes a part of `op`."""
         name = self.unique(f"{self.main_name(op)}/{kind}")
         return self.node(kind, name, inputs, attrs, like=op.meta.get("node"))
 
-    def finish(self, op: Op, kind: str, inputs: Sequence[str], attrs: Mapping[str, Any]) -> None:
+    def finish(
+        self,
+        op: Op,
+        kind: str,
+        inputs: Sequence[str],
+        attrs: Mapping[str, Any],
+        types: Mapping[str, int | None] | None = None,
+    ) -> None:
         """The last node of `op`: it bears the name of the op's output."""
-        name = self.node(kind, self.main_name(op), inputs, attrs, like=op.meta.get("node"))
+        like, gives = op.meta.get("node"), kind_of(op.output)
+        name = self.main_name(op)
+        self.node(kind, name, inputs, attrs, like=like, gives=gives, types=types)
         for port, out in enumerate(op.outputs):
             self.bind(out, str(Ref(name, port)))
 
     def chain(self, op: Op, first: Step, *rest: Step) -> None:
         """The nodes of `op`, each but the first applied to the one before it."""
-        steps = list(rest)
         kind, inputs, attrs = first
-        while steps:
-            ref = self.inner(op, kind, inputs, attrs)
-            kind, beside, attrs = steps.pop(0)
-            inputs = [ref, *beside]
+        for next_kind, beside, next_attrs in rest:
+            inputs = [self.inner(op, kind, inputs, attrs), *beside]
+            kind, attrs = next_kind, next_attrs
         self.finish(op, kind, inputs, attrs)
 
 
 def attr_value(value: Any) -> Any:
     """An AttrValue from a plain value."""
-    attr = AttrValue()
-    if isinstance(value, Kind):
-        attr.type = DATA_TYPES[value]
-    elif isinstance(value, bool):
-        attr.b = value
-    elif isinstance(value, int):
-        attr.i = value
-    elif isinstance(value, float):
-        attr.f = value
-    elif isinstance(value, str):
-        attr.s = value.encode()
-    elif isinstance(value, AttrValue):
+    if isinstance(value, AttrValue):
         return value
-    else:
-        attr.list.SetInParent()
-        numbers = attr.list.f if any(isinstance(v, float) for v in value) else attr.list.i
-        numbers.extend(value)
+    if isinstance(value, Kind):
+        return AttrValue(type=DATA_TYPES[value])
+    if isinstance(value, str):
+        return AttrValue(s=value.encode())
+    # A bool is an int too.
+    for field, kind in {"b": bool, "i": int, "f": float}.items():
+        if isinstance(value, kind):
+            return AttrValue(**{field: value})
+    attr = AttrValue()
+    attr.list.SetInParent()
+    numbers = attr.list.f if any(isinstance(v, float) for v in value) else attr.list.i
+    numbers.extend(value)
     return attr

@@ -14,7 +14,17 @@ from typing import Any
 
 from qfrewrite.errors import ModelFileError, UnsupportedError
 from qfrewrite.formats.graphdef.functions import ARGUMENT, Function, Library, subset
-from qfrewrite.formats.graphdef.nodes import Ref, ancestors, attribute, data_refs, parse_ref, place
+from qfrewrite.formats.graphdef.nodes import (
+    Ref,
+    ancestors,
+    attribute,
+    behind_identities,
+    data_refs,
+    parse_ref,
+    place,
+    reached,
+    users,
+)
 from qfrewrite.formats.graphdef.schema import DATA_TYPES, NodeDef
 from qfrewrite.ir.names import numbered
 
@@ -54,20 +64,20 @@ def structured(
     return _without_orphans(nodes, before, set(results))
 
 
-def _read_names(nodes: Mapping[str, Any]) -> set[str]:
-    return {ref.node for node in nodes.values() for ref in data_refs(node)}
+def _used_names(nodes: Iterable[Any]) -> set[str]:
+    return {ref.node for node in nodes for ref in data_refs(node)}
 
 
 def _without_orphans(nodes: Nodes, before: Nodes, results: set[str]) -> Nodes:
-    """`nodes` without those that were read `before`, or are new, and that nobody reads."""
-    unread = before.keys() - _read_names(before) | results
+    """`nodes` without those that were used `before`, or are new, and that no node uses."""
+    unused = before.keys() - _used_names(before.values()) | results
     left = dict(nodes)
     counts = Counter(ref.node for node in nodes.values() for ref in data_refs(node))
-    stack = [name for name in nodes if name not in unread and not counts[name]]
+    stack = [name for name in nodes if name not in unused and not counts[name]]
     while stack:
         for ref in data_refs(left.pop(stack.pop())):
             counts[ref.node] -= 1
-            if not counts[ref.node] and ref.node not in unread and ref.node in left:
+            if not counts[ref.node] and ref.node not in unused and ref.node in left:
                 stack.append(ref.node)
     return left
 
@@ -101,7 +111,42 @@ def _alias(node: Any, source: Ref) -> Any:
 
 def _closure(nodes: Mapping[str, Any], ends: Iterable[Ref], stop: set[str]) -> set[str]:
     """The names of all nodes that `ends` are computed from, up to and without `stop`."""
-    return ancestors(nodes, [ref.node for ref in ends], stop) - stop
+    return ancestors(nodes, ends, stop) - stop
+
+
+def _put(nodes: Nodes, node: Any, ports: Mapping[str, int], gone: Collection[str] = ()) -> Nodes:
+    """`nodes` without `gone`, and with `node` before the first of those in `ports`.
+
+    ports: names of nodes, each of which becomes an alias of that output of `node`.
+    """
+    rest: Nodes = {}
+    for name, old in nodes.items():
+        if name in gone:
+            continue
+        if name in ports:
+            rest.setdefault(node.name, node)
+            rest[name] = _alias(old, Ref(node.name, ports[name]))
+        else:
+            rest[name] = old
+    return rest
+
+
+def _cut_out(
+    nodes: Nodes,
+    library: Library,
+    name: str,
+    wanted: set[str],
+    arguments: tuple[tuple[Ref, ...], ...],
+    outputs: tuple[Ref, ...],
+) -> str:
+    """Make a function of the `wanted` nodes; returns its name, which is like `name`."""
+    name = library.unique(name)
+    stand_ins = {
+        ref.node: NodeDef(name=ref.node, op=ARGUMENT) for refs in arguments for ref in refs
+    }
+    held = {**stand_ins, **subset(nodes, wanted)}
+    library.add(Function(name, held, arguments, outputs, own_names=True))
+    return name
 
 
 # -- loops -------------------------------------------------------------------------------------
@@ -112,9 +157,13 @@ class _Variable:
     """A loop variable: Enter -> Merge -> Switch -> (body) -> NextIteration -> Merge."""
 
     enter: Any
+    """The node that brings the first value in."""
     merge: Any
+    """The node that joins the first value and the next ones."""
     next: Any
+    """The NextIteration node."""
     switches: list[Any] = field(default_factory=list)
+    """The nodes that lead the value into the body or out of the loop."""
 
     @property
     def names(self) -> set[str]:
@@ -123,7 +172,7 @@ class _Variable:
 
     @property
     def bound(self) -> tuple[Ref, ...]:
-        """What nodes of the loop read of it."""
+        """What nodes of the loop use of it."""
         return (Ref(self.merge.name, 0), *(Ref(s.name, 1) for s in self.switches))
 
 
@@ -132,10 +181,20 @@ class _Loop:
     """The nodes of one frame."""
 
     frame: str
+    """The name of the frame."""
     variables: list[_Variable]
+    """What changes from step to step."""
     constants: list[Any]
+    """The Enter nodes of what does not change."""
     condition: Any
+    """The LoopCond node."""
     exits: list[Any]
+    """The Exit nodes."""
+
+    @property
+    def enters(self) -> list[Any]:
+        """The Enter nodes: of each variable, then of each constant."""
+        return [*(v.enter for v in self.variables), *self.constants]
 
     @property
     def skeleton(self) -> set[str]:
@@ -145,7 +204,7 @@ class _Loop:
 
     @property
     def arguments(self) -> tuple[tuple[Ref, ...], ...]:
-        """What nodes of the loop read: of each variable, then of each constant."""
+        """What nodes of the loop use: of each variable, then of each constant."""
         return (*(v.bound for v in self.variables), *((Ref(c.name, 0),) for c in self.constants))
 
     @property
@@ -156,22 +215,22 @@ class _Loop:
 
 
 def _raise_loops(nodes: Nodes, library: Library, stop: set[str], results: set[str]) -> Nodes:
-    readers = _readers(nodes)
+    used_by = users(nodes)
     frames: dict[str, list[Any]] = {}
     for node in nodes.values():
         if _is(node, "Enter") and node.name not in stop:
             frames.setdefault(str(attribute(node, "frame_name", "")), []).append(node)
-    loops = [_find_loop(nodes, readers, frame, enters) for frame, enters in frames.items()]
+    loops = [_find_loop(nodes, used_by, frame, enters) for frame, enters in frames.items()]
     owner = {name: loop.frame for loop in loops for name in loop.skeleton}
     inside: dict[str, set[str]] = {}
     nested: set[str] = set()
     visited = 0
     for loop in loops:
-        entries = {n.name for n in (*loop.constants, *(v.enter for v in loop.variables))}
+        entries = {node.name for node in loop.enters}
         ends = (*loop.results, *data_refs(loop.condition), *(Ref(n, 0) for n in loop.skeleton))
-        held = inside[loop.frame] = _closure(nodes, ends, entries | stop)
-        nested |= {owner[name] for name in held if name in owner} - {loop.frame}
-        visited += len(held)
+        names = inside[loop.frame] = _closure(nodes, ends, entries | stop)
+        nested |= {owner[name] for name in names if name in owner} - {loop.frame}
+        visited += len(names)
         if visited > _MAX_WORK + 64 * len(nodes):
             raise UnsupportedError("its loops are nested too deep")
     for loop in loops:
@@ -180,26 +239,16 @@ def _raise_loops(nodes: Nodes, library: Library, stop: set[str], results: set[st
     return nodes
 
 
-def _readers(nodes: Mapping[str, Any]) -> dict[str, list[tuple[Any, int, Ref]]]:
-    """Node name -> who reads it: node, slot, and what it reads."""
-    readers: dict[str, list[tuple[Any, int, Ref]]] = {name: [] for name in nodes}
-    for node in nodes.values():
-        for slot, ref in enumerate(data_refs(node)):
-            if ref.node in readers:
-                readers[ref.node].append((node, slot, ref))
-    return readers
-
-
 def _find_loop(
     nodes: Nodes,
-    readers: Mapping[str, list[tuple[Any, int, Ref]]],
+    used_by: Mapping[str, list[tuple[Any, int, Ref]]],
     frame: str,
     enters: list[Any],
 ) -> _Loop:
     variables, constants, exits = [], [], []
     conditions: dict[str, Any] = {}
     for enter in enters:
-        merge = next((n for n, _, _ in readers[enter.name] if _is(n, "Merge")), None)
+        merge = next((n for n, _, _ in used_by[enter.name] if _is(n, "Merge")), None)
         if merge is None:
             constants.append(enter)
             continue
@@ -209,15 +258,15 @@ def _find_loop(
         if following is None:
             raise ModelFileError("joins no next iteration to a loop", where=place(merge))
         variable = _Variable(enter, merge, following)
-        for switch, slot, _ in readers[merge.name]:
+        for switch, slot, _ in used_by[merge.name]:
             if not _is(switch, "Switch") or slot != 0:
                 continue
-            source = _through_aliases(nodes, data_refs(switch)[1])
+            source = behind_identities(nodes, data_refs(switch)[1])
             if not _is(nodes[source.node], "LoopCond"):
                 continue
             conditions[source.node] = nodes[source.node]
             variable.switches.append(switch)
-            exits += [n for n, _, _ in readers[switch.name] if _is(n, "Exit")]
+            exits += [n for n, _, _ in used_by[switch.name] if _is(n, "Exit")]
         variables.append(variable)
     if len(conditions) != 1:
         raise ModelFileError(f"the loop '{frame}' has {len(conditions)} conditions, needs one")
@@ -225,65 +274,34 @@ def _find_loop(
     return _Loop(frame, variables, constants, condition, exits)
 
 
-def _through_aliases(nodes: Mapping[str, Any], ref: Ref) -> Ref:
-    """Where the value of `ref` comes from, passing Identity nodes."""
-    seen: set[Ref] = set()
-    while ref not in seen:
-        seen.add(ref)
-        node = nodes.get(ref.node)
-        if node is None or not _is(node, "Identity") or not data_refs(node):
-            break
-        ref = data_refs(node)[0]
-    return ref
-
-
 def _raise_loop(
     nodes: Nodes, library: Library, loop: _Loop, inside: set[str], results: set[str]
 ) -> Nodes:
     """Put a While node in the place of a loop and an Identity in that of each Exit."""
     bound = {ref.node for refs in loop.arguments for ref in refs}
-    initial = [data_refs(n)[0] for n in (*(v.enter for v in loop.variables), *loop.constants)]
+    initial = [data_refs(node)[0] for node in loop.enters]
     node = _new_node(nodes, loop.frame or "while", "While", initial)
     for part, ends in (("cond", tuple(data_refs(loop.condition)[:1])), ("body", loop.results)):
         wanted = _closure(nodes, ends, bound)
-        name = library.unique(f"{node.name}/{part}")
-        held = _with_arguments(nodes, wanted, bound)
-        library.add(Function(name, held, loop.arguments, ends, own_names=True))
-        node.attr[part].func.name = name
-    _state_types(node, "T", [*(v.enter for v in loop.variables), *loop.constants])
+        name = f"{node.name}/{part}"
+        node.attr[part].func.name = _cut_out(nodes, library, name, wanted, loop.arguments, ends)
+    _state_types(node, "T", loop.enters)
     number = {s.name: i for i, v in enumerate(loop.variables) for s in v.switches}
-    ends_at = {e.name: number[data_refs(e)[0].node] for e in loop.exits}
-    gone = _dependents(nodes, (inside | loop.skeleton) - set(ends_at), keep=set(ends_at))
-    read = _read_names({n: node for n, node in nodes.items() if n not in gone}) | results
-    if not read.isdisjoint(ends_at):
-        # Values that nobody reads are no results of the graph where others are read.
-        gone |= ends_at.keys() - read
-    rest: Nodes = {}
-    for name, old in nodes.items():
-        if name in ends_at and name not in gone:
-            rest.setdefault(node.name, node)
-            rest[name] = _alias(old, Ref(node.name, ends_at[name]))
-        elif name not in gone:
-            rest[name] = old
-    return rest
+    ports = {e.name: number[data_refs(e)[0].node] for e in loop.exits}
+    gone = _dependents(nodes, (inside | loop.skeleton) - ports.keys(), keep=ports.keys())
+    used = _used_names(node for name, node in nodes.items() if name not in gone) | results
+    if not used.isdisjoint(ports):
+        # Values that no node uses are no results of the graph where others are used.
+        gone |= ports.keys() - used
+    return _put(nodes, node, ports, gone)
 
 
-def _with_arguments(nodes: Nodes, wanted: set[str], bound: set[str]) -> Nodes:
-    """The `wanted` nodes, and a stand-in for each argument."""
-    stand_ins = {name: NodeDef(name=name, op=ARGUMENT) for name in bound}
-    return {**stand_ins, **subset(nodes, wanted)}
-
-
-def _dependents(nodes: Mapping[str, Any], gone: set[str], keep: set[str]) -> set[str]:
-    """`gone` and all that is computed from it, save what `keep` names and what reads that."""
-    readers = _readers(nodes)
-    stack, found = list(gone), set(gone)
-    while stack:
-        for node, _, _ in readers.get(stack.pop(), ()):
-            if node.name not in found and node.name not in keep:
-                found.add(node.name)
-                stack.append(node.name)
-    return found
+def _dependents(nodes: Nodes, gone: set[str], keep: Collection[str]) -> set[str]:
+    """`gone` and all that is computed from it, save what `keep` names and what uses that."""
+    used_by = users(nodes)
+    return reached(
+        gone, lambda name: [user.name for user, _, _ in used_by[name] if user.name not in keep]
+    )
 
 
 # -- conditions --------------------------------------------------------------------------------
@@ -294,13 +312,18 @@ _Tags = frozenset[tuple[Ref, int]]
 
 @dataclass
 class _Condition:
-    """Merge nodes that one predicate decides; `slots`: what each takes on each side."""
+    """Merge nodes that one predicate decides."""
 
     predicate: Ref
+    """Where the predicate comes from."""
     under: _Tags
+    """What the Merge nodes are computed under."""
     merges: list[Any] = field(default_factory=list)
+    """The Merge nodes."""
     slots: list[list[int]] = field(default_factory=list)
+    """For each Merge node the slot that it takes on each side."""
     needs: set[int] = field(default_factory=set)
+    """The numbers of the conditions that come first."""
 
 
 def _raise_conditions(nodes: Nodes, library: Library, stop: set[str]) -> Nodes:
@@ -311,7 +334,7 @@ def _raise_conditions(nodes: Nodes, library: Library, stop: set[str]) -> Nodes:
         nodes = _raise_condition(nodes, library, conditions[number], tags, stop)
     # What is left of a condition is joined by nothing: assertions, and nodes that give an order.
     left = {name for name, node in nodes.items() if _is(node, "Switch") and name not in stop}
-    gone = _dependents(nodes, left, keep=set())
+    gone = _dependents(nodes, left, keep=())
     return {name: node for name, node in nodes.items() if name not in gone}
 
 
@@ -350,7 +373,7 @@ def _tags(nodes: Nodes, order: list[Any], stop: set[str]) -> dict[Ref, _Tags]:
         parts = [tags.get(_read(nodes, text), frozenset()) for text in node.input]
         own: _Tags = frozenset().union(*parts)
         if _is(node, "Switch") and len(data_refs(node)) == 2:
-            predicate = _through_aliases(nodes, data_refs(node)[1])
+            predicate = behind_identities(nodes, data_refs(node)[1])
             sides = range(_side_count(node))
             tags.update({Ref(node.name, side): own | {(predicate, side)} for side in sides})
         elif _is(node, "Merge"):
@@ -434,13 +457,7 @@ def _joinable(
     conditions: list[_Condition], predicate: Ref, under: _Tags, needs: frozenset[int]
 ) -> int:
     """The number of a condition of this predicate that none of `needs` waits for, or a new one."""
-    needed: set[int] = set()
-    stack = list(needs)
-    while stack:
-        number = stack.pop()
-        if number not in needed:
-            needed.add(number)
-            stack += conditions[number].needs
+    needed = reached(needs, lambda number: conditions[number].needs)
     for number, condition in enumerate(conditions):
         same = condition.predicate == predicate and condition.under == under
         if same and number not in needed:
@@ -479,11 +496,10 @@ def _raise_condition(
     arguments = tuple(tuple(r for r, s in given.items() if s == source) for source in sources)
     node = _new_node(nodes, f"{merges[0].name}/chosen", "Case", [predicate, *sources])
     tags[Ref(node.name, 0)] = condition.under
-    names = []
-    for side, (wanted, outputs) in enumerate(branches):
-        names.append(library.unique(f"{node.name}/side{side}"))
-        held = _with_arguments(nodes, wanted, {ref.node for refs in arguments for ref in refs})
-        library.add(Function(names[-1], held, arguments, outputs, own_names=True))
+    names = [
+        _cut_out(nodes, library, f"{node.name}/side{side}", wanted, arguments, outputs)
+        for side, (wanted, outputs) in enumerate(branches)
+    ]
     if any(_is_by_index(n, predicate, nodes) for n in nodes.values()):
         for name in names:
             node.attr["branches"].list.func.add().name = name
@@ -491,21 +507,13 @@ def _raise_condition(
         node.op = "If"
         node.attr["else_branch"].func.name, node.attr["then_branch"].func.name = names
     _state_types(node, "Tout", merges)
-    number = {merge.name: i for i, merge in enumerate(merges)}
-    rest: Nodes = {}
-    for name, old in nodes.items():
-        if name in number:
-            rest.setdefault(node.name, node)
-            rest[name] = _alias(old, Ref(node.name, number[name]))
-        else:
-            rest[name] = old
-    return rest
+    return _put(nodes, node, {merge.name: i for i, merge in enumerate(merges)})
 
 
 def _is_by_index(node: Any, predicate: Ref, nodes: Nodes) -> bool:
     """Whether `node` is a Switch that takes `predicate` as an index."""
     refs = data_refs(node) if node.op == _SWITCH_N else []
-    return len(refs) == 2 and _through_aliases(nodes, refs[1]) == predicate
+    return len(refs) == 2 and behind_identities(nodes, refs[1]) == predicate
 
 
 def _branch(
@@ -520,7 +528,7 @@ def _branch(
         node = nodes.get(ref.node)
         if node is None or ref.node in stop:
             given[ref] = ref
-        elif _is(node, "Switch") and _through_aliases(nodes, data_refs(node)[1]) == predicate:
+        elif _is(node, "Switch") and behind_identities(nodes, data_refs(node)[1]) == predicate:
             given[ref] = data_refs(node)[0]
         elif ref.node not in wanted:
             under = tags.get(_read(nodes, str(ref)), frozenset())

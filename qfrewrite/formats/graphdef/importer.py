@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
-from typing import Any, Protocol
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -39,16 +39,6 @@ MAX_FOLDED = 1 << 16
 _INT32 = np.iinfo(np.int32)
 
 
-class Run(Protocol):
-    """Reads a function with these arguments into the importer's graph; gives its results."""
-
-    def __call__(
-        self, importer: Importer, function: Function, args: Sequence[Value]
-    ) -> list[Value]:
-        """The results of `function` for the values `args`."""
-        ...
-
-
 @dataclass(eq=False)
 class Program:
     """What all graphs that are made of one file share."""
@@ -56,7 +46,9 @@ class Program:
     library: Library
     """The functions of the file."""
     run: Run
-    """How a function is read."""
+    """How a function is read into the graph of an importer; gives its results."""
+    structured: dict[Function, Mapping[str, Any]] = field(default_factory=dict)
+    """The nodes of the functions that were read, without frames."""
     bodies: list[Graph] = field(default_factory=list)
     """The subgraphs made of functions. Ops name them by number; the main graph is number 0."""
     calls: CallStack = field(default_factory=CallStack)
@@ -208,6 +200,9 @@ class Importer:
     def operand(self, data: npt.ArrayLike, name: str, dtype: str | None = None) -> Tensor:
         """A constant operand; `dtype` defaults to the element type of `data`."""
         return constant(self.graph.unique_name(name), data, dtype)
+
+
+Run: TypeAlias = Callable[[Importer, Function, Sequence[Value]], list[Value]]
 
 
 class NodeContext:

@@ -5,9 +5,9 @@ Nothing here recurses: a file may hold a chain of any length.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Container, Hashable, Iterable, Mapping
 from graphlib import CycleError
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from qfrewrite.errors import ModelFileError
 from qfrewrite.formats.graphdef.schema import data_type_name
@@ -68,32 +68,69 @@ def index_nodes(graph_def: Any) -> dict[str, Any]:
     return nodes
 
 
-def ancestors(nodes: Mapping[str, Any], ends: Iterable[str], stop: set[str]) -> set[str]:
-    """The names of `ends` and of all they are computed from, not looking behind `stop`."""
-    seen: set[str] = set()
-    stack = list(ends)
+_Item = TypeVar("_Item", bound=Hashable)
+
+
+def reached(starts: Iterable[_Item], following: Callable[[_Item], Iterable[_Item]]) -> set[_Item]:
+    """`starts`, what follows from them, what follows from that, and so on."""
+    seen: set[_Item] = set()
+    stack = list(starts)
     while stack:
-        name = stack.pop()
-        if name in seen:
-            continue
-        seen.add(name)
-        if name not in stop:
-            stack.extend(ref.node for ref in data_refs(nodes[name]))
+        item = stack.pop()
+        if item not in seen:
+            seen.add(item)
+            stack.extend(following(item))
     return seen
 
 
-def sort_nodes(nodes: Mapping[str, Any], wanted: set[str], stop: set[str]) -> list[Any]:
-    """The `wanted` nodes, producers first, otherwise in file order.
+def ancestors(nodes: Mapping[str, Any], ends: Iterable[Ref], stop: Container[str]) -> set[str]:
+    """The names of the nodes of `ends` and of all they are computed from.
+
+    What the nodes `stop` are computed from is left out.
+    """
+
+    def sources(name: str) -> list[str]:
+        return [] if name in stop else [ref.node for ref in data_refs(nodes[name])]
+
+    return reached([ref.node for ref in ends], sources)
+
+
+def users(nodes: Mapping[str, Any]) -> dict[str, list[tuple[Any, int, Ref]]]:
+    """Node name -> its users: each as the node, the slot, and what is used there."""
+    users: dict[str, list[tuple[Any, int, Ref]]] = {name: [] for name in nodes}
+    for node in nodes.values():
+        for slot, ref in enumerate(data_refs(node)):
+            if ref.node in users:
+                users[ref.node].append((node, slot, ref))
+    return users
+
+
+def behind_identities(nodes: Mapping[str, Any], ref: Ref) -> Ref:
+    """Where the value of `ref` comes from through Identity nodes."""
+    # A file may hold a ring of them.
+    seen: set[Ref] = set()
+    while ref not in seen:
+        seen.add(ref)
+        node = nodes.get(ref.node)
+        if node is None or node.op not in ("Identity", "RefIdentity") or not data_refs(node):
+            break
+        ref = data_refs(node)[0]
+    return ref
+
+
+def sort_nodes(nodes: Mapping[str, Any], ends: Iterable[Ref], stop: Container[str]) -> list[Any]:
+    """The nodes that `ends` need, but not `stop`: producers first, otherwise in file order.
 
     Raises ModelFileError where nodes form a cycle.
     """
+    wanted = ancestors(nodes, ends, stop)
     sources = {
         name: () if name in stop else {r.node for r in data_refs(node)}
         for name, node in nodes.items()
         if name in wanted
     }
     try:
-        return [nodes[name] for name in sources_first(sources)]
+        return [nodes[name] for name in sources_first(sources) if name not in stop]
     except CycleError as error:
         raise ModelFileError(
             "is part of a cycle that is no loop",
@@ -132,7 +169,6 @@ def int_list(node: Any, name: str, default: tuple[int, ...], length: int = 4) ->
     """An attribute that is a list of `length` integers; raises ModelFileError otherwise."""
     value = attribute(node, name, default)
     value = value if value != () else default
-    right = isinstance(value, tuple) and all(type(v) is int for v in value)
-    if not right or len(value) != length:
+    if not isinstance(value, tuple) or [type(v) for v in value] != [int] * length:
         raise ModelFileError(f"attribute {name} is {value!r}, not {length} integers")
     return tuple(value)

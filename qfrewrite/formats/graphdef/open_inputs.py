@@ -9,11 +9,9 @@ from typing import Any
 import numpy as np
 
 from qfrewrite.errors import Diagnostics
-from qfrewrite.formats.graphdef.nodes import Ref, attribute, data_refs
-from qfrewrite.formats.graphdef.select import GivenInput, behind_identities, unknown_shape
+from qfrewrite.formats.graphdef.nodes import Ref, attribute, behind_identities, data_refs
+from qfrewrite.formats.graphdef.select import Shape, shape_text, unknown_shape
 from qfrewrite.formats.graphdef.sizes import Sizes, fitting_sizes
-
-Shape = tuple[int | None, ...]
 
 # The largest sizes that are tried: of square images and sequences, and of oblong images.
 _MOST, _MOST_OBLONG = 2048, 128
@@ -27,7 +25,7 @@ _CONVOLUTIONS = ("Conv2D", "DepthwiseConv2dNative")
 
 
 @dataclass(frozen=True)
-class _Found:
+class _Fitting:
     """Shapes of all open inputs for every candidate of one form that fits, [candidates]."""
 
     shapes: Mapping[Ref, tuple[int | Sizes, ...]]
@@ -35,6 +33,7 @@ class _Found:
     sizes: Sizes
     """The size that varies: that of the height."""
     square: bool
+    """Whether the candidates are square images."""
 
     def at(self, index: int) -> dict[Ref, tuple[int, ...]]:
         """The shapes of one candidate."""
@@ -46,51 +45,44 @@ class _Found:
 
 def settle_inputs(
     nodes: Mapping[str, Any],
-    known: Mapping[Ref, Shape | None],
-    specs: Sequence[GivenInput],
+    shapes: Mapping[Ref, Shape | None],
     ends: Sequence[Ref],
-    reads: Callable[[Mapping[Ref, tuple[int, ...]]], bool],
-) -> tuple[list[GivenInput], Diagnostics]:
-    """`specs` with the sizes that the layers leave no choice about, and notices about them.
+    reads: Callable[[Mapping[Ref, Shape | None]], bool],
+) -> tuple[Mapping[Ref, Shape | None], Diagnostics]:
+    """The shapes of the inputs with the sizes that the layers leave no choice about, and notices.
 
-    known: the shapes as the file or the user states them. reads: whether the graph can be read
-    with given shapes. Raises UsageError, which names shapes that work, where several do.
+    shapes: those that the file or the user states. reads: whether the graph can be read with
+    given shapes. Raises UsageError, which names shapes that work, where several do.
     """
-    opened = [spec for spec in specs if _is_open(known[spec.ref])]
-    if not opened:
-        return list(specs), Diagnostics()
-    found = _fitting(nodes, known, ends)
-    total = sum(f.sizes.size for f in found)
-    if total != 1:
-        raise _ambiguous(opened, known, found, reads)
-    shapes = found[0].at(0)
     diagnostics = Diagnostics()
-    for spec in opened:
+    opened = [ref for ref, shape in shapes.items() if _is_open(shape)]
+    if not opened:
+        return shapes, diagnostics
+    fitting = _fitting(nodes, shapes, ends)
+    if sum(one.sizes.size for one in fitting) != 1:
+        raise _ambiguous(opened, shapes, fitting, reads)
+    settled = fitting[0].at(0)
+    for ref in opened:
         diagnostics.notice(
             "input-size",
-            f"its size is not stated; taken as {_text(shapes[spec.ref])}, the only "
-            f"{'square ' if found[0].square else ''}one its layers take",
-            where=f"input '{spec.ref}'",
+            f"its size is not stated; taken as {shape_text(settled[ref])}, the only "
+            f"{'square ' if fitting[0].square else ''}one its layers take",
+            where=f"input '{ref}'",
         )
-    return [GivenInput(s.ref, shapes[s.ref]) if s in opened else s for s in specs], diagnostics
+    return {**shapes, **{ref: settled[ref] for ref in opened}}, diagnostics
 
 
 def _is_open(shape: Shape | None) -> bool:
     return shape is None or None in shape[1:]
 
 
-def _text(shape: Sequence[int]) -> str:
-    return "x".join(map(str, shape))
-
-
 def _fitting(
     nodes: Mapping[str, Any], known: Mapping[Ref, Shape | None], ends: Sequence[Ref]
-) -> list[_Found]:
+) -> list[_Fitting]:
     """The forms of the open inputs, each with the sizes that no layer refuses."""
-    line = np.arange(1, _MOST + 1)
-    found = []
+    line, side = np.arange(1, _MOST + 1), np.arange(1, _MOST_OBLONG + 1)
+    fitting = []
     for oblong, strict in ((False, True), (True, True), (False, False), (True, False)):
-        side = np.arange(1, _MOST_OBLONG + 1)
         height = np.repeat(side, side.size) if oblong else line
         width = np.tile(side, side.size) if oblong else line
         for form in _forms(nodes, known):
@@ -104,10 +96,10 @@ def _fitting(
                     ref: tuple(d if isinstance(d, int) else d[fits] for d in dims)
                     for ref, dims in shapes.items()
                 }
-                found.append(_Found(kept, height[fits], image and not oblong))
-        if found:
+                fitting.append(_Fitting(kept, height[fits], image and not oblong))
+        if fitting:
             break
-    return found
+    return fitting
 
 
 def _forms(
@@ -155,7 +147,7 @@ def _kernel_channels(nodes: Mapping[str, Any]) -> set[int]:
     counts: set[int] = set()
     for node in nodes.values():
         if node.op in _CONVOLUTIONS and len(data_refs(node)) > 1 and len(counts) < _CHANNELS:
-            kernel = behind_identities(nodes, nodes[data_refs(node)[1].node])
+            kernel = nodes[behind_identities(nodes, data_refs(node)[1]).node]
             if kernel.op == "Const":
                 dims = kernel.attr["value"].tensor.tensor_shape.dim
                 counts |= {int(dims[2].size)} if len(dims) == 4 else set()
@@ -175,26 +167,25 @@ def _filled(shape: Shape, height: Sizes, width: Sizes) -> tuple[int | Sizes, ...
 
 
 def _ambiguous(
-    opened: Sequence[GivenInput],
-    known: Mapping[Ref, Shape | None],
-    found: Sequence[_Found],
-    reads: Callable[[Mapping[Ref, tuple[int, ...]]], bool],
+    opened: Sequence[Ref],
+    shapes: Mapping[Ref, Shape | None],
+    fitting: Sequence[_Fitting],
+    reads: Callable[[Mapping[Ref, Shape | None]], bool],
 ) -> Exception:
     """The error that names shapes that work, as far as one is found."""
-    for candidates in found[:_TRIALS]:
+    first = opened[0]
+    for candidates in fitting[:_TRIALS]:
         sizes = candidates.sizes
         # The most divisible by two, as networks halve; then the first of 64 or more.
         halvings = np.minimum(np.log2(sizes & -sizes), 5)
         order = np.lexsort((sizes, sizes < 64, -halvings))
         for index in order[:_TRIALS]:
-            shapes = candidates.at(int(index))
-            if reads(shapes):
-                first = opened[0]
-                more = "".join(f" --input {s.ref}:{_text(shapes[s.ref])}" for s in opened[1:])
-                return unknown_shape(
-                    first, known[first.ref], _text(shapes[first.ref]) + more, _range(sizes)
-                )
-    return unknown_shape(opened[0], known[opened[0].ref])
+            tried = candidates.at(int(index))
+            if reads({**shapes, **tried}):
+                texts = {ref: shape_text(tried[ref]) for ref in opened}
+                more = "".join(f" --input {ref}:{texts[ref]}" for ref in opened[1:])
+                return unknown_shape(first, shapes[first], texts[first] + more, _range(sizes))
+    return unknown_shape(first, shapes[first])
 
 
 def _range(sizes: Sizes) -> str:

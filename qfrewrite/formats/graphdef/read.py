@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from qfrewrite.errors import Diagnostics, ModelFileError, QfError, UnsupportedError, UsageError
-from qfrewrite.formats.graphdef.detect import parse_message, read_bytes
+from qfrewrite.formats.graphdef.detect import FREEZE, parse_message, read_bytes
 from qfrewrite.formats.graphdef.frames import structured
 from qfrewrite.formats.graphdef.functions import Function, Library
 from qfrewrite.formats.graphdef.importer import Importer, NodeContext, Program, unsupported
 from qfrewrite.formats.graphdef.nodes import (
     Ref,
-    ancestors,
     attribute,
     data_refs,
     index_nodes,
@@ -28,24 +27,20 @@ from qfrewrite.formats.graphdef.rules.random import on_drawn
 from qfrewrite.formats.graphdef.rules.table import CONVERTERS, Converter
 from qfrewrite.formats.graphdef.select import (
     GivenInput,
+    Shape,
     find_inputs,
     find_outputs,
     find_ref,
-    input_shape,
     known_shape,
     parse_input,
+    static_shape,
 )
-from qfrewrite.formats.graphdef.tensor_proto import tensor_to_numpy
 from qfrewrite.formats.graphdef.training import for_inference
-from qfrewrite.formats.graphdef.values import Computed, Drawn, Unset, Value, identity_perm
+from qfrewrite.formats.graphdef.values import Computed, Drawn, Unset, Value
 from qfrewrite.ir import Graph, Model, Op, Tensor
 
 _VARIABLES = frozenset(
     {"Variable", "VariableV2", "VarHandleOp", "ReadVariableOp", "AutoReloadVariable"}
-)
-_FREEZE = (
-    "freeze the graph first (tf.compat.v1.graph_util.convert_variables_to_constants, or "
-    "convert_variables_to_constants_v2 for TensorFlow 2)"
 )
 
 
@@ -94,12 +89,24 @@ def _read(
         if outputs
         else find_outputs(nodes)
     )
-    given = [_checked(nodes, parse_input(text)) for text in inputs] if inputs else None
-    specs = find_inputs(nodes, ends, given)
-    specs, settled = _settled(message, nodes, specs, ends, library)
-    diagnostics.add(*settled)
-    program = Program(library, _Run(), diagnostics=diagnostics)
-    graph = _Reader(message, nodes, specs, ends, program).read()
+    given = None
+    if inputs:
+        specs = [parse_input(text) for text in inputs]
+        given = [GivenInput(find_ref(nodes, s.ref, "input"), s.shape) for s in specs]
+    producer = message.versions.producer
+    shapes = {s.ref: known_shape(nodes, s, producer) for s in find_inputs(nodes, ends, given)}
+
+    def reads(tried: Mapping[Ref, Shape | None]) -> bool:
+        try:
+            _read_graph(nodes, tried, ends, Program(library, _run))
+        except QfError:
+            return False
+        return True
+
+    settled, notices = settle_inputs(nodes, shapes, ends, reads)
+    diagnostics.add(*notices)
+    program = Program(library, _run, diagnostics=diagnostics)
+    graph = _read_graph(nodes, settled, ends, program)
     graphs = without_unreached([graph, *program.bodies])
     model = Model(graphs, path, "graphdef", diagnostics=program.diagnostics)
     model.meta["graphdef"] = message
@@ -107,49 +114,12 @@ def _read(
     return model
 
 
-def _checked(nodes: dict[str, Any], spec: GivenInput) -> GivenInput:
-    return GivenInput(find_ref(nodes, spec.ref, "input"), spec.shape)
-
-
 def _refuse_variables(nodes: dict[str, Any]) -> None:
     for node in nodes.values():
         if node.op in _VARIABLES:
             raise UnsupportedError(
-                "the graph is not frozen: it holds variables", where=place(node), remedy=_FREEZE
+                "the graph is not frozen: it holds variables", where=place(node), remedy=FREEZE
             )
-
-
-def _settled(
-    message: Any,
-    nodes: dict[str, Any],
-    specs: list[GivenInput],
-    ends: list[Ref],
-    library: Library,
-) -> tuple[list[GivenInput], Diagnostics]:
-    """The inputs with the sizes that the graph's layers imply."""
-    producer = message.versions.producer
-    known = {
-        s.ref: known_shape(s, nodes[s.ref.node], producer, _default_shape(nodes, s)) for s in specs
-    }
-
-    def reads(shapes: Mapping[Ref, tuple[int, ...]]) -> bool:
-        tried = [GivenInput(s.ref, shapes.get(s.ref, s.shape)) for s in specs]
-        try:
-            _Reader(message, nodes, tried, ends, Program(library, _Run())).read()
-        except QfError:
-            return False
-        return True
-
-    return settle_inputs(nodes, known, specs, ends, reads)
-
-
-def _default_shape(nodes: dict[str, Any], spec: GivenInput) -> tuple[int, ...] | None:
-    """The shape of the default of a PlaceholderWithDefault, where it is a constant."""
-    node = nodes[spec.ref.node]
-    source = nodes[data_refs(node)[0].node] if node.op == "PlaceholderWithDefault" else None
-    if source is None or source.op != "Const":
-        return None
-    return tensor_to_numpy(source.attr["value"].tensor, place(source)).shape
 
 
 class _Scope:
@@ -161,13 +131,15 @@ class _Scope:
 
     def read(self, ends: Iterable[Ref], stop: set[str]) -> None:
         """Convert what `ends` need, producers first, not looking behind `stop`."""
-        wanted = ancestors(self.nodes, [ref.node for ref in ends], stop)
-        for node in sort_nodes(self.nodes, wanted, stop):
-            if node.name not in stop:
-                self._convert(node)
+        for node in sort_nodes(self.nodes, ends, stop):
+            self._convert(node)
 
     def _convert(self, node: Any) -> None:
-        values = [self._value(ref, node) for ref in data_refs(node)]
+        for ref in data_refs(node):
+            if ref not in self.values:
+                what = f"reads '{ref}', which its node does not give"
+                raise ModelFileError(what, where=place(node))
+        values = [self.values[ref] for ref in data_refs(node)]
         try:
             convert = self._converter(node, values)
             results = convert(NodeContext(self.importer, node, values))
@@ -193,111 +165,84 @@ class _Scope:
             )
         return convert
 
-    def _value(self, ref: Ref, reader: Any) -> Value:
-        found = self.values.get(ref)
-        if found is None:
-            raise ModelFileError(
-                f"reads '{ref}', which its node does not give", where=place(reader)
-            )
-        return found
+
+def _run(importer: Importer, function: Function, args: Sequence[Value]) -> list[Value]:
+    """The results of `function`, read into the importer's graph."""
+    program = importer.program
+    if function not in program.structured:
+        # What a function looks like without frames is found once.
+        program.structured[function] = structured(
+            dict(function.nodes),
+            program.library,
+            stop=function.stop,
+            results={ref.node for ref in function.outputs},
+        )
+    scope = _Scope(importer, program.structured[function])
+    for refs, value in zip(function.args, args, strict=True):
+        scope.values.update(dict.fromkeys(refs, value))
+    scope.read(function.outputs, function.stop)
+    missing = [str(ref) for ref in function.outputs if ref not in scope.values]
+    if missing:
+        raise ModelFileError(f"function '{function.name}' does not give '{missing[0]}'")
+    return [scope.values[ref] for ref in function.outputs]
 
 
-class _Run:
-    """Reads functions; what each of them looks like without frames is found once."""
-
-    def __init__(self) -> None:
-        self._structured: dict[Function, dict[str, Any]] = {}
-
-    def __call__(
-        self, importer: Importer, function: Function, args: Sequence[Value]
-    ) -> list[Value]:
-        """The results of `function`, read into the importer's graph."""
-        if function not in self._structured:
-            library = importer.program.library
-            self._structured[function] = structured(
-                dict(function.nodes),
-                library,
-                stop=function.stop,
-                results={ref.node for ref in function.outputs},
-            )
-        scope = _Scope(importer, self._structured[function])
-        for refs, value in zip(function.args, args, strict=True):
-            scope.values.update(dict.fromkeys(refs, value))
-        scope.read(function.outputs, function.stop)
-        missing = [str(ref) for ref in function.outputs if ref not in scope.values]
-        if missing:
-            raise ModelFileError(f"function '{function.name}' does not give '{missing[0]}'")
-        return [scope.values[ref] for ref in function.outputs]
-
-
-class _Reader:
-    """The main graph on its way from nodes to ops."""
-
-    def __init__(
-        self,
-        message: Any,
-        nodes: dict[str, Any],
-        inputs: list[GivenInput],
-        outputs: list[Ref],
-        program: Program,
-    ) -> None:
-        self.message, self.nodes = message, nodes
-        self.inputs, self.outputs = inputs, outputs
-        self.importer = Importer(Graph("main"), program)
-        self.scope = _Scope(self.importer, nodes)
-        self.values = self.scope.values
-        self.given: set[Tensor] = set()
-
-    def read(self) -> Graph:
-        """Convert what the outputs need, producers first."""
-        graph = self.importer.graph
-        graph.set_io([self._input(spec) for spec in self.inputs])
-        self.scope.read(self.outputs, {spec.ref.node for spec in self.inputs})
-        graph.set_io(outputs=[self._output(ref) for ref in self.outputs])
-        graph.prune()
-        return graph
-
-    def _input(self, spec: GivenInput) -> Tensor:
-        node = self.nodes[spec.ref.node]
-        default = _default_shape(self.nodes, spec)
-        producer = self.message.versions.producer
-        shape, diagnostics = input_shape(spec, node, producer, default)
-        self.importer.diagnostics.add(*diagnostics)
-        tensor = Tensor(str(spec.ref), shape, self._dtype(node), meta={"node": node})
-        self.values[spec.ref] = Computed(tensor, identity_perm(len(shape)), tensor.name)
-        return tensor
-
-    def _dtype(self, node: Any) -> str:
-        for name in ("dtype", "T"):
-            stated = attribute(node, name)
-            if isinstance(stated, str):
-                return element_type(stated)
-        return "float32"
-
-    def _output(self, ref: Ref) -> Tensor:
-        """The output as a tensor of its own that bears the node's name."""
-        value = self.values.get(ref)
-        if value is None:
+def _read_graph(
+    nodes: Mapping[str, Any],
+    inputs: Mapping[Ref, Shape | None],
+    outputs: Sequence[Ref],
+    program: Program,
+) -> Graph:
+    """The main graph: what the outputs need, producers first."""
+    graph = Graph("main")
+    scope = _Scope(Importer(graph, program), nodes)
+    placeholders = []
+    for ref, known in inputs.items():
+        node = nodes[ref.node]
+        shape, diagnostics = static_shape(ref, known)
+        program.diagnostics.add(*diagnostics)
+        placeholders.append(Tensor(str(ref), shape, _element_type(node), meta={"node": node}))
+        scope.values[ref] = Computed.plain(placeholders[-1])
+    graph.set_io(placeholders)
+    scope.read(outputs, {ref.node for ref in inputs})
+    results: list[Tensor] = []
+    for ref in outputs:
+        if ref not in scope.values:
             raise UsageError("its node has no such output", where=f"output '{ref}'")
-        tensor = self.importer.laid_out(value, identity_perm(len(value.shape)))
-        graph, name = self.importer.graph, str(ref)
-        if tensor.name != name:
-            self._free(name)
-            made = tensor.producer
-            other = made is not None and Ref(made.name, 0) in self.outputs
-            if made is None or other or tensor in self.given:
-                twin = Tensor(name, tensor.shape, tensor.dtype)
-                graph.add_op(Op("IDENTITY", [tensor], [twin]))
-                tensor = twin
-            else:
-                graph.rename(tensor, name)
-        self.given.add(tensor)
-        return tensor
+        results.append(
+            _named(graph, scope.importer.plain(scope.values[ref]), ref, outputs, results)
+        )
+    graph.set_io(outputs=results)
+    graph.prune()
+    return graph
 
-    def _free(self, name: str) -> None:
-        """Let no tensor inside the graph bear an output's name: a value that is stored in
-        another layout, or a constant."""
-        graph = self.importer.graph
-        for tensor in graph.tensors:
-            if tensor.name == name and not tensor.is_input:
-                graph.rename(tensor, graph.unique_name(f"{name}/inner"))
+
+def _element_type(node: Any) -> str:
+    for name in ("dtype", "T"):
+        stated = attribute(node, name)
+        if isinstance(stated, str):
+            return element_type(stated)
+    return "float32"
+
+
+def _named(
+    graph: Graph, tensor: Tensor, ref: Ref, outputs: Sequence[Ref], others: Sequence[Tensor]
+) -> Tensor:
+    """The output `tensor` as a tensor of its own that bears the name of `ref`.
+
+    others: the outputs before it.
+    """
+    name = str(ref)
+    if tensor.name == name:
+        return tensor
+    # A value that is stored in another layout, or a constant, may have the output's name.
+    for other in graph.tensors:
+        if other.name == name and not other.is_input:
+            graph.rename(other, graph.unique_name(f"{name}/inner"))
+    op = tensor.producer
+    if op is not None and Ref(op.name, 0) not in outputs and tensor not in others:
+        graph.rename(tensor, name)
+        return tensor
+    twin = Tensor(name, tensor.shape, tensor.dtype)
+    graph.add_op(Op("IDENTITY", [tensor], [twin]))
+    return twin

@@ -9,8 +9,18 @@ from dataclasses import dataclass
 from typing import Any
 
 from qfrewrite.errors import Diagnostics, ModelFileError, UsageError
-from qfrewrite.formats.graphdef.nodes import Ref, ancestors, attribute, data_refs, parse_ref
-from qfrewrite.formats.graphdef.tensor_proto import MAX_RANK
+from qfrewrite.formats.graphdef.nodes import (
+    Ref,
+    ancestors,
+    attribute,
+    behind_identities,
+    data_refs,
+    parse_ref,
+    place,
+    reached,
+    users,
+)
+from qfrewrite.formats.graphdef.tensor_proto import MAX_RANK, tensor_to_numpy
 
 # Nodes that are no outputs: what they give is no result of the graph.
 _NO_RESULT = re.compile(
@@ -38,6 +48,9 @@ _MANY_OUTPUTS: Mapping[str, int | str] = {
     "Unpack": "num",
     "While": "T",
 }
+Shape = tuple[int | None, ...]
+"""A shape in which some sizes may be unknown."""
+
 # Up to this producer a shape without dimensions says "unknown", later "scalar".
 _LAST_WITHOUT_SCALARS = 21
 _MAX_DIM = 1 << 31
@@ -45,10 +58,12 @@ _MAX_DIM = 1 << 31
 
 @dataclass(frozen=True)
 class GivenInput:
-    """An input as a user names it: which output of which node, and its shape if given."""
+    """An input as a user names it."""
 
     ref: Ref
-    shape: tuple[int | None, ...] | None = None
+    """Which output of which node it is."""
+    shape: Shape | None = None
+    """Its shape, if the user states one."""
 
 
 def parse_input(text: str) -> GivenInput:
@@ -69,7 +84,7 @@ def parse_input(text: str) -> GivenInput:
     return GivenInput(parse_ref(name), shape)
 
 
-def _parse_shape(text: str) -> tuple[int | None, ...] | None:
+def _parse_shape(text: str) -> Shape | None:
     parts = [p for p in re.split(r"[x,]", text.strip().strip("[]()").replace(" ", "")) if p]
     if not parts or not all(re.fullmatch(r"-1|\?|None|\d{1,9}", p) for p in parts):
         return None
@@ -87,66 +102,40 @@ def find_ref(nodes: Mapping[str, Any], ref: Ref, role: str) -> Ref:
 
 
 def find_outputs(nodes: Mapping[str, Any]) -> list[Ref]:
-    """What nobody reads and an input reaches; raises ModelFileError where there is nothing.
+    """What no node uses and an input reaches; raises ModelFileError where there is nothing.
 
     The end of an assertion, which tells only that it was run, is no output.
     """
-    read_by: dict[str, set[str]] = {name: set() for name in nodes}
-    for node in nodes.values():
-        for ref in data_refs(node):
-            read_by[ref.node].add(node.op)
-    alive = _reached(nodes)
+    used_by = users(nodes)
+    starts = [name for name, node in nodes.items() if node.op.startswith("Placeholder")]
+    alive = reached(starts, lambda name: [user.name for user, _, _ in used_by[name]])
     candidates = [
         n
         for n in nodes
         if n in alive and not _NO_RESULT.fullmatch(nodes[n].op) and _output_count(nodes[n])
     ]
-    ends = [n for n in candidates if not read_by[n]]
-    ends = ends or [n for n in candidates if all(_NO_RESULT.fullmatch(op) for op in read_by[n])]
-    ends = [n for n in ends if not _guards(nodes, nodes[n])] or ends
+    ends = [n for n in candidates if not used_by[n]] or [
+        n for n in candidates if all(_NO_RESULT.fullmatch(user.op) for user, _, _ in used_by[n])
+    ]
+    ends = [n for n in ends if not _guards(nodes, n)] or ends
     if not ends:
         raise ModelFileError(
-            "has no node that is computed from an input and read by nobody",
+            "has no node that is computed from an input and used by no other",
             remedy="name the outputs with --output",
         )
     return [Ref(n, port) for n in ends for port in range(_output_count(nodes[n]))]
 
 
-def _reached(nodes: Mapping[str, Any]) -> set[str]:
-    """The names of all nodes computed from a Placeholder."""
-    readers: dict[str, list[str]] = {name: [] for name in nodes}
-    for node in nodes.values():
-        for ref in data_refs(node):
-            readers[ref.node].append(node.name)
-    stack = [name for name, node in nodes.items() if node.op.startswith("Placeholder")]
-    seen: set[str] = set()
-    while stack:
-        name = stack.pop()
-        if name not in seen:
-            seen.add(name)
-            stack.extend(readers[name])
-    return seen
-
-
-def _guards(nodes: Mapping[str, Any], node: Any) -> bool:
-    """Whether `node` joins the branches of an assertion (tf.debugging, tf.Assert).
+def _guards(nodes: Mapping[str, Any], name: str) -> bool:
+    """Whether the node joins the branches of an assertion (tf.debugging, tf.Assert).
 
     It is an If that gives truth values; version 1 conditions have become one before.
     """
-    node = behind_identities(nodes, node)
+    node = nodes[behind_identities(nodes, Ref(name, 0)).node]
     if node.op not in ("If", "StatelessIf"):
         return False
     types = attribute(node, "Tout")
     return isinstance(types, tuple) and set(types) == {"DT_BOOL"}
-
-
-def behind_identities(nodes: Mapping[str, Any], node: Any) -> Any:
-    """The node whose value a chain of Identity ends with; a file may hold a ring of them."""
-    seen: set[str] = set()
-    while node.op == "Identity" and data_refs(node) and node.name not in seen:
-        seen.add(node.name)
-        node = nodes[data_refs(node)[0].node]
-    return node
 
 
 def _output_count(node: Any) -> int:
@@ -169,8 +158,7 @@ def find_inputs(
     Raises UsageError where a given input is not needed or a needed one was not given.
     """
     stop = {spec.ref.node for spec in given or ()}
-    ends = [ref.node for ref in outputs]
-    needed = ancestors(nodes, ends, stop)
+    needed = ancestors(nodes, outputs, stop)
     holders = [GivenInput(Ref(n, 0)) for n in nodes if n in needed and _is_input(nodes, n)]
     if given is None:
         if not holders:
@@ -193,88 +181,85 @@ def find_inputs(
 
 def _is_input(nodes: Mapping[str, Any], name: str) -> bool:
     node = nodes[name]
-    if node.op != "PlaceholderWithDefault":
-        return bool(node.op == "Placeholder")
-    refs = data_refs(node)
+    if node.op == "Placeholder":
+        return True
+    default = _default(nodes, node)
+    return default is not None and bool(default.attr["value"].tensor.tensor_shape.dim)
+
+
+def _default(nodes: Mapping[str, Any], node: Any) -> Any:
+    """The constant that a PlaceholderWithDefault gives by default; None where there is none."""
+    refs = data_refs(node) if node.op == "PlaceholderWithDefault" else []
     default = nodes[refs[0].node] if refs else None
-    return default is not None and default.op == "Const" and bool(_default_dims(node, default))
+    known = default is not None and default.op == "Const" and "value" in default.attr
+    return default if known else None
 
 
-def _default_dims(node: Any, default: Any) -> list[Any]:
-    return list(default.attr["value"].tensor.tensor_shape.dim if "value" in default.attr else ())
+def static_shape(ref: Ref, shape: Shape | None) -> tuple[tuple[int, ...], Diagnostics]:
+    """The shape of an input with a batch of 1 where that is unknown, and notices about it.
 
-
-def input_shape(
-    spec: GivenInput, node: Any, producer: int, default: tuple[int, ...] | None
-) -> tuple[tuple[int, ...], Diagnostics]:
-    """The static shape of an input, and notices about it; raises UsageError where it is unknown.
-
-    producer: the version of the GraphDef. default: the shape of a PlaceholderWithDefault's value.
+    Raises UsageError where more is unknown, ModelFileError where no tensor has that shape.
     """
-    shape = known_shape(spec, node, producer, default)
-    if shape is None:
-        raise unknown_shape(spec, shape)
     diagnostics = Diagnostics()
     if shape and shape[0] is None:
-        diagnostics.notice(
-            "batch-size", "batch size unknown, taken as 1", where=f"input '{spec.ref}'"
-        )
+        diagnostics.notice("batch-size", "batch size unknown, taken as 1", where=f"input '{ref}'")
         shape = (1, *shape[1:])
-    if None in shape:
-        raise unknown_shape(spec, shape)
-    if len(shape) > MAX_RANK or any(not 0 < (d or 0) < _MAX_DIM for d in shape):
-        raise ModelFileError(f"has the impossible shape {list(shape)}", where=f"input '{spec.ref}'")
-    return tuple(d for d in shape if d is not None), diagnostics
+    if shape is None or None in shape:
+        raise unknown_shape(ref, shape)
+    sizes = tuple(d for d in shape if d is not None)
+    if len(sizes) > MAX_RANK or any(not 0 < d < _MAX_DIM for d in sizes):
+        raise ModelFileError(f"has the impossible shape {list(sizes)}", where=f"input '{ref}'")
+    return sizes, diagnostics
 
 
-def known_shape(
-    spec: GivenInput, node: Any, producer: int, default: tuple[int, ...] | None
-) -> tuple[int | None, ...] | None:
+def known_shape(nodes: Mapping[str, Any], spec: GivenInput, producer: int) -> Shape | None:
     """The shape of an input as given, stated or defaulted, None where it is unknown.
 
-    Raises UsageError where the given one contradicts the stated one.
+    producer: the version of the GraphDef. Raises UsageError where the shape that is given
+    contradicts the stated one.
     """
+    node = nodes[spec.ref.node]
     stated = _stated_shape(node, producer) if node.op.startswith("Placeholder") else None
-    shape = spec.shape if spec.shape is not None else stated
-    if shape is not None:
-        _check_given(spec, shape, stated)
-    return default if shape is None else shape
+    if spec.shape is not None and stated is not None:
+        pairs = zip(spec.shape, stated, strict=False)
+        differs = any(s is not None and d not in (s, None) for d, s in pairs)
+        if differs or len(spec.shape) != len(stated):
+            raise UsageError(
+                f"the graph says {shape_text(stated)}",
+                where=f"input '{spec.ref}'",
+                remedy="leave the shape out; the pass resize_input changes a resolution",
+            )
+    default = _default(nodes, node)
+    if default is not None and spec.shape is None and stated is None:
+        return tensor_to_numpy(default.attr["value"].tensor, place(default)).shape
+    return stated if spec.shape is None else spec.shape
 
 
-def _stated_shape(node: Any, producer: int) -> tuple[int | None, ...] | None:
+def _stated_shape(node: Any, producer: int) -> Shape | None:
     proto = attribute(node, "shape")
-    if not hasattr(proto, "unknown_rank") or proto.unknown_rank:
+    if getattr(proto, "unknown_rank", True):
         return None
     dims = tuple(None if d.size < 0 else int(d.size) for d in proto.dim)
     return None if not dims and producer <= _LAST_WITHOUT_SCALARS else dims
 
 
-def _check_given(
-    spec: GivenInput, shape: tuple[int | None, ...], stated: tuple[int | None, ...] | None
-) -> None:
-    if spec.shape is None or stated is None:
-        return
-    pairs = zip(shape, stated, strict=False)
-    if len(shape) != len(stated) or any(s is not None and d not in (s, None) for d, s in pairs):
-        text = "x".join("?" if d is None else str(d) for d in stated)
-        raise UsageError(
-            f"the graph says {text}",
-            where=f"input '{spec.ref}'",
-            remedy="leave the shape out; the pass resize_input changes a resolution",
-        )
+def shape_text(shape: Shape) -> str:
+    """A shape as users write it, `?` for what is unknown."""
+    return "x".join("?" if d is None else str(d) for d in shape)
 
 
 def unknown_shape(
-    spec: GivenInput, shape: tuple[int | None, ...] | None, example: str = "1xHxWx3", why: str = ""
+    ref: Ref, shape: Shape | None, example: str = "1xHxWx3", why: str = ""
 ) -> UsageError:
     """The error for an input of unknown shape.
 
     example: a shape that works, or what one looks like. why: what the layers say about sizes.
     """
-    text = "x".join("?" if d is None else str(d) for d in shape or ())
-    what = "its shape is unknown" if shape is None else f"its shape {text} has unknown dimensions"
+    what = "its shape is unknown"
+    if shape is not None:
+        what = f"its shape {shape_text(shape)} has unknown dimensions"
     return UsageError(
         f"{what}{f', {why}' if why else ''}",
-        where=f"input '{spec.ref}'",
-        remedy=f"say it: --input {spec.ref}:{example}",
+        where=f"input '{ref}'",
+        remedy=f"say it: --input {ref}:{example}",
     )

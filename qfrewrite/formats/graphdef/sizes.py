@@ -23,7 +23,6 @@ from qfrewrite.errors import QfError
 from qfrewrite.formats.graphdef.nodes import (
     ALIASES,
     Ref,
-    ancestors,
     attribute,
     data_refs,
     int_list,
@@ -112,15 +111,11 @@ def fitting_sizes(
     first dimension that a reshape leaves open is the batch, of 1, and no convolution is grouped.
     """
     fits = np.ones(count, np.bool_)
-    stop = {ref.node for ref in inputs}
     values = {
         ref: _Value(tuple(np.broadcast_to(np.asarray(d, np.int64), fits.shape) for d in dims))
         for ref, dims in inputs.items()
     }
-    wanted = ancestors(nodes, [ref.node for ref in ends], stop)
-    for node in sort_nodes(nodes, wanted, stop):
-        if node.name in stop:
-            continue
+    for node in sort_nodes(nodes, ends, {ref.node for ref in inputs}):
         rule = _RULES.get(node.op)
         read = [values.get(ref, _Value()) for ref in data_refs(node)]
         try:

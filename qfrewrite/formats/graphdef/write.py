@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,12 +11,11 @@ import numpy as np
 from qfrewrite.errors import Diagnostics, QfError, UnsupportedError
 from qfrewrite.formats.graphdef.compose import COMPOSED, pooling
 from qfrewrite.formats.graphdef.emit import Emitter, kind_of
-from qfrewrite.formats.graphdef.node_types import INDEX, SCALARS, stated
+from qfrewrite.formats.graphdef.node_types import SCALARS
 from qfrewrite.formats.graphdef.nodes import parse_ref
 from qfrewrite.formats.graphdef.schema import AttrValue
 from qfrewrite.formats.graphdef.write_linear import LINEAR, fake_quant_node
 from qfrewrite.ir import Model, Op, Tensor
-from qfrewrite.ops import spec_of
 from qfrewrite.ops.detection import CODE, decode_options, is_detection
 from qfrewrite.ops.spec import attr, facets
 
@@ -59,14 +59,14 @@ def _placeholder(e: Emitter, tensor: Tensor) -> None:
         shape.shape.dim.add().size = size
     attrs = {"dtype": kind_of(tensor), "shape": shape}
     name, like = e.public_name(tensor), tensor.meta.get("node")
-    e.bind(tensor, e.node("Placeholder", name, [], attrs, like=like))
+    e.node("Placeholder", name, [], attrs, like=like, gives=kind_of(tensor))
+    e.bind(tensor, name)
 
 
 def _write_op(e: Emitter, op: Op) -> None:
-    spec = spec_of(op)
-    write = _WRITERS.get(op.kind)
-    if write is None and spec is not None and spec.graphdef:
-        write = _as_node(spec.graphdef)
+    write, node_op = _WRITERS.get(op.kind), facets(op).graphdef
+    if write is None and node_op:
+        write = _as_node(node_op)
     if write is None:
         raise UnsupportedError(
             "has no form in a GraphDef",
@@ -87,7 +87,7 @@ def _name_outputs(e: Emitter, outputs: tuple[Tensor, ...]) -> None:
     for tensor in dict.fromkeys(outputs):
         ref, name = e.ref(tensor), e.public_name(tensor)
         if parse_ref(ref) != parse_ref(name):
-            e.node("Identity", name, [ref], {"T": kind_of(tensor)})
+            e.node("Identity", name, [ref], {})
 
 
 # -- families ------------------------------------------------------------------------------
@@ -96,22 +96,34 @@ def _name_outputs(e: Emitter, outputs: tuple[Tensor, ...]) -> None:
 def _as_node(kind: str, **renamed: str) -> Writer:
     """The writer of an op that corresponds one to one to a node.
 
-    renamed: attributes of the node by ours, beside those that the op's row pairs.
+    renamed: attributes of the node by ours, beside those that the op's definition pairs.
     """
 
     def write(e: Emitter, op: Op) -> None:
-        spec = spec_of(op)
-        pairs = {**(spec.graphdef_attrs if spec is not None else {}), **renamed}
+        pairs = {**facets(op).graphdef_attrs, **renamed}
         attrs: dict[str, Any] = {theirs: attr(op, ours) for ours, theirs in pairs.items()}
+        if kind in _COUNTS:
+            attrs |= _COUNTS[kind](op)
         scalars = SCALARS.get(kind, ())
         inputs = [
             _scalar(e, op, slot) if slot in scalars else e.ref(tensor)
             for slot, tensor in enumerate(op.inputs)
             if tensor is not None
         ]
-        e.finish(op, kind, inputs, attrs | stated(kind, op))
+        if not inputs:
+            raise UnsupportedError("reads no value: no form in a GraphDef")
+        e.finish(op, kind, inputs, attrs)
 
     return write
+
+
+# Attributes that follow from how many operands or results there are.
+_COUNTS: Mapping[str, Callable[[Op], Mapping[str, Any]]] = {
+    **dict.fromkeys(("AddN", "Pack"), lambda op: {"N": len(op.inputs)}),
+    **dict.fromkeys(("Split", "SplitV"), lambda op: {"num_split": len(op.outputs)}),
+    **dict.fromkeys(("SpaceToDepth", "DepthToSpace"), lambda op: {"data_format": "NHWC"}),
+    "Unpack": lambda op: {"num": len(op.outputs)},
+}
 
 
 def _scalar(e: Emitter, op: Op, slot: int) -> str:
@@ -121,8 +133,7 @@ def _scalar(e: Emitter, op: Op, slot: int) -> str:
         return e.ref(tensor)
     if tensor.data is not None:
         return e.const(tensor.data.reshape(-1)[0], tensor.name)
-    shape = e.const(np.zeros(0, np.int32), f"{e.main_name(op)}/shape")
-    return e.inner(op, "Reshape", [e.ref(tensor), shape], {"T": kind_of(tensor), "Tshape": INDEX})
+    return e.inner(op, "Reshape", [e.ref(tensor), e.ints(op, [], "shape")], {})
 
 
 def _divide(e: Emitter, op: Op) -> None:
@@ -131,21 +142,17 @@ def _divide(e: Emitter, op: Op) -> None:
     _as_node(kind)(e, op)
 
 
-def _pool(kind: str) -> Writer:
-    def write(e: Emitter, op: Op) -> None:
-        attrs = {"T": kind_of(op.operand(0)), **pooling(op)}
-        e.finish(op, kind, [e.ref(op.operand(0))], attrs)
-
-    return write
+def _pool(kind: str, e: Emitter, op: Op) -> None:
+    e.finish(op, kind, [e.ref(op.operand(0))], pooling(op))
 
 
 def _fake_quant(e: Emitter, op: Op) -> None:
     source, axis = op.operand(0), attr(op, "axis")
-    readers = op.output.users
+    users = op.output.users
     # Linear ops write fake quantized weights themselves, in TensorFlow's layout.
-    as_weights = all(r.slot == 1 and facets(r.op).linear for r in readers)
+    as_weights = all(user.slot == 1 and facets(user.op).linear for user in users)
     if source.is_const and as_weights and not op.output.is_output:
-        return  # Written with the op that reads it, in that op's layout.
+        return  # Written with the op that uses it, in that op's layout.
     if axis is not None and axis != len(source.shape) - 1:
         raise UnsupportedError("quantizes per index of an axis that is not the last")
     e.bind(op.output, fake_quant_node(e, op, e.ref(source), e.main_name(op)))
@@ -154,14 +161,13 @@ def _fake_quant(e: Emitter, op: Op) -> None:
 def _concatenation(e: Emitter, op: Op) -> None:
     axis = e.const(np.int32(attr(op, "axis")), f"{op.name}/axis")
     inputs = [e.ref(t) for t in op.inputs if t is not None]
-    attrs = {"T": kind_of(op.output), "N": len(inputs), "Tidx": INDEX}
-    e.finish(op, "ConcatV2", [*inputs, axis], attrs)
+    types = {"T": 0, "Tidx": len(inputs)}
+    e.finish(op, "ConcatV2", [*inputs, axis], {"N": len(inputs)}, types)
 
 
 def _reshape(e: Emitter, op: Op) -> None:
     shape = e.const(np.array(op.output.shape, np.int32), f"{op.name}/shape")
-    attrs = {"T": kind_of(op.operand(0)), "Tshape": INDEX}
-    e.finish(op, "Reshape", [e.ref(op.operand(0)), shape], attrs)
+    e.finish(op, "Reshape", [e.ref(op.operand(0)), shape], {})
 
 
 def _custom(e: Emitter, op: Op) -> None:
@@ -171,7 +177,7 @@ def _custom(e: Emitter, op: Op) -> None:
     elif node is None:
         raise UnsupportedError(f"custom op {attr(op, 'custom_code')} has no form in a GraphDef")
     else:
-        e.finish(op, node.op, inputs, {})
+        e.finish(op, node.op, inputs, {}, types={})
 
 
 _WRITERS: Mapping[str, Writer] = {
@@ -180,14 +186,14 @@ _WRITERS: Mapping[str, Writer] = {
     "ADD_N": _as_node("AddN"),
     "ARG_MAX": _as_node("ArgMax"),
     "ARG_MIN": _as_node("ArgMin"),
-    "AVERAGE_POOL_2D": _pool("AvgPool"),
+    "AVERAGE_POOL_2D": partial(_pool, "AvgPool"),
     "CAST": _as_node("Cast"),
     "CONCATENATION": _concatenation,
     "CUSTOM": _custom,
     "DIV": _divide,
     "FAKE_QUANT": _fake_quant,
     "FILL": _as_node("Fill"),
-    "MAX_POOL_2D": _pool("MaxPool"),
+    "MAX_POOL_2D": partial(_pool, "MaxPool"),
     "ONE_HOT": _as_node("OneHot", axis="axis"),
     "PACK": _as_node("Pack", axis="axis"),
     "RANGE": _as_node("Range"),

@@ -12,8 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from qfrewrite.formats.graphdef.emit import Emitter, Kind, Step, kind_of
-from qfrewrite.formats.graphdef.node_types import INDEX
+from qfrewrite.formats.graphdef.emit import Emitter, Step, kind_of
 from qfrewrite.ir import Array, Op, Tensor
 from qfrewrite.ops.spec import attr
 from qfrewrite.ops.windows import same_padding
@@ -24,7 +23,6 @@ _PERMS: Mapping[str, tuple[int, ...]] = {
     "TRANSPOSE_CONV": (1, 2, 0, 3),
     "FULLY_CONNECTED": (1, 0),
 }
-_FLOAT = Kind("DT_FLOAT")
 
 
 def fake_quant_node(e: Emitter, op: Op, ref: str, name: str) -> str:
@@ -40,14 +38,14 @@ def fake_quant_node(e: Emitter, op: Op, ref: str, name: str) -> str:
     return e.node(kind, name, [ref, *bounds], attrs)
 
 
-def _reshape(e: Emitter, name: str, ref: str, shape: tuple[int, ...], kind: Kind) -> str:
+def _reshape(e: Emitter, name: str, ref: str, shape: tuple[int, ...]) -> str:
     target = e.const(np.array(shape, np.int32), f"{name}/shape")
-    return e.node("Reshape", e.unique(name), [ref, target], {"T": kind, "Tshape": INDEX})
+    return e.node("Reshape", e.unique(name), [ref, target], {})
 
 
-def _transpose(e: Emitter, name: str, ref: str, perm: tuple[int, ...], kind: Kind) -> str:
+def _transpose(e: Emitter, name: str, ref: str, perm: tuple[int, ...]) -> str:
     order = e.const(np.array(perm, np.int32), f"{name}/perm")
-    return e.node("Transpose", e.unique(name), [ref, order], {"T": kind, "Tperm": INDEX})
+    return e.node("Transpose", e.unique(name), [ref, order], {})
 
 
 # -- weights -------------------------------------------------------------------------------
@@ -79,14 +77,13 @@ def _weights(e: Emitter, op: Op) -> str:
         # Ranges lie along the last axis of [H, W, C * M].
         flat = e.const(source.value().reshape(source.shape[1:]), source.name)
         ranged = fake_quant_node(e, fake, flat, e.unique(ranged_name))
-        return _reshape(
-            e, f"{source.name}/reshaped", ranged, _depthwise_shape(source.shape, op), _FLOAT
-        )
+        shape = _depthwise_shape(source.shape, op)
+        return _reshape(e, f"{source.name}/reshaped", ranged, shape)
     if attr(fake, "axis") is not None and op.kind == "TRANSPOSE_CONV":
         # Ranges lie along the last axis of HWIO.
         data = source.value().transpose(_PERMS["CONV_2D"])
         ranged = fake_quant_node(e, fake, e.const(data, source.name), e.unique(ranged_name))
-        return _transpose(e, f"{source.name}/transposed", ranged, (0, 1, 3, 2), _FLOAT)
+        return _transpose(e, f"{source.name}/transposed", ranged, (0, 1, 3, 2))
     ref = e.const(_laid_out(source.value(), op), source.name)
     return fake_quant_node(e, fake, ref, e.unique(ranged_name))
 
@@ -97,15 +94,15 @@ def _plain_weights(e: Emitter, op: Op, tensor: Tensor) -> str:
         return e.const(_laid_out(tensor.data, op), tensor.name)
     ref, name = e.ref(tensor), f"{e.main_name(op)}/weights"
     if op.kind == "DEPTHWISE_CONV_2D":
-        return _reshape(e, name, ref, _depthwise_shape(tensor.shape, op), kind_of(tensor))
-    return _transpose(e, name, ref, _PERMS[op.kind], kind_of(tensor))
+        return _reshape(e, name, ref, _depthwise_shape(tensor.shape, op))
+    return _transpose(e, name, ref, _PERMS[op.kind])
 
 
 def _biased(e: Emitter, op: Op, slot: int) -> list[Step]:
     bias = op.input(slot)
     if bias is None:
         return []
-    return [("BiasAdd", [e.ref(bias)], {"T": kind_of(op.output), "data_format": "NHWC"})]
+    return [("BiasAdd", [e.ref(bias)], {"data_format": "NHWC"})]
 
 
 # -- ops -----------------------------------------------------------------------------------
@@ -121,7 +118,6 @@ def _dilations(op: Op) -> tuple[int, int]:
 
 def _conv_attrs(op: Op) -> dict[str, Any]:
     return {
-        "T": kind_of(op.output),
         "strides": [1, *_strides(op), 1],
         "padding": attr(op, "padding"),
         "dilations": [1, 1, 1, 1],
@@ -156,8 +152,7 @@ def _depthwise(e: Emitter, op: Op) -> None:
         back = _blocks(e, op, "BatchToSpaceND", "crops", [(0, more) for more in extra])
         steps = [first, *steps, back]
     elif any(any(p) for p in pads):
-        table = _ints(e, op, "paddings", [(0, 0), *pads, (0, 0)])
-        steps.insert(0, ("Pad", [table], {"T": attrs["T"], "Tpaddings": INDEX}))
+        steps.insert(0, ("Pad", [e.ints(op, [(0, 0), *pads, (0, 0)], "paddings")], {}))
     if stride != (1, 1):
         steps.append(_every_nth(e, op, stride))
     head, *rest = [*steps, *_biased(e, op, 2)]
@@ -176,31 +171,17 @@ def _explicit_pads(op: Op) -> tuple[list[tuple[int, int]], list[int]]:
     return pads, extra
 
 
-def _ints(e: Emitter, op: Op, suffix: str, values: Any) -> str:
-    return e.const(np.array(values, np.int32), f"{e.main_name(op)}/{suffix}")
-
-
 def _blocks(e: Emitter, op: Op, kind: str, table: str, rows: list[tuple[int, int]]) -> Step:
-    operands = [_ints(e, op, f"{kind}/block", _dilations(op)), _ints(e, op, table, rows)]
-    attrs = {"T": kind_of(op.output), "Tblock_shape": INDEX, f"T{table}": INDEX}
-    return kind, operands, attrs
+    operands = [e.ints(op, _dilations(op), f"{kind}/block"), e.ints(op, rows, table)]
+    return kind, operands, {}
 
 
 def _every_nth(e: Emitter, op: Op, stride: tuple[int, int]) -> Step:
     """x[:, ::s, ::t]"""
-    operands = [
-        _ints(e, op, suffix, values)
-        for suffix, values in (("begin", [0] * 3), ("end", [0] * 3), ("steps", [1, *stride]))
-    ]
-    attrs = {
-        "T": kind_of(op.output),
-        "Index": INDEX,
-        "begin_mask": 7,
-        "end_mask": 7,
-        "ellipsis_mask": 0,
-        "new_axis_mask": 0,
-        "shrink_axis_mask": 0,
-    }
+    bounds = {"begin": [0] * 3, "end": [0] * 3, "steps": [1, *stride]}
+    operands = [e.ints(op, values, suffix) for suffix, values in bounds.items()]
+    unused = ("ellipsis_mask", "new_axis_mask", "shrink_axis_mask")
+    attrs = {"begin_mask": 7, "end_mask": 7, **dict.fromkeys(unused, 0)}
     return "StridedSlice", operands, attrs
 
 
@@ -216,7 +197,6 @@ def _conv_3d(e: Emitter, op: Op) -> None:
         for name in ("stride_{}", "dilation_{}_factor")
     )
     attrs = {
-        "T": kind_of(op.output),
         "strides": strides,
         "dilations": dilations,
         "padding": attr(op, "padding"),
@@ -228,15 +208,14 @@ def _conv_3d(e: Emitter, op: Op) -> None:
 
 def _fully_connected(e: Emitter, op: Op) -> None:
     """MatMul of matrices; other ranks are flattened before it and restored behind it."""
-    x, kind = op.operand(0), kind_of(op.output)
+    x = op.operand(0)
     ref = e.ref(x)
     if len(x.shape) != 2:
-        ref = _reshape(e, f"{e.main_name(op)}/flat", ref, (-1, op.operand(1).shape[1]), kind)
-    attrs = {"T": kind, "transpose_a": False, "transpose_b": False}
+        ref = _reshape(e, f"{e.main_name(op)}/flat", ref, (-1, op.operand(1).shape[1]))
+    attrs = {"transpose_a": False, "transpose_b": False}
     steps = _biased(e, op, 2)
     if len(op.output.shape) != 2:
-        shape = _ints(e, op, "shape", op.output.shape)
-        steps.append(("Reshape", [shape], {"T": kind, "Tshape": INDEX}))
+        steps.append(("Reshape", [e.ints(op, op.output.shape, "shape")], {}))
     e.chain(op, ("MatMul", [ref, _weights(e, op)], attrs), *steps)
 
 
