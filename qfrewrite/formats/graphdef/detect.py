@@ -83,26 +83,15 @@ def _parses(kind: Any, data: bytes, plausible: Callable[[Any], bool]) -> bool:
         return False
 
 
+_CONVERT = "load it with Keras and freeze it, or convert it to .tflite"
 # (test of bytes and file name, what it is, what to do)
-_KINDS: tuple[tuple[Callable[[bytes, str], bool], str, str | None], ...] = (
+_KINDS: tuple[tuple[Callable[[bytes, str], object], str, str | None], ...] = (
     (lambda d, n: not d, "is empty", None),
+    (lambda d, n: d[4:8] == b"TFL3", "is a .tflite model, not a GraphDef", "rename it to .tflite"),
+    (lambda d, n: d.startswith(b"\x89HDF\r\n"), "is an HDF5 file (Keras .h5)", _CONVERT),
+    (lambda d, n: d.startswith(b"PK\x03\x04"), "is a zip archive (Keras .keras?)", _CONVERT),
     (
-        lambda d, n: d[4:8] == b"TFL3",
-        "is a .tflite model, not a GraphDef",
-        "give it the suffix .tflite",
-    ),
-    (
-        lambda d, n: d.startswith(b"\x89HDF\r\n"),
-        "is an HDF5 file (Keras .h5 weights or model)",
-        "load it with Keras and freeze it, or convert it to .tflite",
-    ),
-    (
-        lambda d, n: d.startswith(b"PK\x03\x04"),
-        "is a zip archive (a Keras .keras model?)",
-        "load it with Keras and freeze it, or convert it to .tflite",
-    ),
-    (
-        lambda d, n: d.endswith(_TABLE_MAGIC) or bool(_CHECKPOINT.search(n)),
+        lambda d, n: d.endswith(_TABLE_MAGIC) or _CHECKPOINT.search(n),
         "is part of a TensorFlow checkpoint, not a graph",
         FREEZE,
     ),
@@ -112,7 +101,7 @@ _KINDS: tuple[tuple[Callable[[bytes, str], bool], str, str | None], ...] = (
         "fetch it with `git lfs pull`",
     ),
     (
-        lambda d, n: bool(_TEXT.match(d[:4096])),
+        lambda d, n: _TEXT.match(d[:4096]),
         "is a GraphDef in text form (.pbtxt)",
         "write it in binary form (google.protobuf.text_format.Parse, then SerializeToString)",
     ),

@@ -13,25 +13,17 @@ from qfrewrite.errors import UnsupportedError
 from qfrewrite.formats.graphdef.node_types import RESULT, TYPES
 from qfrewrite.formats.graphdef.nodes import Ref, parse_ref
 from qfrewrite.formats.graphdef.schema import DATA_TYPES, AttrValue, GraphDef, data_type_name
-from qfrewrite.formats.graphdef.tensor_proto import numpy_to_tensor
+from qfrewrite.formats.graphdef.tensor_proto import DATA_TYPE_OF, numpy_to_tensor
 from qfrewrite.ir import Graph, Op, Tensor
 from qfrewrite.ir.names import numbered
 
 # Attributes of a source node that describe the graph as it was, not as it is.
 _STALE = ("_output_shapes", "explicit_paddings", "_class")
 
-DATA_TYPE_OF: Mapping[str, str] = {
-    "float32": "DT_FLOAT",
-    "float16": "DT_HALF",
-    "float64": "DT_DOUBLE",
-    "int8": "DT_INT8",
-    "uint8": "DT_UINT8",
-    "int16": "DT_INT16",
-    "int32": "DT_INT32",
-    "int64": "DT_INT64",
-    "bool": "DT_BOOL",
-}
-"""Our element type -> GraphDef's, for those a node's attribute can name."""
+# Our element types that a node's attribute can name.
+_STATED = frozenset(
+    ["float32", "float16", "float64", "int8", "uint8", "int16", "int32", "int64", "bool"]
+)
 
 # A node name that TensorFlow accepts (tensorflow/core/graph/graph_constructor.cc); `>` separates.
 _PART = r"[A-Za-z0-9.][A-Za-z0-9_./-]*"
@@ -49,15 +41,14 @@ class Kind(str):
 
 def kind_of(tensor: Tensor) -> Kind:
     """The element type of `tensor` as an attribute; raises UnsupportedError."""
-    name = DATA_TYPE_OF.get(tensor.dtype)
-    if name is None or tensor.quant is not None:
+    if tensor.dtype not in _STATED or tensor.quant is not None:
         what = "is quantized" if tensor.quant is not None else f"is {tensor.dtype}"
         raise UnsupportedError(
             f"{what}, which has no form in a GraphDef",
             where=f"tensor '{tensor.name}'",
             remedy="make the model float first (--dequantize), or write a .tflite",
         )
-    return Kind(name)
+    return Kind(DATA_TYPE_OF[tensor.dtype])
 
 
 def legal_name(name: str) -> str:

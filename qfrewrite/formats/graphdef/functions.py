@@ -6,7 +6,7 @@ file's function library, or was cut out of the nodes of a version 1 loop or cond
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -32,33 +32,27 @@ _MAX_NODES = 20_000
 # The kind of an attribute that a node of a function takes from the node that calls it.
 _HOLE = "placeholder"
 
-# Names of the outputs of node ops that have several, in order; in function bodies they are read
+# Node ops with several outputs, and the names of these in order; in function bodies they are read
 # by name. Of all other ops the first name is the only one.
-_OUTPUTS: Mapping[str, tuple[str, ...]] = {
-    "TopKV2": ("values", "indices"),
-    "TopK": ("values", "indices"),
-    "FusedBatchNorm": ("y", "batch_mean", "batch_variance", "reserve_space_1", "reserve_space_2"),
-    "FusedBatchNormV2": ("y", "batch_mean", "batch_variance", "reserve_space_1", "reserve_space_2"),
-    "FusedBatchNormV3": (
-        "y",
-        "batch_mean",
-        "batch_variance",
-        "reserve_space_1",
-        "reserve_space_2",
-        "reserve_space_3",
+_SEVERAL_OUTPUTS = (
+    (
+        "FusedBatchNorm FusedBatchNormV2 FusedBatchNormV3",
+        "y batch_mean batch_variance reserve_space_1 reserve_space_2 reserve_space_3",
     ),
-    "Switch": ("output_false", "output_true"),
-    "Merge": ("output", "value_index"),
-    "TensorArrayV3": ("handle", "flow"),
-    "TensorArrayConcatV3": ("value", "lengths"),
-    "TensorListConcat": ("tensor", "lengths"),
-    "TensorListConcatV2": ("tensor", "lengths"),
-    "TensorListPopBack": ("output_handle", "tensor"),
-    "Unique": ("y", "idx"),
-    "UniqueWithCounts": ("y", "idx", "count"),
-    "NonMaxSuppressionV4": ("selected_indices", "valid_outputs"),
-    "NonMaxSuppressionV5": ("selected_indices", "selected_scores", "valid_outputs"),
-    "QuantizeV2": ("output", "output_min", "output_max"),
+    ("Merge", "output value_index"),
+    ("NonMaxSuppressionV4", "selected_indices valid_outputs"),
+    ("NonMaxSuppressionV5", "selected_indices selected_scores valid_outputs"),
+    ("QuantizeV2", "output output_min output_max"),
+    ("Switch", "output_false output_true"),
+    ("TensorArrayConcatV3", "value lengths"),
+    ("TensorArrayV3", "handle flow"),
+    ("TensorListConcat TensorListConcatV2", "tensor lengths"),
+    ("TensorListPopBack", "output_handle tensor"),
+    ("TopK TopKV2", "values indices"),
+    ("Unique UniqueWithCounts", "y idx count"),
+)
+_OUTPUTS: Mapping[str, Sequence[str]] = {
+    node_op: names.split() for node_ops, names in _SEVERAL_OUTPUTS for node_op in node_ops.split()
 }
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from qfrewrite.errors import Diagnostics, ModelFileError, UsageError
+from qfrewrite.formats.graphdef.functions import CALLS, CASES, IFS, WHILES
 from qfrewrite.formats.graphdef.nodes import (
     Ref,
     ancestors,
@@ -30,23 +31,13 @@ _NO_RESULT = re.compile(
 # How many results a node has, where there are several: a number, or the attribute that states it (a
 # list: by its length). Outputs of a node that only training reads are no results.
 _MANY_OUTPUTS: Mapping[str, int | str] = {
-    "Case": "Tout",
-    "If": "Tout",
-    "NonMaxSuppressionV4": 2,
+    **dict.fromkeys((*CALLS, *CASES, *IFS), "Tout"),
+    **dict.fromkeys(WHILES, "T"),
+    **dict.fromkeys(("NonMaxSuppressionV4", "TopK", "TopKV2", "Unique"), 2),
+    **dict.fromkeys(("Split", "SplitV"), "num_split"),
     "NonMaxSuppressionV5": 3,
-    "PartitionedCall": "Tout",
-    "Split": "num_split",
-    "SplitV": "num_split",
-    "StatefulPartitionedCall": "Tout",
-    "StatelessCase": "Tout",
-    "StatelessIf": "Tout",
-    "StatelessWhile": "T",
     "TFLite_Detection_PostProcess": 4,
-    "TopK": 2,
-    "TopKV2": 2,
-    "Unique": 2,
     "Unpack": "num",
-    "While": "T",
 }
 Shape = tuple[int | None, ...]
 """A shape in which some sizes may be unknown."""

@@ -8,63 +8,62 @@ repeats its last value.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from math import prod
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from qfrewrite.errors import ModelFileError, UnsupportedError
 from qfrewrite.formats.graphdef.schema import DATA_TYPES, TensorProto, data_type_name
-from qfrewrite.ir import Array
+from qfrewrite.ir import NUMPY_DTYPES, Array
 
 # A shape is a claim of the file: a few bytes can stand for any number of repeated values.
 MAX_REPEATED = 1 << 26
 MAX_RANK = 16
 
 
-@dataclass(frozen=True)
-class _Element:
+class _Element(NamedTuple):
     """How one element type is stored: as `stored` in raw bytes, or in the list `field`."""
 
-    stored: np.dtype[Any]
+    code: str
     field: str
 
-
-def _element(stored: str, field: str) -> _Element:
-    return _Element(np.dtype(stored), field)
+    @property
+    def stored(self) -> np.dtype[Any]:
+        """The element type in raw bytes."""
+        return np.dtype(self.code)
 
 
 _ELEMENTS: Mapping[str, _Element] = {
-    "DT_FLOAT": _element("<f4", "float_val"),
-    "DT_DOUBLE": _element("<f8", "double_val"),
-    "DT_HALF": _element("<f2", "half_val"),
-    "DT_BFLOAT16": _element("<u2", "half_val"),
-    "DT_INT8": _element("i1", "int_val"),
-    "DT_UINT8": _element("u1", "int_val"),
-    "DT_INT16": _element("<i2", "int_val"),
-    "DT_UINT16": _element("<u2", "int_val"),
-    "DT_INT32": _element("<i4", "int_val"),
-    "DT_UINT32": _element("<u4", "uint32_val"),
-    "DT_INT64": _element("<i8", "int64_val"),
-    "DT_UINT64": _element("<u8", "uint64_val"),
-    "DT_BOOL": _element("?", "bool_val"),
-    "DT_QINT8": _element("i1", "int_val"),
-    "DT_QUINT8": _element("u1", "int_val"),
-    "DT_QINT16": _element("<i2", "int_val"),
-    "DT_QUINT16": _element("<u2", "int_val"),
-    "DT_QINT32": _element("<i4", "int_val"),
-    "DT_COMPLEX64": _element("<c8", "scomplex_val"),
-    "DT_COMPLEX128": _element("<c16", "dcomplex_val"),
+    "DT_FLOAT": _Element("<f4", "float_val"),
+    "DT_DOUBLE": _Element("<f8", "double_val"),
+    "DT_HALF": _Element("<f2", "half_val"),
+    "DT_BFLOAT16": _Element("<u2", "half_val"),
+    "DT_INT8": _Element("i1", "int_val"),
+    "DT_UINT8": _Element("u1", "int_val"),
+    "DT_INT16": _Element("<i2", "int_val"),
+    "DT_UINT16": _Element("<u2", "int_val"),
+    "DT_INT32": _Element("<i4", "int_val"),
+    "DT_UINT32": _Element("<u4", "uint32_val"),
+    "DT_INT64": _Element("<i8", "int64_val"),
+    "DT_UINT64": _Element("<u8", "uint64_val"),
+    "DT_BOOL": _Element("?", "bool_val"),
+    "DT_QINT8": _Element("i1", "int_val"),
+    "DT_QUINT8": _Element("u1", "int_val"),
+    "DT_QINT16": _Element("<i2", "int_val"),
+    "DT_QUINT16": _Element("<u2", "int_val"),
+    "DT_QINT32": _Element("<i4", "int_val"),
+    "DT_COMPLEX64": _Element("<c8", "scomplex_val"),
+    "DT_COMPLEX128": _Element("<c16", "dcomplex_val"),
 }
 
-# numpy -> the type that is written.
-_WRITTEN: Mapping[str, str] = {
-    "float32": "DT_FLOAT", "float64": "DT_DOUBLE", "float16": "DT_HALF", "int8": "DT_INT8",
-    "uint8": "DT_UINT8", "int16": "DT_INT16", "uint16": "DT_UINT16", "int32": "DT_INT32",
-    "uint32": "DT_UINT32", "int64": "DT_INT64", "uint64": "DT_UINT64", "bool": "DT_BOOL",
-    "complex64": "DT_COMPLEX64", "complex128": "DT_COMPLEX128",
-}  # fmt: skip
+DATA_TYPE_OF: Mapping[str, str] = {
+    name: {"float32": "DT_FLOAT", "float64": "DT_DOUBLE", "float16": "DT_HALF"}.get(
+        name, f"DT_{name.upper()}"
+    )
+    for name in NUMPY_DTYPES
+}
+"""Our element type -> GraphDef's."""
 
 
 def tensor_to_numpy(proto: Any, where: str) -> Array:
@@ -102,7 +101,7 @@ def numpy_to_tensor(array: Array, data_type: str | None = None) -> Any:
     `data_type` names the element type where the array's own does not say it (`DT_QUINT8`).
     Raises UnsupportedError for an array that no element type fits.
     """
-    name = data_type or _WRITTEN.get(array.dtype.name)
+    name = data_type or DATA_TYPE_OF.get(array.dtype.name)
     if name is None:
         raise UnsupportedError(f"a constant of numpy's {array.dtype} has no form in a GraphDef")
     proto = TensorProto(dtype=DATA_TYPES[name])

@@ -1,8 +1,9 @@
 """What a flatbuffer's tables look like, found out from the classes that `flatc` generated.
 
 Generated Python knows its schema only as code: `XAddField` functions that call a builder and
-getters that read through `_tab`. Both are run here against stand-ins that write down what was
-asked of them, so that one codec can serve every table, those of later schemas included.
+getters that read through `_tab`. The functions are run here against a stand-in that writes down
+what was asked of it, and the getters tell by the names in them what they read. So one codec can
+serve every table, those of later schemas included.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from types import MappingProxyType
 from typing import Any
 
 import numpy as np
+from flatbuffers import number_types
 
 # The builder's `Prepend<name>Slot` -> struct's format letter.
 _SCALARS = {
@@ -39,24 +41,27 @@ _NO_NAMES: Mapping[int, str] = MappingProxyType({})
 
 @dataclass(frozen=True, eq=False)
 class FieldSpec:
-    """One field of a table.
-
-    kind: `scalar`, `string`, `table`, `union`, or a vector: `scalars`, `strings`, `tables`.
-    code: struct's letter of a scalar, of a vector's elements, or `I` for an offset to the rest.
-    table: what `table` and `tables` hold. names: number -> name where the scalar is an enum, or
-    number -> table where the field is a union (whose number is the field `<name>_type`).
-    align: what a vector's data are aligned to. bulk: a vector only ever looked at in place.
-    """
+    """One field of a table."""
 
     name: str
+    """The name of the field."""
     slot: int
+    """The slot of the field in its table."""
     kind: str
+    """`scalar`, `string`, `table`, `union`, or a vector: `scalars`, `strings`, `tables`."""
     code: str
+    """struct's letter of a scalar or of a vector's elements; `I` for an offset to the rest."""
     default: Any = None
+    """The value where the field is absent."""
     table: str = ""
+    """What `table` and `tables` hold."""
     names: Mapping[int, str] = field(default_factory=dict)
+    """Number -> name where the scalar is an enum; number -> table where the field is a union
+    (whose number is the field `<name>_type`)."""
     align: int = 1
+    """What a vector's data are aligned to."""
     bulk: bool = False
+    """Whether a vector is only ever looked at in place."""
 
     @cached_property
     def packer(self) -> struct.Struct:
@@ -76,12 +81,19 @@ class FieldSpec:
 
 @dataclass(frozen=True, eq=False)
 class TableSpec:
-    """A table: its fields by slot, how many slots the schema knows, and every default."""
+    """A table."""
 
     name: str
+    """The name of the table."""
     slots: int
+    """How many slots the schema knows."""
     fields: tuple[FieldSpec, ...]
-    defaults: Mapping[str, Any]
+    """The fields, by slot."""
+
+    @cached_property
+    def defaults(self) -> Mapping[str, Any]:
+        """Every default by the field's name."""
+        return MappingProxyType({f.name: f.default for f in self.fields})
 
     @cached_property
     def by_name(self) -> Mapping[str, FieldSpec]:
@@ -91,18 +103,18 @@ class TableSpec:
 
 @dataclass
 class Schema:
-    """The tables of one package of generated classes.
-
-    `enums` maps (table, field) or ("*", field) to the name of an enum class, `unions` maps
-    (table, field) to one, `align` gives vectors whose data need more than their element's size,
-    `bulk` those that are only looked at in place (so that tables may share them without bound).
-    """
+    """The tables of one package of generated classes."""
 
     package: str
+    """The name of the package."""
     enums: Mapping[tuple[str, str], str] = field(default_factory=dict)
+    """(table, field) or ("*", field) -> the name of an enum class."""
     unions: Mapping[tuple[str, str], str] = field(default_factory=dict)
+    """(table, field) -> the name of a union class."""
     align: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    """What the data of a vector are aligned to, where it is more than their element's size."""
     bulk: frozenset[tuple[str, str]] = frozenset()
+    """Vectors that are only looked at in place, so that tables may share them without bound."""
     _tables: dict[str, TableSpec] = field(default_factory=dict, repr=False)
     _enums: dict[str, Mapping[int, str]] = field(default_factory=dict, repr=False)
 
@@ -113,19 +125,17 @@ class Schema:
 
     def table(self, name: str) -> TableSpec:
         """The layout of table `name`; raises KeyError where the package has none."""
-        spec = self._tables.get(name)
-        if spec is None:
-            spec = self._tables[name] = self._inspect(name)
-        return spec
+        if name not in self._tables:
+            self._tables[name] = self._inspect(name)
+        return self._tables[name]
 
     def enum(self, name: str) -> Mapping[int, str]:
         """Number -> name of an enum or union class."""
-        names = self._enums.get(name)
-        if names is None:
+        if name not in self._enums:
             members = vars(getattr(self._module(name), name))
-            names = {v: k for k, v in members.items() if isinstance(v, int)}
-            self._enums[name] = names = MappingProxyType(names)
-        return names
+            numbers = {v: k for k, v in members.items() if isinstance(v, int)}
+            self._enums[name] = MappingProxyType(numbers)
+        return self._enums[name]
 
     def _module(self, name: str) -> Any:
         try:
@@ -144,13 +154,7 @@ class Schema:
                 add(builder, 1)
                 getter = getattr(getattr(module, name), key[len(prefix) :])
                 fields.append(self._field(name, _snake(key[len(prefix) :]), getter, builder.last))
-        fields.sort(key=lambda f: f.slot)
-        return TableSpec(
-            name,
-            builder.slots,
-            tuple(fields),
-            MappingProxyType({f.name: f.default for f in fields}),
-        )
+        return TableSpec(name, builder.slots, tuple(sorted(fields, key=lambda f: f.slot)))
 
     def _field(
         self, table: str, name: str, getter: Callable[..., Any], call: tuple[str, int, Any]
@@ -177,54 +181,15 @@ def _snake(camel: str) -> str:
 
 def _offset_kind(getter: Callable[..., Any]) -> tuple[str, str, str]:
     """Kind, element code and table of an offset field, from what its getter reads."""
-    tab = _RecordingTab()
-    takes_index = getter.__code__.co_argcount > 1
-    stand_in = _StandIn(tab)
-    result = getter(stand_in, 0) if takes_index else getter(stand_in)
-    many = "s" if takes_index else ""
-    if tab.read == "scalar":
-        return "scalars", tab.code, ""
-    if tab.read in ("string", "union"):
-        return tab.read + many, "I", ""
-    return "table" + many, "I", type(result).__name__
-
-
-class _StandIn:
-    """In place of a table object: all that generated getters use is `_tab`."""
-
-    def __init__(self, tab: _RecordingTab) -> None:
-        self._tab = tab
-
-
-class _RecordingTab:
-    """In place of `flatbuffers.table.Table`: every field is present; the last read is kept."""
-
-    def __init__(self) -> None:
-        self.Bytes = bytearray(8)
-        self.Pos = 0
-        self.read = ""
-        self.code = ""
-
-    def Offset(self, slot: int) -> int:  # noqa: N802 - flatbuffers' own names, here and below
-        return 4
-
-    def Vector(self, offset: int) -> int:  # noqa: N802
-        return 0
-
-    def Indirect(self, offset: int) -> int:  # noqa: N802
-        self.read = "table"
-        return 0
-
-    def Get(self, flags: Any, offset: int) -> int:  # noqa: N802
-        self.read, self.code = "scalar", flags.packer_type.format.lstrip("<")
-        return 0
-
-    def String(self, offset: int) -> bytes:  # noqa: N802
-        self.read = "string"
-        return b""
-
-    def Union(self, table: Any, offset: int) -> None:  # noqa: N802
-        self.read = "union"
+    code = getter.__code__
+    many, names = "s" if code.co_argcount > 1 else "", code.co_names
+    if "String" in names or "Union" in names:
+        return ("string" if "String" in names else "union") + many, "I", ""
+    if "Indirect" in names:
+        # The getter imports the table's class from a module of that name.
+        return "table" + many, "I", next(n for n in names if f"tflite.{n}" in names)
+    flags = next(n for n in reversed(names) if n.endswith("Flags"))
+    return "scalars", getattr(number_types, flags).packer_type.format.lstrip("<"), ""
 
 
 class _RecordingBuilder:

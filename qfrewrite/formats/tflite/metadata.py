@@ -82,8 +82,7 @@ def _table(name: str, text: str) -> TableSpec:
             fields.append(FieldSpec(field, len(fields), "union", "I", names=members))
         else:
             fields.append(_field(field, len(fields), kind, _ALIGN.get((name, field), 1)))
-    defaults = MappingProxyType({f.name: f.default for f in fields})
-    return TableSpec(name, len(fields), tuple(fields), defaults)
+    return TableSpec(name, len(fields), tuple(fields))
 
 
 def _field(name: str, slot: int, kind: str, align: int) -> FieldSpec:

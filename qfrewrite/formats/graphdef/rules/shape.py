@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from math import prod
 from typing import Any
 
 import numpy as np
 
-from qfrewrite.errors import ModelFileError, UnsupportedError
+from qfrewrite.errors import ModelFileError
 from qfrewrite.formats.graphdef.importer import MAX_FOLDED, NodeContext
 from qfrewrite.formats.graphdef.rules.arith import Table, element_type
 from qfrewrite.formats.graphdef.rules.slice import with_known_ends
@@ -22,7 +22,7 @@ from qfrewrite.formats.graphdef.values import (
     moves_units_only,
     ranked,
 )
-from qfrewrite.ir import NUMPY_DTYPES, Array, Tensor
+from qfrewrite.ir import NUMPY_DTYPES, Tensor
 
 _MASKS = ("begin_mask", "end_mask", "ellipsis_mask", "new_axis_mask", "shrink_axis_mask")
 
@@ -170,49 +170,14 @@ def _range(c: NodeContext) -> list[Value]:
     return [Constant(c.name, values, from_shape=True)]
 
 
-def _compute(f: Callable[..., Array], inputs: int, c: NodeContext) -> list[Value]:
-    """Arithmetic that is understood on shapes only."""
-    c.require(inputs)
-    if not c.fold or any(prod(v.shape) > MAX_FOLDED for v in c.inputs):
-        raise UnsupportedError(
-            f"op {c.node.op} is supported on shapes only",
-            remedy="cut the graph before it with --output, or after it with --input",
-        )
-    data = np.asarray(f(*(c.array(i) for i in range(inputs))))
-    if data.size > MAX_FOLDED:
-        raise ModelFileError(f"computes the impossible shape {list(data.shape)}")
-    return [Constant(c.name, data, from_shape=True)]
+def _broadcast_args(c: NodeContext) -> list[Value]:
+    """BroadcastArgs(a, b): the shape that values of the shapes a and b broadcast to."""
+    shape = np.broadcast_shapes(c.ints(0), c.ints(1))
+    return [Constant(c.name, np.array(shape, c.array(0).dtype), from_shape=True)]
 
-
-def _by_divisor(f: Callable[[Array, Array], Array], a: Array, b: Array) -> Array:
-    """`f` of `a` and `b` in the type of `a`; divisors of 0 are taken as 1."""
-    return f(a, np.where(b == 0, 1, b)).astype(a.dtype)
-
-
-_COMPUTED: Mapping[str, tuple[Callable[..., Any], int]] = {
-    "FloorDiv": (partial(_by_divisor, np.floor_divide), 2),
-    "FloorMod": (partial(_by_divisor, np.mod), 2),
-    "TruncateDiv": (partial(_by_divisor, lambda a, b: np.fix(a / b)), 2),
-    "Floor": (np.floor, 1),
-    "Ceil": (np.ceil, 1),
-    "Round": (np.rint, 1),
-    "Equal": (np.equal, 2),
-    "NotEqual": (np.not_equal, 2),
-    "Less": (np.less, 2),
-    "LessEqual": (np.less_equal, 2),
-    "Greater": (np.greater, 2),
-    "GreaterEqual": (np.greater_equal, 2),
-    "LogicalAnd": (np.logical_and, 2),
-    "LogicalOr": (np.logical_or, 2),
-    "LogicalNot": (np.logical_not, 1),
-    "Select": (np.where, 3),
-    "SelectV2": (np.where, 3),
-    "All": (lambda a, axes: np.all(a, tuple(axes.reshape(-1))), 2),
-    "Any": (lambda a, axes: np.any(a, tuple(axes.reshape(-1))), 2),
-    "BroadcastArgs": (lambda a, b: np.array(np.broadcast_shapes(tuple(a), tuple(b)), a.dtype), 2),
-}
 
 SHAPE: Table = {
+    "BroadcastArgs": _broadcast_args,
     "Reshape": _reshape,
     "Squeeze": _squeeze,
     "ExpandDims": _expand_dims,
@@ -227,6 +192,3 @@ SHAPE: Table = {
     "OnesLike": partial(_like, 1),
     "Range": _range,
 }
-
-# Understood on shapes; on other values only where there is a row for them.
-ON_SHAPES: Table = {op: partial(_compute, f, count) for op, (f, count) in _COMPUTED.items()}

@@ -20,7 +20,7 @@ from qfrewrite.formats.graphdef.rules.linear import LINEAR
 from qfrewrite.formats.graphdef.rules.lists import LISTS
 from qfrewrite.formats.graphdef.rules.quant import QUANT
 from qfrewrite.formats.graphdef.rules.random import DRAWS
-from qfrewrite.formats.graphdef.rules.shape import ON_SHAPES, SHAPE
+from qfrewrite.formats.graphdef.rules.shape import SHAPE
 from qfrewrite.formats.graphdef.rules.window import WINDOW
 from qfrewrite.formats.graphdef.values import Value
 from qfrewrite.ops import OPS
@@ -53,24 +53,14 @@ def _by_definition(spec: OpSpec) -> Converter:
     return (lambda c: c.binary(spec.kind)) if spec.infer is broadcast_shape else as_laid_out
 
 
-def _either(on_shapes: Converter, otherwise: Converter | None) -> Converter:
-    """On shapes computed here and now; else an op, where there is one."""
-    if otherwise is None:
-        return on_shapes
-    return lambda c: (on_shapes if c.fold else otherwise)(c)
-
-
 TABLES: tuple[Mapping[str, Converter], ...] = (
     ARITHMETIC, FORMULAS, SHAPE, INDEX, WINDOW, LINEAR, EINSUM, FOURIER, QUANT, CONTROL, LISTS,
     DRAWS,
 )  # fmt: skip
 """Converters by node op, a table per family; no op is in two of them."""
 
-_BY_DEFINITION = {spec.graphdef: _by_definition(spec) for spec in OPS.values() if spec.graphdef}
-_OTHERS = {**_BY_DEFINITION, **FORMULAS}
 CONVERTERS: Mapping[str, Converter] = {
-    **_BY_DEFINITION,
+    **{spec.graphdef: _by_definition(spec) for spec in OPS.values() if spec.graphdef},
     **{node_op: convert for table in TABLES for node_op, convert in table.items()},
-    **{name: _either(convert, _OTHERS.get(name)) for name, convert in ON_SHAPES.items()},
 }
 """Converters by node op."""
