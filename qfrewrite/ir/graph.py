@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import weakref
+from collections import Counter
 from collections.abc import Callable, Iterable
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeVar
 
 import networkx as nx
 
@@ -14,25 +14,10 @@ from qfrewrite.ir.dtypes import Array
 from qfrewrite.ir.facts import ChannelFacts, TrainedRange
 from qfrewrite.ir.kinds import check_kinds
 from qfrewrite.ir.names import numbered
-from qfrewrite.ir.nodes import NO_META, Attrs, Op, Precision, Rank, Tensor, User, constant
+from qfrewrite.ir.nodes import NO_META, Attrs, Index, Op, Precision, Rank, Tensor, constant
 from qfrewrite.ir.quant import Quant
 
-
-class _Index:
-    """The networkx index of one graph, and its interface: what tensors find their neighbours by."""
-
-    def __init__(self) -> None:
-        self.nx: Any = nx.DiGraph()
-        self.inputs: tuple[Tensor, ...] = ()
-        self.outputs: tuple[Tensor, ...] = ()
-
-    def producer(self, tensor: Tensor) -> Op | None:
-        # The views `pred` and `succ` of networkx take twice as long.
-        return next(self.nx.predecessors(tensor), None)
-
-    def users(self, tensor: Tensor) -> tuple[User, ...]:
-        ops = sorted(self.nx.successors(tensor), key=lambda op: op.rank)
-        return tuple(User(op, i) for op in ops for i, t in enumerate(op.inputs) if t is tensor)
+_Node = TypeVar("_Node", Op, Tensor)
 
 
 class Graph:
@@ -52,8 +37,11 @@ class Graph:
         self.meta: dict[str, Any] = {}
         # In a main graph: the model's other subgraphs, which WHILE, IF and CALL_ONCE run.
         self.bodies: tuple[Graph, ...] = ()
-        self._index = _Index()
-        self._names: dict[str, int] = {}
+        edges: Any = nx.DiGraph()
+        self._nx = edges
+        # The dictionaries behind its views `pred` and `succ`, which take twice as long.
+        self._index = Index(edges._pred, edges._succ)
+        self._names: Counter[str] = Counter()
         self._last_rank = 0
         self._inserted: dict[Rank, int] = {}
         # While every edge leads from a lower to a higher rank no edit that keeps this can close
@@ -70,7 +58,7 @@ class Graph:
     @property
     def nx(self) -> Any:
         """A live, read-only `networkx.DiGraph` view: tensor -> op -> tensor."""
-        return self._index.nx.copy(as_view=True)
+        return self._nx.copy(as_view=True)
 
     @property
     def inputs(self) -> tuple[Tensor, ...]:
@@ -97,33 +85,27 @@ class Graph:
     @property
     def tensors(self) -> tuple[Tensor, ...]:
         """Every tensor in the order it was added."""
-        return tuple(n for n in self._index.nx if isinstance(n, Tensor))
+        return tuple(n for n in self._nx if isinstance(n, Tensor))
 
     def ops_of(self, *kinds: str) -> tuple[Op, ...]:
         """The ops of these kinds, in order. A snapshot: safe to edit while iterating.
 
         Raises UsageError for a kind that no definition and no op of the graph has.
         """
-        found = tuple(op for op in self.ops if op.kind in kinds)
-        check_kinds(set(kinds) - {op.kind for op in found})
-        return found
+        ops = tuple(op for op in self.ops if op.kind in kinds)
+        check_kinds(set(kinds) - {op.kind for op in ops})
+        return ops
 
     def __contains__(self, node: object) -> bool:
-        return node in self._index.nx
+        return node in self._nx
 
     def tensor(self, name: str) -> Tensor:
         """The first tensor of that name; raises KeyError."""
-        for tensor in self.tensors:
-            if tensor.name == name:
-                return tensor
-        raise KeyError(name)
+        return _first_named(name, self.tensors)
 
     def op(self, name: str) -> Op:
         """The first op of that name; raises KeyError."""
-        for op in self.ops:
-            if op.name == name:
-                return op
-        raise KeyError(name)
+        return _first_named(name, self.ops)
 
     def unique_name(self, name: str) -> str:
         """`name`, or `name_1`, `name_2`, ... where a tensor of that name exists."""
@@ -133,38 +115,38 @@ class Graph:
 
     def add_tensor(self, tensor: Tensor) -> Tensor:
         """Make `tensor` known to the graph; no effect where it is already."""
-        if tensor not in self._index.nx:
-            if tensor.index is not None:
-                raise VerifyError("is in another graph", where=_place(tensor))
-            self._index.nx.add_node(tensor)
-            object.__setattr__(tensor, "_index", weakref.ref(self._index))
-            self._names[tensor.name] = self._names.get(tensor.name, 0) + 1
+        if tensor not in self._nx:
+            if tensor._index is not None:
+                raise VerifyError("is in another graph", where=tensor.place)
+            self._nx.add_node(tensor)
+            object.__setattr__(tensor, "_index", self._index)
+            self._names[tensor.name] += 1
             self.version += 1
         return tensor
 
     def add_op(self, op: Op, *, anchor: Op | None = None) -> Op:
         """Put `op` in: after everything (reading a file), or at the place of `anchor`."""
-        if op in self._index.nx:
-            raise VerifyError("is in the graph already", where=_place(op))
+        if op in self._nx:
+            raise VerifyError("is in the graph already", where=op.place)
         for out in op.outputs:
             if out.is_const or out.is_input or out.producer is not None:
-                raise VerifyError(f"'{out.name}' has a value from elsewhere", where=_place(op))
+                raise VerifyError(f"'{out.name}' has a value from elsewhere", where=op.place)
         rank = self._new_rank(anchor)
         self._check_edges(op, rank, op.inputs)
         object.__setattr__(op, "rank", rank)
-        self._index.nx.add_node(op)
+        self._nx.add_node(op)
         for t in (*filter(None, op.inputs), *op.intermediates, *op.outputs):
             self.add_tensor(t)
-        self._index.nx.add_edges_from((t, op) for t in op.inputs if t is not None)
-        self._index.nx.add_edges_from((op, t) for t in op.outputs)
+        reads = [(t, op) for t in op.inputs if t is not None]
+        self._nx.add_edges_from([*reads, *((op, t) for t in op.outputs)])
         self.version += 1
         return op
 
     def rename(self, node: Op | Tensor, name: str) -> None:
         """Give an op or a tensor another name."""
-        if isinstance(node, Tensor) and node in self._index.nx:
+        if isinstance(node, Tensor) and node in self._nx:
             self._forget_name(node.name)
-            self._names[name] = self._names.get(name, 0) + 1
+            self._names[name] += 1
         self._put(node, name=name)
 
     def set_kind(self, op: Op, kind: str, attrs: Attrs | None = None) -> None:
@@ -181,10 +163,10 @@ class Graph:
         inputs = tuple(inputs)
         self._check_holds(op)
         self._check_edges(op, op.rank, inputs)
-        self._index.nx.remove_edges_from([(t, op) for t in self._index.nx.pred[op]])
+        self._nx.remove_edges_from([(t, op) for t in self._index.producers[op]])
         for t in filter(None, inputs):
             self.add_tensor(t)
-            self._index.nx.add_edge(t, op)
+            self._nx.add_edge(t, op)
         self._put(op, inputs=inputs)
 
     def set_input(self, op: Op, slot: int, tensor: Tensor | None) -> None:
@@ -284,7 +266,7 @@ class Graph:
         if output and (new.is_output or new.is_input):
             raise VerifyError(
                 f"has a name of its own in the interface: it cannot become output '{old.name}'",
-                where=_place(new),
+                where=new.place,
                 remedy="put an op between the two",
             )
         skipped = set(skip)
@@ -302,10 +284,10 @@ class Graph:
         """Take out an op whose outputs nobody reads; its outputs go with it."""
         self._check_holds(op)
         for out in op.outputs:
-            if self._index.nx.succ[out] or out.is_output:
-                raise VerifyError(f"'{out.name}' is still read", where=_place(op))
+            if self._index.users[out] or out.is_output:
+                raise VerifyError(f"'{out.name}' is still read", where=op.place)
         gone = (*op.outputs, *op.intermediates)
-        self._index.nx.remove_node(op)
+        self._nx.remove_node(op)
         for out in gone:
             self._drop_tensor(out)
         self.version += 1
@@ -336,7 +318,7 @@ class Graph:
         live |= {out for op in live if isinstance(op, Op) for out in op.outputs}
         stack = list(live)
         while stack:
-            for before in self._index.nx.pred.get(stack.pop(), ()):
+            for before in self._index.producers.get(stack.pop(), ()):
                 if before not in live:
                     live.add(before)
                     stack.append(before)
@@ -344,11 +326,9 @@ class Graph:
         dead = tuple(op for op in self.ops if op not in live)
         for op in reversed(dead):
             self.remove_op(op)
-        intermediates = {t for op in self.ops for t in op.intermediates}
+        live |= {t for op in self.ops for t in op.intermediates}
         for t in self.tensors:
-            if not (
-                self._index.nx.succ[t] or self._index.nx.pred[t] or t in live or t in intermediates
-            ):
+            if not (t.users or t.producer or t in live):
                 self._drop_tensor(t)
         return dead
 
@@ -363,17 +343,18 @@ class Graph:
     def clone(self) -> tuple[Graph, dict[Tensor, Tensor]]:
         """An independent copy that shares constant data, and the map from old to new tensors."""
         copy = Graph(self.name)
-        copy.meta, copy.bodies = dict(self.meta), self.bodies
+        copy.meta, copy.bodies, copy._names = dict(self.meta), self.bodies, Counter(self._names)
         tensors = {t: t.twin() for t in self.tensors}
+        ops = {op: op.twin(tensors) for op in self.ops}
+        nodes: dict[Any, Any] = {**tensors, **ops}
+        copy._nx.add_nodes_from(nodes.values())
+        copy._nx.add_edges_from((nodes[a], nodes[b]) for a, b in self._nx.edges)
         for t in tensors.values():
-            copy.add_tensor(t)
-        copy.set_io([tensors[t] for t in self.inputs])
-        for op in self.ops:
-            twin = copy.add_op(op.twin(tensors))
-            object.__setattr__(twin, "rank", op.rank)
-        copy.set_io(outputs=[tensors[t] for t in self.outputs])
+            object.__setattr__(t, "_index", copy._index)
+        copy._index.inputs = tuple(tensors[t] for t in self.inputs)
+        copy._index.outputs = tuple(tensors[t] for t in self.outputs)
         copy._last_rank, copy._inserted = self._last_rank, dict(self._inserted)
-        copy._rank_ordered = self._rank_ordered
+        copy._rank_ordered, copy._order = self._rank_ordered, (copy.version, tuple(ops.values()))
         copy._state = copy.version, self._content()
         return copy, tensors
 
@@ -393,15 +374,15 @@ class Graph:
         return self._state[1]
 
     def _sorted_ops(self) -> tuple[Op, ...]:
-        made = {out: n.rank for n in self._index.nx if isinstance(n, Op) for out in n.outputs}
+        made = {out: n.rank for n in self._nx if isinstance(n, Op) for out in n.outputs}
 
         def key(node: Op | Tensor) -> Rank:
             return node.rank if isinstance(node, Op) else made.get(node, (-1,))
 
         try:
-            nodes = list(nx.lexicographical_topological_sort(self._index.nx, key))
+            nodes = list(nx.lexicographical_topological_sort(self._nx, key))
         except nx.NetworkXUnfeasible:
-            names = [n.name for n, _ in nx.find_cycle(self._index.nx) if isinstance(n, Op)]
+            names = [n.name for n, _ in nx.find_cycle(self._nx) if isinstance(n, Op)]
             raise VerifyError("is part of a cycle", where=" -> ".join(names[:4])) from None
         return tuple(n for n in nodes if isinstance(n, Op))
 
@@ -414,22 +395,21 @@ class Graph:
 
     def _check_edges(self, op: Op, rank: Rank, inputs: tuple[Tensor | None, ...]) -> None:
         """Raise where reading `inputs` would close a cycle."""
-        makers = {t.producer for t in inputs if t is not None} - {None}
-        late = [m for m in makers if m is not None and m.rank >= rank]
-        readers = {user.op for out in op.outputs for user in out.users}
-        if not late and self._rank_ordered and all(r.rank > rank for r in readers):
+        producers = {p for t in inputs for p in self._index.producers.get(t, ())}
+        users = {user for out in op.outputs for user in self._index.users.get(out, ())}
+        late = any(producer.rank >= rank for producer in producers)
+        if not late and self._rank_ordered and all(user.rank > rank for user in users):
             return
-        reached = set(readers) | {op}
-        for reader in readers | ({op} if op in self._index.nx else set()):
-            reached |= nx.descendants(self._index.nx, reader)
-        for maker in makers:
-            if maker in reached:
-                raise VerifyError(f"reading '{maker}' would close a cycle", where=_place(op))
+        reached = {op, *users}
+        for user in users | ({op} if op in self._nx else set()):
+            reached |= nx.descendants(self._nx, user)
+        for producer in producers & reached:
+            raise VerifyError(f"reading '{producer}' would close a cycle", where=op.place)
         self._rank_ordered = self._rank_ordered and not late
 
     def _check_holds(self, node: Op | Tensor) -> None:
-        if node not in self._index.nx:
-            raise VerifyError("is not in the graph", where=_place(node))
+        if node not in self._nx:
+            raise VerifyError("is not in the graph", where=node.place)
 
     def _put(self, node: Op | Tensor, **fields: Any) -> None:
         self._check_holds(node)
@@ -438,17 +418,20 @@ class Graph:
         self.version += 1
 
     def _drop_tensor(self, tensor: Tensor) -> None:
-        if tensor in self._index.nx and not tensor.is_input and not tensor.is_output:
-            self._index.nx.remove_node(tensor)
+        if tensor in self._nx and not tensor.is_input and not tensor.is_output:
+            self._nx.remove_node(tensor)
             object.__setattr__(tensor, "_index", None)
             self._forget_name(tensor.name)
             self.version += 1
 
     def _forget_name(self, name: str) -> None:
-        self._names[name] = self._names.get(name, 1) - 1
+        self._names[name] -= 1
         if self._names[name] <= 0:
             del self._names[name]
 
 
-def _place(node: Op | Tensor) -> str:
-    return f"{node.kind} '{node.name}'" if isinstance(node, Op) else f"tensor '{node.name}'"
+def _first_named(name: str, nodes: Iterable[_Node]) -> _Node:
+    for node in nodes:
+        if node.name == name:
+            return node
+    raise KeyError(name)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import weakref
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import KW_ONLY, dataclass, field
+from operator import attrgetter
 from types import MappingProxyType
-from typing import Any, Literal, NamedTuple, NoReturn, Protocol
+from typing import Any, Literal, NamedTuple, NoReturn, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +22,9 @@ Rank = tuple[int, ...]
 NO_META: Mapping[str, Any] = MappingProxyType({})
 
 
+_Node = TypeVar("_Node")
+
+
 class User(NamedTuple):
     """One slot of one op that reads a tensor."""
 
@@ -28,109 +32,83 @@ class User(NamedTuple):
     slot: int
 
 
-class Index(Protocol):
-    """What a graph knows about the neighbours of its tensors."""
+class Index:
+    """What the tensors of a graph know about it: edges, inputs and outputs."""
 
-    @property
-    def inputs(self) -> tuple[Tensor, ...]:
-        """The graph's inputs."""
+    __slots__ = ("inputs", "outputs", "producers", "users")
 
-    @property
-    def outputs(self) -> tuple[Tensor, ...]:
-        """The graph's outputs."""
+    inputs: tuple[Tensor, ...]
+    """The graph's inputs."""
+    outputs: tuple[Tensor, ...]
+    """The graph's outputs."""
+    producers: Mapping[Any, Mapping[Op, object]]
+    """The edges into a tensor: the very dictionary of networkx, so that nothing goes stale."""
+    users: Mapping[Any, Mapping[Op, object]]
+    """The edges out of a tensor, likewise."""
 
-    def producer(self, tensor: Tensor) -> Op | None:
-        """The op that computes `tensor`."""
-
-    def users(self, tensor: Tensor) -> tuple[User, ...]:
-        """Every slot that reads `tensor`."""
+    def __init__(self, producers: Any, users: Any) -> None:
+        self.inputs, self.outputs = (), ()
+        self.producers, self.users = producers, users
 
 
+_BY_RANK = attrgetter("rank")
+
+
+def _locked(kind: type[_Node]) -> type[_Node]:
+    """Let errors of a frozen class say how its objects are written."""
+
+    def refuse(self: Any, name: str, value: object) -> NoReturn:
+        raise AttributeError(f"{self.place}: set {name} through its Graph")
+
+    setattr(kind, "__setattr__", refuse)  # noqa: B010  (no method of its type)
+    return kind
+
+
+@_locked
+@dataclass(frozen=True, eq=False, repr=False, slots=True)
 class Tensor:
     """A value with a name, a shape and an element type; compared by identity.
 
-    A tensor that a graph holds knows its neighbours there, for as long as the graph lives.
+    A tensor that a graph holds knows its neighbours there. Whoever keeps it keeps them all.
     Tensors are written through `Graph` only.
     """
 
-    __slots__ = (
-        "_index",
-        "channels",
-        "data",
-        "dtype",
-        "fused",
-        "has_rank",
-        "is_variable",
-        "meta",
-        "name",
-        "quant",
-        "shape",
-        "shape_signature",
-        "sparsity",
-        "trained",
-    )
-
     name: str
+    """The name, which need not be unique."""
     shape: tuple[int, ...]
-    dtype: str
-    data: Array | None
+    """The shape; 1 stands for a dimension that a file leaves open."""
+    dtype: str = "float32"
+    """The element type, by TFLite's name in lower case."""
+    data: Array | None = None
     """The value of a constant, shaped as `shape`; the raw bytes where numpy has no such element
     type, or where it is sparse. None for everything computed."""
-    quant: Quant | None
+    quant: Quant | None = None
     """Scale and zero point of quantized values."""
-    shape_signature: tuple[int, ...] | None
+    _: KW_ONLY
+    shape_signature: tuple[int, ...] | None = None
     """The shape with -1 for each dimension that a file leaves open."""
-    has_rank: bool
+    has_rank: bool = False
     """Whether a file says that the rank is known, so that the shape [] is one of a scalar."""
-    is_variable: bool
+    is_variable: bool = False
     """Whether the value is kept from one inference to the next."""
-    sparsity: Mapping[str, Any] | None
+    sparsity: Mapping[str, Any] | None = None
     """How the stored elements of a sparse constant lie in it: TFLite's SparsityParameters."""
-    fused: bool
+    fused: bool = False
     """Whether the value lies between an op and the activation that is fused into it: no file and
     no kernel holds it."""
-    channels: ChannelFacts
+    channels: ChannelFacts = NO_FACTS
     """What is known of the channels."""
-    trained: TrainedRange | None
+    trained: TrainedRange | None = None
     """The range that training chose for the constant."""
-    meta: Mapping[str, Any]
+    meta: Mapping[str, Any] = field(default_factory=lambda: NO_META)
     """What only a file format needs to write the tensor back."""
-    # Weak: a graph that nobody holds any more is freed at once, with the weights it was given.
-    _index: weakref.ref[Index] | None
+    _index: Index | None = field(default=None, init=False)
 
-    def __init__(
-        self,
-        name: str,
-        shape: tuple[int, ...] | list[int],
-        dtype: str = "float32",
-        data: Array | None = None,
-        quant: Quant | None = None,
-        *,
-        shape_signature: tuple[int, ...] | None = None,
-        has_rank: bool = False,
-        is_variable: bool = False,
-        sparsity: Mapping[str, Any] | None = None,
-        fused: bool = False,
-        meta: Mapping[str, Any] | None = None,
-    ) -> None:
-        put = object.__setattr__
-        put(self, "name", name)
-        put(self, "shape", tuple(int(d) for d in shape))
-        put(self, "dtype", dtype)
-        put(self, "data", data)
-        put(self, "quant", quant)
-        put(self, "shape_signature", shape_signature)
-        put(self, "has_rank", has_rank)
-        put(self, "is_variable", is_variable)
-        put(self, "sparsity", sparsity)
-        put(self, "fused", fused)
-        put(self, "channels", NO_FACTS)
-        put(self, "trained", None)
-        put(self, "meta", MappingProxyType(dict(meta)) if meta else NO_META)
-        put(self, "_index", None)
-
-    def __setattr__(self, field: str, value: object) -> NoReturn:
-        raise AttributeError(f"tensor {self.name!r}: set {field} through its Graph")
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "shape", tuple(int(d) for d in self.shape))
+        object.__setattr__(
+            self, "meta", MappingProxyType(dict(self.meta)) if self.meta else NO_META
+        )
 
     def __repr__(self) -> str:
         const = " const" if self.is_const else ""
@@ -145,41 +123,34 @@ class Tensor:
         return twin
 
     @property
-    def index(self) -> Index | None:
-        """The index of the graph that holds the tensor; None where no graph does.
-
-        Raises ReferenceError where that graph is gone.
-        """
-        if self._index is None:
-            return None
-        index = self._index()
-        if index is None:
-            raise ReferenceError(f"the graph of tensor {self.name!r} is gone: keep its model")
-        return index
+    def place(self) -> str:
+        """How errors name the tensor."""
+        return f"tensor '{self.name}'"
 
     @property
     def producer(self) -> Op | None:
         """The op that computes the value; None for inputs and constants."""
-        index = self.index
-        return None if index is None else index.producer(self)
+        index = self._index
+        return None if index is None else next(iter(index.producers[self]), None)
 
     @property
     def users(self) -> tuple[User, ...]:
         """Every slot that reads the value, in op order; an op that reads it twice stands twice."""
-        index = self.index
-        return () if index is None else index.users(self)
+        index = self._index
+        if index is None:
+            return ()
+        ops = sorted(index.users[self], key=_BY_RANK)
+        return tuple([User(op, i) for op in ops for i, t in enumerate(op.inputs) if t is self])
 
     @property
     def is_input(self) -> bool:
         """Whether the value is an input of its graph."""
-        index = self.index
-        return index is not None and any(t is self for t in index.inputs)
+        return self._index is not None and any(t is self for t in self._index.inputs)
 
     @property
     def is_output(self) -> bool:
         """Whether the value is an output of its graph."""
-        index = self.index
-        return index is not None and any(t is self for t in index.outputs)
+        return self._index is not None and any(t is self for t in self._index.outputs)
 
     @property
     def is_const(self) -> bool:
@@ -211,32 +182,22 @@ class Tensor:
         return self.data
 
 
+@_locked
+@dataclass(frozen=True, eq=False, repr=False, slots=True, init=False)
 class Op:
-    """One operation; compared by identity.
-
-    `kind` is TFLite's builtin name (`CONV_2D`), or that of an op of our own (`BATCH_NORM`), which
-    is written as others. Ops are written through `Graph` only.
-    """
-
-    __slots__ = (
-        "attrs",
-        "inputs",
-        "intermediates",
-        "keep",
-        "kind",
-        "meta",
-        "name",
-        "outputs",
-        "rank",
-        "version",
-    )
+    """One operation; compared by identity. Ops are written through `Graph` only."""
 
     kind: str
+    """TFLite's builtin name (`CONV_2D`), or that of an op of our own (`BATCH_NORM`), which is
+    written as others."""
     name: str
+    """The name; by default that of the first output."""
     attrs: Attrs
+    """The attributes by name."""
     inputs: tuple[Tensor | None, ...]
     """What the op reads: the truth for slot order. An optional slot that is not used holds None."""
     outputs: tuple[Tensor, ...]
+    """What the op computes."""
     intermediates: tuple[Tensor, ...]
     """Tensors that only the kernel uses."""
     keep: Precision | None
@@ -251,8 +212,8 @@ class Op:
     def __init__(
         self,
         kind: str,
-        inputs: tuple[Tensor | None, ...] | list[Tensor | None] | list[Tensor],
-        outputs: tuple[Tensor, ...] | list[Tensor],
+        inputs: Iterable[Tensor | None],
+        outputs: Iterable[Tensor],
         attrs: Attrs | None = None,
         *,
         name: str | None = None,
@@ -265,15 +226,14 @@ class Op:
         put(self, "inputs", tuple(inputs))
         put(self, "outputs", tuple(outputs))
         put(self, "attrs", MappingProxyType(dict(attrs or {})))
-        put(self, "name", name if name is not None else (outputs[0].name if outputs else kind))
+        if name is None:
+            name = self.outputs[0].name if self.outputs else kind
+        put(self, "name", name)
         put(self, "intermediates", tuple(intermediates))
         put(self, "keep", None)
         put(self, "version", version)
         put(self, "meta", MappingProxyType(dict(meta or {})))
         put(self, "rank", ())
-
-    def __setattr__(self, field: str, value: object) -> NoReturn:
-        raise AttributeError(f"op {self.name!r}: set {field} through its Graph")
 
     def twin(self, tensors: Mapping[Tensor, Tensor]) -> Op:
         """An op with all that this one has, in no graph yet, on the twins of its tensors."""
@@ -282,7 +242,7 @@ class Op:
             object.__setattr__(twin, slot, getattr(self, slot))
         for slot in ("inputs", "outputs", "intermediates"):
             old = getattr(self, slot)
-            object.__setattr__(twin, slot, tuple(None if t is None else tensors[t] for t in old))
+            object.__setattr__(twin, slot, tuple([None if t is None else tensors[t] for t in old]))
         return twin
 
     @property

@@ -101,7 +101,9 @@ def _signatures(op: Op, shapes: list[Shape]) -> list[Shape | None]:
         t
         if t is None or not t.has_open_dims
         else Tensor(
-            t.name, [2 * n if d == -1 else n for n, d in zip(t.shape, t.dims, strict=True)], t.dtype
+            t.name,
+            tuple(2 * n if d == -1 else n for n, d in zip(t.shape, t.dims, strict=True)),
+            t.dtype,
         )
         for t in op.inputs
     ]

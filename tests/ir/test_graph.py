@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import gc
+import weakref
+
 import numpy as np
 import pytest
 from graphs import separable
@@ -88,8 +91,30 @@ def test_tensors_of_a_clone_find_the_clone_also_when_it_takes_over() -> None:
     assert twins[old].users[0].op is graph.op("tanh")
     graph.set_input(graph.op("tanh"), 0, graph.inputs[0])
     assert twins[old].users == ()
-    with pytest.raises(ReferenceError, match="'relu' is gone"):
-        _ = old.users
+
+
+def test_a_tensor_keeps_the_graph_around_it() -> None:
+    """Fails where a tensor refers to its graph weakly: nothing else holds this one."""
+    y = chain("RELU", "TANH").outputs[0]
+    assert y.is_output
+    assert y.producer is not None
+    x = y.producer.operand(0)
+    assert [user.op for user in x.users] == [y.producer]
+    assert x.producer is not None
+    assert x.producer.operand(0).is_input
+
+
+def test_graphs_that_nobody_holds_are_freed_with_their_constants() -> None:
+    """Fails where something beside tensors and ops refers to a graph that was given up."""
+    data = np.ones(4, np.float32)
+    b = GraphBuilder()
+    graph = b.finish(b.op("ADD", b.input("x", (4,)), b.graph.add_tensor(constant("c", data))))
+    copy, twins = graph.clone()
+    graph.become(copy)
+    held = weakref.ref(data)
+    del data, b, graph, copy, twins
+    gc.collect()
+    assert held() is None
 
 
 def test_empty_slots_before_a_new_operand_stay_empty() -> None:
