@@ -18,7 +18,12 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from qfrewrite.errors import Diagnostics, ModelFileError, UnsupportedError
-from qfrewrite.formats.tflite.flatbuffer_schema import FieldSpec, Schema, TableSpec
+from qfrewrite.formats.tflite.flatbuffer_schema import (
+    FIELD_KINDS,
+    FieldSpec,
+    Schema,
+    TableSpec,
+)
 from qfrewrite.ir import Array
 
 UNKNOWN = "?"
@@ -95,8 +100,7 @@ class Decoder:
         if at + 4 > self.size:
             raise _outside(spec.name)
         where: int = at - _I32.unpack_from(self.buf, at)[0]
-        found = self._vtables.get(where)
-        if found is None:
+        if where not in self._vtables:
             if not 0 <= where <= self.size - 4:
                 raise _outside(spec.name)
             size, table_size = _U16X2.unpack_from(self.buf, where)
@@ -104,8 +108,8 @@ class Decoder:
                 raise _outside(spec.name)
             self._spend(size)
             slots = struct.unpack_from(f"<{(size - 4) // 2}H", self.buf, where + 4)
-            found = self._vtables[where] = slots, table_size
-        return found
+            self._vtables[where] = slots, table_size
+        return self._vtables[where]
 
     def _scalar(self, spec: TableSpec, field: FieldSpec, at: int, values: Values) -> Any:
         value = field.packer.unpack_from(self.buf, at)[0]
@@ -194,15 +198,7 @@ class Decoder:
             raise ModelFileError("refers to the same bytes over and over", remedy=_REMEDY)
 
 
-_READ: dict[str, Callable[..., Any]] = {
-    "scalar": Decoder._scalar,
-    "string": Decoder._string,
-    "strings": Decoder._strings,
-    "scalars": Decoder._scalars,
-    "table": Decoder._table,
-    "tables": Decoder._tables,
-    "union": Decoder._union,
-}
+_READ: dict[str, Callable[..., Any]] = {kind: getattr(Decoder, f"_{kind}") for kind in FIELD_KINDS}
 
 
 def _outside(what: str) -> ModelFileError:
@@ -290,9 +286,9 @@ class Encoder:
         return self._push(_U32.pack(array.nbytes // field.dtype.itemsize))
 
     def _table(self, field: FieldSpec, value: Values | int, values: Mapping[str, Any]) -> int:
-        return (
-            value if isinstance(value, int) else self.table(self.schema.table(field.table), value)
-        )
+        if isinstance(value, int):
+            return value
+        return self.table(self.schema.table(field.table), value)
 
     def _tables(self, field: FieldSpec, value: Sequence[Values | int], values: Any) -> int:
         return self._offsets([self._table(field, item, values) for item in value])
@@ -345,15 +341,7 @@ class Encoder:
             self._push(bytes(missing))
 
 
-_WRITE: dict[str, Callable[..., Any]] = {
-    "scalar": Encoder._scalar,
-    "string": Encoder._string,
-    "strings": Encoder._strings,
-    "scalars": Encoder._scalars,
-    "table": Encoder._table,
-    "tables": Encoder._tables,
-    "union": Encoder._union,
-}
+_WRITE: dict[str, Callable[..., Any]] = {kind: getattr(Encoder, f"_{kind}") for kind in FIELD_KINDS}
 
 
 def as_bytes(array: Array) -> Array:

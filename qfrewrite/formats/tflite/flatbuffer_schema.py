@@ -39,6 +39,10 @@ _OFFSET = "UOffsetTRelative"
 _NO_NAMES: Mapping[int, str] = MappingProxyType({})
 
 
+FIELD_KINDS = ("scalar", "string", "table", "union", "scalars", "strings", "tables")
+"""What a field may hold; the last three are vectors."""
+
+
 @dataclass(frozen=True, eq=False)
 class FieldSpec:
     """One field of a table."""
@@ -48,7 +52,7 @@ class FieldSpec:
     slot: int
     """The slot of the field in its table."""
     kind: str
-    """`scalar`, `string`, `table`, `union`, or a vector: `scalars`, `strings`, `tables`."""
+    """One of FIELD_KINDS."""
     code: str
     """struct's letter of a scalar or of a vector's elements; `I` for an offset to the rest."""
     default: Any = None

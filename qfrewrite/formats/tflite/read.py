@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import mmap
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,14 @@ _FUSIBLE = frozenset(kinds_that(lambda op: op.fusible))
 _REMEDY = "the file is damaged or cut short"
 _MOST_DIMENSIONS = 32  # of a numpy array
 
-# What an operator or a tensor may carry besides what the IR holds -> its value when it does not.
-_OPERATOR_EXTRAS = {"custom_options_format": "FLEXBUFFERS", "debug_metadata_index": -1}
+# What a table may hold besides what the IR holds -> its value when it does not.
+_OPERATOR_EXTRAS = {
+    "custom_options_format": "FLEXBUFFERS",
+    "debug_metadata_index": -1,
+    "mutating_variable_inputs": None,
+}
+_GRAPH_EXTRAS = {"debug_metadata_index": -1}
+_TENSOR_EXTRAS = {"variant_tensors": None}
 
 
 def read_tflite(path: str | Path) -> Model:
@@ -92,10 +99,9 @@ class _ModelReader:
         # Metadata describe inputs and outputs in these types.
         model.meta["described_io"] = interface(model.graph)
         if file["metadata_buffer"] is not None:
-            ids = file["metadata_buffer"].tolist()
+            ids = _ints(file["metadata_buffer"])
             model.meta["metadata_buffer"] = tuple(self._bytes(i, "metadata_buffer") for i in ids)
-        if unknown := self._unknown():
-            model.meta["unknown"] = unknown
+        model.meta |= _unknown(*self._tables_outside_graphs())
         model.diagnostics.add(*self.decoder.diagnostics)
         model.mark_loaded()
         return model
@@ -134,14 +140,12 @@ class _ModelReader:
             self._data[key] = raw if raw is None or key[1] == "sparse" else _shaped(raw, *key[1:])
         return self._data[key]
 
-    def _unknown(self) -> tuple[str, ...]:
-        """What stands outside the graphs that the schema does not know."""
-        parts = [self.file]
+    def _tables_outside_graphs(self) -> Iterator[Values]:
+        yield self.file
         for field in ("buffers", "metadata", "signature_defs"):
-            parts += self.file[field] or []
+            yield from self.file[field] or []
         for signature in self.file["signature_defs"] or []:
-            parts += [*(signature["inputs"] or []), *(signature["outputs"] or [])]
-        return tuple(what for part in parts for what in part.get(UNKNOWN, ()))
+            yield from (*(signature["inputs"] or []), *(signature["outputs"] or []))
 
     def _bytes(self, index: int, what: str) -> bytes:
         data = self.raw(index, what)
@@ -151,22 +155,19 @@ class _ModelReader:
         key, index = values["signature_key"] or "", values["subgraph_index"]
         if not index < len(readers):
             raise ModelFileError(f"signature '{key}' has no subgraph {index}", remedy=_REMEDY)
-        sides: dict[str, list[tuple[str, int]]] = {}
+        sides = []
         for side, places in readers[index].places().items():
-            sides[side] = []
-            for pair in values[side] or []:
-                name, tensor = pair["name"] or "", pair["tensor_index"]
-                if tensor in places:
-                    sides[side].append((name, places[tensor]))
-                else:
+            named = [(pair["name"] or "", pair["tensor_index"]) for pair in values[side] or []]
+            sides.append(tuple((name, places[i]) for name, i in named if i in places))
+            for name, i in named:
+                if i not in places:
                     model.diagnostics.notice(
                         "signature-tensor",
-                        f"'{name}' is left out: tensor {tensor} is not among the {side} of "
+                        f"'{name}' is left out: tensor {i} is not among the {side} of "
                         f"subgraph {index}",
                         where=f"signature '{key}'",
                     )
-        signature = Signature(key, index, tuple(sides["inputs"]), tuple(sides["outputs"]))
-        model.signatures.append(signature)
+        model.signatures.append(Signature(key, index, *sides))
 
 
 class _GraphReader:
@@ -184,10 +185,7 @@ class _GraphReader:
         values, graph = self.values, self.graph
         if not values["name"]:
             graph.meta["unnamed"] = True
-        if values["debug_metadata_index"] != -1:
-            graph.meta["debug_metadata_index"] = values["debug_metadata_index"]
-        if UNKNOWN in values:
-            graph.meta["unknown"] = tuple(values[UNKNOWN])
+        graph.meta |= {**_extras(values, _GRAPH_EXTRAS), **_unknown(values)}
         self.tensors = [self._tensor(t, i) for i, t in enumerate(values["tensors"] or [])]
         for tensor in self.tensors:
             graph.add_tensor(tensor)
@@ -201,11 +199,11 @@ class _GraphReader:
 
     def places(self) -> dict[str, dict[int, int]]:
         """For `inputs` and `outputs`: tensor number -> first position in that list."""
-        lists = {side: _ints(self.values[side]) for side in ("inputs", "outputs")}
-        return {
-            side: {tensor: i for i, tensor in reversed(list(enumerate(ids)))}
-            for side, ids in lists.items()
-        }
+        places: dict[str, dict[int, int]] = {"inputs": {}, "outputs": {}}
+        for side, firsts in places.items():
+            for i, tensor in enumerate(_ints(self.values[side])):
+                firsts.setdefault(tensor, i)
+        return places
 
     # -- tensors ---------------------------------------------------------------------------
 
@@ -217,11 +215,7 @@ class _GraphReader:
         shape = _ints(values["shape"])
         if len(shape) > _MOST_DIMENSIONS or min(shape, default=0) < 0:
             raise ModelFileError(f"has the shape {list(shape[:8])}", where=where, remedy=_REMEDY)
-        meta: dict[str, Any] = {}
-        if values["variant_tensors"] is not None:
-            meta["variant_tensors"] = tuple(map(_plain, values["variant_tensors"]))
-        if UNKNOWN in values:
-            meta["unknown"] = tuple(values[UNKNOWN])
+        meta = {**_extras(values, _TENSOR_EXTRAS), **_unknown(values, values["quantization"])}
         signature = values["shape_signature"]
         try:
             data = self.model.constant(values, dtype, shape)
@@ -285,13 +279,9 @@ class _GraphReader:
     def _before(self, out: Tensor, activation: str) -> Tensor:
         """The tensor between an op and its activation, which the file does not have."""
         name = self.graph.unique_name(f"{out.name}/pre_{activation.lower()}")
+        signature = out.shape_signature
         return Tensor(
-            name,
-            out.shape,
-            out.dtype,
-            quant=out.quant,
-            shape_signature=out.shape_signature,
-            fused=True,
+            name, out.shape, out.dtype, quant=out.quant, shape_signature=signature, fused=True
         )
 
     def _check_order(self, where: str, inputs: list[Tensor | None], outputs: list[Tensor]) -> None:
@@ -306,41 +296,35 @@ class _GraphReader:
         self, values: Values, code: Values, kind: str
     ) -> tuple[dict[str, Any], dict[str, Any]]:
         """An operator's attributes, and what the writer needs besides them."""
-        meta = {k: values[k] for k, absent in _OPERATOR_EXTRAS.items() if values[k] != absent}
-        if values["mutating_variable_inputs"] is not None:
-            meta["mutating_variable_inputs"] = tuple(values["mutating_variable_inputs"].tolist())
-        if unknown := [*values.get(UNKNOWN, ()), *code.get(UNKNOWN, ())]:
-            meta["unknown"] = tuple(unknown)
-        attrs = self._options(values, kind, meta)
-        custom = self._custom_options(values)
-        extra = {"custom_code": code["custom_code"], "custom_options": custom}
+        attrs, meta = self._options(values, kind)
+        extra = {"custom_code": code["custom_code"], "custom_options": self._custom_options(values)}
+        extra = {k: v for k, v in extra.items() if v is not None}
         if kind == "CUSTOM":
-            attrs |= {k: v for k, v in extra.items() if v is not None}
-            attrs = {"custom_code": "", "custom_options": b"", **attrs}
+            attrs |= {"custom_code": "", "custom_options": b"", **extra}
         else:
-            meta |= {k: v for k, v in extra.items() if v is not None}
-        return attrs, meta
+            meta |= extra
+        tables = (values, code, values["builtin_options"], values["builtin_options2"])
+        return attrs, {**meta, **_extras(values, _OPERATOR_EXTRAS), **_unknown(*tables)}
 
-    def _options(self, values: Values, kind: str, meta: dict[str, Any]) -> dict[str, Any]:
-        """The attributes; where the table is not the kind's own, `meta` says which it is."""
-        usual = names.options_table(kind)
+    def _options(self, values: Values, kind: str) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The attributes, and where the table is not the kind's own, what tables there are."""
+        usual, meta = names.options_table(kind), dict[str, Any]()
         tables = {
-            values[f"{field}_type"]: values[field]
+            values[f"{field}_type"]: {
+                k: _plain(v) for k, v in values[field].items() if k != UNKNOWN
+            }
             for field in ("builtin_options", "builtin_options2")
             if values[field] is not None
         }
-        for options in tables.values():
-            if UNKNOWN in options:
-                meta["unknown"] = (*meta.get("unknown", ()), *options.pop(UNKNOWN))
         options = tables.pop(usual, None)
         if usual and options is None:
             meta["no_options"] = True
         if tables:
-            meta["other_options"] = {table: _plain(rest) for table, rest in tables.items()}
-        given = {k: _plain(v) for k, v in (options or {}).items() if v is not None}
+            meta["other_options"] = tables
+        given = {k: v for k, v in (options or {}).items() if v is not None}
         # FAKE_QUANT of the IR can have a range per index of an axis, which TFLite's cannot.
         more = {"axis": None} if kind == "FAKE_QUANT" else {}
-        return {**names.default_attrs(kind), **given, **more}
+        return {**names.default_attrs(kind), **given, **more}, meta
 
     def _custom_options(self, values: Values) -> bytes | None:
         data = values["custom_options"]
@@ -355,6 +339,18 @@ class _GraphReader:
 
 def _ints(vector: Any) -> tuple[int, ...]:
     return () if vector is None else tuple(vector.tolist())
+
+
+def _extras(values: Values, absent: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of the fields named in `absent` that have another value than there."""
+    plain = {name: _plain(values[name]) for name in absent}
+    return {name: value for name, value in plain.items() if value != absent[name]}
+
+
+def _unknown(*tables: Values | None) -> dict[str, Any]:
+    """What the schema does not know in `tables`, as an entry of `meta` where there is any."""
+    unknown = tuple(what for table in tables for what in (table or {}).get(UNKNOWN, ()))
+    return {"unknown": unknown} if unknown else {}
 
 
 def _plain(value: Any) -> Any:
@@ -385,8 +381,6 @@ def _quantization(
     """Scale and zero point; recorded ranges alone stay in `meta["quantization"]`."""
     if values is None:
         return None
-    if UNKNOWN in values:
-        meta["unknown"] = (*meta.get("unknown", ()), *values.pop(UNKNOWN))
     scale, zero, axis = values["scale"], values["zero_point"], values["quantized_dimension"]
     extra = {k: values[k] for k in ("min", "max") if values[k] is not None}
     if values["details"] is not None:

@@ -71,7 +71,7 @@ def chunks(model: Model, *, most_inline: int = _MOST_INLINE) -> Iterator[Any]:
 
 
 def op_version(op: Op) -> int:
-    """The op version to write: what its row asks for, and no less than its file had."""
+    """The op version to write: what its definition asks for, and no less than its file had."""
     return max(op.version or 1, least_version(op))
 
 
@@ -163,20 +163,24 @@ class _ModelWriter:
         return text if text is not None or self.as_read else DESCRIPTION
 
     def _metadata(self) -> list[tuple[str, bytes]]:
-        entries = dict(enumerate(self.model.metadata))
+        entries = list(self.model.metadata)
         if self.as_read:
-            return list(entries.values())
-        place = next((i for i, (name, _) in entries.items() if name == _RUNTIME), len(entries))
+            return entries
         kinds = {number: kind for kind, number in names.CODES.items()}
         codes = [(kinds.get(number, ""), version) for number, _, version in self._codes]
-        said = entries[place][1] if place in entries else None
-        entries[place] = _RUNTIME, min_runtime_version(codes, said)
+        stated = dict(reversed(entries)).get(_RUNTIME)
+        runtime = _RUNTIME, min_runtime_version(codes, stated)
+        if stated is None:
+            entries.append(runtime)
+        else:
+            entries[[name for name, _ in entries].index(_RUNTIME)] = runtime
         if (before := self.model.meta.get("described_io")) is not None:
-            for i, (name, value) in entries.items():
-                if name == metadata.ENTRY:
-                    after = metadata.interface(self.model.graph)
-                    entries[i] = name, metadata.restated(value, before, after)
-        return list(entries.values())
+            after = metadata.interface(self.model.graph)
+            entries = [
+                (name, metadata.restated(value, before, after) if name == metadata.ENTRY else value)
+                for name, value in entries
+            ]
+        return entries
 
     def _signatures(self) -> list[Signature]:
         if self.model.signatures or self.as_read:
@@ -267,16 +271,11 @@ def _fusions(graph: Graph) -> dict[Op, Op]:
     for op in graph.ops:
         if not facets(op).unfuses or len(op.outputs) != 1:
             continue
-        between = op.output
-        readers = between.users
-        if (
-            between.fused
-            and len(readers) == 1
-            and facets(readers[0].op).fusible
-            and not between.is_output
-            and op.attrs.get("fused_activation_function", "NONE") == "NONE"
-        ):
-            fusions[op] = readers[0].op
+        between, users = op.output, op.output.users
+        fusible = len(users) == 1 and facets(users[0].op).fusible and not between.is_output
+        free = op.attrs.get("fused_activation_function", "NONE") == "NONE"
+        if between.fused and fusible and free:
+            fusions[op] = users[0].op
     return fusions
 
 
@@ -284,7 +283,11 @@ def _options(op: Op, attrs: dict[str, Any]) -> dict[str, Values]:
     """The option tables of an op: its attributes, and what its file held besides."""
     as_read = op.version is not None
     tables: dict[str, Values] = dict(op.meta.get("other_options", {})) if as_read else {}
-    attrs = _SPECIAL.get(op.kind, dict)(attrs)
+    if op.kind == "FAKE_QUANT":
+        attrs = _fake_quant(attrs)
+    if op.kind == "CUSTOM":
+        # Its code and its bytes are fields of the operator.
+        attrs = {k: v for k, v in attrs.items() if k not in ("custom_code", "custom_options")}
     usual = names.options_table(op.kind)
     if usual is None:
         if attrs:
@@ -295,11 +298,6 @@ def _options(op: Op, attrs: dict[str, Any]) -> dict[str, Values]:
     return {usual: attrs, **tables}
 
 
-def _custom(attrs: Mapping[str, Any]) -> dict[str, Any]:
-    """What a CUSTOM op has besides its code and its bytes: nothing."""
-    return {k: v for k, v in attrs.items() if k not in ("custom_code", "custom_options")}
-
-
 def _fake_quant(attrs: Mapping[str, Any]) -> dict[str, Any]:
     """FAKE_QUANT's attributes as TFLite has them: one range for the whole tensor."""
     low, high = np.asarray(attrs["min"]), np.asarray(attrs["max"])
@@ -307,10 +305,6 @@ def _fake_quant(attrs: Mapping[str, Any]) -> dict[str, Any]:
         raise UnsupportedError("TFLite's FAKE_QUANT has one range, not one per channel")
     rest = {k: v for k, v in attrs.items() if k != "axis"}
     return {**rest, "min": float(low.item()), "max": float(high.item())}
-
-
-# Ops whose attributes are not just the fields of their table -> what of them is.
-_SPECIAL = {"CUSTOM": _custom, "FAKE_QUANT": _fake_quant}
 
 
 def _type(dtype: str) -> str | int:
@@ -370,27 +364,23 @@ def _signature(signature: Signature, writers: list[_GraphWriter]) -> Values:
         what = f"names subgraph {signature.subgraph} of {len(writers)}"
         raise UnsupportedError(what, where=f"signature '{signature.key}'")
     writer = writers[signature.subgraph]
-    sides = {"inputs": writer.inputs, "outputs": writer.outputs}
-    pairs = {"inputs": signature.inputs, "outputs": signature.outputs}
-    for side, tensors in sides.items():
-        for name, i in pairs[side]:
+    sides: Values = {}
+    for side, tensors in (("inputs", writer.inputs), ("outputs", writer.outputs)):
+        pairs = getattr(signature, side)
+        for name, i in pairs:
             if not 0 <= i < len(tensors):
                 what = f"'{name}' is number {i} of {len(tensors)} {side}"
                 raise UnsupportedError(what, where=f"signature '{signature.key}'")
-    return {
-        "signature_key": signature.key,
-        "subgraph_index": signature.subgraph,
-        **{
-            side: [{"name": name, "tensor_index": sides[side][i]} for name, i in pairs[side]]
-            for side in sides
-        },
-    }
+        sides[side] = [{"name": name, "tensor_index": tensors[i]} for name, i in pairs]
+    return {"signature_key": signature.key, "subgraph_index": signature.subgraph, **sides}
 
 
 def _named(tensors: tuple[Tensor, ...]) -> tuple[tuple[str, int], ...]:
     """Each tensor's name with its position; a name that stands twice is kept once."""
-    firsts = {t.name: i for i, t in reversed(list(enumerate(tensors)))}
-    return tuple(sorted(firsts.items(), key=lambda item: item[1]))
+    firsts: dict[str, int] = {}
+    for i, tensor in enumerate(tensors):
+        firsts.setdefault(tensor.name, i)
+    return tuple(firsts.items())
 
 
 def _refuse_unknown(meta: Mapping[str, Any], where: str | None = None) -> None:
