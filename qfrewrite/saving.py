@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from qfrewrite.ir import Model
 from qfrewrite.lower.quantized import has_ranges
 from qfrewrite.lower.scheme import SCHEMES, QuantOptions, QuantReport
 from qfrewrite.lower.spec_check import Violation
-from qfrewrite.targets.target import Unmapped
+from qfrewrite.targets.target import Target, Unmapped
 
 WEIGHTS = ("per-channel", "per-tensor")
 DEFAULT_SCHEME = "int8"
@@ -105,8 +105,6 @@ def _save_tflite(
     from qfrewrite.lower.model import lower_model
     from qfrewrite.lower.scheme_check import check_scheme
     from qfrewrite.ops.subgraphs import verify_subgraphs
-    from qfrewrite.targets.table import TARGETS
-    from qfrewrite.targets.target import unmapped
 
     lowered, lowering = lower_model(model, options)
     if asked:
@@ -115,8 +113,23 @@ def _save_tflite(
         _check(lowered)
     if model.edited:
         verify_subgraphs(lowered.graphs)
-    missing = unmapped(lowered, TARGETS[target]) if target else []
+    missing = _unmapped(lowered, target)
     return SaveReport(path, write_tflite(lowered, path), lowering, target, missing)
+
+
+def _unmapped(model: Model, target: str | None) -> list[Unmapped]:
+    """The ops that `target` does not take; raises UsageError where there is no such target."""
+    from qfrewrite.targets.target import unmapped
+
+    chosen = _target(target)
+    return unmapped(model, chosen) if chosen is not None else []
+
+
+def _target(name: str | None) -> Target | None:
+    from qfrewrite.targets.table import TARGETS
+
+    _one_of("target", name, TARGETS)
+    return None if name is None else TARGETS[name]
 
 
 def _check_graphdef_scheme(model: Model, options: QuantOptions) -> None:
@@ -149,12 +162,10 @@ def quant_options(
     Without a scheme it is int8. A target whose FULLY_CONNECTED takes one scale gets one, unless
     `fc_weights` says otherwise; ops that it computes slowly are written as faster ones.
     """
-    from qfrewrite.targets.table import TARGETS
-
+    chosen = _target(target)
     _one_of("weights", weights, WEIGHTS)
-    _one_of("fc_weights", fc_weights or weights, WEIGHTS)
-    _one_of("target", target or "litert", tuple(TARGETS))
-    by_target = None if target is None or TARGETS[target].per_axis_fc else False
+    _one_of("fc_weights", fc_weights, WEIGHTS)
+    by_target = None if chosen is None or chosen.per_axis_fc else False
     per_channel_fc = by_target if fc_weights is None else fc_weights == "per-channel"
     return QuantOptions(
         scheme or DEFAULT_SCHEME,
@@ -163,7 +174,7 @@ def quant_options(
         io,
         tuple(keep_float),
         tuple(keep_int16),
-        TARGETS[target].slow if target is not None else frozenset(),
+        chosen.slow if chosen is not None else frozenset(),
     )
 
 
@@ -174,15 +185,12 @@ def check(path: str | Path, *, target: str | None = None) -> list[Violation | Un
     """
     from qfrewrite.formats.tflite.read import read_tflite
     from qfrewrite.lower.spec_check import check_model
-    from qfrewrite.targets.table import TARGETS
-    from qfrewrite.targets.target import unmapped
 
-    _one_of("target", target or "litert", tuple(TARGETS))
+    _target(target)
     if not is_tflite(Path(path)):
         raise UsageError("is no .tflite", where=str(path), remedy="convert it first")
     model = read_tflite(path)
-    missing = unmapped(model, TARGETS[target]) if target else []
-    return [*check_model(model, mapped=True), *missing]
+    return [*check_model(model, mapped=True), *_unmapped(model, target)]
 
 
 def _check(lowered: Model) -> None:
@@ -217,6 +225,7 @@ def is_tflite(path: Path) -> bool:
         return path.suffix == ".tflite"
 
 
-def _one_of(name: str, value: str, known: tuple[str, ...]) -> None:
-    if value not in known:
-        raise UsageError(f"{name}='{value}' is not known", remedy=f"use one of {', '.join(known)}")
+def _one_of(name: str, value: str | None, choices: Collection[str]) -> None:
+    if value is not None and value not in choices:
+        remedy = f"use one of {', '.join(choices)}"
+        raise UsageError(f"{name}='{value}' is not known", remedy=remedy)

@@ -84,7 +84,7 @@ def test_no_permission_as_anyone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     def refuse(*_: object, **__: object) -> int:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(os, "open", refuse)
+    monkeypatch.setattr("builtins.open", refuse)
     with pytest.raises(OutputError, match="Permission denied"):
         write_atomic(tmp_path / "a", b"x")
 

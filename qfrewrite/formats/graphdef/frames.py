@@ -240,10 +240,7 @@ def _raise_loops(nodes: Nodes, library: Library, stop: set[str], results: set[st
 
 
 def _find_loop(
-    nodes: Nodes,
-    used_by: Mapping[str, list[tuple[Any, int, Ref]]],
-    frame: str,
-    enters: list[Any],
+    nodes: Nodes, used_by: Mapping[str, list[tuple[Any, int, Ref]]], frame: str, enters: list[Any]
 ) -> _Loop:
     variables, constants, exits = [], [], []
     conditions: dict[str, Any] = {}

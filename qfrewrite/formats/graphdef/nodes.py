@@ -139,7 +139,12 @@ def sort_nodes(nodes: Mapping[str, Any], ends: Iterable[Ref], stop: Container[st
         ) from None
 
 
-_SCALARS = {"s", "i", "f", "b", "type", "shape", "tensor"}
+# How a value is taken out of its field, where not as it is.
+_DECODED: Mapping[str, Callable[[Any], Any]] = {
+    "s": lambda value: value.decode("utf-8", "replace"),
+    "type": data_type_name,
+}
+_PLAIN = frozenset({"s", "i", "f", "b", "type", "shape", "tensor"})
 
 
 def attribute(node: Any, name: str, default: Any = None) -> Any:
@@ -148,21 +153,13 @@ def attribute(node: Any, name: str, default: Any = None) -> Any:
         return default
     value = node.attr[name]
     field = value.WhichOneof("value")
-    if field == "list":
-        parts = (_plain(key, list(getattr(value.list, key))) for key in ("i", "f", "b", "s"))
-        types = tuple(data_type_name(t) for t in value.list.type)
-        return next((p for p in parts if p), types)
-    if field not in _SCALARS:
+    if field in _PLAIN:
+        return _DECODED.get(field, lambda plain: plain)(getattr(value, field))
+    if field != "list":
         return default
-    return _plain(field, [getattr(value, field)])[0]
-
-
-def _plain(field: str, values: list[Any]) -> tuple[Any, ...]:
-    if field == "s":
-        return tuple(v.decode("utf-8", "replace") for v in values)
-    if field == "type":
-        return tuple(data_type_name(v) for v in values)
-    return tuple(values)
+    filled = (key for key in ("i", "f", "b", "s", "type") if getattr(value.list, key))
+    key = next(filled, "i")
+    return tuple(map(_DECODED.get(key, lambda plain: plain), getattr(value.list, key)))
 
 
 def int_list(node: Any, name: str, default: tuple[int, ...], length: int = 4) -> tuple[int, ...]:

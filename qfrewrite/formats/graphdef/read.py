@@ -45,10 +45,7 @@ _VARIABLES = frozenset(
 
 
 def read_graphdef(
-    path: str | Path,
-    *,
-    inputs: Sequence[str] | None = None,
-    outputs: Sequence[str] | None = None,
+    path: str | Path, *, inputs: Sequence[str] | None = None, outputs: Sequence[str] | None = None
 ) -> Model:
     """The frozen graph in the file `path`. See `parse_graphdef`."""
     path = Path(path)

@@ -69,9 +69,7 @@ def _write_op(e: Emitter, op: Op) -> None:
         write = _as_node(node_op)
     if write is None:
         raise UnsupportedError(
-            "has no form in a GraphDef",
-            where=op.place,
-            remedy="write a .tflite instead",
+            "has no form in a GraphDef", where=op.place, remedy="write a .tflite instead"
         )
     try:
         for tensor in (*op.inputs, *op.outputs):

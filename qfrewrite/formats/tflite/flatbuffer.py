@@ -18,12 +18,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from qfrewrite.errors import Diagnostics, ModelFileError, UnsupportedError
-from qfrewrite.formats.tflite.flatbuffer_schema import (
-    FIELD_KINDS,
-    FieldSpec,
-    Schema,
-    TableSpec,
-)
+from qfrewrite.formats.tflite.flatbuffer_schema import FIELD_KINDS, FieldSpec, Schema, TableSpec
 from qfrewrite.ir import Array
 
 UNKNOWN = "?"

@@ -8,8 +8,9 @@ what is decoded can be changed and encoded again.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.resources import files
 from types import MappingProxyType
 
 import numpy as np
@@ -24,64 +25,30 @@ ENTRY = "TFLITE_METADATA"
 """The name of the metadata entry."""
 IDENTIFIER = b"M001"
 
-# Fields in the order of their slots; a union takes two (`<field>_type` before it).
-_TABLES = {
-    "ModelMetadata": "name:string description:string version:string "
-    "subgraph_metadata:[SubGraphMetadata] author:string license:string "
-    "associated_files:[AssociatedFile] min_parser_version:string",
-    "SubGraphMetadata": "name:string description:string input_tensor_metadata:[TensorMetadata] "
-    "output_tensor_metadata:[TensorMetadata] associated_files:[AssociatedFile] "
-    "input_process_units:[ProcessUnit] output_process_units:[ProcessUnit] "
-    "input_tensor_groups:[TensorGroup] output_tensor_groups:[TensorGroup] "
-    "custom_metadata:[CustomMetadata]",
-    "TensorMetadata": "name:string description:string dimension_names:[string] content:Content "
-    "process_units:[ProcessUnit] stats:Stats associated_files:[AssociatedFile]",
-    "TensorGroup": "name:string tensor_names:[string]",
-    "CustomMetadata": "name:string data:[ubyte]",
-    "AssociatedFile": "name:string description:string type:byte locale:string version:string",
-    "Content": "content_properties:ContentProperties range:ValueRange",
-    "ValueRange": "min:int max:int",
-    "FeatureProperties": "",
-    "ImageProperties": "color_space:byte default_size:ImageSize",
-    "ImageSize": "width:uint height:uint",
-    "BoundingBoxProperties": "index:[uint] type:byte coordinate_type:byte",
-    "AudioProperties": "sample_rate:uint channels:uint",
-    "Stats": "max:[float] min:[float]",
-    "ProcessUnit": "options:ProcessUnitOptions",
-    "NormalizationOptions": "mean:[float] std:[float]",
-    "ScoreCalibrationOptions": "score_transformation:byte default_score:float",
-    "ScoreThresholdingOptions": "global_score_threshold:float",
-    "BertTokenizerOptions": "vocab_file:[AssociatedFile]",
-    "SentencePieceTokenizerOptions": "sentencePiece_model:[AssociatedFile] "
-    "vocab_file:[AssociatedFile]",
-    "RegexTokenizerOptions": "delim_regex_pattern:string vocab_file:[AssociatedFile]",
-}
-_UNIONS = {
-    "ContentProperties": (
-        "NONE", "FeatureProperties", "ImageProperties", "BoundingBoxProperties", "AudioProperties",
-    ),
-    "ProcessUnitOptions": (
-        "NONE", "NormalizationOptions", "ScoreCalibrationOptions", "ScoreThresholdingOptions",
-        "BertTokenizerOptions", "SentencePieceTokenizerOptions", "RegexTokenizerOptions",
-    ),
-}  # fmt: skip
 # `force_align` of the schema.
 _ALIGN = {("CustomMetadata", "data"): 16}
 _SCALARS = {"byte": "b", "ubyte": "B", "int": "i", "uint": "I", "float": "f"}
 
 
-def _table(name: str, text: str) -> TableSpec:
+def _schema() -> Schema:
+    """The tables that `metadata_schema.txt` lists."""
+    text = files(__package__).joinpath("metadata_schema.txt").read_text("ascii")
+    lines = [line.split() for line in text.splitlines() if not line.startswith("#")]
+    unions = {name: members for sort, name, *members in lines if sort == "union"}
+    tables = {name: fields for sort, name, *fields in lines if sort == "table"}
+    return Schema.of(_table(name, fields, unions) for name, fields in tables.items())
+
+
+def _table(name: str, stated: Sequence[str], unions: Mapping[str, Sequence[str]]) -> TableSpec:
     fields: list[FieldSpec] = []
-    for item in text.split():
-        field, kind = item.split(":")
-        if kind in _UNIONS:
-            members = MappingProxyType(dict(enumerate(_UNIONS[kind])))
-            fields.append(
-                FieldSpec(f"{field}_type", len(fields), "scalar", "B", "NONE", "", members)
-            )
-            fields.append(FieldSpec(field, len(fields), "union", "I", names=members))
+    for field, kind in (item.split(":") for item in stated):
+        slot = len(fields)
+        if kind in unions:
+            members = MappingProxyType(dict(enumerate(unions[kind])))
+            fields.append(FieldSpec(f"{field}_type", slot, "scalar", "B", "NONE", "", members))
+            fields.append(FieldSpec(field, slot + 1, "union", "I", names=members))
         else:
-            fields.append(_field(field, len(fields), kind, _ALIGN.get((name, field), 1)))
+            fields.append(_field(field, slot, kind, _ALIGN.get((name, field), 1)))
     return TableSpec(name, len(fields), tuple(fields))
 
 
@@ -97,19 +64,18 @@ def _field(name: str, slot: int, kind: str, align: int) -> FieldSpec:
     return FieldSpec(name, slot, f"table{many}", "I", table=inner)
 
 
-SCHEMA = Schema.of(_table(name, text) for name, text in _TABLES.items())
+SCHEMA = _schema()
 """The tables of the metadata."""
 
 
 @dataclass(frozen=True)
 class Normalization:
-    """How an input is made of pixels or other raw values: (x - mean) / std.
-
-    One value each, or one for every channel.
-    """
+    """How an input is made of pixels or other raw values: (x - mean) / std."""
 
     mean: tuple[float, ...]
+    """What is subtracted: one value, or one for every channel."""
     std: tuple[float, ...]
+    """What the difference is divided by: one value, or one for every channel."""
 
 
 def parse_metadata(content: bytes) -> Values:
@@ -155,10 +121,12 @@ def normalizations(model: Model) -> Mapping[str, Normalization]:
 
 @dataclass(frozen=True)
 class Held:
-    """What an input or output holds: its element type, and how that stands for real values."""
+    """What an input or output holds."""
 
     dtype: str
+    """Its element type."""
     quant: Quant | None
+    """How its values stand for real ones."""
 
     def real(self, value: float) -> float:
         """What a value of this element type stands for."""
@@ -193,11 +161,11 @@ def restated(content: bytes, before: Interface, after: Interface) -> bytes:
     try:
         values = parse_metadata(content)
         graphs = values["subgraph_metadata"] or []
-        changed = (
-            [_restate(graphs[0], side, before[side], after[side]) for side in before]
-            if graphs
-            else []
-        )
+        changed = [
+            _restate(graph, side, before[side], after[side])
+            for graph in graphs[:1]
+            for side in before
+        ]
         return metadata_bytes(values) if any(changed) and not _has_unknown(values) else content
     except (ModelFileError, UnsupportedError):
         return content

@@ -11,14 +11,7 @@ from qfrewrite.errors import ModelFileError, UnsupportedError
 from qfrewrite.formats.graphdef.importer import NodeContext
 from qfrewrite.formats.graphdef.nodes import ALIASES, place
 from qfrewrite.formats.graphdef.tensor_proto import tensor_to_numpy
-from qfrewrite.formats.graphdef.values import (
-    NCHW,
-    Constant,
-    Value,
-    identity_perm,
-    is_known,
-    ranked,
-)
+from qfrewrite.formats.graphdef.values import NCHW, Constant, Value, identity_perm, is_known, ranked
 from qfrewrite.ir import NUMPY_DTYPES, Tensor
 
 Table = Mapping[str, Callable[[NodeContext], list[Value]]]

@@ -174,12 +174,7 @@ def _dense(
 
 
 def _batch_matmul(
-    c: NodeContext,
-    a: _Term,
-    b: _Term,
-    batch: Sequence[str],
-    contracted: Sequence[str],
-    out: Labels,
+    c: NodeContext, a: _Term, b: _Term, batch: Sequence[str], contracted: Sequence[str], out: Labels
 ) -> list[Value]:
     """BATCH_MATMUL of [batch, rows, inner] and [batch, inner, columns], either one transposed."""
     inner = a.pick(contracted)

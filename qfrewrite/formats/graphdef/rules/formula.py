@@ -11,13 +11,7 @@ import numpy as np
 from qfrewrite.errors import UnsupportedError
 from qfrewrite.formats.graphdef.importer import NodeContext
 from qfrewrite.formats.graphdef.rules.arith import Table
-from qfrewrite.formats.graphdef.values import (
-    Computed,
-    Constant,
-    Value,
-    common_perm,
-    is_known,
-)
+from qfrewrite.formats.graphdef.values import Computed, Constant, Value, common_perm, is_known
 from qfrewrite.ir import NUMPY_DTYPES, Tensor
 
 # tensorflow/core/kernels/relu_op_functor.h

@@ -9,13 +9,7 @@ import numpy as np
 from qfrewrite.errors import ModelFileError, UnsupportedError
 from qfrewrite.formats.graphdef.importer import MAX_FOLDED, NodeContext
 from qfrewrite.formats.graphdef.rules.arith import Table, element_type
-from qfrewrite.formats.graphdef.values import (
-    Constant,
-    Value,
-    identity_perm,
-    is_known,
-    ranked,
-)
+from qfrewrite.formats.graphdef.values import Constant, Value, identity_perm, is_known, ranked
 from qfrewrite.ir import Tensor
 
 # What kernels take as indices.
@@ -90,10 +84,7 @@ def _roll(c: NodeContext) -> list[Value]:
 def _halves(c: NodeContext, x: Tensor, axis: int, shift: int) -> list[Tensor]:
     """The last `shift` entries of `x` along `axis`, then the others."""
     kept = x.shape[axis] - shift
-    return [
-        sliced(c, x, axis, kept, shift, "last"),
-        sliced(c, x, axis, 0, kept, "first"),
-    ]
+    return [sliced(c, x, axis, kept, shift, "last"), sliced(c, x, axis, 0, kept, "first")]
 
 
 def sliced(c: NodeContext, x: Tensor, axis: int, first: int, count: int, suffix: str) -> Tensor:

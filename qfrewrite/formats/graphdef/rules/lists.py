@@ -15,13 +15,7 @@ from qfrewrite.errors import ModelFileError, UnsupportedError
 from qfrewrite.formats.graphdef.importer import MAX_ELEMENTS, NodeContext
 from qfrewrite.formats.graphdef.rules.arith import Table, element_type
 from qfrewrite.formats.graphdef.rules.index import sliced
-from qfrewrite.formats.graphdef.values import (
-    Computed,
-    Constant,
-    Unset,
-    Value,
-    identity_perm,
-)
+from qfrewrite.formats.graphdef.values import Computed, Constant, Unset, Value, identity_perm
 from qfrewrite.ir import NUMPY_DTYPES, Tensor
 
 _GIVE_SIZE = "give the list its size, and its tensors one shape"
@@ -123,8 +117,7 @@ def _set(slot: int, index: int, item: int, c: NodeContext) -> list[Value]:
         )
     if not length:
         raise UnsupportedError(
-            "writes to a list of no tensors, which grows while the graph runs",
-            remedy=_GIVE_SIZE,
+            "writes to a list of no tensors, which grows while the graph runs", remedy=_GIVE_SIZE
         )
     part = _element(c, new)
     if length == 1:

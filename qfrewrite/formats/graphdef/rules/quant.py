@@ -9,13 +9,7 @@ import numpy as np
 from qfrewrite.errors import ModelFileError, UnsupportedError
 from qfrewrite.formats.graphdef.importer import NodeContext
 from qfrewrite.formats.graphdef.rules.arith import Table
-from qfrewrite.formats.graphdef.values import (
-    Constant,
-    FakeQuant,
-    Value,
-    identity_perm,
-    is_known,
-)
+from qfrewrite.formats.graphdef.values import Constant, FakeQuant, Value, identity_perm, is_known
 from qfrewrite.ir import Array, Op, Tensor
 from qfrewrite.ops.detection import OPTIONS, encode_options, output_shapes
 
