@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from qfrewrite.errors import Diagnostic, OutputError, UsageError
 from qfrewrite.formats.atomic import staged
 from qfrewrite.ir import Model
 from qfrewrite.passes import Pass, RunReport, judged_on, run_passes
+from qfrewrite.records import Record
 from qfrewrite.runtime.metrics import Fidelity
 from qfrewrite.saving import (
     DEFAULT_SCHEME,
@@ -23,7 +23,7 @@ from qfrewrite.saving import (
     quant_options,
     save,
 )
-from qfrewrite.solve.context import open_context
+from qfrewrite.solve.context import no_progress, open_context
 
 
 def load(
@@ -120,29 +120,32 @@ class Job:
         object.__setattr__(self, "saving", saving)
 
 
+# The fields that are settings of a context.
+_SETTINGS = ("samples", "preprocess", "seed", "threads", "checkpoint", "resume")
+
+
 class Watcher:
     """Follows a conversion while it runs; this one does nothing."""
 
     def loaded(self, model: Model) -> None:
         """The model is read, and made float where it was quantized."""
 
-    def say(self, one: Diagnostic) -> None:
+    def say(self, *diagnostics: Diagnostic) -> None:
         """Something speaks against the data."""
 
     def progress(self, label: str, total: int | None) -> Callable[[int], None]:
         """A long step begins; what is returned is called with how many of `total` are done."""
-        return lambda done: None
+        return no_progress(label, total)
 
-    def status(self, label: str) -> AbstractContextManager[Any]:
-        """A short step runs."""
-        return nullcontext()
+    def status(self, label: str) -> None:
+        """A short step begins."""
 
     def after(self, one: Pass, model: Model) -> None:
         """A pass was run."""
 
 
-@dataclass
-class QuantizeReport:
+@dataclass(repr=False)
+class QuantizeReport(Record):
     """What a conversion did: passes, file, and how close the result is to float."""
 
     passes: RunReport
@@ -165,20 +168,14 @@ class QuantizeReport:
     """What speaks against the result."""
 
     def __repr__(self) -> str:
-        found = f"{self.fidelity}, " if self.fidelity is not None else ""
-        return f"<QuantizeReport {str(self.path)!r}: {found}{len(self.warnings)} warnings>"
+        close = f"{self.fidelity}, " if self.fidelity is not None else ""
+        return f"<QuantizeReport {str(self.path)!r}: {close}{len(self.warnings)} warnings>"
 
-    def to_dict(self) -> dict[str, Any]:
-        """What JSON can hold of it."""
-        return {
-            **self.passes.to_dict(),
-            "saved": self.saved.to_dict(),
-            "fidelity": None if self.fidelity is None else self.fidelity.to_dict(),
-            "measured_on": self.measured_on,
-            "signatures": {key: found.to_dict() for key, found in self.signatures.items()},
-            "preprocess": self.preprocess,
-            "diagnostics": [one.to_dict() for one in self.diagnostics],
-        }
+    def figures(self) -> dict[str, Any]:
+        """The fields, with the passes as rows and all diagnostics in one list."""
+        names = ("fidelity", "measured_on", "signatures", "preprocess", "diagnostics")
+        own = {name: getattr(self, name) for name in names}
+        return {**self.passes.to_dict(), "saved": self.saved.to_dict(), **own}
 
     @property
     def path(self) -> Path:
@@ -189,8 +186,8 @@ class QuantizeReport:
     def diagnostics(self) -> list[Diagnostic]:
         """Notices and warnings, in order: exactly what the command line writes to stderr."""
         of_passes = [one for report in self.passes.passes for one in report.diagnostics]
-        found = (*self.about_model, *self.about_data, *of_passes, *self.about_result)
-        return [one for one in found if one.severity != "note"]
+        everything = (*self.about_model, *self.about_data, *of_passes, *self.about_result)
+        return [one for one in everything if one.severity != "note"]
 
     @property
     def warnings(self) -> list[Diagnostic]:
@@ -212,14 +209,16 @@ def convert(model: Model, job: Job, watcher: Watcher | None = None) -> QuantizeR
     watcher.loaded(model)
     reference = model.clone()
     context = open_context(
-        model, job.data, samples=job.samples, preprocess=job.preprocess, seed=job.seed,
-        threads=job.threads, held_out=judged_on(passes or ()), quant=quant_options(**job.saving),
-        progress=watcher.progress, checkpoint=job.checkpoint, resume=job.resume,
+        model,
+        job.data,
+        held_out=judged_on(passes or ()),
+        quant=quant_options(**job.saving),
+        progress=watcher.progress,
         full_statistics=job.save_ranges is not None,
-    )  # fmt: skip
+        **{name: getattr(job, name) for name in _SETTINGS},
+    )
     preprocess, about_data = judge_data(reference, context)
-    for one in about_data:
-        watcher.say(one)
+    watcher.say(*about_data)
     report = RunReport()
     if passes is not None:
         report = run_passes(model, passes, context, verify=job.verify, after=watcher.after)
@@ -227,28 +226,20 @@ def convert(model: Model, job: Job, watcher: Watcher | None = None) -> QuantizeR
         context = replace(context, samples=context.samples.for_graph(model.graph))
     output = job.output or default_output(model, scheme)
     with staged(output) as temporary:
-        with watcher.status("writing"):
-            saved = save(model, temporary, **job.saving)
-        with watcher.status("comparing the result with the float model"):
-            found = judge(reference, temporary, context, size=report.size, passes=report.names)
+        watcher.status("writing")
+        saved = save(model, temporary, **job.saving)
+        watcher.status("comparing the result with the float model")
+        judgement = judge(reference, temporary, context, size=report.size, passes=report.names)
         if job.save_ranges is not None:
             _save_ranges(job.save_ranges, model.name, report)
     saved.path = output
     for samples in (context.samples, *context.signatures.values()):
-        for one in samples.diagnostics if samples is not None else ():
-            watcher.say(one)
-            about_data.append(one)
-    return QuantizeReport(
-        report,
-        saved,
-        found.fidelity,
-        found.measured_on,
-        found.signatures,
-        preprocess,
-        list(model.diagnostics),
-        about_data,
-        found.diagnostics,
-    )
+        if samples is not None:
+            watcher.say(*samples.diagnostics)
+            about_data += samples.diagnostics
+    measured = judgement.fidelity, judgement.measured_on, judgement.signatures
+    diagnostics = list(model.diagnostics), about_data, judgement.diagnostics
+    return QuantizeReport(report, saved, *measured, preprocess, *diagnostics)
 
 
 def _check_output(model: Model, output: Path) -> None:

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from qfrewrite.analyze.evaluate import run_images
 from qfrewrite.data.labels import LabelledImages
-from qfrewrite.data.preprocess import Preprocess, chosen_preprocess
+from qfrewrite.data.preprocess import Preprocess
 from qfrewrite.errors import DataError, QfError, UsageError
 from qfrewrite.ir import Array, Model
 from qfrewrite.passes import Progress
 from qfrewrite.records import Record
-from qfrewrite.runtime.session import Runner
 from qfrewrite.solve.context import no_progress
 
 
@@ -51,9 +51,8 @@ def evaluate_detector(
     offset: category id of the model's class 0. Boxes [ymin, xmin, ymax, xmax] are fractions of
     the image. Raises DataError, UsageError; QfError where pycocotools is missing.
     """
-    truth = _truth(annotations)
-    runner = Runner.of(model, threads=threads)
-    found = [info for info in truth.imgs.values() if (Path(folder) / info["file_name"]).is_file()]
+    truth, folder = _truth(annotations), Path(folder)
+    found = [info for info in truth.imgs.values() if (folder / info["file_name"]).is_file()]
     found = found[:limit]
     if not found:
         raise DataError(
@@ -61,14 +60,14 @@ def evaluate_detector(
             where=str(folder),
             remedy="give the folder that the annotations belong to",
         )
-    files = tuple(Path(folder) / info["file_name"] for info in found)
-    images = LabelledImages(files, (0,) * len(files), f"{Path(folder).name}/")
-    step = progress(f"evaluating {model.name}", len(files))
-    detections: list[dict[str, Any]] = []
-    samples = images.samples(runner.inputs, chosen_preprocess(model, preprocess))
-    for done, (info, sample) in enumerate(zip(found, samples, strict=True), 1):
-        detections += _detections(info, runner.run(sample), offset, model.name)
-        step(done)
+    files = tuple(folder / info["file_name"] for info in found)
+    images = LabelledImages(files, (0,) * len(files), f"{folder.name}/")
+    runs = run_images(model, images, preprocess, threads=threads, progress=progress)
+    detections = [
+        detection
+        for info, outputs in zip(found, runs, strict=True)
+        for detection in _detections(info, outputs, offset, model.name)
+    ]
     return _scored(model.name, truth, [info["id"] for info in found], detections)
 
 
@@ -104,15 +103,16 @@ def _detections(
     boxes, classes, scores = (v.reshape(-1, *v.shape[2:]) for v in outputs[:3])
     count = min(int(outputs[3].reshape(-1)[0]), len(scores))
     height, width = info["height"], info["width"]
-    made = []
-    for (top, left, bottom, right), kind, score in zip(
-        boxes[:count].tolist(), classes[:count].tolist(), scores[:count].tolist(), strict=True
-    ):
-        made.append({
-            "image_id": info["id"], "category_id": int(kind) + offset, "score": score,
+    detections = zip(*(v[:count].tolist() for v in (boxes, classes, scores)), strict=True)
+    return [
+        {
+            "image_id": info["id"],
+            "category_id": int(kind) + offset,
+            "score": score,
             "bbox": [left * width, top * height, (right - left) * width, (bottom - top) * height],
-        })  # fmt: skip
-    return made
+        }
+        for (top, left, bottom, right), kind, score in detections
+    ]
 
 
 def _scored(name: str, truth: Any, ids: list[int], detections: list[dict[str, Any]]) -> Precision:

@@ -91,13 +91,12 @@ def model_cost(model: Model) -> ModelCost:
 def _cost(unit: Unit, held: set[Tensor]) -> OpCost:
     """held: the tensors in memory while the op runs."""
     op = unit.op
-    kind = op.kind if unit.activation is None else f"{op.kind}+{unit.activation.kind}"
     as_is, in_int8 = (
         (weight_bytes(op, eight=eight), sum(tensor_bytes(t, eight=eight) for t in held))
         for eight in (False, True)
     )
     shape = unit.results[0].shape
-    return OpCost(op.name, kind, shape, macs(op), parameters(op), *as_is, *in_int8)
+    return OpCost(op.name, unit.kind, shape, macs(op), parameters(op), *as_is, *in_int8)
 
 
 def _live(graph: Graph, steps: list[Unit]) -> list[set[Tensor]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from math import comb, sqrt
 
@@ -83,23 +83,35 @@ def evaluate(
     offset: of the model's classes against the labels; by default 1 where the model has 1,001
     classes and no label is above 999, else 0. Raises DataError, UsageError.
     """
-    runner = Runner.of(model, threads=threads)
-    samples = images.samples(runner.inputs, chosen_preprocess(model, preprocess))
-    step = progress(f"evaluating {model.name}", len(images.files))
-    ranks: list[int] = []
-    classes = 0
-    for done, (sample, label) in enumerate(zip(samples, images.labels, strict=True), 1):
-        scores = _scores(runner.run(sample), model.name)
+    ranks, classes, shift = [], 0, 0
+    runs = run_images(model, images, preprocess, threads=threads, progress=progress)
+    for outputs, label in zip(runs, images.labels, strict=True):
+        scores = _scores(outputs, model.name)
         if not classes:
             classes = scores.size
-            offset = class_offset(classes, images.labels, offset)
-        assert offset is not None
-        ranks.append(_rank(scores, label + offset))
-        step(done)
+            shift = class_offset(classes, images.labels, offset)
+        ranks.append(_rank(scores, label + shift))
     first = np.array(ranks) == 0
     low, high = wilson(int(first.sum()), len(first))
     top5 = float((np.array(ranks) < _TOP).mean()) if classes > _TOP else None
     return Accuracy(model.name, len(first), float(first.mean()), low, high, top5, first)
+
+
+def run_images(
+    model: Model,
+    images: LabelledImages,
+    preprocess: Preprocess | str | None,
+    *,
+    threads: int | None,
+    progress: Progress,
+) -> Iterator[Sequence[Array]]:
+    """The outputs of `model` for each image, valid for one step."""
+    runner = Runner.of(model, threads=threads)
+    samples = images.samples(runner.inputs, chosen_preprocess(model, preprocess))
+    step = progress(f"evaluating {model.name}", len(images.files))
+    for done, sample in enumerate(samples, 1):
+        yield runner.run(sample)
+        step(done)
 
 
 def _scores(outputs: Sequence[Array], name: str) -> Array:

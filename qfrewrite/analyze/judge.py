@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -82,18 +82,17 @@ def judge(
     if context.samples is None:
         return Judgement(measured_on="not measured: no data", signatures=signatures)
     kind = "held back" if samples.held_out else "used in calibration: no others are left"
-    found = Judgement(compare(floats, result), f"{context.judged_on.description} ({kind})")
-    found.signatures = signatures
-    assert found.fidelity is not None
+    diagnostics, fidelity = Diagnostics(), compare(floats, result)
     if len(floats) >= _ENOUGH and _hardly_varies([sample[0] for sample in floats]):
-        found.diagnostics.warn(
+        diagnostics.warn(
             "same-outputs",
             f"the float model itself gives nearly the same output for all {len(floats)} samples: "
             "check the data and how they are scaled",
         )
-    if is_poor(found.fidelity):
-        found.diagnostics.add(_poor_warning(reference, path, context, found.fidelity, passes))
-    return found
+    if is_poor(fidelity):
+        diagnostics.add(_poor_warning(reference, path, context, fidelity, passes))
+    measured_on = f"{context.judged_on.description} ({kind})"
+    return Judgement(fidelity, measured_on, diagnostics, signatures)
 
 
 def _judge_signatures(reference: Model, path: Path, context: PassContext) -> dict[str, Fidelity]:
@@ -101,18 +100,15 @@ def _judge_signatures(reference: Model, path: Path, context: PassContext) -> dic
 
     Those without data run on a few synthetic inputs. Raises RunError where one cannot be run.
     """
-    graphs = {
-        key: graph
-        for graph in entries(reference)[1:]
-        if (key := reference.signature_of(graph)) is not None
-    }
+    keyed = [(reference.signature_of(graph), graph) for graph in entries(reference)[1:]]
+    graphs = {key: graph for key, graph in keyed if key is not None}
     if not graphs:
         return {}
     written, found = read_tflite(path), {}
     for key, graph in graphs.items():
-        samples, place = context.signatures.get(key), reference.graphs.index(graph)
+        samples = context.signatures.get(key)
         own = samples or _made_up(graph, context)
-        result = written.graphs[place]
+        result = written.graphs[reference.graphs.index(graph)]
         runner = Runner(serialize(Model([result, *result.bodies])), threads=context.threads)
         floats = own.outputs(graph, threads=context.threads)
         values = collect(runner, own.judged_on)
@@ -179,13 +175,11 @@ def _poor_warning(
     reference: Model, path: Path, context: PassContext, fidelity: Fidelity, passes: Sequence[str]
 ) -> Diagnostic:
     text = f"the result is far from the float model: {fidelity}"
-    worst = _worst_layers(reference, path, context)
-    if worst:
+    if worst := _worst_layers(reference, path, context):
         named = ", ".join(f"'{row.name}' ({row.lost_db:.1f} dB)" for row in worst)
         text += f"; most is lost in {named}"
-    helps = [remedy(worst) for applies, remedy in _REMEDIES if applies(context.quant, passes)]
-    tries = [one for one in helps if one]
-    remedy = f"try {', or '.join(tries)}" if tries else ""
+    remedies = ", or ".join(_remedies(context.quant, passes, worst))
+    remedy = f"try {remedies}" if remedies else ""
     return Diagnostic("warning", "far-from-float", text, remedy=remedy)
 
 
@@ -200,31 +194,23 @@ def _worst_layers(reference: Model, path: Path, context: PassContext) -> list[La
     return [row for row in ranked[:3] if row.lost_db > 0]
 
 
-def _kept(option: str) -> Callable[[Sequence[LayerFidelity]], str]:
-    return lambda worst: " ".join(f"{option} '{row.name}'" for row in worst)
-
-
-def _solved(passes: Sequence[str]) -> bool:
-    return any(name in ("reconstruct", "auto") for name in passes)
-
-
-# When a remedy is worth a try, by the options and the passes that were run -> what it is called,
-# by the worst layers.
-_REMEDIES: tuple[
-    tuple[
-        Callable[[QuantOptions, Sequence[str]], bool], Callable[[Sequence[LayerFidelity]], str]
-    ],
-    ...,
-] = (
-    (lambda o, p: o.kind.per_channel and not o.per_channel, lambda w: "--weights per-channel"),
-    (lambda o, p: o.scheme == "uint8", lambda w: "--scheme int8"),
-    (lambda o, p: o.kind.activations is not None and not _solved(p) and o.per_channel
-     and o.kind.per_channel, lambda w: "-p @per-channel"),
-    (lambda o, p: o.kind.activations is not None and not _solved(p)
-     and not (o.per_channel and o.kind.per_channel), lambda w: "-p @per-tensor"),
-    # With one scale for all weights it is these that cost, and 16 bits do not help them.
-    (lambda o, p: o.scheme == "int8" and o.per_channel, _kept("--keep-int16")),
-    (lambda o, p: o.kind.activations is not None and not (o.scheme == "int8" and o.per_channel),
-     _kept("--keep-float")),
-    (lambda o, p: o.kind.activations is None, lambda w: "--scheme float16"),
-)  # fmt: skip
+def _remedies(
+    options: QuantOptions, passes: Sequence[str], worst: Sequence[LayerFidelity]
+) -> Iterator[str]:
+    """What is worth a try, by the options, the passes that were run, and the worst layers."""
+    kind = options.kind
+    if kind.per_channel and not options.per_channel:
+        yield "--weights per-channel"
+    if options.scheme == "uint8":
+        yield "--scheme int8"
+    if kind.activations is None:
+        yield "--scheme float16"
+        return
+    if {"reconstruct", "auto"}.isdisjoint(passes):
+        per_channel = kind.per_channel and options.per_channel
+        yield "-p @per-channel" if per_channel else "-p @per-tensor"
+    if worst:
+        # With one scale for all weights it is these that cost, and 16 bits do not help them.
+        helps = options.scheme == "int8" and options.per_channel
+        option = "--keep-int16" if helps else "--keep-float"
+        yield " ".join(f"{option} '{row.name}'" for row in worst)

@@ -32,6 +32,7 @@ from qfrewrite.rewrite.linear import linear_ports
 from qfrewrite.rewrite.match import LINEAR, NoMatch, sole_user
 from qfrewrite.rewrite.raising import raise_graph
 from qfrewrite.runtime.session import take_usual_sizes
+from qfrewrite.runtime.units import units
 
 # Weights this small beside the largest change nothing: the channel is its bias.
 _NOTHING = 1e-6
@@ -52,9 +53,9 @@ class Inspection(Record):
 
     def layer(self, name: str) -> Layer:
         """The layer called `name`, by its op or its output; raises KeyError."""
-        for found in self.layers:
-            if name in (found.name, found.output):
-                return found
+        for layer in self.layers:
+            if name in (layer.name, layer.output):
+                return layer
         raise KeyError(name)
 
     def advice(self) -> dict[str, list[str]]:
@@ -91,21 +92,21 @@ def inspect_model(
     stored = _stored_ranges(graph)
     known = ranges.rows if ranges is not None else {}
     layers, unknown = [], unsettled(graph)
-    for op in graph.ops:
-        if op.kind == "FAKE_QUANT" or fuses_into(op) is not None or not op.outputs:
+    for unit in units(graph):
+        op, output = unit.op, unit.results[0]
+        if op.kind == "FAKE_QUANT":
             continue
-        fused = _fused_activation(op)
-        output = fused.output if fused is not None else op.output
         layer = Layer(
             op.name,
-            f"{op.kind}+{fused.kind}" if fused is not None else op.kind,
+            unit.kind,
             output.name,
             output.dims if output in unknown else output.shape,
             parameters(op),
             macs(op) if unknown.isdisjoint(op.outputs) else 0,
+            row=known.get(output.name),
         )
-        _describe_weights(layer, op, before.get(op.name), known.get(output.name))
-        _describe_values(layer, output, known.get(output.name), stored.get(output))
+        _describe_weights(layer, op, before.get(op.name))
+        _describe_values(layer, output, stored.get(output))
         layer.flags = find_flags(layer, stays_float=_stays_float(op, quantized))
         layers.append(layer)
     about_data = context.samples.diagnostics if context and context.samples is not None else ()
@@ -117,57 +118,52 @@ def inspect_model(
 
 @dataclass(frozen=True)
 class _Unfolded:
-    """A linear op before its BatchNorm is folded: weights per channel, gains, dead channels."""
+    """A linear op before its BatchNorm is folded."""
 
     weights: Array | None
-    gain: Array | None
-    dead: Array
+    """The largest |weight| per channel, [O]; None where weights are not known."""
+    gain: Array | None = None
+    """The gain of the BatchNorm per channel, [O]; None where there is no BatchNorm."""
+    dead: Array | None = None
+    """Whether the BatchNorm makes a channel constant, [O]."""
 
 
 def _before_folding(op: Op) -> _Unfolded:
-    weights = _channel_magnitudes(op)
-    nothing = np.zeros(0, np.bool_)
-    reader = sole_user(op.output)
-    if isinstance(reader, NoMatch) or reader.kind != "BATCH_NORM":
-        return _Unfolded(weights, None, nothing)
-    found = dead_by_batch_norm(reader)
-    dead = found.dead if found is not None else nothing
-    return _Unfolded(weights, np.abs(bn_scale_offset(reader)[0]), dead)
+    w, norm = _channel_weights(op), sole_user(op.output)
+    magnitudes = None if w is None else np.abs(w).max(1)
+    if isinstance(norm, NoMatch) or norm.kind != "BATCH_NORM":
+        return _Unfolded(magnitudes)
+    judged = dead_by_batch_norm(norm)
+    dead = None if judged is None else judged.dead
+    return _Unfolded(magnitudes, np.abs(bn_scale_offset(norm)[0]), dead)
 
 
-def _channel_magnitudes(op: Op) -> Array | None:
-    """The largest weight per output channel, [O], real units; None where they are not known."""
+def _channel_weights(op: Op) -> Array | None:
+    """The weights of each output channel, [O, N], real units; None where they are not known."""
     tensor = op.operand(linear_ports(op).weights)
     # Of types that numpy lacks the bytes are kept.
     if tensor.data is None or not tensor.size or tensor.data.shape != tensor.shape:
         return None
     w = tensor.data if tensor.quant is None else dequantize(tensor.data, tensor.quant)
-    by_output = np.abs(np.moveaxis(w, linear_ports(op).axis, 0))
-    magnitudes: Array = by_output.reshape(len(by_output), -1).max(1)
-    return magnitudes
+    by_output = np.moveaxis(w, linear_ports(op).axis, 0)
+    return by_output.reshape(len(by_output), -1)
 
 
-def _describe_weights(layer: Layer, op: Op, before: _Unfolded | None, row: RangeRow | None) -> None:
-    if op.kind not in LINEAR:
+def _describe_weights(layer: Layer, op: Op, before: _Unfolded | None) -> None:
+    w = _channel_weights(op) if op.kind in LINEAR else None
+    if w is None:
         return
-    magnitudes = _channel_magnitudes(op)
-    if magnitudes is None:
-        return
-    tensor = op.operand(linear_ports(op).weights)
-    w = tensor.value()
-    if tensor.quant is not None:
-        w = dequantize(w, tensor.quant)
     layer.weights = float(w.min()), float(w.max())
-    layer.channel_weights = magnitudes
+    layer.channel_weights = magnitudes = np.abs(w).max(1)
     dead = magnitudes <= _NOTHING * magnitudes.max()
     if before is not None:
         layer.unfolded_weights = before.weights
         if before.gain is not None:
             layer.gain_max = float(before.gain.max())
             layer.gain_median = float(np.median(before.gain))
-        if before.dead.size == dead.size:
+        if before.dead is not None and before.dead.size == dead.size:
             dead = dead | before.dead
-    stats = row.stats if row is not None else None
+    stats = layer.row.stats if layer.row is not None else None
     if stats is not None and stats.channel_low is not None and stats.channels == dead.size:
         dead = dead | (stats.channel_low == stats.channel_high)
     layer.dead = np.flatnonzero(dead).tolist()
@@ -175,26 +171,21 @@ def _describe_weights(layer: Layer, op: Op, before: _Unfolded | None, row: Range
     layer.channel_ratio = float(magnitudes.max() / live.min()) if live.size else None
 
 
-def _describe_values(
-    layer: Layer, tensor: Tensor, row: RangeRow | None, stored: Range | None
-) -> None:
-    layer.row = row
-    if row is not None:
-        layer.range = row.range
-        if row.stats is not None and row.stats.range is not None:
-            layer.observed, layer.sparsity = row.stats.range, row.stats.sparsity
-        layer.scale, layer.zero_point = float(row.quant.scale[0]), int(row.quant.zero_point[0])
-    if stored is not None:
-        layer.range = stored
-        quant = tensor.quant
-        if quant is None:
-            quant = RangeRow(layer.output, stored).quant
-        layer.scale, layer.zero_point = float(quant.scale[0]), int(quant.zero_point[0])
-    values = row.stats.distribution if row is not None and row.stats is not None else None
+def _describe_values(layer: Layer, tensor: Tensor, stored: Range | None) -> None:
+    """stored: the range in the file, which holds whatever was observed."""
+    stats = layer.row.stats if layer.row is not None else None
+    layer.range = stored or (layer.row.range if layer.row is not None else None)
+    if layer.range is None:
+        return
+    row = RangeRow(layer.output, layer.range, stats=stats)
+    quant = tensor.quant if stored is not None and tensor.quant is not None else row.quant
+    layer.scale, layer.zero_point = float(quant.scale[0]), int(quant.zero_point[0])
+    if stats is not None and stats.range is not None:
+        layer.observed, layer.sparsity = stats.range, stats.sparsity
+    values = stats.distribution if stats is not None else None
     # Values of a quantized tensor lie on its grid already.
-    if values is not None and values.total and layer.range is not None and tensor.quant is None:
-        held = RangeRow(layer.output, layer.range, stats=row.stats if row else None)
-        layer.clipped, lost = held.clipped, held.losses
+    if values is not None and values.total and tensor.quant is None:
+        layer.clipped, lost = row.clipped, row.losses
         if lost is not None and lost.total > 0 and values.mean_square > 0:
             layer.sqnr_db = float(10 * np.log10(values.mean_square / lost.total))
 
@@ -207,22 +198,13 @@ def _stored_ranges(graph: Graph) -> dict[Tensor, Range]:
             continue
         if tensor.quant.scale.size == 1:
             scale, zero = float(tensor.quant.scale[0]), int(tensor.quant.zero_point[0])
-            first, last = ACTIVATION_CODES[tensor.dtype]
-            found[tensor] = (first - zero) * scale, (last - zero) * scale
+            low, high = ((code - zero) * scale for code in ACTIVATION_CODES[tensor.dtype])
+            found[tensor] = low, high
     for op in graph.ops_of("FAKE_QUANT"):
         if not op.operand(0).is_const:
             ends = holding_zero(*(np.asarray(attr(op, k)).reshape(-1)[0] for k in ("min", "max")))
             found[op.operand(0)] = found[op.output] = (float(ends[0]), float(ends[1]))
     return found
-
-
-def _fused_activation(op: Op) -> Op | None:
-    if len(op.outputs) != 1:
-        return None
-    reader = sole_user(op.output)
-    if isinstance(reader, NoMatch) or fuses_into(reader) is not op:
-        return None
-    return reader
 
 
 def _stays_float(op: Op, quantized: bool) -> bool:
@@ -239,19 +221,11 @@ def _observe(graph: Graph, context: PassContext, method: str) -> RangeTable:
 
     twins: Mapping[Tensor, Tensor]
     probed, twins = real_twins(graph)
-    names = dict(zip(twins.values(), row_names(list(twins)), strict=True))
-    table = measure(
-        probed,
-        {t: Detail(channel_mean=True, full=True) for t in names},
-        context,
-        MethodChoice.parse(method),
-        label="observing",
-    )
-    rows = {}
-    for row, name in zip(table, names.values(), strict=True):
+    details = {twin: Detail(channel_mean=True, full=True) for twin in twins.values()}
+    table = measure(probed, details, context, MethodChoice.parse(method), label="observing")
+    for row, name in zip(table, row_names(list(twins)), strict=True):
         row.name = name
-        rows[name] = row
-    table.rows = rows
+    table.rows = {row.name: row for row in table}
     return table
 
 
@@ -260,12 +234,8 @@ def real_twins(graph: Graph) -> tuple[Graph, dict[Tensor, Tensor]]:
     copy, twins = graph.clone()
     wanted: dict[Tensor, Tensor] = {}
     for tensor in (*graph.inputs, *(out for op in graph.ops for out in op.outputs)):
-        twin = twins[tensor]
-        if (
-            tensor.is_const
-            or not tensor.size
-            or any(fuses_into(r.op) is not None for r in tensor.users)
-        ):
+        twin, fused = twins[tensor], any(fuses_into(use.op) is not None for use in tensor.users)
+        if tensor.is_const or not tensor.size or fused:
             continue
         if tensor.dtype == "float32":
             wanted[tensor] = twin

@@ -7,7 +7,7 @@ values that enter the first layer are beside its bias; how sure the scores are.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence, Sized
+from collections.abc import Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass, replace
 from math import prod, sqrt
 
@@ -61,12 +61,8 @@ class PreprocessVerdict:
         """What names the better one; None where there is none."""
         if self.better is None:
             return None
-        return Diagnostic(
-            "warning",
-            "preprocess",
-            f"preprocess '{given}' does not fit the float model: {self.why}",
-            remedy=f"give --preprocess {self.better}",
-        )
+        text = f"preprocess '{given}' does not fit the float model: {self.why}"
+        return Diagnostic("warning", "preprocess", text, remedy=f"give --preprocess {self.better}")
 
 
 def judge_data(model: Model, context: PassContext) -> tuple[str, list[Diagnostic]]:
@@ -112,38 +108,31 @@ def judge_preprocess(
     count = min(most or _SCORED_ON, _SCORED_ON, max(_IMAGES, _MOST_BYTES // size))
     pixels = [next(iter(sample.values())) for sample in source.pixels(count)]
     few = pixels[:_IMAGES]
-    divergence = _divergences(graph, candidates, few, threads)
-    if divergence:
+    if divergence := _divergences(graph, candidates, few, threads):
         return _by_statistics(divergence, given)
     canonicalise(graph)
     ratio = _ratios(graph, candidates, few, threads)
-    scale_fits = {
-        c for c in candidates if c not in ratio or _PLAUSIBLE[0] <= ratio[c] <= _PLAUSIBLE[1]
-    }
-    compared = [c for c in candidates if c in scale_fits]
-    entropy = _entropies(graph, compared, pixels, threads)
-    if given not in scale_fits:
-        if not compared:
-            return PreprocessVerdict()
-        better = _surest(entropy, compared[0]) if entropy else compared[0]
-        return PreprocessVerdict(
-            False,
-            better,
-            f"what enters its first layer is {ratio[given]:.3g} times as large as the layer's "
-            f"bias (with {better} {ratio[better]:.2g} times)",
-        )
-    better = _surest(entropy, given) if entropy else given
+    low, high = _PLAUSIBLE
+    plausible = [c for c in candidates if c not in ratio or low <= ratio[c] <= high]
+    if not plausible:
+        return PreprocessVerdict()
+    entropy = _entropies(graph, plausible, pixels, threads)
+    first = given if given in plausible else plausible[0]
+    better = _surest(entropy, first) if entropy else first
     if better == given:
         return PreprocessVerdict(given in ratio)
-    mean = {c: float(entropy[c][0].mean()) for c in (given, better)}
-    return PreprocessVerdict(
-        False,
-        better,
-        (
-            f"its scores are less sure than with {better} (entropy {mean[given]:.2f} against "
-            f"{mean[better]:.2f} nats on {len(pixels)} images)"
-        ),
-    )
+    if given not in plausible:
+        why = (
+            f"what enters its first layer is {ratio[given]:.3g} times as large as the layer's "
+            f"bias (with {better} {ratio[better]:.2g} times)"
+        )
+    else:
+        mean, less = (float(entropy[c][0].mean()) for c in (given, better))
+        why = (
+            f"its scores are less sure than with {better} (entropy {mean:.2f} against "
+            f"{less:.2f} nats on {len(pixels)} images)"
+        )
+    return PreprocessVerdict(False, better, why)
 
 
 def _candidates(given: Preprocess, stated: Preprocess | None, channels: int) -> list[Preprocess]:
@@ -161,18 +150,15 @@ def _divergences(
 ) -> dict[Preprocess, float]:
     """How far the values before the first BatchNorms lie from those of training, in nats."""
     layers = [op for op in graph.ops_of("BATCH_NORM") if _moments(op) is not None][:_LAYERS]
-    if not layers:
-        return {}
-    session = Session(graph, [op.operand(0) for op in layers], threads=threads)
     found = {}
-    for candidate in candidates:
+    for candidate, runs in _runs(
+        graph, [op.operand(0) for op in layers], candidates, pixels, threads
+    ):
         sums = [ChannelSums(op.operand(0).shape[-1]) for op in layers]
-        for image in pixels:
-            for moments, value in zip(
-                sums, session.run(_fed(graph, candidate, image)), strict=True
-            ):
-                moments.add(value.reshape(-1, value.shape[-1]))
-        each = [_divergence(op, m.moments) for op, m in zip(layers, sums, strict=True)]
+        for values in runs:
+            for own, value in zip(sums, values, strict=True):
+                own.add(value.reshape(-1, value.shape[-1]))
+        each = [_divergence(op, own.moments) for op, own in zip(layers, sums, strict=True)]
         found[candidate] = float(np.mean(each))
     return found
 
@@ -187,10 +173,11 @@ def _moments(op: Op) -> tuple[Float64, Float64] | None:
 
 def _divergence(op: Op, seen: tuple[Float64, Float64]) -> float:
     """The median over channels of KL(seen || training), both taken as normal."""
-    known = _moments(op)
-    assert known is not None
-    mean, variance = known[0], known[1] + max(attr(op, "epsilon"), 1e-12)
-    here, spread = seen[0], seen[1] + variance - known[1]
+    trained = _moments(op)
+    assert trained is not None
+    epsilon = max(attr(op, "epsilon"), 1e-12)
+    mean, variance = trained[0], trained[1] + epsilon
+    here, spread = seen[0], seen[1] + epsilon
     ratio = spread / variance
     return float(np.median(0.5 * (ratio - 1 - np.log(ratio) + (here - mean) ** 2 / variance)))
 
@@ -199,15 +186,12 @@ def _by_statistics(divergence: Mapping[Preprocess, float], given: Preprocess) ->
     better = min(divergence, key=lambda one: divergence[one])
     if divergence[given] <= _DIVERGES or divergence[better] * _CLOSER > divergence[given]:
         return PreprocessVerdict(divergence[given] <= _DIVERGES)
-    return PreprocessVerdict(
-        False,
-        better,
-        (
-            f"its first layers see other values than in training (they diverge by "
-            f"{divergence[given]:.2g} nats from what BatchNorm remembers, with {better} by "
-            f"{divergence[better]:.2g})"
-        ),
+    why = (
+        f"its first layers see other values than in training (they diverge by "
+        f"{divergence[given]:.2g} nats from what BatchNorm remembers, with {better} by "
+        f"{divergence[better]:.2g})"
     )
+    return PreprocessVerdict(False, better, why)
 
 
 # -- the first layer ------------------------------------------------------------------------
@@ -224,14 +208,12 @@ def _ratios(
     bias = None if first is None else first.input(linear_ports(first).bias)
     if first is None or bias is None or bias.data is None or not bias.data.any():
         return {}
-    session = Session(graph, [first.output], threads=threads)
     b = bias.data.astype(np.float64)
     there = np.abs(b) > 1e-6 * np.abs(b).max()
     found = {}
-    for candidate in candidates:
-        seen = [session.run(_fed(graph, candidate, image))[0].copy() for image in pixels]
-        added = np.concatenate([v.reshape(-1, b.size) for v in seen]).astype(np.float64) - b
-        rms = np.sqrt((added**2).mean(0))
+    for candidate, runs in _runs(graph, [first.output], candidates, pixels, threads):
+        sums = np.concatenate([v.reshape(-1, b.size).astype(np.float64) for (v,) in runs]) - b
+        rms = np.sqrt((sums**2).mean(0))
         found[candidate] = float(np.median(rms[there] / np.abs(b)[there]))
     return found
 
@@ -249,11 +231,9 @@ def _entropies(
     output = graph.outputs[0]
     if output.dtype != "float32" or not _are_scores(output) or len(candidates) < 2:
         return {}
-    session = Session(graph, [output], threads=threads)
     found = {}
-    for candidate in candidates:
-        rows = [session.run(_fed(graph, candidate, image))[0].reshape(-1) for image in pixels]
-        scores = np.stack([row.astype(np.float64) for row in rows])
+    for candidate, runs in _runs(graph, [output], candidates, pixels, threads):
+        scores = np.stack([v.reshape(-1).astype(np.float64) for (v,) in runs])
         found[candidate] = _entropy(scores), scores.shape[1]
     return found
 
@@ -278,12 +258,8 @@ def _surest(entropy: Mapping[Preprocess, tuple[Float64, int]], given: Preprocess
     limit = _SURER_MANY if many else _SURER_FEW
     compared = [c for c in entropy if many or str(c).partition(",crop=")[0] in _FEW_COMPARED]
     surer = {c: _t(entropy[given][0] - entropy[c][0]) for c in compared if c != given}
-    best = min(
-        (c for c, t in surer.items() if t > limit),
-        key=lambda c: float(entropy[c][0].mean()),
-        default=given,
-    )
-    return best
+    clearly = [c for c, t in surer.items() if t > limit]
+    return min(clearly, key=lambda c: float(entropy[c][0].mean()), default=given)
 
 
 def _t(differences: Float64) -> float:
@@ -292,5 +268,18 @@ def _t(differences: Float64) -> float:
     return float(differences.mean()) / error if error > 0 else 0.0
 
 
-def _fed(graph: Graph, how: Preprocess, pixels: Array) -> dict[str, Array]:
-    return {graph.inputs[0].name: how.apply(pixels)}
+# -- running -------------------------------------------------------------------------------
+
+
+def _runs(
+    graph: Graph,
+    tensors: Sequence[Tensor],
+    candidates: Sequence[Preprocess],
+    pixels: Sequence[Array],
+    threads: int | None,
+) -> Iterator[tuple[Preprocess, Iterator[Sequence[Array]]]]:
+    """Each candidate, and what `tensors` hold for each image under it; valid for one step."""
+    if tensors:
+        session, name = Session(graph, tensors, threads=threads), graph.inputs[0].name
+        for how in candidates:
+            yield how, map(session.run, ({name: how.apply(image)} for image in pixels))

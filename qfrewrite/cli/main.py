@@ -22,18 +22,7 @@ from qfrewrite.cli.sensitivity import sensitivity
 from qfrewrite.cli.sweep import sweep
 from qfrewrite.errors import Interrupted, QfError
 
-_COMMANDS = (
-    convert,
-    inspect,
-    compare,
-    ranges,
-    check,
-    bench,
-    evaluate,
-    sweep,
-    sensitivity,
-    passes,
-)
+_COMMANDS = (convert, inspect, compare, ranges, check, bench, evaluate, sweep, sensitivity, passes)
 _EPILOG = """\b
 Exit codes: 0 done, 1 other errors, 2 wrong usage, 3 model file, 4 not supported,
 5 passes, 6 data, 7 output, 8 verification, 9 runtime, 130 interrupted,

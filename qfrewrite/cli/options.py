@@ -231,8 +231,7 @@ class Call:
 
     def say(self, diagnostics: Iterable[Diagnostic]) -> None:
         """Notices and warnings, on stderr."""
-        for one in diagnostics:
-            self.reporter.say(one)
+        self.reporter.say(*diagnostics)
 
     def print(
         self,

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import MISSING
 from pathlib import Path
 from typing import Any
@@ -83,38 +82,32 @@ class Reporter(Watcher):
 
         return update
 
-    def status(self, label: str) -> AbstractContextManager[Any]:
-        """A line on a terminal while something short runs."""
+    def status(self, label: str) -> None:
+        """A line on a terminal before something short runs."""
         if not self._bars.disable:
             self._err.print(f"[dim]{label} ...[/dim]")
-        return super().status(label)
 
-    def say(self, one: Diagnostic) -> None:
-        """One line on stderr; notes belong to the summary on stdout."""
-        if self._quiet:
-            return
-        if one.severity == "note":
-            self._out.print(f"  {escape(str(one))}", soft_wrap=True)
-        else:
-            style = "yellow" if one.severity == "warning" else "cyan"
-            line = f"[{style}]{one.severity}:[/{style}] {escape(str(one))}"
-            self._err.print(line, soft_wrap=True)
+    def say(self, *diagnostics: Diagnostic) -> None:
+        """A line each on stderr; notes belong to the summary on stdout."""
+        for one in () if self._quiet else diagnostics:
+            if one.severity == "note":
+                self._out.print(f"  {escape(str(one))}", soft_wrap=True)
+            else:
+                style = "yellow" if one.severity == "warning" else "cyan"
+                line = f"[{style}]{one.severity}:[/{style}] {escape(str(one))}"
+                self._err.print(line, soft_wrap=True)
 
     def loaded(self, model: Model) -> None:
         """What was read."""
-        for one in model.diagnostics:
-            self.say(one)
+        self.say(*model.diagnostics)
         if self._quiet:
             return
         graph = model.graph
-        sides = (
-            ", ".join(f"{t.name} {t.dtype}[{','.join(_sizes(t))}]" for t in side)
-            for side in (graph.inputs, graph.outputs)
-        )
         ops = sum(len(g.ops) for g in model.graphs)
         name = model.path.name if model.path else model.name
         self._out.print(f"[bold]{escape(name)}[/bold]  {ops} ops")
-        for label, text in zip(("inputs ", "outputs"), sides, strict=True):
+        for label, side in (("inputs ", graph.inputs), ("outputs", graph.outputs)):
+            text = ", ".join(f"{t.name} {t.dtype}[{','.join(_sizes(t))}]" for t in side)
             self._out.print(f"  {label}  {escape(text)}", soft_wrap=True)
 
     def after(self, one: Pass, model: Model) -> None:
@@ -128,20 +121,16 @@ class Reporter(Watcher):
         """One row per pass; notes below; edits and skips where asked for."""
         if not report.passes or self._quiet:
             return
-        table = Table(box=SIMPLE_HEAD, pad_edge=False)
-        for name in ("pass", "edits", "skips", "seconds", "cost"):
-            table.add_column(name, justify="left" if name in ("pass", "cost") else "right")
-        for p in report.passes:
-            table.add_row(escape(p.name), str(p.edits), str(p.skips), f"{p.seconds:.2f}", _cost(p))
+        rows = [(p.name, p.edits, p.skips, f"{p.seconds:.2f}", _cost(p)) for p in report.passes]
+        names = ("pass", "edits", "skips", "seconds", "cost")
         self._out.print()
-        self._out.print(table)
+        self._out.print(_table(names, rows, right=names[1:4]))
         for p in report.passes:
             self._pass_notes(p)
 
     def _pass_notes(self, p: PassReport) -> None:
         short = p.short_name
-        for one in p.diagnostics:
-            self.say(one)
+        self.say(*p.diagnostics)
         if self._verbose or p.log.diagnostics.of("warning"):
             self._layers(p)
         if self._explain:
@@ -150,70 +139,67 @@ class Reporter(Watcher):
             for entry in p.log.skips:
                 self._out.print(f"  {short}: [yellow]{escape(str(entry))}[/yellow]", soft_wrap=True)
         elif p.skips:
-            reasons = _common([e.detail for e in p.log.skips])
-            self._out.print(f"  {short}: skipped {escape(reasons)}", soft_wrap=True)
+            example = escape(p.log.skips[0].detail)
+            text = f"skipped {p.skips}, e.g. {example} (--explain lists all)"
+            self._out.print(f"  {short}: {text}", soft_wrap=True)
 
     def _layers(self, p: PassReport) -> None:
-        if not p.log.layers:
-            return
-        table = Table(box=SIMPLE_HEAD, pad_edge=False, title=f"{p.name}, per layer")
-        columns = list(dict.fromkeys(k for row in p.log.layers for k in row))
-        for name in columns:
-            table.add_column(name, overflow="fold")
-        for row in p.log.layers:
-            table.add_row(*(_figure(k, row.get(k)) for k in columns))
-        self._out.print(table)
+        if p.log.layers:
+            names = list(dict.fromkeys(name for row in p.log.layers for name in row))
+            rows = [[_figure(name, row.get(name)) for name in names] for row in p.log.layers]
+            self._out.print(_table(names, rows, title=f"{p.name}, per layer"))
 
     def result(self, source: Path, report: QuantizeReport) -> None:
         """What the passes did, where the result is, how large, how close to float, what stayed."""
         self._passes(report.passes)
-        for one in report.about_result:
-            self.say(one)
+        self.say(*report.about_result)
         if self._quiet:
             return
-        saved = report.saved
-        before, low = source.stat().st_size, saved.lowering
-        lines = [
-            ("written", f"[bold]{escape(str(saved.path))}[/bold]"),
-            (
-                "size",
-                f"{byte_count(before)} -> {byte_count(saved.size)} "
-                f"({100 * saved.size / before:.0f} %)",
-            ),
-        ]
-        if low.counts:
-            stayed = ", ".join(f"{count} {what}" for what, count in low.counts.items())
-            if low.float_ops:
-                stayed += f", {len(low.float_ops)} float: " + "; ".join(
-                    f"{kind} '{name}' ({why})" for name, kind, why in low.float_ops
-                )
-            lines.append(("ops", escape(stayed)))
-        if report.preprocess:
-            lines.append(("preprocess", escape(report.preprocess)))
-        if report.measured_on:
-            figures = f"{report.fidelity}, " if report.fidelity is not None else ""
-            lines.append(("float vs result", f"{figures}{escape(report.measured_on)}"))
-        lines += [("", escape(f"signature '{k}': {v}")) for k, v in report.signatures.items()]
         self._out.print()
-        for label, text in lines:
-            self._out.print(f"  {label:<16} {text}", soft_wrap=True)
-        for note in low.diagnostics:
-            self._out.print(f"  {'note':<16} {escape(str(note))}", soft_wrap=True)
-        if saved.target is not None and not saved.unmapped:
-            self._out.print(f"  {'target':<16} all ops map to {saved.target}")
-        for line in grouped(saved.unmapped):
-            self._out.print(f"  {'not mapped':<16} {escape(line)}", soft_wrap=True)
+        for label, text in _result_lines(source, report):
+            styled = escape(text) if label != "written" else f"[bold]{escape(text)}[/bold]"
+            self._out.print(f"  {label:<16} {styled}", soft_wrap=True)
+
+
+def _result_lines(source: Path, report: QuantizeReport) -> Iterator[tuple[str, str]]:
+    saved, low = report.saved, report.saved.lowering
+    before = source.stat().st_size
+    yield "written", str(saved.path)
+    share = f"{100 * saved.size / before:.0f} %"
+    yield "size", f"{byte_count(before)} -> {byte_count(saved.size)} ({share})"
+    if low.counts:
+        ops = ", ".join(f"{count} {what}" for what, count in low.counts.items())
+        if low.float_ops:
+            stayed = "; ".join(f"{kind} '{name}' ({why})" for name, kind, why in low.float_ops)
+            ops += f", {len(low.float_ops)} float: {stayed}"
+        yield "ops", ops
+    if report.preprocess:
+        yield "preprocess", report.preprocess
+    if report.measured_on:
+        figures = f"{report.fidelity}, " if report.fidelity is not None else ""
+        yield "float vs result", figures + report.measured_on
+    for key, fidelity in report.signatures.items():
+        yield "", f"signature '{key}': {fidelity}"
+    for note in low.diagnostics:
+        yield "note", str(note)
+    if saved.target is not None and not saved.unmapped:
+        yield "target", f"all ops map to {saved.target}"
+    for line in grouped(saved.unmapped):
+        yield "not mapped", line
 
 
 def pass_table(known: Mapping[str, type[Pass]]) -> None:
     """Every pass: parameters with defaults, exactness, one line."""
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    for name in ("pass", "parameters", "exact", "what"):
-        table.add_column(name, overflow="fold")
-    for name, cls in known.items():
-        given = ", ".join(map(_with_default, parameters(cls))) or "-"
-        table.add_row(name, escape(given), "yes" if cls.exact else "no", _first_line(cls))
-    open_console().print(table)
+    rows = [
+        (
+            name,
+            ", ".join(map(_with_default, parameters(cls))) or "-",
+            "yes" if cls.exact else "no",
+            (inspect.getdoc(cls) or "").partition("\n")[0],
+        )
+        for name, cls in known.items()
+    ]
+    open_console().print(_table(("pass", "parameters", "exact", "what"), rows))
 
 
 def print_pass(cls: type[Pass]) -> None:
@@ -226,8 +212,19 @@ def print_pass(cls: type[Pass]) -> None:
         console.print(escape(f"  {one.name}: {one} {default}"))
 
 
-def _first_line(cls: type[Pass]) -> str:
-    return escape((inspect.getdoc(cls) or "").partition("\n")[0])
+def _table(
+    names: Sequence[str],
+    rows: Iterable[Sequence[Any]],
+    right: Sequence[str] = (),
+    title: str | None = None,
+) -> Table:
+    """right: the columns of figures."""
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, title=title)
+    for name in names:
+        table.add_column(name, overflow="fold", justify="right" if name in right else "left")
+    for row in rows:
+        table.add_row(*(escape(str(cell)) for cell in row))
+    return table
 
 
 def _with_default(one: Parameter) -> str:
@@ -241,15 +238,10 @@ def _with_default(one: Parameter) -> str:
 
 def _cost(p: PassReport) -> str:
     if p.fidelity is not None:
-        return escape(str(p.fidelity))
+        return str(p.fidelity)
     if p.exact or not p.edits:
         return "exact" if p.exact else "nothing changed"
     return "not measured"
-
-
-def _common(reasons: list[str]) -> str:
-    """`27 (say --explain for the reasons), e.g. ...`."""
-    return f"{len(reasons)}, e.g. {reasons[0]} (--explain lists all)"
 
 
 def _figure(key: str, value: Any) -> str:
@@ -257,7 +249,7 @@ def _figure(key: str, value: Any) -> str:
         return "-"
     if key in _SHARES:
         return f"{100 * value:.3g} %"
-    return f"{value:.1f}" if isinstance(value, float) else escape(str(value))
+    return f"{value:.1f}" if isinstance(value, float) else str(value)
 
 
 def _sizes(tensor: Tensor) -> list[str]:

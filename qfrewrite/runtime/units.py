@@ -109,6 +109,11 @@ class Unit:
     activation: Op | None
 
     @property
+    def kind(self) -> str:
+        """The kinds of both, with a `+` between them."""
+        return self.op.kind if self.activation is None else f"{self.op.kind}+{self.activation.kind}"
+
+    @property
     def results(self) -> tuple[Tensor, ...]:
         """What a kernel writes."""
         return self.op.outputs if self.activation is None else self.activation.outputs

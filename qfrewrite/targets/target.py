@@ -41,8 +41,6 @@ class Target:
     """Whether FULLY_CONNECTED supports a scale per channel."""
     rank: int | None = None
     """The most axes of a tensor."""
-    batch: int | None = None
-    """The most samples at once."""
     fixed_shapes: bool = False
     """Whether shapes must be known."""
     free_batch: bool = True
@@ -109,10 +107,6 @@ def _reason(op: Op, target: Target) -> tuple[str, str] | None:
         return "has a dimension that is not known", "export it with fixed shapes"
     if target.rank is not None and any(len(t.shape) > target.rank for t in computed):
         return f"has more than {target.rank} axes", "reshape before it"
-    if target.batch is not None and any(
-        len(t.shape) > 1 and t.shape[0] > target.batch for t in computed if t.dtype in QUANTIZED
-    ):
-        return f"has a batch above {target.batch}", f"convert with a batch of {target.batch}"
     weights = op.input(1) if op.kind == "FULLY_CONNECTED" and not target.per_axis_fc else None
     if weights is not None and weights.quant is not None and weights.quant.per_channel:
         return "has a scale per channel", "use --fc-weights per-tensor"
