@@ -69,7 +69,8 @@ def check_pass(
     AssertionError.
     """
     wanted = outputs_of(becomes or graph)
-    interface, text = (becomes or graph).interface, graph_text(graph)
+    # What is learnt of a value is no edit.
+    interface, text = (becomes or graph).interface, graph_text(graph, facts=False)
     samples = Dataset(synthetic(input_specs(graph), 8)) if data else None
     context = PassContext(samples, threads=1)
     report = run_passes(Model([graph]), passes, context)
@@ -77,7 +78,8 @@ def check_pass(
     now = graph.interface
     assert now == interface, f"the interface was {interface} and is {now}"
     edits = sum(p.edits for p in report.passes)
-    assert edits or graph_text(graph) == text, "the graph has changed, and the log has no edit"
+    kept = graph_text(graph, facts=False) == text
+    assert edits or kept, "the graph has changed, and the log has no edit"
     if golden is not None:
         check_golden(golden, graph_text(graph))
     found = largest_difference(wanted, outputs_of(graph))

@@ -10,8 +10,11 @@
 
 A line per op in execution order, after the constants that it is the first to use. `-` is an empty
 slot. Attributes with their default values are left out. `as %name` names an op that is not called
-like its first output. A constant is one number where all its elements are equal, a list of up to 8,
-or a digest. `?6` is a dimension that the file leaves open, at present 6.
+like its first output, `keep float` states the precision that it shall compute in. A constant is one
+number where all its elements are equal, a list of up to 8, or a digest. `?6` is a dimension that
+the file leaves open, at present 6. What is known of a value stands in braces behind its type:
+
+    %y: f32[1,2] {channels.mean=f64[2] [0.5, -1], fused=true} = RELU(%x)
 """
 
 from __future__ import annotations
@@ -19,64 +22,71 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
-from math import prod
-from typing import Any
+from dataclasses import replace
+from math import inf, nan, prod
+from typing import Any, TypeVar, cast, get_args
 
 import numpy as np
 
 from qfrewrite.errors import UsageError
-from qfrewrite.ir import NUMPY_DTYPES, Array, Graph, Op, Quant, Tensor
+from qfrewrite.ir import (
+    NUMPY_DTYPES,
+    Array,
+    ChannelFacts,
+    Graph,
+    Normal,
+    Op,
+    Quant,
+    Tensor,
+    TrainedRange,
+)
+from qfrewrite.ir.nodes import Precision
 from qfrewrite.ops.build import append_op
-from qfrewrite.ops.spec import OPS
+from qfrewrite.ops.spec import OPS, facets
 
-_SHORT = {
-    "float32": "f32",
-    "float16": "f16",
-    "float64": "f64",
-    "int8": "i8",
-    "uint8": "u8",
-    "int16": "i16",
-    "uint16": "u16",
-    "int32": "i32",
-    "uint32": "u32",
-    "int64": "i64",
-    "uint64": "u64",
-    "bool": "i1",
-}
+_Item = TypeVar("_Item")
+
+# f32 for float32, i8 for int8, u8 for uint8 ...
+_SHORT = {name: re.sub("[a-z]+", name[0], name) for name in NUMPY_DTYPES if name[0] in "fiu"}
+_SHORT["bool"] = "i1"
 _LONG = {short: name for name, short in _SHORT.items()}
 # The longest list of values that is written out, and the most elements that are read.
 _LISTED = 8
 _MOST = 1 << 26
-# What a value in a text must be, by the kind of its numpy type.
-_PYTHON: Mapping[str, tuple[type, ...]] = {
-    "b": (bool,),
-    "i": (int,),
-    "u": (int,),
-    "f": (int, float),
-    "c": (int, float),
-}
+# What a value in a text must be, by the kind of its numpy type; for other kinds an int.
+_PYTHON = {"b": (bool,), "f": (int, float), "c": (int, float)}
 _BARE_NAME = re.compile(r'[^\s%"#,(){}\[\]<>:=]+(?::\d+)?')
-_WORDS: Mapping[str, Any] = {
-    "none": None,
-    "true": True,
-    "false": False,
-    "inf": float("inf"),
-    "nan": float("nan"),
+_WORDS: Mapping[str, Any] = {"none": None, "true": True, "false": False, "inf": inf, "nan": nan}
+# What is known of a tensor, by its path from there: the kind of its numpy type, and the default.
+_FACTS: Mapping[str, tuple[str, Any]] = {
+    "fused": ("b", False),
+    "channels.normal.mean": ("f", None),
+    "channels.normal.std": ("f", None),
+    "channels.mean": ("f", None),
+    "channels.live": ("b", None),
+    "trained.low": ("f", None),
+    "trained.high": ("f", None),
+    "trained.axis": ("i", None),
+    "trained.num_bits": ("i", 8),
+    "trained.narrow_range": ("b", False),
+    "trained.name": ("U", ""),
 }
+_KNOWLEDGE = {"channels": ChannelFacts, "normal": Normal, "trained": TrainedRange}
 
 
 # Writing -----------------------------------------------------------------------------------------
 
 
-def graph_text(graph: Graph, *, exact: bool = False) -> str:
+def graph_text(graph: Graph, *, exact: bool = False, facts: bool = True) -> str:
     """The same text for the same graph, on every machine.
 
     exact: write every value of every constant, and every digit. Otherwise numbers have six digits,
     so that a text does not depend on the last bit of a sum, and large constants are digests.
+    facts: write what is known of values beside their types.
     """
-    write = _Writer(exact)
+    write = _Writer(exact, facts)
     arguments = ", ".join(write.declared(t) for t in graph.inputs)
     lines = [f"graph {_quoted(graph.name)}({arguments}) {{"]
     seen: set[Tensor] = set()
@@ -91,10 +101,11 @@ def graph_text(graph: Graph, *, exact: bool = False) -> str:
 class _Writer:
     """Texts of the parts of a graph; see `graph_text`."""
 
-    def __init__(self, exact: bool) -> None:
+    def __init__(self, exact: bool, facts: bool) -> None:
         self._exact = exact
+        self._facts = _FACTS if facts else {}
 
-    def constants(self, tensors: Any, seen: set[Tensor]) -> Iterator[str]:
+    def constants(self, tensors: Iterable[Tensor | None], seen: set[Tensor]) -> Iterator[str]:
         """A line for each constant among `tensors` that has none yet."""
         for tensor in tensors:
             if tensor is not None and tensor.is_const and tensor not in seen:
@@ -104,24 +115,30 @@ class _Writer:
     def op(self, op: Op) -> str:
         """`%y: f32[1,2] = RELU(%x)`, with attributes in braces."""
         inputs = ", ".join("-" if t is None else _reference(t) for t in op.inputs)
-        text = f"{op.kind}({inputs})"
+        text = f"{op.kind}({inputs}){self._braces(op.attrs, facets(op).attrs)}"
         if op.outputs:
             text = f"{', '.join(self.declared(t) for t in op.outputs)} = {text}"
-        defaults = OPS[op.kind].attrs if op.kind in OPS else {}
-        attrs = [
-            f"{name}={self._attribute(value)}"
-            for name, value in sorted(op.attrs.items())
-            if name not in defaults or not _same(value, defaults[name])
-        ]
-        if attrs:
-            text += f" {{{', '.join(attrs)}}}"
+        text += f" keep {op.keep}" if op.keep is not None else ""
         named = op.outputs and op.name == op.output.name
         return text if named else f"{text} as %{_quoted(op.name)}"
 
     def declared(self, tensor: Tensor) -> str:
         """`%x: f32[1,128,128,3]`, with scales and zero points where it is quantized."""
         text = f"{_reference(tensor)}: {_SHORT.get(tensor.dtype, tensor.dtype)}[{_dims(tensor)}]"
-        return text if tensor.quant is None else f"{text}<{self._quant(tensor.quant)}>"
+        if tensor.quant is not None:
+            text += f"<{self._quant(tensor.quant)}>"
+        facts = {path: _at(tensor, path) for path in self._facts}
+        known = {path: fact for path, fact in facts.items() if fact is not None}
+        return text + self._braces(known, {path: default for path, (_, default) in _FACTS.items()})
+
+    def _braces(self, values: Mapping[str, Any], defaults: Mapping[str, Any]) -> str:
+        """` {alpha=0.25}`, of what differs from its default."""
+        shown = [
+            f"{name}={self._attribute(value)}"
+            for name, value in sorted(values.items())
+            if name not in defaults or not _same(value, defaults[name])
+        ]
+        return f" {{{', '.join(shown)}}}" if shown else ""
 
     def _quant(self, quant: Quant) -> str:
         axis = f"{quant.scale.size} on {quant.axis}: " if quant.per_channel else ""
@@ -135,31 +152,38 @@ class _Writer:
             return f'x"{value.hex()}"' if self._exact or len(value) <= 16 else f"x#{_digest(value)}"
         if isinstance(value, list | tuple):
             return f"[{', '.join(map(self._attribute, value))}]"
-        if value is None or isinstance(value, bool | np.bool_):
-            return str(value).lower()
-        if isinstance(value, float | np.floating):
-            text = self._number(float(value))
-            return text if re.search(r"[.en]", text) else f"{text}.0"
-        if isinstance(value, int | np.integer):
-            return str(int(value))
-        return _quoted(str(value))
+        if value is None:
+            return "none"
+        if not isinstance(value, int | float | np.generic):
+            return _quoted(str(value))
+        text = self._number(value)
+        real = isinstance(value, float | np.floating) and not re.search(r"[.en]", text)
+        return f"{text}.0" if real else text
 
     def _values(self, data: Array, dtype: str = "") -> str:
         """The values of an array, without its shape."""
         flat = data.reshape(-1)
-        listed = dtype in ("", *_SHORT) and data.dtype.kind in "fiub"
-        if listed and flat.size and all(_same(v, flat[0]) for v in flat[1:]):
-            return self._number(flat[0])
-        if listed and (self._exact or flat.size <= _LISTED):
-            return f"[{', '.join(map(self._number, flat))}]"
+        if dtype in ("", *_SHORT) and data.dtype.kind in "fiub":
+            if flat.size and flat[:1].tobytes() * flat.size == flat.tobytes():
+                return self._number(flat[0])
+            if self._exact or flat.size <= _LISTED:
+                return f"[{', '.join(map(self._number, flat))}]"
         return f"#{_digest(data)}"
 
     def _number(self, value: Any) -> str:
         if isinstance(value, bool | np.bool_):
-            return str(bool(value)).lower()
-        if isinstance(value, int | np.integer):
-            return str(int(value))
-        return str(value) if self._exact else f"{float(value):.6g}"
+            return str(value).lower()
+        if self._exact or isinstance(value, int | np.integer):
+            return str(value)
+        return f"{float(value):.6g}"
+
+
+def _at(tensor: Tensor, path: str) -> Any:
+    """What `path` leads to from a tensor; None where it ends before."""
+    value: Any = tensor
+    for name in path.split("."):
+        value = getattr(value, name, None)
+    return value
 
 
 def _dims(tensor: Tensor) -> str:
@@ -202,7 +226,8 @@ def parse_graph(text: str, constants: Mapping[str, Array] | None = None) -> Grap
     """The graph that a text in the form of `graph_text` stands for.
 
     constants: values of the constants that the text gives as a digest, or as `?`, by name; those of
-    attributes as `op.attribute`. Types of results may be left out: they follow from the ops.
+    attributes as `op.attribute`, those of facts as `tensor.channels.mean`. Types of results may be
+    left out: they follow from the ops.
     Raises UsageError, with the line, where the text cannot be read, and VerifyError where an op
     does not fit its operands.
     """
@@ -235,24 +260,20 @@ class _Parser:
         self._expect("word", "graph")
         self._graph = Graph(self._word())
         self._expect("mark", "(")
-        inputs = []
-        while not self._take("mark", ")"):
-            name = self._name()
-            self._expect("mark", ":")
-            inputs.append(self._graph.add_tensor(self._define(self._typed(name))))
-            self._take("mark", ",")
-        self._graph.set_io(inputs)
+        self._graph.set_io(self._until(")", self._argument))
         self._expect("mark", "{")
         while not self._take("word", "return"):
             self._line()
-        outputs = []
-        while not self._take("mark", "}"):
-            outputs.append(self._known(self._name()))
-            self._take("mark", ",")
-        self._graph.set_io(outputs=outputs)
+        self._graph.set_io(outputs=self._until("}", self._known))
         if self._text[self._at :].strip():
             raise self._error("the end of the text")
         return self._graph
+
+    def _argument(self) -> Tensor:
+        """An input of the graph."""
+        name = self._name()
+        self._expect("mark", ":")
+        return self._define(self._typed(name))
 
     def _line(self) -> None:
         """A constant, or an op with its results."""
@@ -271,24 +292,14 @@ class _Parser:
         if typed is None:
             raise self._error("an op, or a constant with its type")
         data = self._values(typed.shape, typed.dtype, typed.name)
-        constant = Tensor(
-            typed.name,
-            typed.shape,
-            typed.dtype,
-            data,
-            typed.quant,
-            shape_signature=typed.shape_signature,
-        )
-        self._graph.add_tensor(self._define(constant))
+        self._graph.add_tensor(self._define(replace(typed, data=data)))
 
     def _op(self, kind: str, results: list[tuple[str, Tensor | None]]) -> None:
         self._expect("mark", "(")
-        inputs: list[Tensor | None] = []
-        while not self._take("mark", ")"):
-            inputs.append(None if self._take("mark", "-") else self._known(self._name()))
-            self._take("mark", ",")
+        inputs = self._until(")", lambda: None if self._take("mark", "-") else self._known())
         place = results[0][0] if results else kind
-        attrs = self._attributes(place) if self._take("mark", "{") else {}
+        attrs = self._attributes(place)
+        keep = self._precision() if self._take("word", "keep") else None
         name = self._name() if self._take("word", "as") else place
         outputs = [typed for _, typed in results if typed is not None]
         if len(outputs) < len(results):
@@ -296,25 +307,29 @@ class _Parser:
         else:
             defaults = OPS[kind].attrs if kind in OPS else {}
             op = self._graph.add_op(Op(kind, inputs, outputs, {**defaults, **attrs}, name=name))
+        self._graph.set_keep(op, keep)
         for tensor in op.outputs:
             self._define(tensor)
 
+    def _precision(self) -> Precision:
+        word = self._word()
+        if word not in get_args(Precision):
+            raise self._refused(f"'{word}' is none of {', '.join(get_args(Precision))}")
+        return cast(Precision, word)
+
     def _attributes(self, place: str) -> dict[str, Any]:
-        attrs: dict[str, Any] = {}
-        while not self._take("mark", "}"):
+        """What stands in braces, if they come next, by name."""
+
+        def attribute() -> tuple[str, Any]:
             name = self._word()
             self._expect("mark", "=")
-            attrs[name] = self._attribute(f"{place}.{name}")
-            self._take("mark", ",")
-        return attrs
+            return name, self._attribute(f"{place}.{name}")
+
+        return dict(self._until("}", attribute) if self._take("mark", "{") else [])
 
     def _attribute(self, place: str) -> Any:
         if self._take("mark", "["):
-            values = []
-            while not self._take("mark", "]"):
-                values.append(self._attribute(place))
-                self._take("mark", ",")
-            return tuple(values)
+            return tuple(self._until("]", lambda: self._attribute(place)))
         if (text := self._take("hex")) is not None:
             return bytes.fromhex(text)
         if (text := self._take("string")) is not None:
@@ -324,23 +339,36 @@ class _Parser:
         if (number := self._take("number")) is not None:
             return _number(number)
         word = self._word()
-        if word in _WORDS:
-            return _WORDS[word]
         if word in _LONG and self._take("mark", "["):
             shape, _ = self._shape()
             return self._values(shape, _LONG[word], place)
-        return word
+        return _WORDS.get(word, word)
 
     def _typed(self, name: str) -> Tensor:
         """A tensor of the type that comes next."""
         short = self._word()
-        dtype = _LONG.get(short, short)
         self._expect("mark", "[")
         shape, signature = self._shape()
-        quant = None
-        if self._take("mark", "<"):
-            quant = self._quant(name)
-        return Tensor(name, shape, dtype, quant=quant, shape_signature=signature)
+        quant = self._quant(name) if self._take("mark", "<") else None
+        tensor = Tensor(
+            name, shape, _LONG.get(short, short), None, quant, shape_signature=signature
+        )
+        facts = self._facts(name)
+        return replace(tensor, **facts) if facts else tensor
+
+    def _facts(self, name: str) -> dict[str, Any]:
+        """Fields of a tensor, by what stands in braces about it."""
+        facts: dict[str, Any] = {}
+        try:
+            for path, value in self._attributes(name).items():
+                fact, parent = _fact(path, value), facts
+                *parents, field = path.split(".")
+                for part in parents:
+                    parent = parent.setdefault(part, {})
+                parent[field] = fact
+            return _assembled(facts)
+        except (TypeError, ValueError) as error:
+            raise self._refused(f"what is known of '{name}': {error}") from None
 
     def _shape(self) -> tuple[tuple[int, ...], tuple[int, ...] | None]:
         shape: list[int] = []
@@ -385,19 +413,16 @@ class _Parser:
         count = prod(shape)
         if count > _MOST:
             raise self._error(f"{_MOST} elements of '{place}' at most, not {count}")
-        values = []
         if not self._take("mark", "["):
             return np.full(shape, self._array([self._scalar()], kind, place)[0])
-        while not self._take("mark", "]"):
-            values.append(self._scalar())
-            self._take("mark", ",")
+        values = self._until("]", self._scalar)
         if len(values) != count:
             raise self._error(f"{count} values for '{place}', not {len(values)}")
         return self._array(values, kind, place).reshape(shape)
 
     def _array(self, values: list[Any], kind: np.dtype[Any], place: str) -> Array:
         """Values of one type; none is rounded or cut off to fit it."""
-        wanted = _PYTHON[kind.kind]
+        wanted = _PYTHON.get(kind.kind, (int,))
         if all(isinstance(v, wanted) and isinstance(v, bool) == (bool in wanted) for v in values):
             with suppress(OverflowError):
                 return np.array(values, kind)
@@ -427,9 +452,9 @@ class _Parser:
         digest = self._take("digest")
         data = self._constants.get(place)
         if data is None:
-            raise UsageError(
-                f"line {self._line_number()}: the text has no values of '{place}'",
-                remedy=f"give them: parse_graph(text, {{'{place}': array}})",
+            raise self._refused(
+                f"the text has no values of '{place}'",
+                f"give them: parse_graph(text, {{'{place}': array}})",
             )
         if dtype in NUMPY_DTYPES:
             data = np.asarray(data, NUMPY_DTYPES[dtype])
@@ -437,10 +462,9 @@ class _Parser:
                 raise self._error(f"{prod(shape)} values for '{place}', not {data.size}")
             data = data.reshape(shape)
         if digest is not None and _digest(data) != digest:
-            raise UsageError(
-                f"line {self._line_number()}: '{place}' has the digest #{_digest(data)}, "
-                f"the text says #{digest}",
-                remedy="give the values that the text was made from",
+            raise self._refused(
+                f"'{place}' has the digest #{_digest(data)}, the text says #{digest}",
+                "give the values that the text was made from",
             )
         return data
 
@@ -448,15 +472,23 @@ class _Parser:
 
     def _take(self, group: str, text: str | None = None) -> str | None:
         """The next token where it is of that kind, else None."""
-        found = _TOKEN.match(self._text, self._at)
-        if found is None or found[group] is None or text not in (None, found[group]):
+        token = _TOKEN.match(self._text, self._at)
+        if token is None or token[group] is None or text not in (None, token[group]):
             return None
-        self._at = found.end()
-        return found[group]
+        self._at = token.end()
+        return token[group]
 
     def _peek(self, group: str) -> bool:
-        found = _TOKEN.match(self._text, self._at)
-        return found is not None and found[group] is not None
+        token = _TOKEN.match(self._text, self._at)
+        return token is not None and token[group] is not None
+
+    def _until(self, end: str, item: Callable[[], _Item]) -> list[_Item]:
+        """Items with commas between them, up to a mark."""
+        items = []
+        while not self._take("mark", end):
+            items.append(item())
+            self._take("mark", ",")
+        return items
 
     def _expect(self, group: str, text: str | None = None) -> str:
         token = self._take(group, text)
@@ -488,24 +520,43 @@ class _Parser:
     def _define(self, tensor: Tensor) -> Tensor:
         """Let what follows read `tensor` by its name."""
         if tensor.name in self._by_name:
-            raise UsageError(f"line {self._line_number()}: '{tensor.name}' is defined twice")
+            raise self._refused(f"'{tensor.name}' is defined twice")
         self._by_name[tensor.name] = tensor
         return tensor
 
-    def _known(self, name: str) -> Tensor:
+    def _known(self) -> Tensor:
+        """The tensor whose name comes next."""
+        name = self._name()
         if name not in self._by_name:
-            raise UsageError(
-                f"line {self._line_number()}: '%{name}' is read and nothing before it has the name"
-            )
+            raise self._refused(f"'%{name}' is read and nothing before it has the name")
         return self._by_name[name]
 
-    def _line_number(self) -> int:
-        return self._text.count("\n", 0, self._at) + 1
+    def _refused(self, why: str, remedy: str = "") -> UsageError:
+        line = self._text.count("\n", 0, self._at) + 1
+        return UsageError(f"line {line}: {why}", remedy=remedy)
 
     def _error(self, wanted: str) -> UsageError:
         rest = self._text[self._at :].split("\n")[0].strip() or "the end"
-        return UsageError(f"line {self._line_number()}: expected {wanted} at '{rest[:40]}'")
+        return self._refused(f"expected {wanted} at '{rest[:40]}'")
 
 
 def _number(text: str) -> int | float:
     return float(text) if re.search(r"[.en]", text) else int(text)
+
+
+def _fact(path: str, value: Any) -> Any:
+    """A value as the field of a fact holds it; raises ValueError where it cannot."""
+    kind, default = _FACTS.get(path, ("", None))
+    array = np.asarray(value)
+    several = default is None and kind in ("b", "f")
+    if array.dtype.kind != kind or (array.ndim and not several):
+        raise ValueError(f"there is no such fact, or it has another type: {path}")
+    return array if several else array.item()
+
+
+def _assembled(fields: dict[str, Any]) -> dict[str, Any]:
+    """Fields by name, with objects for those that have fields themselves; raises TypeError."""
+    return {
+        name: _KNOWLEDGE[name](**_assembled(value)) if isinstance(value, dict) else value
+        for name, value in fields.items()
+    }
