@@ -7,7 +7,7 @@ file's function library, or was cut out of the nodes of a version 1 loop or cond
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -58,19 +58,20 @@ _OUTPUTS: Mapping[str, Sequence[str]] = {
 
 @dataclass(frozen=True, eq=False)
 class Function:
-    """Nodes with arguments and results.
-
-    args: for each argument what the nodes read of it (version 1 loops have several names for one
-    value); the nodes named there are stand-ins that are not converted. outputs: the results.
-    own_names: whether names of nodes are unique in the file, as they are for what was cut out of
-    it; those of a definition in the library are unique within it only.
-    """
+    """Nodes with arguments and results."""
 
     name: str
+    """The name of the function."""
     nodes: Mapping[str, Any]
+    """The nodes by name."""
     args: tuple[tuple[Ref, ...], ...]
+    """For each argument what the nodes use of it: version 1 loops have several names for one value.
+    The nodes named there are stand-ins that are not converted."""
     outputs: tuple[Ref, ...]
+    """The results."""
     own_names: bool = False
+    """Whether names of nodes are unique in the file, as they are for what was cut out of it; those
+    of a definition in the library are unique within it only."""
 
     @cached_property
     def bound(self) -> Mapping[Ref, int]:
@@ -87,7 +88,7 @@ class Function:
         nodes = {name: _filled(node, call) for name, node in self.nodes.items()}
         if all(nodes[name] is self.nodes[name] for name in nodes):
             return self
-        return Function(self.name, nodes, self.args, self.outputs, self.own_names)
+        return replace(self, nodes=nodes)
 
 
 def _filled(node: Any, call: Any) -> Any:
@@ -106,9 +107,7 @@ def define(definition: Any) -> Function:
     """The function of one definition in a function library; raises ModelFileError."""
     name = definition.signature.name
     args = [arg.name for arg in definition.signature.input_arg]
-    nodes: dict[str, Any] = {}
-    for arg in args:
-        nodes[arg] = NodeDef(name=arg, op=ARGUMENT)
+    nodes: dict[str, Any] = {arg: NodeDef(name=arg, op=ARGUMENT) for arg in args}
     for node in definition.node_def:
         if not node.name or node.name in nodes:
             raise ModelFileError(f"has two nodes '{node.name}'", where=f"function '{name}'")
@@ -171,6 +170,7 @@ class Library:
     """The functions of a file by name: those it defines, and those cut out of its nodes."""
 
     definitions: Mapping[str, Any] = field(default_factory=dict)
+    """The definitions of the file, by name."""
     _functions: dict[str, Function] = field(default_factory=dict)
     _passed: dict[str, tuple[int | None, ...]] = field(default_factory=dict)
     _depth: int = 0
@@ -216,8 +216,8 @@ class Library:
             self._passed[function.name] = (None,) * len(function.outputs)
             self._depth += 1
             if self._depth <= _MAX_DEPTH:
-                found = tuple(self._argument(function, ref) for ref in function.outputs)
-                self._passed[function.name] = found
+                passed = tuple(self._argument(function, ref) for ref in function.outputs)
+                self._passed[function.name] = passed
             self._depth -= 1
         return self._passed[function.name]
 
@@ -252,7 +252,9 @@ class CallStack:
     """The functions that are being read, and how many nodes were converted in them."""
 
     names: list[str] = field(default_factory=list)
+    """The functions that are being read, the outer ones first."""
     nodes: int = 0
+    """How many nodes were converted in functions."""
 
     def enter(self, function: Function) -> None:
         """Note that `function` is read; raises UnsupportedError where it must not be."""

@@ -37,10 +37,12 @@ _SMALL = 64
 
 @dataclass(frozen=True)
 class _Value:
-    """What is known of a value: a size [candidates] per axis, and integers [candidates, ...]."""
+    """What is known of a value."""
 
     dims: tuple[Sizes, ...] | None = None
+    """A size [candidates] per axis."""
     data: Sizes | None = None
+    """Its integers [candidates, ...]."""
 
 
 class _Node:
@@ -58,10 +60,8 @@ class _Node:
     def dims(self, slot: int = 0, rank: int | None = None) -> tuple[Sizes, ...]:
         """The dimensions in `slot`; raises _UnknownError. A rank that differs strikes out all."""
         dims = self.inputs[slot].dims
-        if dims is None:
-            raise _UnknownError
-        if rank is not None and len(dims) != rank:
-            self.need(False)
+        if dims is None or (rank is not None and len(dims) != rank):
+            self.need(dims is None)
             raise _UnknownError
         return dims
 
@@ -75,8 +75,7 @@ class _Node:
     def ints(self, slot: int) -> list[int]:
         """The integers in `slot`, the same for all candidates; raises _UnknownError."""
         data = self.data(slot)
-        if not (data == data[:1]).all():
-            raise _UnknownError
+        _require((data == data[:1]).all())
         return [int(v) for v in data[0].reshape(-1)]
 
     def size(self, value: int) -> Sizes:
@@ -97,6 +96,12 @@ class _UnknownError(Exception):
     """What the node gives does not follow from what is known."""
 
 
+def _require(condition: object) -> None:
+    """Raise _UnknownError where the rule does not hold."""
+    if not condition:
+        raise _UnknownError
+
+
 def fitting_sizes(
     nodes: Mapping[str, Any],
     inputs: Mapping[Ref, Sequence[int | Sizes]],
@@ -112,7 +117,7 @@ def fitting_sizes(
     """
     fits = np.ones(count, np.bool_)
     values = {
-        ref: _Value(tuple(np.broadcast_to(np.asarray(d, np.int64), fits.shape) for d in dims))
+        ref: _Value(tuple(np.broadcast_to(np.int64(d), fits.shape) for d in dims))
         for ref, dims in inputs.items()
     }
     for node in sort_nodes(nodes, ends, {ref.node for ref in inputs}):
@@ -120,10 +125,10 @@ def fitting_sizes(
         read = [values.get(ref, _Value()) for ref in data_refs(node)]
         try:
             with np.errstate(all="ignore"):
-                found = rule(_Node(node, read, fits, strict)) if rule is not None else []
+                results = rule(_Node(node, read, fits, strict)) if rule is not None else []
         except (_UnknownError, QfError, ValueError, IndexError, TypeError, OverflowError):
             continue
-        values |= {Ref(node.name, port): value for port, value in enumerate(found)}
+        values |= {Ref(node.name, port): value for port, value in enumerate(results)}
         if not fits.any():
             break
     return fits
@@ -187,22 +192,21 @@ def _per_channel(n: _Node) -> list[_Value]:
 # -- windows -----------------------------------------------------------------------------------
 
 
-def _windowed(n: _Node, window: Sequence[int], strides: str, dilations: str | None) -> list[Sizes]:
+def _windowed(n: _Node, window: Sequence[int]) -> list[Sizes]:
     """Height and width behind a window over a value of rank 4."""
     dims, axes = n.dims(0, 4), (2, 3) if n.channels == 1 else (1, 2)
-    steps = int_list(n.node, strides, (1, 1, 1, 1))
-    apart = int_list(n.node, dilations, (1, 1, 1, 1)) if dilations else (1, 1, 1, 1)
-    found = []
-    for i, axis in enumerate(axes):
-        size, extent = dims[axis], (window[i] - 1) * apart[axis] + 1
+    steps, apart = (int_list(n.node, name, (1, 1, 1, 1)) for name in ("strides", "dilations"))
+    spatial = []
+    for taps, axis in zip(window, axes, strict=True):
+        size = dims[axis]
         if n.attr("padding") == "EXPLICIT":
             pads = int_list(n.node, "explicit_paddings", (0,) * 8, 8)
             size = size + pads[2 * axis] + pads[2 * axis + 1]
         if n.attr("padding") != "SAME":
-            size = size - extent + 1
-        found.append(-(-size // steps[axis]))
-        n.need(found[-1] >= 1)
-    return found
+            size = size - (taps - 1) * apart[axis]
+        spatial.append(-(-size // steps[axis]))
+        n.need(spatial[-1] >= 1)
+    return spatial
 
 
 def _laid(n: _Node, batch: Sizes, spatial: Sequence[Sizes], channels: Sizes) -> list[_Value]:
@@ -212,7 +216,7 @@ def _laid(n: _Node, batch: Sizes, spatial: Sequence[Sizes], channels: Sizes) -> 
 
 def _conv(n: _Node) -> list[_Value]:
     x, (height, width, depth, last) = n.dims(0, 4), (int(d[0]) for d in n.dims(1, 4))
-    spatial = _windowed(n, (height, width), "strides", "dilations")
+    spatial = _windowed(n, (height, width))
     depthwise = n.node.op == "DepthwiseConv2dNative"
     exact = depthwise or n.strict
     n.need(x[n.channels] == depth if exact else x[n.channels] % max(depth, 1) == 0)
@@ -222,7 +226,7 @@ def _conv(n: _Node) -> list[_Value]:
 def _pool(n: _Node) -> list[_Value]:
     window = int_list(n.node, "ksize", (1, 1, 1, 1))
     x, at = n.dims(0, 4), 2 if n.channels == 1 else 1
-    return _laid(n, x[0], _windowed(n, window[at : at + 2], "strides", None), x[n.channels])
+    return _laid(n, x[0], _windowed(n, window[at : at + 2]), x[n.channels])
 
 
 def _transposed_conv(n: _Node) -> list[_Value]:
@@ -266,8 +270,7 @@ def _reshape(n: _Node) -> list[_Value]:
     target, volume = n.data(1), _volume(n.dims(), n)
     dims = [np.broadcast_to(target[:, i], n.fits.shape) for i in range(target.shape[1])]
     free = [i for i, d in enumerate(dims) if (d == -1).any()]
-    if len(free) > 1:
-        raise _UnknownError
+    _require(len(free) < 2)
     if free:
         rest = np.maximum(_volume([d for i, d in enumerate(dims) if i not in free], n), 1)
         n.need(volume == rest if n.strict and free == [0] else volume % rest == 0)
@@ -280,8 +283,7 @@ def _reshape(n: _Node) -> list[_Value]:
 def _squeeze(n: _Node) -> list[_Value]:
     dims = n.dims()
     axes = [a % len(dims) for a in n.attr("squeeze_dims", ()) or ()]
-    if not axes:
-        raise _UnknownError
+    _require(axes)
     for axis in axes:
         n.need(dims[axis] == 1)
     return [_Value(tuple(d for i, d in enumerate(dims) if i not in axes))]
@@ -339,8 +341,7 @@ def _pack(n: _Node) -> list[_Value]:
 
 def _split(n: _Node) -> list[_Value]:
     dims, axis, count = list(n.dims(1)), n.ints(0)[0], n.attr("num_split", 1)
-    if not 0 < count <= _SMALL:
-        raise _UnknownError
+    _require(0 < count <= _SMALL)
     n.need(dims[axis] % count == 0)
     dims[axis] = dims[axis] // count
     return [_Value(tuple(dims))] * count
@@ -359,8 +360,7 @@ def _gather(n: _Node) -> list[_Value]:
 
 def _strided_slice(n: _Node) -> list[_Value]:
     begin, end, step = (n.ints(i) for i in (1, 2, 3))
-    if n.attr("ellipsis_mask", 0) or n.attr("new_axis_mask", 0) or min(step) < 1:
-        raise _UnknownError
+    _require(not (n.attr("ellipsis_mask", 0) or n.attr("new_axis_mask", 0) or min(step) < 1))
     dims, data = list(n.dims()), n.inputs[0].data
     shrunk = n.attr("shrink_axis_mask", 0)
     for i, (b, e, s) in enumerate(zip(begin, end, step, strict=True)):
@@ -371,12 +371,12 @@ def _strided_slice(n: _Node) -> list[_Value]:
         dims[i] = np.maximum(-(-(high - low) // s), 0)
         if shrunk >> i & 1:
             n.need(low < size)
-    if data is not None and data.ndim == 2 and len(begin) == 1:
+    if data is not None and (data.ndim != 2 or len(begin) != 1):
+        data = None
+    if data is not None:
         first = 0 if n.attr("begin_mask", 0) & 1 else begin[0]
         last = None if n.attr("end_mask", 0) & 1 else end[0]
         data = data[:, first] if shrunk & 1 else data[:, slice(first, last, step[0])]
-    else:
-        data = None
     return [_Value(tuple(d for i, d in enumerate(dims) if not shrunk >> i & 1), data)]
 
 
@@ -395,39 +395,32 @@ def _to_batch(n: _Node) -> list[_Value]:
     return [_Value(tuple(dims))]
 
 
-def _each(rule: Rule, names: str) -> dict[str, Rule]:
-    return dict.fromkeys(names.split(), rule)
-
-
-_RULES: Mapping[str, Rule] = {
-    **_each(
-        _same,
-        "Abs Ceil Clip Elu Erf Exp Floor LRN LeakyRelu Log LogSoftmax Neg Relu Relu6 "
-        "Round Rsqrt Selu Sigmoid Softmax Softplus Sqrt Square Tanh ClipByValue Dequantize "
-        "FakeQuantWithMinMaxArgs FakeQuantWithMinMaxVars FakeQuantWithMinMaxVarsPerChannel",
-    ),
-    **dict.fromkeys((*ALIASES, "Cast"), _first),
-    **_each(
-        _broadcast, "Add AddV2 Sub Mul Div RealDiv FloorDiv Maximum Minimum Pow SquaredDifference"
-    ),
-    **_each(_per_channel, "BiasAdd BiasAddV1 FusedBatchNorm FusedBatchNormV2 FusedBatchNormV3"),
-    **_each(_conv, "Conv2D DepthwiseConv2dNative"),
-    **_each(_pool, "AvgPool MaxPool"),
-    **_each(_pad, "Pad PadV2 MirrorPad"),
-    **_each(_reduce, "Mean Sum Max Min Prod"),
-    **_each(_resize, "ResizeBilinear ResizeNearestNeighbor"),
-    **_each(_to_batch, "SpaceToBatchND BatchToSpaceND"),
-    **_each(_gather, "Gather GatherV2"),
-    "ConcatV2": _join,
-    "Const": _const,
-    "Conv2DBackpropInput": _transposed_conv,
-    "ExpandDims": _expand_dims,
-    "MatMul": _matmul,
-    "Pack": _pack,
-    "Reshape": _reshape,
-    "Shape": _shape,
-    "Split": _split,
-    "Squeeze": _squeeze,
-    "StridedSlice": _strided_slice,
-    "Transpose": _transpose,
-}
+# Rules, and the node ops that they are for.
+_BY_RULE: tuple[tuple[Rule, str], ...] = (
+    (_broadcast, "Add AddV2 Sub Mul Div RealDiv FloorDiv Maximum Minimum Pow SquaredDifference"),
+    (_const, "Const"),
+    (_conv, "Conv2D DepthwiseConv2dNative"),
+    (_expand_dims, "ExpandDims"),
+    (_first, " ".join((*ALIASES, "Cast"))),
+    (_gather, "Gather GatherV2"),
+    (_join, "ConcatV2"),
+    (_matmul, "MatMul"),
+    (_pack, "Pack"),
+    (_pad, "Pad PadV2 MirrorPad"),
+    (_per_channel, "BiasAdd BiasAddV1 FusedBatchNorm FusedBatchNormV2 FusedBatchNormV3"),
+    (_pool, "AvgPool MaxPool"),
+    (_reduce, "Mean Sum Max Min Prod"),
+    (_reshape, "Reshape"),
+    (_resize, "ResizeBilinear ResizeNearestNeighbor"),
+    (_same, "Abs Ceil Clip ClipByValue Dequantize Elu Erf Exp FakeQuantWithMinMaxArgs"),
+    (_same, "FakeQuantWithMinMaxVars FakeQuantWithMinMaxVarsPerChannel Floor LRN LeakyRelu Log"),
+    (_same, "LogSoftmax Neg Relu Relu6 Round Rsqrt Selu Sigmoid Softmax Softplus Sqrt Square Tanh"),
+    (_shape, "Shape"),
+    (_split, "Split"),
+    (_squeeze, "Squeeze"),
+    (_strided_slice, "StridedSlice"),
+    (_to_batch, "SpaceToBatchND BatchToSpaceND"),
+    (_transpose, "Transpose"),
+    (_transposed_conv, "Conv2DBackpropInput"),
+)
+_RULES: Mapping[str, Rule] = {op: rule for rule, ops in _BY_RULE for op in ops.split()}

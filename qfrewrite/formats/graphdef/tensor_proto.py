@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from math import prod
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -22,40 +22,30 @@ MAX_REPEATED = 1 << 26
 MAX_RANK = 16
 
 
-class _Element(NamedTuple):
-    """How one element type is stored: as `stored` in raw bytes, or in the list `field`."""
-
-    code: str
-    field: str
-
-    @property
-    def stored(self) -> np.dtype[Any]:
-        """The element type in raw bytes."""
-        return np.dtype(self.code)
-
-
-_ELEMENTS: Mapping[str, _Element] = {
-    "DT_FLOAT": _Element("<f4", "float_val"),
-    "DT_DOUBLE": _Element("<f8", "double_val"),
-    "DT_HALF": _Element("<f2", "half_val"),
-    "DT_BFLOAT16": _Element("<u2", "half_val"),
-    "DT_INT8": _Element("i1", "int_val"),
-    "DT_UINT8": _Element("u1", "int_val"),
-    "DT_INT16": _Element("<i2", "int_val"),
-    "DT_UINT16": _Element("<u2", "int_val"),
-    "DT_INT32": _Element("<i4", "int_val"),
-    "DT_UINT32": _Element("<u4", "uint32_val"),
-    "DT_INT64": _Element("<i8", "int64_val"),
-    "DT_UINT64": _Element("<u8", "uint64_val"),
-    "DT_BOOL": _Element("?", "bool_val"),
-    "DT_QINT8": _Element("i1", "int_val"),
-    "DT_QUINT8": _Element("u1", "int_val"),
-    "DT_QINT16": _Element("<i2", "int_val"),
-    "DT_QUINT16": _Element("<u2", "int_val"),
-    "DT_QINT32": _Element("<i4", "int_val"),
-    "DT_COMPLEX64": _Element("<c8", "scomplex_val"),
-    "DT_COMPLEX128": _Element("<c16", "dcomplex_val"),
+# The fields of a TensorProto that hold lists of values -> the element types that they are for.
+_LISTS = {
+    "float_val": "FLOAT",
+    "double_val": "DOUBLE",
+    "half_val": "HALF BFLOAT16",
+    "int_val": "INT8 UINT8 INT16 UINT16 INT32 QINT8 QUINT8 QINT16 QUINT16 QINT32",
+    "int64_val": "INT64",
+    "uint32_val": "UINT32",
+    "uint64_val": "UINT64",
+    "bool_val": "BOOL",
+    "scomplex_val": "COMPLEX64",
+    "dcomplex_val": "COMPLEX128",
 }
+_FIELDS: Mapping[str, str] = {
+    f"DT_{name}": field for field, names in _LISTS.items() for name in names.split()
+}
+
+
+def _stored(data_type: str) -> np.dtype[Any]:
+    """How raw bytes hold an element."""
+    name = data_type.removeprefix("DT_").lower().removeprefix("q")
+    others = {"float": "float32", "double": "float64", "half": "float16", "bfloat16": "uint16"}
+    return NUMPY_DTYPES[others.get(name, name)]
+
 
 DATA_TYPE_OF: Mapping[str, str] = {
     name: {"float32": "DT_FLOAT", "float64": "DT_DOUBLE", "float16": "DT_HALF"}.get(
@@ -77,8 +67,7 @@ def tensor_to_numpy(proto: Any, where: str) -> Array:
     shape = _shape_of(proto, where)
     if name == "DT_STRING":
         return _fill(np.array(list(proto.string_val), object), shape, where)
-    element = _ELEMENTS.get(name)
-    if element is None:
+    if name not in _FIELDS:
         raise UnsupportedError(
             f"holds a constant of {name}",
             where=where,
@@ -86,9 +75,9 @@ def tensor_to_numpy(proto: Any, where: str) -> Array:
         )
     content = proto.tensor_content
     if content:
-        values = _from_content(content, element.stored, shape, where)
+        values = _from_content(content, _stored(name), shape, where)
     else:
-        values = _fill(_from_list(proto, element, where), shape, where)
+        values = _fill(_from_list(proto, name, where), shape, where)
     if name == "DT_BFLOAT16":
         values = (values.astype(np.uint32) << 16).view(np.float32)
     values.flags.writeable = False
@@ -110,10 +99,9 @@ def numpy_to_tensor(array: Array, data_type: str | None = None) -> Any:
     for size in array.shape:
         proto.tensor_shape.dim.add().size = size
     if array.ndim == 0 and name in ("DT_FLOAT", "DT_INT32", "DT_INT64", "DT_BOOL"):
-        getattr(proto, _ELEMENTS[name].field).append(array.item())
+        getattr(proto, _FIELDS[name]).append(array.item())
     elif array.size:
-        stored = _ELEMENTS[name].stored
-        proto.tensor_content = np.ascontiguousarray(array, stored).tobytes()
+        proto.tensor_content = np.ascontiguousarray(array, _stored(name)).tobytes()
     return proto
 
 
@@ -138,19 +126,20 @@ def _from_content(
     return np.frombuffer(content, stored).reshape(shape)
 
 
-def _from_list(proto: Any, element: _Element, where: str) -> Array:
-    values = getattr(proto, element.field)
-    if element.stored.kind == "c":
-        # Real and imaginary parts in turn, as complex numbers lie in memory.
-        whole = np.array(values[: len(values) // 2 * 2], f"<f{element.stored.itemsize // 2}")
-        return whole.view(element.stored)
-    if element.field == "half_val":
-        return np.array(values, np.int64).astype(np.uint16).view(element.stored)
-    wide = np.array(values) if len(values) else np.zeros(0, element.stored)
-    stored = wide.astype(element.stored)
-    if element.field == "int_val" and not np.array_equal(stored, wide):
-        raise ModelFileError(f"holds values that no {element.stored} can", where=where)
-    return stored
+def _from_list(proto: Any, data_type: str, where: str) -> Array:
+    dtype, field = _stored(data_type), _FIELDS[data_type]
+    values = getattr(proto, field)
+    if dtype.kind == "c":
+        # Real and imaginary parts alternate, as complex numbers lie in memory.
+        whole = np.array(values[: len(values) // 2 * 2], f"<f{dtype.itemsize // 2}")
+        return whole.view(dtype)
+    if field == "half_val":
+        return np.array(values, np.int64).astype(np.uint16).view(dtype)
+    wide = np.array(values) if len(values) else np.zeros(0, dtype)
+    narrow = wide.astype(dtype)
+    if field == "int_val" and not np.array_equal(narrow, wide):
+        raise ModelFileError(f"holds values that no {dtype} can", where=where)
+    return narrow
 
 
 def _fill(values: Array, shape: tuple[int, ...], where: str) -> Array:

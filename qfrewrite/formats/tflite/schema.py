@@ -17,32 +17,29 @@ from qfrewrite.ops import OPS
 IDENTIFIER = b"TFL3"
 SCHEMA_VERSION = 3
 
-# (table or *, field) -> enum class. A field that is not listed stays a number.
+# Enum class -> the fields that hold its numbers: `table.field`, or the name in all tables. A field
+# that is not listed stays a number.
+_ENUM_FIELDS = {
+    "ActivationFunctionType": "fused_activation_function",
+    "CombinerType": "combiner",
+    "CustomOptionsFormat": "custom_options_format composite_attributes_format",
+    "DimensionType": "DimensionMetadata.format",
+    "FullyConnectedOptionsWeightsFormat": "weights_format",
+    "LSHProjectionType": "LSHProjectionOptions.type",
+    "LSTMKernelType": "kernel_type",
+    "MirrorPadMode": "mode",
+    "Padding": "padding",
+    "ReduceWindowFunction": "reduce_function",
+    "RngAlgorithm": "algorithm",
+    "StablehloComparisonDirection": "comparison_direction",
+    "StablehloComparisonType": "compare_type",
+    "TensorType": "quantized_bias_type output_type in_data_type out_data_type out_type idx_out_type"
+    " key_dtype value_dtype Tensor.type VariantSubType.type",
+}
 _ENUMS = {
-    ("*", "padding"): "Padding",
-    ("*", "fused_activation_function"): "ActivationFunctionType",
-    ("*", "quantized_bias_type"): "TensorType",
-    ("*", "output_type"): "TensorType",
-    ("*", "in_data_type"): "TensorType",
-    ("*", "out_data_type"): "TensorType",
-    ("*", "out_type"): "TensorType",
-    ("*", "idx_out_type"): "TensorType",
-    ("*", "key_dtype"): "TensorType",
-    ("*", "value_dtype"): "TensorType",
-    ("Tensor", "type"): "TensorType",
-    ("VariantSubType", "type"): "TensorType",
-    ("LSHProjectionOptions", "type"): "LSHProjectionType",
-    ("*", "combiner"): "CombinerType",
-    ("*", "kernel_type"): "LSTMKernelType",
-    ("*", "weights_format"): "FullyConnectedOptionsWeightsFormat",
-    ("*", "mode"): "MirrorPadMode",
-    ("*", "custom_options_format"): "CustomOptionsFormat",
-    ("*", "composite_attributes_format"): "CustomOptionsFormat",
-    ("*", "comparison_direction"): "StablehloComparisonDirection",
-    ("*", "compare_type"): "StablehloComparisonType",
-    ("*", "algorithm"): "RngAlgorithm",
-    ("*", "reduce_function"): "ReduceWindowFunction",
-    ("DimensionMetadata", "format"): "DimensionType",
+    (table or "*", field): enum
+    for enum, places in _ENUM_FIELDS.items()
+    for table, _, field in (place.rpartition(".") for place in places.split())
 }
 _UNIONS = {
     ("Operator", "builtin_options"): "BuiltinOptions",
@@ -77,13 +74,17 @@ DTYPES: Mapping[int, str] = MappingProxyType(
 """Tensor type -> our name of it (TFLite's in lower case)."""
 
 # Bits of one element where the number is fixed; a size that is not listed is not checked.
+_TYPES_BY_BITS = {
+    4: "int4",
+    8: "bool int8 uint8",
+    16: "int16 uint16 float16 bfloat16",
+    32: "int32 uint32 float32",
+    64: "int64 uint64 float64 complex64",
+    128: "complex128",
+}
 BITS: Mapping[str, int] = MappingProxyType(
-    {
-        "bool": 8, "int4": 4, "int8": 8, "uint8": 8, "int16": 16, "uint16": 16, "float16": 16,
-        "bfloat16": 16, "int32": 32, "uint32": 32, "float32": 32, "int64": 64, "uint64": 64,
-        "float64": 64, "complex64": 64, "complex128": 128,
-    }
-)  # fmt: skip
+    {name: bits for bits, names in _TYPES_BY_BITS.items() for name in names.split()}
+)
 
 # Option tables that are not named after their op, of ops without a definition.
 _OPTIONS_BY_KIND = {
