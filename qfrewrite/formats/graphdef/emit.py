@@ -3,27 +3,27 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from qfrewrite.errors import UnsupportedError
-from qfrewrite.formats.graphdef.node_types import RESULT, TYPES
+from qfrewrite.formats.graphdef.node_types import RESULT, TYPES, Types
 from qfrewrite.formats.graphdef.nodes import Ref, parse_ref
 from qfrewrite.formats.graphdef.schema import DATA_TYPES, AttrValue, GraphDef, data_type_name
 from qfrewrite.formats.graphdef.tensor_proto import DATA_TYPE_OF, numpy_to_tensor
 from qfrewrite.ir import Graph, Op, Tensor
 from qfrewrite.ir.names import numbered
+from qfrewrite.ir.nodes import Attrs
 
 # Attributes of a source node that describe the graph as it was, not as it is.
 _STALE = ("_output_shapes", "explicit_paddings", "_class")
 
 # Our element types that a node's attribute can name.
-_STATED = frozenset(
-    ["float32", "float16", "float64", "int8", "uint8", "int16", "int32", "int64", "bool"]
-)
+_STATED_TYPES = "float32 float16 float64 int8 uint8 int16 int32 int64 bool"
+_STATED = frozenset(_STATED_TYPES.split())
 
 # A node name that TensorFlow accepts (tensorflow/core/graph/graph_constructor.cc); `>` separates.
 _PART = r"[A-Za-z0-9.][A-Za-z0-9_./-]*"
@@ -32,7 +32,7 @@ _ILLEGAL = re.compile(r"[^A-Za-z0-9_./-]+")
 
 # One node of a chain: its op, the operands beside the value that goes through the chain, and
 # its attributes but those that state element types.
-Step = tuple[str, list[str], Mapping[str, Any]]
+Step = tuple[str, list[str], Attrs]
 
 
 class Kind(str):
@@ -131,11 +131,11 @@ class Emitter:
         kind: str,
         name: str,
         inputs: Sequence[str],
-        attrs: Mapping[str, Any],
+        attrs: Attrs,
         *,
         like: Any = None,
         gives: Kind | None = None,
-        types: Mapping[str, int | None] | None = None,
+        types: Types | None = None,
     ) -> str:
         """Append one node and return its reference.
 
@@ -202,18 +202,13 @@ class Emitter:
         """A constant operand of `op`: integers."""
         return self.const(np.array(values, np.int32), f"{self.main_name(op)}/{suffix}")
 
-    def inner(self, op: Op, kind: str, inputs: Sequence[str], attrs: Mapping[str, Any]) -> str:
+    def inner(self, op: Op, kind: str, inputs: Sequence[str], attrs: Attrs) -> str:
         """A node that computes a part of `op`."""
         name = self.unique(f"{self.main_name(op)}/{kind}")
         return self.node(kind, name, inputs, attrs, like=op.meta.get("node"))
 
     def finish(
-        self,
-        op: Op,
-        kind: str,
-        inputs: Sequence[str],
-        attrs: Mapping[str, Any],
-        types: Mapping[str, int | None] | None = None,
+        self, op: Op, kind: str, inputs: Sequence[str], attrs: Attrs, types: Types | None = None
     ) -> None:
         """The last node of `op`: it bears the name of the op's output."""
         like, gives = op.meta.get("node"), kind_of(op.output)

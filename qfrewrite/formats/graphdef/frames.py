@@ -13,9 +13,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from qfrewrite.errors import ModelFileError, UnsupportedError
-from qfrewrite.formats.graphdef.functions import ARGUMENT, Function, Library, subset
+from qfrewrite.formats.graphdef.functions import ARGUMENT, Function, Library
 from qfrewrite.formats.graphdef.nodes import (
     Ref,
+    Users,
     ancestors,
     attribute,
     behind_identities,
@@ -94,10 +95,9 @@ def _new_node(nodes: Mapping[str, Any], name: str, op: str, inputs: Iterable[Ref
 
 def _state_types(node: Any, attr: str, sources: Iterable[Any]) -> None:
     """Let `node` say that its outputs have the types of the nodes `sources`."""
-    node.attr[attr].list.type.extend(
-        source.attr["T"].type if "T" in source.attr else DATA_TYPES["DT_FLOAT"]
-        for source in sources
-    )
+    float_type = DATA_TYPES["DT_FLOAT"]
+    types = (node.attr["T"].type if "T" in node.attr else float_type for node in sources)
+    node.attr[attr].list.type.extend(types)
 
 
 def _alias(node: Any, source: Ref) -> Any:
@@ -141,11 +141,10 @@ def _cut_out(
 ) -> str:
     """Make a function of the `wanted` nodes; returns its name, which is like `name`."""
     name = library.unique(name)
-    stand_ins = {
-        ref.node: NodeDef(name=ref.node, op=ARGUMENT) for refs in arguments for ref in refs
-    }
-    held = {**stand_ins, **subset(nodes, wanted)}
-    library.add(Function(name, held, arguments, outputs, own_names=True))
+    bound = [ref.node for refs in arguments for ref in refs]
+    stand_ins = {node: NodeDef(name=node, op=ARGUMENT) for node in bound}
+    inside = {**stand_ins, **{name: node for name, node in nodes.items() if name in wanted}}
+    library.add(Function(name, inside, arguments, outputs, own_names=True))
     return name
 
 
@@ -239,9 +238,7 @@ def _raise_loops(nodes: Nodes, library: Library, stop: set[str], results: set[st
     return nodes
 
 
-def _find_loop(
-    nodes: Nodes, used_by: Mapping[str, list[tuple[Any, int, Ref]]], frame: str, enters: list[Any]
-) -> _Loop:
+def _find_loop(nodes: Nodes, used_by: Users, frame: str, enters: list[Any]) -> _Loop:
     variables, constants, exits = [], [], []
     conditions: dict[str, Any] = {}
     for enter in enters:
@@ -249,9 +246,8 @@ def _find_loop(
         if merge is None:
             constants.append(enter)
             continue
-        following = next(
-            (nodes[r.node] for r in data_refs(merge) if _is(nodes[r.node], "NextIteration")), None
-        )
+        joined = (nodes[ref.node] for ref in data_refs(merge))
+        following = next((node for node in joined if _is(node, "NextIteration")), None)
         if following is None:
             raise ModelFileError("joins no next iteration to a loop", where=place(merge))
         variable = _Variable(enter, merge, following)

@@ -6,13 +6,13 @@ file's function library, or was cut out of the nodes of a version 1 loop or cond
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
 from qfrewrite.errors import ModelFileError, UnsupportedError
-from qfrewrite.formats.graphdef.nodes import ALIASES, Ref, data_refs
+from qfrewrite.formats.graphdef.nodes import ALIASES, Nodes, Ref, data_refs
 from qfrewrite.formats.graphdef.schema import NodeDef
 from qfrewrite.ir.names import numbered
 
@@ -62,7 +62,7 @@ class Function:
 
     name: str
     """The name of the function."""
-    nodes: Mapping[str, Any]
+    nodes: Nodes
     """The nodes by name."""
     args: tuple[tuple[Ref, ...], ...]
     """For each argument what the nodes use of it: version 1 loops have several names for one value.
@@ -122,7 +122,7 @@ def define(definition: Any) -> Function:
     return Function(name, nodes, tuple((Ref(a, 0),) for a in args), tuple(outputs))
 
 
-def _with_ports(node: Any, nodes: Mapping[str, Any], function: str) -> Any:
+def _with_ports(node: Any, nodes: Nodes, function: str) -> Any:
     reads = [text for text in node.input if not text.startswith("^")]
     refs = [_port(text, nodes, function) for text in reads]
     if reads == [str(ref) for ref in refs]:
@@ -134,7 +134,7 @@ def _with_ports(node: Any, nodes: Mapping[str, Any], function: str) -> Any:
     return copy
 
 
-def _port(text: str, nodes: Mapping[str, Any], function: str) -> Ref:
+def _port(text: str, nodes: Nodes, function: str) -> Ref:
     """`node:output name:index`, or the name of an argument, as a reference by port."""
     parts = text.split(":")
     node = nodes.get(parts[0])
@@ -274,9 +274,3 @@ class CallStack:
     def leave(self) -> None:
         """Note that the last function was read."""
         self.names.pop()
-
-
-def subset(nodes: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
-    """The nodes of these names, in file order."""
-    wanted = set(names)
-    return {name: node for name, node in nodes.items() if name in wanted}

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+Types = Mapping[str, int | None]
+"""Attribute of a node -> the input slot whose element type it states."""
 RESULT = -1
 """In place of a slot: the element type of the first result."""
 
 # Node ops, and attribute -> the input slot whose element type it states, RESULT for that of the
 # first result, None to leave it to its default.
-_TYPED: tuple[tuple[str, Mapping[str, int | None]], ...] = (
+_TYPED: tuple[tuple[str, Types], ...] = (
     ("All Any", {"Tidx": 1}),
     ("ArgMax ArgMin", {"T": 0, "Tidx": 1, "output_type": RESULT}),
     ("BatchToSpaceND", {"T": 0, "Tblock_shape": 1, "Tcrops": 2}),
@@ -47,14 +49,17 @@ _TYPED: tuple[tuple[str, Mapping[str, int | None]], ...] = (
     ("Transpose", {"T": 0, "Tperm": 1}),
     ("Where", {"T": 0}),
 )
-TYPES: Mapping[str, Mapping[str, int | None]] = {
+TYPES: Mapping[str, Types] = {
     node_op: types for node_ops, types in _TYPED for node_op in node_ops.split()
 }
 """By node op: attribute -> slot, as above. Other nodes state T, the type of their first operand."""
 
 SCALARS: Mapping[str, tuple[int, ...]] = {
-    "ArgMax": (1,), "ArgMin": (1,), "Cumsum": (1,), "ExpandDims": (1,), "Fill": (1,),
-    "OneHot": (1, 2, 3), "PadV2": (2,), "Range": (0, 1, 2), "Split": (0,), "SplitV": (2,),
-    "TopKV2": (1,),
-}  # fmt: skip
+    **dict.fromkeys(("ArgMax", "ArgMin", "Cumsum", "ExpandDims", "Fill", "TopKV2"), (1,)),
+    "OneHot": (1, 2, 3),
+    "PadV2": (2,),
+    "Range": (0, 1, 2),
+    "Split": (0,),
+    "SplitV": (2,),
+}
 """Input slots that TensorFlow wants as scalars where TFLite also takes [1]."""

@@ -7,16 +7,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Container, Hashable, Iterable, Mapping
 from graphlib import CycleError
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 from qfrewrite.errors import ModelFileError
 from qfrewrite.formats.graphdef.schema import data_type_name
 from qfrewrite.ir.relations import sources_first
 
-ALIASES = frozenset({
-    "Identity", "StopGradient", "Snapshot", "PreventGradient", "CheckNumerics",
-    "PlaceholderWithDefault", "DeepCopy", "Copy", "EnsureShape", "Print",
-})  # fmt: skip
+Nodes: TypeAlias = Mapping[str, Any]
+"""Nodes by name, in file order."""
+
+_ALIAS_OPS = (
+    "CheckNumerics Copy DeepCopy EnsureShape Identity PlaceholderWithDefault PreventGradient Print "
+    "Snapshot StopGradient"
+)
+ALIASES = frozenset(_ALIAS_OPS.split())
 """Ops whose result is their first operand."""
 
 
@@ -24,7 +28,9 @@ class Ref(NamedTuple):
     """One output of one node."""
 
     node: str
+    """The name of the node."""
     port: int
+    """The number of the output."""
 
     def __str__(self) -> str:
         return f"{self.node}:{self.port}" if self.port else self.node
@@ -83,7 +89,7 @@ def reached(starts: Iterable[_Item], following: Callable[[_Item], Iterable[_Item
     return seen
 
 
-def ancestors(nodes: Mapping[str, Any], ends: Iterable[Ref], stop: Container[str]) -> set[str]:
+def ancestors(nodes: Nodes, ends: Iterable[Ref], stop: Container[str]) -> set[str]:
     """The names of the nodes of `ends` and of all they are computed from.
 
     What the nodes `stop` are computed from is left out.
@@ -95,17 +101,21 @@ def ancestors(nodes: Mapping[str, Any], ends: Iterable[Ref], stop: Container[str
     return reached([ref.node for ref in ends], sources)
 
 
-def users(nodes: Mapping[str, Any]) -> dict[str, list[tuple[Any, int, Ref]]]:
-    """Node name -> its users: each as the node, the slot, and what is used there."""
-    users: dict[str, list[tuple[Any, int, Ref]]] = {name: [] for name in nodes}
+Users: TypeAlias = Mapping[str, list[tuple[Any, int, Ref]]]
+"""Node name -> its users: each as the node, the slot, and what is used there."""
+
+
+def users(nodes: Nodes) -> Users:
+    """The users of each of `nodes`."""
+    by_name: Users = {name: [] for name in nodes}
     for node in nodes.values():
         for slot, ref in enumerate(data_refs(node)):
-            if ref.node in users:
-                users[ref.node].append((node, slot, ref))
-    return users
+            if ref.node in by_name:
+                by_name[ref.node].append((node, slot, ref))
+    return by_name
 
 
-def behind_identities(nodes: Mapping[str, Any], ref: Ref) -> Ref:
+def behind_identities(nodes: Nodes, ref: Ref) -> Ref:
     """Where the value of `ref` comes from through Identity nodes."""
     # A file may hold a ring of them.
     seen: set[Ref] = set()
@@ -118,7 +128,7 @@ def behind_identities(nodes: Mapping[str, Any], ref: Ref) -> Ref:
     return ref
 
 
-def sort_nodes(nodes: Mapping[str, Any], ends: Iterable[Ref], stop: Container[str]) -> list[Any]:
+def sort_nodes(nodes: Nodes, ends: Iterable[Ref], stop: Container[str]) -> list[Any]:
     """The nodes that `ends` need, but not `stop`: producers first, otherwise in file order.
 
     Raises ModelFileError where nodes form a cycle.

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from qfrewrite.errors import Diagnostics
-from qfrewrite.formats.graphdef.nodes import Ref, attribute, behind_identities, data_refs
-from qfrewrite.formats.graphdef.select import Shape, shape_text, unknown_shape
+from qfrewrite.formats.graphdef.nodes import Nodes, Ref, attribute, behind_identities, data_refs
+from qfrewrite.formats.graphdef.select import Shape, Shapes, shape_text, unknown_shape
 from qfrewrite.formats.graphdef.sizes import Sizes, fitting_sizes
 
 # The largest sizes that are tried: of square images and sequences, and of oblong images.
@@ -44,11 +43,8 @@ class _Fitting:
 
 
 def settle_inputs(
-    nodes: Mapping[str, Any],
-    shapes: Mapping[Ref, Shape | None],
-    ends: Sequence[Ref],
-    reads: Callable[[Mapping[Ref, Shape | None]], bool],
-) -> tuple[Mapping[Ref, Shape | None], Diagnostics]:
+    nodes: Nodes, shapes: Shapes, ends: Sequence[Ref], reads: Callable[[Shapes], bool]
+) -> tuple[Shapes, Diagnostics]:
     """The shapes of the inputs with the sizes that the layers leave no choice about, and notices.
 
     shapes: those that the file or the user states. reads: whether the graph can be read with
@@ -76,9 +72,7 @@ def _is_open(shape: Shape | None) -> bool:
     return shape is None or None in shape[1:]
 
 
-def _fitting(
-    nodes: Mapping[str, Any], known: Mapping[Ref, Shape | None], ends: Sequence[Ref]
-) -> list[_Fitting]:
+def _fitting(nodes: Nodes, known: Shapes, ends: Sequence[Ref]) -> list[_Fitting]:
     """The forms of the open inputs, each with the sizes that no layer refuses."""
     line, side = np.arange(1, _MOST + 1), np.arange(1, _MOST_OBLONG + 1)
     fitting = []
@@ -102,9 +96,7 @@ def _fitting(
     return fitting
 
 
-def _forms(
-    nodes: Mapping[str, Any], known: Mapping[Ref, Shape | None]
-) -> Iterator[dict[Ref, Shape]]:
+def _forms(nodes: Nodes, known: Shapes) -> Iterator[dict[Ref, Shape]]:
     """The shapes with every rank and every number of channels that may be; sizes stay open."""
     channels = sorted(_kernel_channels(nodes)) or [1, 3]
     for rank in _RANKS if None in known.values() else (0,):
@@ -128,7 +120,7 @@ def _of_rank(shape: Shape | None, rank: int) -> Shape:
     return tuple(dims)
 
 
-def _open_channels(nodes: Mapping[str, Any], shape: Shape) -> int | None:
+def _open_channels(nodes: Nodes, shape: Shape) -> int | None:
     """The axis of channels, where it is open beside others."""
     if len(shape) < 3 or shape.count(None) < 2:
         return None
@@ -136,13 +128,13 @@ def _open_channels(nodes: Mapping[str, Any], shape: Shape) -> int | None:
     return axis if shape[axis] is None else None
 
 
-def _is_nchw(nodes: Mapping[str, Any]) -> bool:
+def _is_nchw(nodes: Nodes) -> bool:
     return any(
         attribute(n, "data_format") == "NCHW" for n in nodes.values() if n.op in _CONVOLUTIONS
     )
 
 
-def _kernel_channels(nodes: Mapping[str, Any]) -> set[int]:
+def _kernel_channels(nodes: Nodes) -> set[int]:
     """The numbers of channels that the first convolutions read."""
     counts: set[int] = set()
     for node in nodes.values():
@@ -168,9 +160,9 @@ def _filled(shape: Shape, height: Sizes, width: Sizes) -> tuple[int | Sizes, ...
 
 def _ambiguous(
     opened: Sequence[Ref],
-    shapes: Mapping[Ref, Shape | None],
+    shapes: Shapes,
     fitting: Sequence[_Fitting],
-    reads: Callable[[Mapping[Ref, Shape | None]], bool],
+    reads: Callable[[Shapes], bool],
 ) -> Exception:
     """The error that names shapes that work, as far as one is found."""
     first = opened[0]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from qfrewrite.formats.graphdef.frames import structured
 from qfrewrite.formats.graphdef.functions import Function, Library
 from qfrewrite.formats.graphdef.importer import Importer, NodeContext, Program, unsupported
 from qfrewrite.formats.graphdef.nodes import (
+    Nodes,
     Ref,
     attribute,
     data_refs,
@@ -27,7 +28,7 @@ from qfrewrite.formats.graphdef.rules.random import on_drawn
 from qfrewrite.formats.graphdef.rules.table import CONVERTERS, Converter
 from qfrewrite.formats.graphdef.select import (
     GivenInput,
-    Shape,
+    Shapes,
     find_inputs,
     find_outputs,
     find_ref,
@@ -93,7 +94,7 @@ def _read(
     producer = message.versions.producer
     shapes = {s.ref: known_shape(nodes, s, producer) for s in find_inputs(nodes, ends, given)}
 
-    def reads(tried: Mapping[Ref, Shape | None]) -> bool:
+    def reads(tried: Shapes) -> bool:
         try:
             _read_graph(nodes, tried, ends, Program(library, _run))
         except QfError:
@@ -111,7 +112,7 @@ def _read(
     return model
 
 
-def _refuse_variables(nodes: dict[str, Any]) -> None:
+def _refuse_variables(nodes: Nodes) -> None:
     for node in nodes.values():
         if node.op in _VARIABLES:
             raise UnsupportedError(
@@ -122,7 +123,7 @@ def _refuse_variables(nodes: dict[str, Any]) -> None:
 class _Scope:
     """The nodes of one graph or function, and what they have computed so far."""
 
-    def __init__(self, importer: Importer, nodes: Mapping[str, Any]) -> None:
+    def __init__(self, importer: Importer, nodes: Nodes) -> None:
         self.importer, self.nodes = importer, nodes
         self.values: dict[Ref, Value] = {}
 
@@ -184,12 +185,7 @@ def _run(importer: Importer, function: Function, args: Sequence[Value]) -> list[
     return [scope.values[ref] for ref in function.outputs]
 
 
-def _read_graph(
-    nodes: Mapping[str, Any],
-    inputs: Mapping[Ref, Shape | None],
-    outputs: Sequence[Ref],
-    program: Program,
-) -> Graph:
+def _read_graph(nodes: Nodes, inputs: Shapes, outputs: Sequence[Ref], program: Program) -> Graph:
     """The main graph: what the outputs need, producers first."""
     graph = Graph("main")
     scope = _Scope(Importer(graph, program), nodes)

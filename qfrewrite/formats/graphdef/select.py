@@ -11,6 +11,7 @@ from typing import Any
 from qfrewrite.errors import Diagnostics, ModelFileError, UsageError
 from qfrewrite.formats.graphdef.functions import CALLS, CASES, IFS, WHILES
 from qfrewrite.formats.graphdef.nodes import (
+    Nodes,
     Ref,
     ancestors,
     attribute,
@@ -41,6 +42,8 @@ _MANY_OUTPUTS: Mapping[str, int | str] = {
 }
 Shape = tuple[int | None, ...]
 """A shape in which some sizes may be unknown."""
+Shapes = Mapping[Ref, Shape | None]
+"""The shapes of inputs; None where even the rank is unknown."""
 
 # Up to this producer a shape without dimensions says "unknown", later "scalar".
 _LAST_WITHOUT_SCALARS = 21
@@ -82,7 +85,7 @@ def _parse_shape(text: str) -> Shape | None:
     return tuple(int(p) if p.isdecimal() else None for p in parts)
 
 
-def find_ref(nodes: Mapping[str, Any], ref: Ref, role: str) -> Ref:
+def find_ref(nodes: Nodes, ref: Ref, role: str) -> Ref:
     """`ref`, if its node exists; otherwise UsageError with names that are near."""
     if ref.node in nodes:
         return ref
@@ -92,7 +95,7 @@ def find_ref(nodes: Mapping[str, Any], ref: Ref, role: str) -> Ref:
     raise UsageError("there is no such node in the graph", where=f"{role} '{ref}'", remedy=remedy)
 
 
-def find_outputs(nodes: Mapping[str, Any]) -> list[Ref]:
+def find_outputs(nodes: Nodes) -> list[Ref]:
     """What no node uses and an input reaches; raises ModelFileError where there is nothing.
 
     The end of an assertion, which tells only that it was run, is no output.
@@ -117,7 +120,7 @@ def find_outputs(nodes: Mapping[str, Any]) -> list[Ref]:
     return [Ref(n, port) for n in ends for port in range(_output_count(nodes[n]))]
 
 
-def _guards(nodes: Mapping[str, Any], name: str) -> bool:
+def _guards(nodes: Nodes, name: str) -> bool:
     """Whether the node joins the branches of an assertion (tf.debugging, tf.Assert).
 
     It is an If that gives truth values; version 1 conditions have become one before.
@@ -140,7 +143,7 @@ def _output_count(node: Any) -> int:
 
 
 def find_inputs(
-    nodes: Mapping[str, Any], outputs: Iterable[Ref], given: Sequence[GivenInput] | None
+    nodes: Nodes, outputs: Iterable[Ref], given: Sequence[GivenInput] | None
 ) -> list[GivenInput]:
     """The inputs that `outputs` depend on: those given, or the Placeholders found.
 
@@ -170,7 +173,7 @@ def find_inputs(
     return list(given)
 
 
-def _is_input(nodes: Mapping[str, Any], name: str) -> bool:
+def _is_input(nodes: Nodes, name: str) -> bool:
     node = nodes[name]
     if node.op == "Placeholder":
         return True
@@ -178,7 +181,7 @@ def _is_input(nodes: Mapping[str, Any], name: str) -> bool:
     return default is not None and bool(default.attr["value"].tensor.tensor_shape.dim)
 
 
-def _default(nodes: Mapping[str, Any], node: Any) -> Any:
+def _default(nodes: Nodes, node: Any) -> Any:
     """The constant that a PlaceholderWithDefault gives by default; None where there is none."""
     refs = data_refs(node) if node.op == "PlaceholderWithDefault" else []
     default = nodes[refs[0].node] if refs else None
@@ -203,7 +206,7 @@ def static_shape(ref: Ref, shape: Shape | None) -> tuple[tuple[int, ...], Diagno
     return sizes, diagnostics
 
 
-def known_shape(nodes: Mapping[str, Any], spec: GivenInput, producer: int) -> Shape | None:
+def known_shape(nodes: Nodes, spec: GivenInput, producer: int) -> Shape | None:
     """The shape of an input as given, stated or defaulted, None where it is unknown.
 
     producer: the version of the GraphDef. Raises UsageError where the shape that is given

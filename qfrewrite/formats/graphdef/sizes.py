@@ -22,6 +22,7 @@ import numpy.typing as npt
 from qfrewrite.errors import QfError
 from qfrewrite.formats.graphdef.nodes import (
     ALIASES,
+    Nodes,
     Ref,
     attribute,
     data_refs,
@@ -103,7 +104,7 @@ def _require(condition: object) -> None:
 
 
 def fitting_sizes(
-    nodes: Mapping[str, Any],
+    nodes: Nodes,
     inputs: Mapping[Ref, Sequence[int | Sizes]],
     ends: Sequence[Ref],
     count: int,

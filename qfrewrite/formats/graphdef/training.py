@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from typing import Any
 
 from qfrewrite.errors import Diagnostics
-from qfrewrite.formats.graphdef.nodes import attribute, data_refs
+from qfrewrite.formats.graphdef.nodes import Nodes, attribute, data_refs
 from qfrewrite.formats.graphdef.schema import DATA_TYPES, NodeDef
 
 # Names of such switches: keras_learning_phase, is_training, phase_train, bn/training_1, ...
@@ -17,9 +17,7 @@ _NAME = re.compile(
 )
 
 
-def for_inference(
-    nodes: Mapping[str, Any], given: Collection[str], diagnostics: Diagnostics
-) -> dict[str, Any]:
+def for_inference(nodes: Nodes, given: Collection[str], diagnostics: Diagnostics) -> dict[str, Any]:
     """`nodes` with every switch between training and inference a constant: false.
 
     Such a switch is a Placeholder of one bool that bears the name of one. given: names of inputs
@@ -37,7 +35,7 @@ def for_inference(
     return {**nodes, **found}
 
 
-def _is_switch(nodes: Mapping[str, Any], node: Any) -> bool:
+def _is_switch(nodes: Nodes, node: Any) -> bool:
     if node.op not in ("Placeholder", "PlaceholderWithDefault") or not _NAME.fullmatch(node.name):
         return False
     if attribute(node, "dtype") != "DT_BOOL":
@@ -46,7 +44,7 @@ def _is_switch(nodes: Mapping[str, Any], node: Any) -> bool:
     return getattr(shape, "unknown_rank", True) or not shape.dim
 
 
-def _is_false(nodes: Mapping[str, Any], node: Any) -> bool:
+def _is_false(nodes: Nodes, node: Any) -> bool:
     """Whether the switch is false by default."""
     refs = data_refs(node)
     default = nodes.get(refs[0].node) if refs else None

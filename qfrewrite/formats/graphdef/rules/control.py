@@ -52,10 +52,8 @@ class _Body:
 
     importer: Importer
     """The importer of that graph."""
-    holders: list[Tensor | None]
-    """For each argument the tensor that stands for it in the graph; None where it is known."""
     args: list[Value]
-    """The arguments."""
+    """The arguments: constants, or inputs of that graph."""
     results: list[Value]
     """The results."""
 
@@ -64,16 +62,24 @@ class _Body:
         """The graph it was read into."""
         return self.importer.graph
 
-    def reads(self, slot: int) -> bool:
-        """Whether anything is computed from argument `slot`, or it is a result."""
+    @property
+    def holders(self) -> list[Tensor | None]:
+        """For each argument the tensor that stands for it in the graph; None where it is known."""
+        return [arg.tensor if isinstance(arg, Computed) else None for arg in self.args]
+
+    def computes_from(self, slot: int) -> bool:
+        """Whether anything is computed from argument `slot`."""
         holder = self.holders[slot]
-        used = holder is not None and bool(holder.users)
-        return used or any(result is self.args[slot] for result in self.results)
+        return holder is not None and bool(holder.users)
+
+    def uses(self, slot: int) -> bool:
+        """Whether anything is computed from argument `slot`, or it is a result."""
+        return self.computes_from(slot) or any(r is self.args[slot] for r in self.results)
 
     def finish(self, slots: Sequence[int], outputs: Sequence[Tensor]) -> int:
         """Make the arguments `slots` the graph's inputs; returns the number of the subgraph."""
-        held = [self.holders[slot] for slot in slots]
-        self.graph.set_io([t for t in held if t is not None], outputs)
+        inputs = [self.holders[slot] for slot in slots]
+        self.graph.set_io([t for t in inputs if t is not None], outputs)
         self.graph.prune()
         self.importer.program.bodies.append(self.graph)
         return len(self.importer.program.bodies)
@@ -84,18 +90,15 @@ def _read_body(
 ) -> _Body:
     """`function` in a graph of its own; arguments that are `known` are constants there."""
     importer = c.importer.inside(Graph(name))
-    holders: list[Tensor | None] = []
     args: list[Value] = []
     for i, (value, is_known) in enumerate(zip(values, known, strict=True)):
         if is_known and isinstance(value, Constant):
-            holders.append(None)
             args.append(replace(value, laid={}))
             continue
         holder = Tensor(importer.graph.unique_name(f"arg{i}"), value.shape, value.dtype)
         importer.graph.set_io([*importer.graph.inputs, holder])
-        holders.append(holder)
         args.append(Computed.plain(holder))
-    return _Body(importer, holders, args, importer.run(function, args, ""))
+    return _Body(importer, args, importer.run(function, args, ""))
 
 
 def _emit_runner(
@@ -200,11 +203,10 @@ class _Loop:
 
     def _is_operand(self, i: int, cond: _Body, body: _Body) -> bool:
         """Whether variable i is one of the WHILE op: it changes, or is read and not constant."""
-        holder = body.holders[i]
         if not self.kept[i]:
-            return holder is not None
-        used = holder is not None and bool(holder.users)
-        return isinstance(self.state[i], Computed) and (used or cond.reads(i))
+            return isinstance(body.args[i], Computed)
+        used = body.computes_from(i) or cond.uses(i)
+        return used and isinstance(self.state[i], Computed)
 
     def _next(self, body: _Body, i: int, slots: Sequence[int]) -> Tensor:
         """The next value of variable i as a tensor that the runtime may copy to input i."""
@@ -272,7 +274,7 @@ def _emit_if(
     slots = [
         i
         for i, value in enumerate(args)
-        if isinstance(value, Computed) and any(body.reads(i) for body in bodies)
+        if isinstance(value, Computed) and any(body.uses(i) for body in bodies)
     ]
     pairs = zip(*(body.results for body in bodies), strict=True)
     results = [_agreed(i, first, second) for i, (first, second) in enumerate(pairs)]

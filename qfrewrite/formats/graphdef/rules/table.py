@@ -54,9 +54,9 @@ def _by_definition(spec: OpSpec) -> Converter:
 
 
 TABLES: tuple[Mapping[str, Converter], ...] = (
-    ARITHMETIC, FORMULAS, SHAPE, INDEX, WINDOW, LINEAR, EINSUM, FOURIER, QUANT, CONTROL, LISTS,
-    DRAWS,
-)  # fmt: skip
+    *(ARITHMETIC, FORMULAS, SHAPE, INDEX, WINDOW, LINEAR),
+    *(EINSUM, FOURIER, QUANT, CONTROL, LISTS, DRAWS),
+)
 """Converters by node op, a table per family; no op is in two of them."""
 
 CONVERTERS: Mapping[str, Converter] = {
