@@ -103,7 +103,7 @@ def _correct_bias(graph: Graph, op: Op, error: Array) -> None:
     if isinstance(view, LinearView) and view.has_bias:
         response = mean_response(view, view.x)
         if response is not None:
-            Rewriter(graph).set_linear(view.shifted(response(error)))
+            Rewriter(graph).set_linear(view.corrected(response(error)))
 
 
 def _behind_dequantize(graph: Graph, op: Op, slot: int, data: Array, quant: Quant | None) -> None:

@@ -61,8 +61,7 @@ class AbsorbBias(Pass):
             if not k.any():
                 continue
             rw.set_linear(first.shifted(-k))
-            rw.graph.set_channels(first.output, first.output.channels.shifted(-k))
-            rw.set_linear(second.shifted(second.response(k)))
+            rw.set_linear(second.corrected(second.response(k)))
             name, count = second.op.name, int((k > 0).sum())
             rw.edit("absorbed", first.op, f"{count} biases into '{name}'")
             rw.layer(first.op, second=name, channels=count, most=float(k.max()))

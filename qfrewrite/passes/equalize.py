@@ -111,11 +111,10 @@ class _State:
             if (rows != 1).any() or (columns != 1).any():
                 scaled = view.scaled(rows)
                 rw.set_linear(scaled.with_weights(scaled.weights / columns))
-        for op in rw.graph.ops:
-            for tensor in op.outputs:
-                ids = self.channels.of(tensor)
-                if ids is not None:
-                    rw.graph.set_channels(tensor, tensor.channels.scaled(self.scale[ids]))
+        for tensor in (t for op in rw.graph.ops if op not in self._views for t in op.outputs):
+            ids = self.channels.of(tensor)
+            if ids is not None:
+                rw.graph.set_channels(tensor, tensor.channels.scaled(self.scale[ids]))
 
     def _scales(self, view: LinearView) -> tuple[Float64, Float64]:
         """Of what a layer writes, [O], and of what each of its weights reads, [last axis]."""

@@ -7,7 +7,7 @@ gamma / sqrt(variance + epsilon) explodes, and folding it blows up weights that 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -100,9 +100,9 @@ def absorb(rw: Rewriter, view: LinearView, channels: DeadChannels) -> int | NoMa
     done = int((dead & _still_there(view, reader)).sum())
     if done:
         rw.set_linear(_without(view, dead))
-        for tensor in (view.output, *(activation.output for activation in through)):
+        for tensor in (activation.output for activation in through):
             rw.graph.set_channels(tensor, tensor.channels.scaled(np.where(dead, 0.0, 1.0)))
-        rw.set_linear(_not_reading(reader, dead).shifted(reader.response(constant)))
+        rw.set_linear(_not_reading(reader, dead).corrected(reader.response(constant)))
     return done
 
 
@@ -131,8 +131,9 @@ def _still_there(view: LinearView, reader: LinearView) -> npt.NDArray[np.bool_]:
 
 def _without(view: LinearView, dead: npt.NDArray[np.bool_]) -> LinearView:
     """The op with the weights and the bias of dead output channels zero."""
-    kept = view.along_outputs(~dead)
-    return view.with_weights(np.where(kept, view.weights, 0), np.where(dead, 0.0, view.bias))
+    weights = np.where(view.along_outputs(~dead), view.weights, 0)
+    zeroed = view.with_weights(weights, np.where(dead, 0.0, view.bias))
+    return replace(zeroed, channels=view.channels.scaled(np.where(dead, 0.0, 1.0)))
 
 
 def _not_reading(view: LinearView, dead: npt.NDArray[np.bool_]) -> LinearView:

@@ -35,34 +35,39 @@ def _statistic(op: Op, slot: int) -> Float64 | None:
 
 def fold_batch_norm(rw: Rewriter, op: Op) -> LinearView | NoMatch:
     """Fold one BATCH_NORM into the linear op before it, or after it, which is returned."""
-    before = linear_before(op.operand(0))
-    _keep_statistics(rw.graph, op)
-    scale, offset = bn_scale_offset(op)
+    _note_statistics(rw.graph, op)
+    before, (scale, offset) = linear_before(op.operand(0)), bn_scale_offset(op)
     if isinstance(before, LinearView):
-        rw.set_linear(before.scaled(scale).shifted(offset))
-        rw.bypass(op, action="folded", detail=f"into {before.op.kind} '{before.op.name}'")
-        return before
-    after = _unpadded_linear_after(op)
-    if isinstance(after, NoMatch):
-        return before
-    rw.set_linear(after.reading(scale, offset))
-    what = f"into the following {after.op.kind} '{after.op.name}'"
-    rw.bypass(op, action="folded", detail=what)
-    return after
+        folded, how = before.scaled(scale).shifted(offset), "into"
+        # As the parameters have it, whatever scaling and shifting made of the distribution before.
+        normal = op.output.channels.normal or folded.channels.normal
+        rw.set_linear(replace(folded, channels=replace(folded.channels, normal=normal)))
+    else:
+        after = _unpadded_linear_after(op)
+        if isinstance(after, NoMatch):
+            return before
+        folded, how = after, "into the following"
+        rw.set_linear(after.reading(scale, offset))
+    rw.bypass(op, action="folded", detail=f"{how} {folded.op.kind} '{folded.op.name}'")
+    return folded
 
 
-def _keep_statistics(graph: Graph, op: Op) -> None:
-    """Leave N(beta, gamma^2) on the tensor: passes without data judge by it after folding."""
-    if any(t is None for t in op.inputs[3:5]) or len(op.inputs) < 5:
+def _note_statistics(graph: Graph, op: Op) -> None:
+    """Leave the distributions that training saw: passes without data judge by them after folding.
+
+    N(mean, variance) before the BATCH_NORM, N(beta, gamma^2) behind it.
+    """
+    gamma, beta, mean, variance = (_statistic(op, slot) for slot in range(1, 5))
+    if mean is None or variance is None:
         return
-    channels = op.output.shape[-1]
-    gamma, beta, variance = (_statistic(op, slot) for slot in (1, 2, 4))
-    assert variance is not None
+    x, y = op.operand(0), op.output
     share = np.sqrt(variance / (variance + attr(op, "epsilon")))
-    std = np.abs(gamma if gamma is not None else np.ones(channels)) * share
-    normal = Normal(beta if beta is not None else np.zeros(channels), std)
-    for tensor in (op.operand(0), op.output):
-        graph.set_channels(tensor, replace(tensor.channels, normal=normal))
+    std = share if gamma is None else np.abs(gamma) * share
+    behind = Normal(np.zeros(std.size) if beta is None else beta, std)
+    graph.set_channels(y, replace(y.channels, normal=behind))
+    if x.channels.normal is None:
+        ahead = Normal(mean, np.sqrt(np.maximum(variance, 0)))
+        graph.set_channels(x, replace(x.channels, normal=ahead))
 
 
 def _unpadded_linear_after(op: Op) -> LinearView | NoMatch:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from qfrewrite.ir import Array, Graph, Op, Tensor, TrainedRange
+from qfrewrite.ir import Array, ChannelFacts, Graph, Op, Tensor, TrainedRange
 from qfrewrite.ops import spec_of
 from qfrewrite.ops.spec import attr
 from qfrewrite.rewrite.match import LINEAR, NoMatch, sole_user
@@ -56,6 +56,8 @@ class LinearView:
     """In real units, [O]; zeros where the op has none."""
     trained: TrainedRange | None
     """The range that training chose for the weights."""
+    channels: ChannelFacts
+    """What is known of the channels of the output."""
     source: tuple[Array | None, ...]
     """The constants of the op when the view was made."""
     operand: Tensor | None = None
@@ -75,7 +77,7 @@ class LinearView:
                 return NoMatch(f"is {tensor.dtype}, needs float32", at=tensor.name)
         bias = np.zeros(w.shape[ports.axis]) if b is None else b.value().astype(np.float64)
         source = (w.data, None if b is None else b.data)
-        return cls(op, ports, w.value(), bias.reshape(-1), w.trained, source)
+        return cls(op, ports, w.value(), bias.reshape(-1), w.trained, op.output.channels, source)
 
     # -- reading ---------------------------------------------------------------------------
 
@@ -158,19 +160,25 @@ class LinearView:
     def scaled(self, scale: Float64) -> LinearView:
         """The op with its outputs multiplied by `scale`, [O] (Jacob et al. 2018, arXiv:1712.05877).
 
-        A range that training chose is scaled too.
+        A range that training chose, and what is known of the outputs, are scaled too.
         """
-        weights = self.weights.astype(np.float64) * self.along_outputs(scale)
-        trained = self.trained and self.trained.scaled(scale, self.ports.axis)
-        return replace(self, weights=weights, bias=self.bias * scale, trained=trained, operand=None)
+        return replace(
+            self,
+            weights=self.weights.astype(np.float64) * self.along_outputs(scale),
+            bias=self.bias * scale,
+            trained=self.trained and self.trained.scaled(scale, self.ports.axis),
+            channels=self.channels.scaled(scale),
+            operand=None,
+        )
 
     def shifted(self, offset: Float64, operand: Tensor | None = None) -> LinearView:
-        """The op with `offset`, [O], added to its outputs.
+        """The op with `offset`, [O], added to its outputs, and to what is known of them.
 
         operand: a constant that holds `offset`. An op without a bias reads it as its bias.
         """
         takes = operand is not None and operand.shape == offset.shape and not self.has_bias
-        return replace(self, bias=self.bias + offset, operand=operand if takes else None)
+        bias, channels = self.bias + offset, self.channels.shifted(offset)
+        return replace(self, bias=bias, channels=channels, operand=operand if takes else None)
 
     def reading(self, scale: Float64, offset: Float64) -> LinearView:
         """The op that makes of x what this one makes of scale * x + offset, both [C].
@@ -178,7 +186,11 @@ class LinearView:
         Holds where no padding touches x.
         """
         weights = self.weights.astype(np.float64) * self.along_inputs(scale)
-        return self.with_weights(weights, self.bias + self.response(offset))
+        return self.with_weights(weights).corrected(self.response(offset))
+
+    def corrected(self, lost: Float64) -> LinearView:
+        """The op with `lost`, [O], added to its bias, so that its outputs stay what they were."""
+        return replace(self, bias=self.bias + lost, operand=None)
 
     def with_weights(self, weights: Array, bias: Array | None = None) -> LinearView:
         """The op with these weights, and this bias where one is given.

@@ -256,7 +256,7 @@ class Rewriter:
         return self.graph.put_constant(op, slot, np.asarray(data, dtype, order="C"), name)
 
     def set_linear(self, view: LinearView) -> None:
-        """Give a linear op the weights, the bias and the trained range of `view`.
+        """Give a linear op the weights, bias and trained range of `view`, and its output the facts.
 
         Raises VerifyError for a view that was made before the op got other constants.
         """
@@ -267,6 +267,8 @@ class Rewriter:
             w = self.set_constant(op, ports.weights, view.weights)
             if view.trained is not None:
                 self.graph.set_trained(w, view.trained)
+        if view.channels is not view.output.channels:
+            self.graph.set_channels(view.output, view.channels)
         if view.operand is not None:
             self.graph.set_input(op, ports.bias, view.operand)
         else:

@@ -174,7 +174,7 @@ def _keep_means(rw: PassRewriter, plan: Plan, moments: Spreads) -> None:
         if gone.any() and isinstance(view, LinearView):
             w = view.weights.astype(np.float64)
             lost = w.reshape(w.shape[0], -1, ids.size).sum(1) @ np.where(gone, mean, 0.0)
-            rw.set_linear(view.shifted(lost))
+            rw.set_linear(view.corrected(lost))
 
 
 def _read_moments(rw: PassRewriter, channels: Channels) -> Spreads:

@@ -47,3 +47,22 @@ def test_a_folded_layer_is_still_known_to_be_gaussian() -> None:
     np.testing.assert_allclose(known.mean, v["beta"], rtol=1e-6)
     std = np.abs(v["gamma"]) * np.sqrt(v["variance"] / (v["variance"] + EPSILON))
     np.testing.assert_allclose(known.std, std, rtol=1e-6)
+
+
+def test_a_value_before_batch_norm_keeps_the_distribution_that_training_saw_there() -> None:
+    """N(mean, variance) where the next layer takes BatchNorm in: N(beta, gamma^2) holds behind it.
+
+    Fails where the distribution of the normalized value is left on the value before.
+    """
+    graph, v = layer()
+    norm = graph.op("bn")
+    b = GraphBuilder()
+    x = b.input("x", (1, 4, 4, 5))
+    operands = [b.const(t.name, t.value()) for t in norm.inputs[1:] if t is not None]
+    y = b.op("BATCH_NORM", b.op("ABS", x, name="before"), *operands, attrs={"epsilon": EPSILON})
+    folded = b.finish(b.op("CONV_2D", y, b.const("w", normal(2, 1, 1, 5))))
+    run_passes(Model([folded]), "fold_bn", PassContext())
+    assert [op.kind for op in folded.ops] == ["ABS", "CONV_2D"]
+    facts = folded.tensor("before").channels.normal
+    assert facts is not None
+    np.testing.assert_allclose(facts, [v["mean"], np.sqrt(v["variance"])], rtol=1e-6)

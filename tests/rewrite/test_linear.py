@@ -7,7 +7,7 @@ import pytest
 from graphs import normal
 
 from qfrewrite.errors import VerifyError
-from qfrewrite.ir import Array, Graph, TrainedRange
+from qfrewrite.ir import Array, ChannelFacts, Graph, Normal, TrainedRange
 from qfrewrite.ops.build import GraphBuilder
 from qfrewrite.ops.spec import computed
 from qfrewrite.rewrite.linear import LinearView, linear_views
@@ -41,6 +41,21 @@ def test_views_scale_and_shift_what_an_op_gives(
     before, (s, t) = result(graph, value), normal(2, view.outputs).astype("f8")
     Rewriter(graph).set_linear(view.scaled(s).shifted(t))
     np.testing.assert_allclose(result(graph, value), before * s + t, rtol=1e-4, atol=1e-5)
+
+
+def test_what_is_known_of_outputs_moves_with_them() -> None:
+    """Fails where a fact keeps its old value, or where correcting a bias moves one."""
+    graph = one_layer("FULLY_CONNECTED", (3, 4), (6, 4))
+    (view,) = linear_views(graph)
+    mean, std = normal(2, 6).astype("f8")
+    graph.set_channels(view.output, ChannelFacts(Normal(mean, np.abs(std)), mean - 1))
+    s, t = np.array([-2.0, 0, 1, 3, 0.5, 1]), np.arange(6.0)
+    (view,) = linear_views(graph)
+    Rewriter(graph).set_linear(view.scaled(s).shifted(t).corrected(t + 1))
+    facts = view.output.channels
+    assert facts.normal is not None
+    np.testing.assert_allclose(facts.normal, [mean * s + t, np.abs(std * s)])
+    np.testing.assert_allclose(facts.mean, (mean - 1) * s + t)
 
 
 @pytest.mark.parametrize(("kind", "x", "w"), SHAPES)
