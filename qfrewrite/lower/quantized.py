@@ -33,7 +33,7 @@ from qfrewrite.ops.spec import facets
 from qfrewrite.ops.subgraphs import Use
 from qfrewrite.rewrite.activations import lower_erf
 from qfrewrite.rewrite.linear import LinearView
-from qfrewrite.rewrite.match import NoMatch
+from qfrewrite.rewrite.match import NoMatch, all_of
 from qfrewrite.rewrite.rewriter import Rewriter
 
 
@@ -157,14 +157,15 @@ class _Lowering:
             return NoMatch(f"no {dtype} kernel")
         if not any(t.dtype == "float32" for t in (*filter(None, op.inputs), *op.outputs)):
             return NoMatch("holds no float tensor")
-        checks = [
-            *(
-                self._operand(tensor, spec.role(slot), dtype, clips=spec.same_scale)
-                for slot, tensor in enumerate(op.inputs)
-            ),
-            *(self._quant(written_as(t), dtype) for t in op.outputs if t.dtype == "float32"),
-        ]
-        return next((check for check in checks if isinstance(check, NoMatch)), dtype)
+        operands = all_of(
+            self._operand(tensor, spec.role(slot), dtype, clips=spec.same_scale)
+            for slot, tensor in enumerate(op.inputs)
+        )
+        if isinstance(operands, NoMatch):
+            return operands
+        written = [written_as(t) for t in op.outputs if t.dtype == "float32"]
+        results = all_of(self._quant(tensor, dtype) for tensor in written)
+        return results if isinstance(results, NoMatch) else dtype
 
     def _operand(
         self, tensor: Tensor | None, role: str, dtype: str, *, clips: bool

@@ -12,7 +12,7 @@ import numpy as np
 
 from qfrewrite.ir import Array, Op, Tensor
 from qfrewrite.ops.spec import computed
-from qfrewrite.rewrite.match import NoMatch, followed
+from qfrewrite.rewrite.match import NoMatch, all_of, followed
 from qfrewrite.rewrite.pattern import Match, Patterns
 from qfrewrite.rewrite.rewriter import Rewriter
 
@@ -51,12 +51,11 @@ def _leaky(m: Match) -> Tensor | NoMatch:
     x, y = m.x, m.root.output
     if x.dtype != "float32" or x.shape != y.shape:
         return NoMatch("is broadcast, or not float32", at=x.name)
-    values = [_value_at(y, x, np.float64(at), _LEAKY_PARTS) for at in _POINTS]
-    known = [value for value in values if not isinstance(value, NoMatch)]
-    if len(known) < len(values):
-        return NoMatch("follows from more than its input", at=y.name)
-    slope = 0.0 - known[1]
-    pairs = zip(_POINTS, known, strict=True)
+    values = all_of(_value_at(y, x, np.float64(at), _LEAKY_PARTS) for at in _POINTS)
+    if isinstance(values, NoMatch):
+        return values
+    slope = 0.0 - values[1]
+    pairs = zip(_POINTS, values, strict=True)
     if not all(np.array_equal(v, at + 0 * slope if at > 0 else at * slope) for at, v in pairs):
         return NoMatch("is not x above 0 and a multiple of it below", at=y.name)
     if m.root.kind == "MAXIMUM" and not (slope >= 0).all():
@@ -131,10 +130,10 @@ def _value_at(y: Tensor, x: Tensor, value: Array, kinds: Collection[str]) -> Arr
             return data.astype(np.float64).reshape(() if value.size > 1 else data.shape)
         if op is None or op.kind not in kinds or not depth:
             return NoMatch("is not computed from it", at=tensor.name)
-        operands = [of(t, depth - 1) for t in op.inputs if t is not None]
-        why = next((one for one in operands if isinstance(one, NoMatch)), None)
-        arrays: list[Array | None] = [one for one in operands if not isinstance(one, NoMatch)]
-        return np.asarray(computed(op, arrays)[0], np.float64) if why is None else why
+        operands = all_of(of(t, depth - 1) for t in op.inputs if t is not None)
+        if isinstance(operands, NoMatch):
+            return operands
+        return np.asarray(computed(op, [*operands])[0], np.float64)
 
     return of(y, _DEPTH)
 

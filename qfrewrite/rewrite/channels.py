@@ -16,8 +16,8 @@ import numpy.typing as npt
 
 from qfrewrite.ir import Graph, Op, Tensor
 from qfrewrite.ir.relations import Classes
-from qfrewrite.ops import spec_of
 from qfrewrite.ops.shapes import unsettled
+from qfrewrite.ops.spec import facets
 from qfrewrite.rewrite.match import NoMatch
 
 Ids = npt.NDArray[np.int64]
@@ -90,14 +90,14 @@ class Channels:
     def finish(self) -> None:
         """Settle classes, then families: where a result must stay its source must too."""
         self._settled = np.array([self._classes.of(one) for one in range(self.count)], np.int64)
-        said: dict[int, tuple[int, int, int]] = {}
+        places: dict[int, tuple[int, int, int]] = {}
         for family in self.families:
             source, result = self.roots(family.source), self.roots(family.result)
             m = family.multiplier
             for place, root in enumerate(result.tolist()):
                 key = (int(source[place // m]), place % m, m)
-                if said.setdefault(root, key) != key or root == key[0]:
-                    self.freeze([root, key[0], said[root][0]], "is joined with itself")
+                if places.setdefault(root, key) != key or root == key[0]:
+                    self.freeze([root, key[0], places[root][0]], "is joined with itself")
         for family in reversed(self.families):
             stays = self.is_frozen(family.result).reshape(-1, family.multiplier).any(1)
             self.freeze(family.source[stays], "a depthwise layer after it must stay")
@@ -189,16 +189,12 @@ def trace(graph: Graph, rules: dict[str, Trace]) -> Channels:
     return channels
 
 
-def _is_understood(op: Op, unknown: Collection[Tensor]) -> bool:
+def _is_understood(op: Op, unknown: Collection[Tensor | None]) -> bool:
     """Whether the shapes at `op` are known, and its shape operands are constants."""
-    if any(t in unknown for t in (*op.inputs, *op.outputs) if t is not None):
+    if any(t in unknown for t in (*op.inputs, *op.outputs)):
         return False
-    spec = spec_of(op)
-    ports = [None if spec is None else spec.input_port(slot) for slot in range(len(op.inputs))]
-    return all(
-        t is None or t.is_const or port is None or port.role != "param"
-        for t, port in zip(op.inputs, ports, strict=True)
-    )
+    slots = enumerate(op.inputs)
+    return all(t is None or t.is_const or facets(op).role(slot) != "param" for slot, t in slots)
 
 
 def _stay(channels: Channels, op: Op, why: str) -> None:

@@ -8,8 +8,7 @@ import numpy as np
 
 from qfrewrite.errors import UnsupportedError
 from qfrewrite.ir import Graph, Normal, Op, Tensor
-from qfrewrite.ops import spec_of
-from qfrewrite.ops.spec import attr, computed
+from qfrewrite.ops.spec import attr, computed, facets
 from qfrewrite.rewrite.linear import Float64, LinearView, linear_before
 from qfrewrite.rewrite.match import NoMatch, sole_user
 from qfrewrite.rewrite.rewriter import Rewriter
@@ -92,10 +91,8 @@ def fold_constants(rw: Rewriter, max_elements: int = 1 << 26) -> None:
     Results beyond `max_elements` elements stay computed at run time.
     """
     for op in rw.graph.ops:
-        spec = spec_of(op)
-        if spec is None or spec.reference is None or op.kind == "FAKE_QUANT" or not op.inputs:
-            continue
-        if not all(t is None or t.is_const for t in op.inputs):
+        known = all(t is None or t.is_const for t in op.inputs) and bool(op.inputs)
+        if not known or facets(op).reference is None or op.kind == "FAKE_QUANT":
             continue
         if sum(out.size for out in op.outputs) > max_elements:
             continue

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import NoReturn
+from typing import NoReturn, TypeVar
 
 import numpy as np
 
 from qfrewrite.ir import Array, Op, Tensor
 from qfrewrite.ops.spec import kinds_that
 
+T = TypeVar("T")
 LINEAR = kinds_that(lambda op: op.linear)
 
 
@@ -58,14 +59,23 @@ def followed(tensor: Tensor, passes: Callable[[Op], bool]) -> tuple[list[Op], Op
     return ops, user
 
 
-def per_channel(tensor: Tensor | None, channels: int) -> Array | None:
-    """A constant as one value per channel, [C]; None where it is no such thing.
+def all_of(values: Iterable[T | NoMatch]) -> list[T] | NoMatch:
+    """All of these, or the first reason why one of them is not there."""
+    found: list[T] = []
+    for value in values:
+        if isinstance(value, NoMatch):
+            return value
+        found.append(value)
+    return found
+
+
+def per_channel(tensor: Tensor, channels: int) -> Array | NoMatch:
+    """A constant as one value per channel, [C], or why it is no such thing.
 
     Takes scalars, and shapes that broadcast along the last axis only.
     """
-    if tensor is None or tensor.data is None or tensor.dtype != "float32":
-        return None
-    flat = tensor.data.reshape(-1)
-    if flat.size == 1:
-        return np.broadcast_to(flat, (channels,))
-    return flat if flat.size == channels and tensor.shape[-1] == channels else None
+    if tensor.data is not None and tensor.dtype == "float32":
+        flat = tensor.data.reshape(-1)
+        if flat.size == 1 or (flat.size == channels and tensor.shape[-1] == channels):
+            return np.broadcast_to(flat, (channels,))
+    return NoMatch(f"is {list(tensor.shape)}, needs a value per channel", at=tensor.name)

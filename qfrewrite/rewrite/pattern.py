@@ -368,10 +368,9 @@ def _per_channel(tensor: Tensor, user: Op | None) -> Array | NoMatch:
     assert user is not None
     shape = user.output.shape
     others = [t for t in user.inputs if t is not None and t is not tensor]
-    values = per_channel(tensor, shape[-1]) if shape else None
-    if values is None or any(t.shape != shape for t in others):
-        return NoMatch(f"is {list(tensor.shape)}, needs a value per channel", at=tensor.name)
-    return values
+    alike = bool(shape) and all(t.shape == shape for t in others)
+    misfit = NoMatch(f"is {list(tensor.shape)}, needs a value per channel", at=tensor.name)
+    return per_channel(tensor, shape[-1]) if alike else misfit
 
 
 def matches(graph: Graph, op: Op, pattern: Pattern, search: Search) -> Iterator[Match]:

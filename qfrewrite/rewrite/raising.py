@@ -12,14 +12,14 @@ import numpy as np
 
 from qfrewrite.ir import Array, Graph, Tensor, constant
 from qfrewrite.ir.quant import Quant, dequantize
-from qfrewrite.ops import spec_of
+from qfrewrite.ops.spec import facets
 from qfrewrite.rewrite.activations import raise_gelu, raise_leaky
 from qfrewrite.rewrite.dense import raise_dense
 from qfrewrite.rewrite.densify import densify
 from qfrewrite.rewrite.dilation import raise_dilation
 from qfrewrite.rewrite.fold import fold_constants
 from qfrewrite.rewrite.linear import LinearView
-from qfrewrite.rewrite.match import NoMatch, per_channel
+from qfrewrite.rewrite.match import NoMatch, all_of, per_channel
 from qfrewrite.rewrite.padding import raise_lowest_padding, raise_same_padding
 from qfrewrite.rewrite.pattern import Match, Patterns
 from qfrewrite.rewrite.reshapes import keep_reduced_axes, sink_reshapes
@@ -78,12 +78,10 @@ def raise_graph(graph: Graph, log: Log | None = None) -> Rewriter:
 def _dequantize_weights(rw: Rewriter) -> None:
     """Quantized constants of an op that computes in float (dynamic-range models) become float."""
     for op in rw.graph.ops:
-        spec = spec_of(op)
-        if spec is None or not op.outputs or op.output.dtype != "float32":
+        if not op.outputs or op.output.dtype != "float32":
             continue
         for slot, tensor in enumerate(op.inputs):
-            port = spec.input_port(slot)
-            if port is None or port.role not in ("weight", "bias") or tensor is None:
+            if tensor is None or facets(op).role(slot) not in ("weight", "bias"):
                 continue
             if tensor.data is not None and tensor.quant is not None and tensor.dtype in _HYBRID:
                 twin = constant(tensor.name, _hybrid_values(tensor.data, tensor.quant))
@@ -108,9 +106,9 @@ def _as_batch_norm(m: Match) -> Tensor | NoMatch:
     x: Tensor = m.found.get("x") or m.conv.output
     channels = x.shape[-1] if x.shape else 0
     statistics = [m.tensor(name) for name in ("gamma", "beta", "mean", "variance")]
-    for tensor in statistics:
-        if tensor is not None and per_channel(tensor, channels) is None:
-            return NoMatch("has no value per channel", at=tensor.name)
+    fitting = all_of(per_channel(t, channels) for t in statistics if t is not None)
+    if isinstance(fitting, NoMatch):
+        return fitting
     flat = [None if t is None else _vector(m.graph, t, channels) for t in statistics]
     return m.new("BATCH_NORM", x, *flat, attrs={"epsilon": m.found.get("epsilon", 0.0)})
 

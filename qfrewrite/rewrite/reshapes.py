@@ -14,7 +14,8 @@ import numpy as np
 from qfrewrite.ir import Graph, Op, Tensor, constant
 from qfrewrite.ops.build import append_op
 from qfrewrite.ops.spec import attr, inferred, kinds_that
-from qfrewrite.rewrite.match import LINEAR, NoMatch, sole_user
+from qfrewrite.rewrite.match import LINEAR, NoMatch, all_of, sole_user
+from qfrewrite.rewrite.pattern import Match, Patterns
 from qfrewrite.rewrite.rewriter import Rewriter, is_unread
 
 _RESHAPES = kinds_that(lambda op: op.reshapes)
@@ -23,6 +24,10 @@ _UNARY = (*kinds_that(lambda op: op.activation), "BATCH_NORM", "FAKE_QUANT")
 _BINARY = kinds_that(lambda op: op.combines)
 # Activations that kernels of `_BINARY` apply themselves.
 _FUSED = kinds_that(lambda op: op.fusible and op.clips)
+
+
+_p = Patterns()
+_TWICE = _p.op(*_RESHAPES)(_p.op(*_RESHAPES)(_p.x))
 
 
 def keep_reduced_axes(rw: Rewriter) -> None:
@@ -58,8 +63,8 @@ def sink_reshapes(rw: Rewriter) -> None:
         layer = op.operand(0).producer if op in graph else None
         if layer is not None and layer.kind in _BINARY:
             _sink_once(rw, op, _FUSED)
-        moved = op if layer is not None and layer.kind in LINEAR else None
-        while moved is not None:
+        moved: Op | NoMatch = op
+        while isinstance(moved, Op) and layer is not None and layer.kind in LINEAR:
             moved = _sink_once(rw, moved)
     for op in graph.ops_of("PAD"):
         _sink_below_pad(rw, op)
@@ -68,17 +73,15 @@ def sink_reshapes(rw: Rewriter) -> None:
 
 def _cancel_inverses(rw: Rewriter) -> None:
     """Given  y = r'(r(x)), y of the shape of x;  Result  y = x."""
-    graph = rw.graph
-    for op in graph.ops_of(*_RESHAPES):
-        before = op.operand(0).producer
-        if before is None or before.kind not in _RESHAPES:
-            continue
-        x = before.operand(0)
-        if x.shape != op.output.shape or _is_open(x, op.operand(0), op.output):
-            continue
-        graph.set_input(op, 0, x)
-        rw.bypass(op, detail=f"undoes '{before.name}'")
-        _remove_unread(rw, before)
+    rw.rewrite_all(_TWICE, _undone, action="removed", detail="undoes the one before it", tell=False)
+
+
+def _undone(m: Match) -> Tensor | NoMatch:
+    x: Tensor = m.x
+    y = m.root.output
+    if x.shape != y.shape or _is_open(x, m.root.operand(0), y):
+        return NoMatch("has another shape than two ops before", at=y.name)
+    return x
 
 
 def _is_open(*tensors: Tensor) -> bool:
@@ -90,32 +93,32 @@ def _remove_unread(rw: Rewriter, op: Op) -> None:
         rw.graph.remove_op(op)
 
 
-def _sink_once(rw: Rewriter, op: Op, kinds: Sequence[str] = (*_UNARY, *_BINARY)) -> Op | None:
-    """Move `op` behind its reader, of one of `kinds`.
+def _sink_once(rw: Rewriter, op: Op, kinds: Sequence[str] = (*_UNARY, *_BINARY)) -> Op | NoMatch:
+    """Move `op` behind its user, of one of `kinds`.
 
-    Returns the op that does its work there, None where none.
+    Returns the op that does its work there, or why it cannot move.
     """
     graph, x, y = rw.graph, op.operand(0), op.output
-    reader = sole_user(y)
-    if isinstance(reader, NoMatch) or reader.kind not in kinds or not _is_fixed(op):
-        return None
-    if reader.output.shape != y.shape:
-        return None
-    operands = _before_reshape(graph, op, reader)
-    if operands is None:
-        return None
-    out = reader.output
-    sources = [p for t in reader.inputs if t is not None and (p := t.producer) is not None]
-    graph.set_inputs(reader, operands)
+    user = sole_user(y)
+    if isinstance(user, NoMatch):
+        return user
+    if user.kind not in kinds or not _is_fixed(op) or user.output.shape != y.shape:
+        return NoMatch(f"is read by {user.kind}", at=y.name)
+    operands = _before_reshape(graph, op, user)
+    if isinstance(operands, NoMatch):
+        return operands
+    out = user.output
+    sources = [p for t in user.inputs if t is not None and (p := t.producer) is not None]
+    graph.set_inputs(user, operands)
     graph.set_shape(out, x.shape)
     for source in dict.fromkeys(sources):
         if source.kind in _RESHAPES:
             _remove_unread(rw, source)
     moved = append_op(
-        graph, op.kind, [out, *op.inputs[1:]], name=op.name, attrs=op.attrs, anchor=reader
+        graph, op.kind, [out, *op.inputs[1:]], name=op.name, attrs=op.attrs, anchor=user
     )
     graph.replace_uses(out, moved.output, skip=(moved,))
-    rw.edit("moved", moved, f"behind '{reader.name}'")
+    rw.edit("moved", moved, f"behind '{user.name}'")
     return moved
 
 
@@ -134,47 +137,39 @@ def _channel_axes(op: Op) -> tuple[int, ...]:
     return y.shape[-count:] if count else ()
 
 
-def _before_reshape(graph: Graph, op: Op, reader: Op) -> list[Tensor | None] | None:
-    """What `reader`, behind `op`, would read before it; None where that is not the same."""
-    x, y, channels = op.operand(0), op.output, _channel_axes(op)
-    if reader.kind == "FAKE_QUANT" and attr(reader, "axis") is not None:
-        return None
-    if reader.kind in _UNARY:
-        alike = len(channels) == 1 or reader.kind != "BATCH_NORM"
-        return [x, *reader.inputs[1:]] if alike else None
-    if not channels:
-        return None
-    operands: list[Tensor | None] = []
-    for tensor in reader.inputs:
-        assert tensor is not None
-        other = x if tensor is y else _counterpart(graph, tensor, x, channels)
-        if other is None:
-            return None
-        operands.append(other)
-    return operands
+def _before_reshape(graph: Graph, op: Op, user: Op) -> list[Tensor | None] | NoMatch:
+    """What `user`, behind `op`, would read before it, or why that is not the same."""
+    x, channels = op.operand(0), _channel_axes(op)
+    if user.kind in _UNARY:
+        splits = user.kind == "BATCH_NORM" and len(channels) != 1
+        if splits or (user.kind == "FAKE_QUANT" and attr(user, "axis") is not None):
+            return NoMatch("works on other channels", at=user.name)
+        return [x, *user.inputs[1:]]
+    operands = [t for t in user.inputs if t is not None]
+    others = all_of(x if t is op.output else _counterpart(graph, t, x, channels) for t in operands)
+    return others if isinstance(others, NoMatch) else [*others]
 
 
 def _counterpart(
     graph: Graph, tensor: Tensor, x: Tensor, channels: tuple[int, ...]
-) -> Tensor | None:
-    """What stands to x as `tensor` does behind a change of its shape, or None."""
+) -> Tensor | NoMatch:
+    """What stands to x as `tensor` does behind a change of its shape, or why nothing does."""
+    why = NoMatch("has no counterpart before the change of shape", at=tensor.name)
+    if not channels:
+        return why
     if tensor.data is None:
         producer = tensor.producer
-        same = (
-            producer is not None
-            and producer.kind in _RESHAPES
-            and _is_fixed(producer)
-            and _channel_axes(producer) == channels
-        )
-        source = producer.operand(0) if producer is not None and same else None
-        return source if source is not None and source.shape == x.shape else None
+        if producer is None or producer.kind not in _RESHAPES or not _is_fixed(producer):
+            return why
+        source = producer.operand(0)
+        alike = source.shape == x.shape and _channel_axes(producer) == channels
+        return source if alike else why
     inner = tensor.shape
     while len(inner) > len(channels) and inner[0] == 1:
         inner = inner[1:]
     if tensor.size != 1 and inner != channels:
-        return None
-    fits = len(tensor.shape) <= len(x.shape) and len(channels) == 1
-    if fits or not tensor.shape:
+        return why
+    if not tensor.shape or (len(tensor.shape) <= len(x.shape) and len(channels) == 1):
         return tensor
     values = tensor.data.reshape(-1 if tensor.size > 1 else ())
     return constant(graph.unique_name(f"{tensor.name}/flat"), np.ascontiguousarray(values))

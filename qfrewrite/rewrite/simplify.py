@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from qfrewrite.ir import Op, Tensor
-from qfrewrite.ops import OPS, spec_of
+from qfrewrite.ops import OPS
 from qfrewrite.ops.spec import attr, clip_bounds, facets, kinds_that
 from qfrewrite.rewrite.pattern import Pattern, Patterns
 from qfrewrite.rewrite.rewriter import Rewriter
@@ -27,9 +27,12 @@ def _neutral() -> Pattern:
     return p.any_of(*options)
 
 
+_NEUTRAL = _neutral()
+
+
 def drop_neutral(rw: Rewriter) -> None:
     """Given y = x * 1, x / 1, x + 0 or x - 0, the constant no larger than x;  Result y = x."""
-    rw.rewrite_all(_neutral(), lambda m: m.x, action="removed", tell=False)
+    rw.rewrite_all(_NEUTRAL, lambda m: m.x, action="removed", tell=False)
 
 
 def drop_idle_clips(rw: Rewriter) -> None:
@@ -56,42 +59,48 @@ def _bounds(tensor: Tensor) -> tuple[float, float]:
 def merge_equal(rw: Rewriter) -> None:
     """Given y = f(x), z = f(x), f the same with equal constants;  Result y, read for z as well.
 
-    Only ops whose row has a reference: those are functions of their operands alone. Two graph
-    outputs stay two tensors, results with different ranges (FAKE_QUANT) stay apart, and so do
-    layers that a BATCH_NORM of their own will be folded into.
+    Only ops with a reference: those are functions of their operands alone. Two graph outputs stay
+    two tensors, results with different ranges (FAKE_QUANT) stay apart, and so do layers that a
+    BATCH_NORM of their own will be folded into.
     """
     graph = rw.graph
     first: dict[Hashable, list[Op]] = {}
     for op in graph.ops:
-        spec = spec_of(op)
-        if spec is None or spec.reference is None or not any(_computed(t) for t in op.inputs):
+        computed = any(t is not None and not t.is_const for t in op.inputs)
+        if facets(op).reference is None or not computed:
             continue
         # Ops come in order, so operands of equal subexpressions are merged already.
-        alike = first.setdefault(_key(op), [])
-        for other in alike:
-            if _same_constants(op, other) and _may_merge(op, other):
-                _merge(rw, op, other)
-                break
-        else:
-            alike.append(op)
+        earlier = first.setdefault((op.kind, *map(_operand, op.inputs)), [])
+        other = next((one for one in earlier if _same(op, one) and _may_merge(op, one)), None)
+        if other is None:
+            earlier.append(op)
+            continue
+        for mine, theirs in zip(op.outputs, other.outputs, strict=True):
+            graph.replace_uses(mine, theirs)
+        graph.remove_op(op)
+        rw.edit("merged", op, f"equal to '{other.name}'")
 
 
-def _computed(tensor: Tensor | None) -> bool:
-    return tensor is not None and not tensor.is_const
+def _operand(tensor: Tensor | None) -> Hashable:
+    """Equal for operands that may be the same: all but the values of constants."""
+    known = tensor is not None and tensor.is_const
+    return (tensor.dtype, tensor.shape) if tensor is not None and known else tensor
 
 
-def _key(op: Op) -> Hashable:
-    """Equal for ops that may compute the same: all but the values of constants."""
-    operands = tuple(
-        t if t is None or not t.is_const else (t.dtype, t.shape, t.quant is None) for t in op.inputs
+def _same(a: Op, b: Op) -> bool:
+    """Whether ops of a kind, with equal operands up to the values of constants, are the same."""
+    results = [[(t.dtype, t.shape) for t in op.outputs] for op in (a, b)]
+    pairs = zip(a.inputs, b.inputs, strict=True)
+    return (
+        results[0] == results[1]
+        and a.keep == b.keep
+        and _attributes(a) == _attributes(b)
+        and all(x is y or (x is not None and y is not None and _equal(x, y)) for x, y in pairs)
     )
-    results = tuple((t.dtype, t.shape) for t in op.outputs)
-    return op.kind, _attributes(op), operands, results, op.keep
 
 
 def _attributes(op: Op) -> Hashable:
-    spec = spec_of(op)
-    names = {*op.attrs, *(spec.attrs if spec is not None else ())}
+    names = {*op.attrs, *facets(op).attrs}
     return tuple((name, _frozen(attr(op, name))) for name in sorted(names))
 
 
@@ -99,11 +108,6 @@ def _frozen(value: Any) -> Hashable:
     if isinstance(value, np.ndarray):
         return value.dtype.str, value.shape, value.tobytes()
     return tuple(map(_frozen, value)) if isinstance(value, (list, tuple)) else value
-
-
-def _same_constants(a: Op, b: Op) -> bool:
-    pairs = zip(a.inputs, b.inputs, strict=True)
-    return all(x is y or (x is not None and y is not None and _equal(x, y)) for x, y in pairs)
 
 
 def _equal(a: Tensor, b: Tensor) -> bool:
@@ -125,10 +129,3 @@ def _may_merge(op: Op, other: Op) -> bool:
 
 def _ranges(tensor: Tensor) -> set[Hashable]:
     return {_attributes(r.op) for r in tensor.users if r.op.kind == "FAKE_QUANT"}
-
-
-def _merge(rw: Rewriter, op: Op, other: Op) -> None:
-    for mine, theirs in zip(op.outputs, other.outputs, strict=True):
-        rw.graph.replace_uses(mine, theirs)
-    rw.graph.remove_op(op)
-    rw.edit("merged", op, f"equal to '{other.name}'")

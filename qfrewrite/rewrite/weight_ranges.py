@@ -11,17 +11,19 @@ from typing import Any
 import numpy as np
 
 from qfrewrite.ir import Array, Graph, Op, Tensor, TrainedRange, constant
-from qfrewrite.ops import spec_of
-from qfrewrite.ops.spec import attr
+from qfrewrite.ops.spec import attr, facets
 from qfrewrite.rewrite.rewriter import Rewriter
+
+# The attributes of FAKE_QUANT that a TrainedRange has under the same names, in their order.
+_ATTRS = ("axis", "num_bits", "narrow_range")
 
 
 def note_weight_ranges(rw: Rewriter) -> None:
     """Given  conv(x, FAKE_QUANT(w));  Result  conv(x, w) with the range on w."""
     graph = rw.graph
     for op in graph.ops_of("FAKE_QUANT"):
-        source, readers = op.operand(0), op.output.users
-        weights = all(_is_weight(r.op, r.slot) for r in readers) and bool(readers)
+        source = op.operand(0)
+        weights = {facets(user.op).role(user.slot) for user in op.output.users} == {"weight"}
         if source.data is None or not weights or op.output.is_output:
             continue
         noted = source
@@ -41,13 +43,8 @@ def restore_weight_ranges(graph: Graph) -> None:
             continue
         graph.set_trained(tensor, None)
         out = Tensor(graph.unique_name(f"{tensor.name}/fake_quant"), tensor.shape)
-        attrs = {
-            "min": _plain(trained.low),
-            "max": _plain(trained.high),
-            "axis": trained.axis,
-            "num_bits": trained.num_bits,
-            "narrow_range": trained.narrow_range,
-        }
+        attrs: dict[str, Any] = {key: getattr(trained, key) for key in _ATTRS}
+        attrs |= {"min": _plain(trained.low), "max": _plain(trained.high)}
         op = Op("FAKE_QUANT", [tensor], [out], attrs, name=trained.name, meta=trained.meta)
         graph.add_op(op, anchor=users[0].op)
         graph.replace_uses(tensor, out, skip=(op,))
@@ -56,15 +53,9 @@ def restore_weight_ranges(graph: Graph) -> None:
 def trained_range(op: Op) -> TrainedRange:
     """What a FAKE_QUANT says of the constant that it reads."""
     low, high = np.asarray(attr(op, "min")), np.asarray(attr(op, "max"))
-    axis, bits, narrow = (attr(op, k) for k in ("axis", "num_bits", "narrow_range"))
+    axis, bits, narrow = (attr(op, key) for key in _ATTRS)
     return TrainedRange(low, high, axis, bits, narrow, op.name, op.meta)
 
 
 def _plain(values: Array) -> Any:
     return values.item() if values.ndim == 0 else values
-
-
-def _is_weight(op: Op, slot: int) -> bool:
-    spec = spec_of(op)
-    port = spec.input_port(slot) if spec is not None else None
-    return port is not None and port.role == "weight"

@@ -93,11 +93,15 @@ def test_values_per_channel(shape: tuple[int, ...], fits: bool) -> None:
         assert found.near
 
 
-def test_values_per_channel_of_what_they_broadcast_are_none() -> None:
+@pytest.mark.parametrize(("x", "s"), [((3, 1), (4,)), ((), (1,))])
+def test_values_per_channel_of_what_they_broadcast_are_none(
+    x: tuple[int, ...], s: tuple[int, ...]
+) -> None:
     """x of [3, 1] has one channel, and the four values make four of it."""
     b = GraphBuilder()
-    graph = b.finish(b.op("MUL", b.input("x", (3, 1)), b.const("s", normal(4)), name="y"))
-    assert str(at(graph, p.MUL(p.x, p.per_channel("s")))) == "'s' is [4], needs a value per channel"
+    graph = b.finish(b.op("MUL", b.input("x", x), b.const("s", normal(*s)), name="y"))
+    found = at(graph, p.MUL(p.x, p.per_channel("s")))
+    assert str(found) == f"'s' is {list(s)}, needs a value per channel"
 
 
 @pytest.mark.parametrize("users", [1, 2])
