@@ -234,7 +234,7 @@ def real_twins(graph: Graph) -> tuple[Graph, dict[Tensor, Tensor]]:
     copy, twins = graph.clone()
     wanted: dict[Tensor, Tensor] = {}
     for tensor in (*graph.inputs, *(out for op in graph.ops for out in op.outputs)):
-        twin, fused = twins[tensor], any(fuses_into(use.op) is not None for use in tensor.users)
+        twin, fused = twins[tensor], any(isinstance(fuses_into(use.op), Op) for use in tensor.users)
         if tensor.is_const or not tensor.size or fused:
             continue
         if tensor.dtype == "float32":

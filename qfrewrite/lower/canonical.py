@@ -194,7 +194,7 @@ def fuse_activations(graph: Graph) -> None:
     """
     for op in graph.ops:
         if facets(op).fusible:
-            tensor, fuses = op.operand(0), fuses_into(op) is not None
+            tensor, fuses = op.operand(0), isinstance(fuses_into(op), Op)
             if fuses != tensor.fused:
                 graph.set_fused(tensor, fuses)
 
@@ -217,16 +217,16 @@ def written_as(tensor: Tensor) -> Tensor:
     return tensor.users[0].op.output if tensor.fused else tensor
 
 
-def fuses_into(op: Op) -> Op | None:
-    """The op that takes the activation `op` as its fused activation, or None.
+def fuses_into(op: Op) -> Op | NoMatch:
+    """The op that takes the activation `op` as its fused activation, or why none does.
 
     Pooling takes none: in int8 its result must keep the operand's scale, an activation's need not.
     """
     # TANH is one by the schema alone: no kernel applies it.
     if not (facets(op).fusible and facets(op).clips):
-        return None
+        return NoMatch(f"is {op.kind}, needs an activation that kernels apply", at=op.name)
     source = op.operand(0)
-    before = source.producer
-    if not facets(before).clips_freely or isinstance(sole_user(source), NoMatch):
-        return None
-    return before if source.dtype == op.output.dtype else None
+    before, only = source.producer, sole_user(source)
+    if before is None or not facets(before).clips_freely or source.dtype != op.output.dtype:
+        return NoMatch("is not computed by an op that takes an activation", at=source.name)
+    return only if isinstance(only, NoMatch) else before

@@ -10,13 +10,13 @@ from qfrewrite.calibration.observers import Detail
 from qfrewrite.calibration.range_table import RangeTable
 from qfrewrite.calibration.search import Method, MethodChoice
 from qfrewrite.errors import DataError
-from qfrewrite.ir import Graph, Op, Quant, Tensor
+from qfrewrite.ir import Graph, Quant, Tensor
 from qfrewrite.ir.quant import ACTIVATION_CODES
 from qfrewrite.lower.canonical import fuses_into
 from qfrewrite.lower.fake_quant_ranges import Range
 from qfrewrite.lower.groups import find_groups
 from qfrewrite.passes._registry import Pass, register
-from qfrewrite.rewrite.match import LINEAR
+from qfrewrite.rewrite.match import LINEAR, NoMatch
 from qfrewrite.solve.context import PassRewriter
 from qfrewrite.solve.guess import guess_ranges, taken_sizes
 from qfrewrite.solve.measure import measure, row_names
@@ -59,48 +59,39 @@ class Calibrate(Pass):
 
     def run(self, graph: Graph, rw: PassRewriter) -> None:
         """Housekeeping first: ranges belong to the tensors that will be written."""
-        if not rw.entry:
-            if observable(graph):
-                rw.note(
-                    "subgraph", f"subgraph '{graph.name}' stays float: it is run by another graph"
-                )
-            return
         tensors = observable(graph)
+        if not rw.entry:
+            if tensors:
+                text = f"subgraph '{graph.name}' stays float: it is run by another graph"
+                rw.note("subgraph", text)
+            return
         if not tensors:
             rw.note("nothing-to-do", "no float activations to calibrate")
             return
         brought = sum(not op.operand(0).is_const for op in graph.ops_of("FAKE_QUANT"))
         if brought:
-            names = ", ".join(f"'{t.name}'" for t in tensors[:3])
-            more = ", ..." if len(tensors) > 3 else ""
-            rw.note(
-                "own-ranges",
-                f"{brought} ranges are the model's own; {len(tensors)} found: {names}{more}",
-            )
+            names = ", ".join([f"'{t.name}'" for t in tensors[:3]] + ["..."] * (len(tensors) > 3))
+            text = f"{brought} ranges are the model's own; {len(tensors)} found: {names}"
+            rw.note("own-ranges", text)
         table = rw.ranges = self._table(rw, tensors)
         for one in table.diagnostics:
             rw.say(one)
         rows = dict(zip(tensors, map(table.rows.get, row_names(tensors)), strict=True))
-        for tensor, row in rows.items():
-            mean = row.channel_mean if row is not None else None
-            if not self.bias or mean is None:
-                continue
-            mean = tensor.channels.spread(mean)
-            # A file may have been made by hand.
-            if (mean.size,) != tensor.shape[-1:]:
-                continue
-            if _feeds_linear(tensor):
-                graph.set_channels(tensor, replace(tensor.channels, mean=mean))
+        for tensor, row in rows.items() if self.bias else ():
+            if row is not None and row.channel_mean is not None and _feeds_linear(tensor):
+                mean = tensor.channels.spread(row.channel_mean)
+                # A file may have been made by hand.
+                if (mean.size,) == tensor.shape[-1:]:
+                    graph.set_channels(tensor, replace(tensor.channels, mean=mean))
         _insert(rw, tensors, {t: r.range for t, r in rows.items() if r is not None and r.known})
 
     def _table(self, rw: PassRewriter, tensors: list[Tensor]) -> RangeTable:
         choice = MethodChoice.parse(self.method or "minmax", self.per_layer)
         if self.ranges is not None:
             return self._replayed(rw, tensors, RangeTable.load(self.ranges), choice)
+        table = self._found(rw, tensors, choice)
         if rw.samples is None:
-            return guess_ranges(rw, tensors, choice, self._details(rw, tensors, choice))
-        details = self._details(rw, tensors, choice)
-        table = measure(rw.graph, details, rw.context, choice, samples=self.samples)
+            return table
         how = "" if self.method in (None, "minmax") else f", chosen by {self.method}"
         if rw.context.imagined:
             rw.notice(
@@ -135,51 +126,38 @@ class Calibrate(Pass):
                 f"{len(missing)} tensors are not in {self.ranges}, e.g. '{missing[0].name}': "
                 "their ranges are found anew",
             )
-            details = self._details(rw, missing, choice)
-            if rw.samples is not None:
-                rest = measure(rw.graph, details, rw.context, choice, samples=self.samples)
-            else:
-                rest = guess_ranges(rw, missing, choice, details)
+            rest = self._found(rw, missing, choice)
             table = replace(table, rows={**table.rows, **rest.rows})
         return table
 
-    def _details(
-        self, rw: PassRewriter, tensors: list[Tensor], choice: MethodChoice
-    ) -> dict[Tensor, Detail]:
-        names = row_names(tensors)
-        return {
-            t: Detail(
-                self.bias and _feeds_linear(t),
-                rw.context.full_statistics or choice.of(n).needs_histogram,
-                self.bins,
-            )
-            for t, n in zip(tensors, names, strict=True)
-        }
+    def _found(self, rw: PassRewriter, tensors: list[Tensor], choice: MethodChoice) -> RangeTable:
+        """Ranges from the data, or guessed without."""
+        details = {}
+        for tensor, name in zip(tensors, row_names(tensors), strict=True):
+            histogram = rw.context.full_statistics or choice.of(name).needs_histogram
+            details[tensor] = Detail(self.bias and _feeds_linear(tensor), histogram, self.bins)
+        if rw.samples is None:
+            return guess_ranges(rw, tensors, choice, details)
+        return measure(rw.graph, details, rw.context, choice, samples=self.samples)
 
 
 def observable(graph: Graph) -> list[Tensor]:
     """Float tensors that an int8 model holds: all but those fused away, and without a range."""
-    found = []
-    for tensor in (*graph.inputs, *(out for op in graph.ops for out in op.outputs)):
-        if tensor.dtype != "float32" or tensor.is_const or not tensor.size:
-            continue
-        readers = tensor.users
-        maker = tensor.producer
-        if maker is None and not readers:  # an input that nothing computes with
-            continue
-        ranged = (maker is not None and maker.kind == "FAKE_QUANT") or any(
-            r.op.kind == "FAKE_QUANT" for r in readers
-        )
-        if ranged or (maker is not None and _feeds_only_constants(maker)):
-            continue
-        if any(fuses_into(r.op) is not None for r in readers):
-            continue
-        found.append(tensor)
-    return found
+    computed = (out for op in graph.ops for out in op.outputs)
+    return [t for t in (*graph.inputs, *computed) if _is_held(t)]
 
 
-def _feeds_only_constants(op: Op) -> bool:
-    return bool(op.inputs) and all(t is None or t.is_const for t in op.inputs)
+def _is_held(tensor: Tensor) -> bool:
+    if tensor.dtype != "float32" or tensor.is_const or not tensor.size:
+        return False
+    users, producer = [user.op for user in tensor.users], tensor.producer
+    if producer is None and not users:  # an input that nothing computes with
+        return False
+    if any(op.kind == "FAKE_QUANT" for op in (producer, *users) if op is not None):
+        return False
+    sources = () if producer is None else producer.inputs
+    known = bool(sources) and all(t is None or t.is_const for t in sources)
+    return not known and all(isinstance(fuses_into(op), NoMatch) for op in users)
 
 
 def _feeds_linear(tensor: Tensor) -> bool:
@@ -192,24 +170,17 @@ def insert_range(rw: PassRewriter, tensor: Tensor, quant: Quant, dtype: str) -> 
     scale, zero = float(quant.scale[0]), int(quant.zero_point[0])
     low, high = (lowest - zero) * scale, (highest - zero) * scale
     bits = 16 if dtype == "int16" else 8
-    rw.insert_after(
-        tensor,
-        "FAKE_QUANT",
-        {"min": low, "max": high, "num_bits": bits},
-        suffix="fake_quant",
-        detail=f"range {low:.4g}..{high:.4g}",
-    )
+    attrs, detail = {"min": low, "max": high, "num_bits": bits}, f"range {low:.4g}..{high:.4g}"
+    rw.insert_after(tensor, "FAKE_QUANT", attrs, suffix="fake_quant", detail=detail)
 
 
 def _insert(rw: PassRewriter, tensors: list[Tensor], ranges: dict[Tensor, Range]) -> None:
     groups = find_groups(rw.graph, ranges)
     for tensor in tensors:
-        quant = groups.quant(tensor, "int8")
-        if quant is None:
-            maker = tensor.producer
-            if maker is not None:
-                rw.skip(maker, f"nothing was observed at '{tensor.name}'")
-            continue
-        insert_range(rw, tensor, quant, "int8")
+        quant, producer = groups.quant(tensor, "int8"), tensor.producer
+        if quant is not None:
+            insert_range(rw, tensor, quant, "int8")
+        elif producer is not None:
+            rw.skip(producer, f"nothing was observed at '{tensor.name}'")
     for one in groups.diagnostics:
         rw.say(one)

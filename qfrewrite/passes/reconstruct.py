@@ -8,7 +8,6 @@ from functools import partial
 from typing import Annotated, Literal
 
 from qfrewrite.calibration.observers import Detail
-from qfrewrite.calibration.search import MethodChoice
 from qfrewrite.ir import Graph, Tensor, TrainedRange
 from qfrewrite.lower.fake_quant_ranges import Range
 from qfrewrite.lower.groups import Groups, find_groups
@@ -63,23 +62,28 @@ class Reconstruct(Pass):
 
     def run(self, graph: Graph, rw: PassRewriter) -> None:
         """Solve on the side, compare with plain calibration, take the better one."""
-        if not rw.main:
-            # Only the main graph is fitted.
+        # Only the main graph is fitted.
+        solution = self._solution(graph, rw) if rw.main else None
+        if solution is None:
             rw.run_nested("calibrate")
             return
+        _apply(rw, solution)
+        for op, layer in solution.layers.items():
+            rw.layer(op, **layer.figures)
+
+    def _solution(self, graph: Graph, rw: PassRewriter) -> Solution | None:
+        """What comes closest to float; None where that is plain calibration."""
         if rw.samples is None:
             # Where BatchNorm statistics are known, ranges from them are better than fits to images.
             rw.warn("no-data", "no data: nothing can be fitted; ranges come from calibrate")
-            rw.run_nested("calibrate")
-            return
+            return None
         if keeps_state(graph):
             rw.warn(
                 "keeps-state",
                 "an inference depends on those before it, so layers cannot be fitted one by one; "
                 "ranges come from calibrate",
             )
-            rw.run_nested("calibrate")
-            return
+            return None
         if rw.context.imagined:
             images = rw.samples.calibration.description
             rw.warn("no-data", f"no data: layers are fitted to {images}")
@@ -88,19 +92,13 @@ class Reconstruct(Pass):
             # Both paths must compute what will be written.
             substitute(rw, rw.context.quant, lambda op: inner)
         tensors = observable(graph)
-        if not tensors:
-            rw.note("nothing-to-do", "no float activations to fit")
-            return
-        solution = self._best(graph, rw, tensors)
-        if solution is None:
-            rw.run_nested("calibrate")
-            return
-        _apply(rw, solution)
-        for op, layer in solution.layers.items():
-            rw.layer(op, **layer.figures)
+        if tensors:
+            return self._best(graph, rw, tensors)
+        rw.note("nothing-to-do", "no float activations to fit")
+        return Solution({}, {})
 
     def _best(self, graph: Graph, rw: PassRewriter, tensors: list[Tensor]) -> Solution | None:
-        """What comes closest to float; None where that is plain calibration.
+        """The best of several ways; None where plain calibration is better.
 
         Small networks may be better off without a refit, or with codes rounded one by one: those
         are tried where the first way does not beat plain calibration.
@@ -132,26 +130,19 @@ class Reconstruct(Pass):
 
     def per_channel(self, context: PassContext) -> bool:
         """Whether weights get a scale per output channel."""
-        return (
-            context.quant.per_channel if self.weights == "auto" else self.weights == "per-channel"
-        )
+        auto = self.weights == "auto"
+        return context.quant.per_channel if auto else self.weights == "per-channel"
 
     def _float_ranges(
         self, graph: Graph, rw: PassRewriter, tensors: list[Tensor]
     ) -> dict[Tensor, Range]:
         """What the float network spans, for tensors that share a scale with others."""
         details = {t: Detail() for t in tensors}
-        table = measure(
-            graph,
-            details,
-            rw.context,
-            MethodChoice(),
-            samples=self.samples,
-            label="measuring float ranges",
-        )
+        label, most = "measuring float ranges", self.samples
+        table = measure(graph, details, rw.context, samples=most, label=label)
         rw.ranges = table
-        names = dict(zip(tensors, row_names(tensors), strict=True))
-        return {t: table.rows[n].range for t, n in names.items() if table.rows[n].known}
+        rows = zip(tensors, map(table.rows.__getitem__, row_names(tensors)), strict=True)
+        return {tensor: row.range for tensor, row in rows if row.known}
 
     def _solved(self, graph: Graph, rw: PassRewriter, groups: Groups) -> Solution:
         context = rw.context
@@ -187,17 +178,10 @@ def _fidelity(
 
 def _apply_moved(graph: Graph, solution: Solution, copy: Graph, rw: PassRewriter) -> None:
     """Apply to a clone of `graph` what was found for `graph`."""
-    _apply(rw, _moved(graph, copy, solution))
-
-
-def _moved(graph: Graph, copy: Graph, solution: Solution) -> Solution:
-    """A solution for a clone of the graph it was found for."""
     ops = dict(zip(graph.ops, copy.ops, strict=True))
     tensors = dict(zip(graph.tensors, copy.tensors, strict=True))
-    return Solution(
-        {ops[op]: layer for op, layer in solution.layers.items()},
-        {tensors[t]: quant for t, quant in solution.quants.items()},
-    )
+    layers = {ops[op]: layer for op, layer in solution.layers.items()}
+    _apply(rw, Solution(layers, {tensors[t]: quant for t, quant in solution.quants.items()}))
 
 
 def _apply(rw: PassRewriter, solution: Solution) -> None:

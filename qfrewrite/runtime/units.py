@@ -147,8 +147,8 @@ class Unit:
 
 def units(graph: Graph) -> Iterator[Unit]:
     """Every op of a canonical graph in order, with the activation that it takes."""
-    hosts = {fuses_into(op): op for op in graph.ops}
-    taken = {op for host, op in hosts.items() if host is not None}
+    hosts = {host: op for op in graph.ops if isinstance(host := fuses_into(op), Op)}
+    taken = set(hosts.values())
     for op in graph.ops:
         if op not in taken and op.outputs:
             yield Unit(graph, op, hosts.get(op))
