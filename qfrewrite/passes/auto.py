@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
 from qfrewrite.data.labels import class_offset, read_table
 from qfrewrite.errors import DataError, UsageError
-from qfrewrite.ir import Graph, Op
+from qfrewrite.ir import Graph
 from qfrewrite.ir.nodes import Precision
 from qfrewrite.passes._registry import Pass, register
 from qfrewrite.rewrite.rewriter import Entry
 from qfrewrite.runtime.metrics import Fidelity, Outputs
 from qfrewrite.solve.context import PassContext, PassRewriter
 from qfrewrite.solve.parameters import Within
-from qfrewrite.solve.sensitivity import fidelity_of, sensitivities
+from qfrewrite.solve.sensitivity import Sensitivity, fidelity_of, sensitivities
 
 # Networks are a little too sure of themselves: what was lost on labelled images is so many times
 # what their own probabilities say (docs/accuracy.md).
@@ -88,22 +89,21 @@ class Auto(Pass):
         keep: Precision = "int16" if fine else "float"
         kept, most = 1, max(int(_MOST_KEPT * len(rows)), 1)
         while True:
-            for row in rows[:kept]:
-                _mark(copy, row.name, keep)
+            _mark(copy, rows[:kept], keep)
             found = judge.fidelity(copy)
             if self._meets(found) or kept == most:
                 break
             kept = min(2 * kept, most)
         if estimated_drop(found) > _WORTH_IT * estimated_drop(before):
-            for row in rows:
-                _mark(copy, row.name, None)
+            _mark(copy, rows, None)
             rw.warn(
                 "max-drop",
                 f"a drop of {self.max_drop} points is not reached, and not by taking layers out of "
                 f"8 bits: {before}, estimated drop {estimated_drop(before):.1f} points",
             )
             return
-        names = [row.name for row in rows if _marked(copy, row.name)]
+        marked = {op.name for op in copy.ops if op.keep is not None}
+        names = [row.name for row in rows if row.name in marked]
         what = f"{len(names)} layers in {keep}: {', '.join(names)}"
         text = f"{what}; {found}, estimated drop {estimated_drop(found):.1f} points"
         if self._meets(found):
@@ -125,22 +125,15 @@ class _Judge:
 
     def fidelity(self, copy: Graph) -> Fidelity:
         """How close `copy` comes once it is quantized."""
-        context = self.context
-        return fidelity_of(
-            copy,
-            self.reference,
-            context.judged_on,
-            replace(context.quant, io="float32"),
-            context.threads,
-            self._labels,
-        )
+        context, on = self.context, self.context.judged_on
+        options = replace(context.quant, io="float32")
+        return fidelity_of(copy, self.reference, on, options, context.threads, self._labels)
 
 
 def _tried(rw: PassRewriter, judge: _Judge, name: str) -> tuple[Graph, Fidelity, list[Entry]]:
     """A copy after the passes of the pipeline `name`, how close it comes, and what they edited."""
     copy = rw.graph.clone()[0]
-    context = replace(judge.context.aside(), progress=judge.context.progress)
-    edits = rw.run_nested(name, copy, context).edits
+    edits = rw.run_nested(name, copy, judge.context).edits
     return copy, judge.fidelity(copy), edits
 
 
@@ -173,15 +166,9 @@ def _classes(table: str, context: PassContext, reference: Outputs) -> list[int]:
     return [known[name] + offset for name in names]
 
 
-def _named(graph: Graph, name: str) -> list[Op]:
-    return [op for op in graph.ops if op.name == name]
-
-
-def _mark(graph: Graph, name: str, keep: Precision | None) -> None:
-    """Say how a layer shall compute; None: like the others."""
-    for op in _named(graph, name):
-        graph.set_keep(op, keep)
-
-
-def _marked(graph: Graph, name: str) -> bool:
-    return any(op.keep is not None for op in _named(graph, name))
+def _mark(graph: Graph, rows: Sequence[Sensitivity], keep: Precision | None) -> None:
+    """Say how layers shall compute; None: like the others."""
+    names = {row.name for row in rows}
+    for op in graph.ops:
+        if op.name in names:
+            graph.set_keep(op, keep)

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 
 from qfrewrite.calibration.statistics import propagate
-from qfrewrite.ir import Array, Graph, Op, Tensor, constant
+from qfrewrite.ir import Array, Graph, Tensor
 from qfrewrite.lower.cost import macs, total_macs
-from qfrewrite.ops.build import append_op
 from qfrewrite.ops.shapes import unsettled
 from qfrewrite.ops.spec import attr
 from qfrewrite.passes._registry import Pass, register
 from qfrewrite.rewrite.linear import LinearView, linear_views
-from qfrewrite.rewrite.rewriter import replace_op
 from qfrewrite.runtime.metrics import sqnr_db
 from qfrewrite.runtime.session import Session
 from qfrewrite.solve.context import PassRewriter
@@ -138,15 +136,32 @@ def _ranks_within(found: dict[LinearView, Factors], before: int, most: float) ->
 def _rewrite(
     rw: PassRewriter, view: LinearView, factors: Factors, rank: int, bias: Float64
 ) -> None:
-    work, less = macs(view.op), _cheapest(view, rank)
-    row: dict[str, Any] = {
+    """Put two layers in the place of the layer; the second bears its name."""
+    op, shape = view.op, view.weights.shape
+    figures = {
         "shape": _shape(view),
         "rank": rank,
-        "macs": f"{work} -> {less}",
+        "macs": f"{macs(op)} -> {_cheapest(view, rank)}",
         "sqnr_db": sqnr_db(*factors.powers(rank)),
     }
-    second = _insert(rw, view, factors.left[:, :rank], factors.right[:rank], bias)
-    rw.layer(second, **row, decision="factorized")
+
+    def weights(values: Float64, name: str) -> Tensor:
+        data = values.reshape(values.shape[0], *shape[1:-1], values.shape[1])
+        return rw.constant(f"{op.name}/{name}", data)
+
+    right, left = factors.right[:rank], factors.left[:, :rank]
+    b, zeros = (
+        rw.constant(f"{op.name}/{name}", values)
+        for name, values in (("bias", bias), ("no_bias", np.zeros(rank)))
+    )
+    kernel = weights(right, "right")
+    first = rw.put(op, op.kind, view.x, kernel, zeros, name=f"{op.name}/factor", attrs=op.attrs)
+    strides = {"stride_h": 1, "stride_w": 1} if op.kind == "CONV_2D" else {}
+    second = rw.put(op, op.kind, first, weights(left, "left"), b, attrs={**op.attrs, **strides})
+    rw.graph.copy_facts(view.output, second.output)
+    detail = f"{shape[0]}x{right.shape[1]} at rank {rank}"
+    rw.replace(op, second, action="factorized", detail=detail)
+    rw.layer(second, **figures, decision="factorized")
 
 
 def _refitted(
@@ -230,14 +245,12 @@ def _guessed(rw: PassRewriter, layers: list[LinearView]) -> tuple[PerLayer, PerL
         "much is lost that data would keep",
     )
     known = propagate(rw.graph)
-    found = {
-        view: known[view.x]
-        for view in layers
-        if view.x in known and known[view.x].mean.size == _matrix(view).shape[1]
-    }
-    return {view: g.mean for view, g in found.items()}, {
-        view: np.diag(g.std**2) for view, g in found.items()
-    }
+    means, covariances = {}, {}
+    for view in layers:
+        gaussian = known.get(view.x)
+        if gaussian is not None and gaussian.mean.size == _matrix(view).shape[1]:
+            means[view], covariances[view] = gaussian.mean, np.diag(gaussian.std**2)
+    return means, covariances
 
 
 def _shrunk(covariance: Float64, rows: int) -> Float64:
@@ -247,38 +260,3 @@ def _shrunk(covariance: Float64, rows: int) -> Float64:
     even = np.trace(covariance) / size * np.eye(size)
     shrunk: Float64 = (covariance + share * even) / (1 + share)
     return shrunk
-
-
-def _insert(rw: PassRewriter, view: LinearView, left: Float64, right: Float64, bias: Float64) -> Op:
-    """Put the two layers in the place of the layer; returns the second, which bears its name."""
-    graph, op, shape = rw.graph, view.op, view.weights.shape
-    rank = len(right)
-    convolves = op.kind == "CONV_2D"
-
-    def weights(values: Float64, name: str) -> Tensor:
-        data = values.astype(np.float32).reshape(values.shape[0], *shape[1:-1], values.shape[1])
-        return constant(graph.unique_name(f"{op.name}/{name}"), data)
-
-    b = constant(graph.unique_name(f"{op.name}/bias"), bias.astype(np.float32))
-    nothing = constant(graph.unique_name(f"{op.name}/no_bias"), np.zeros(rank, np.float32))
-    first = append_op(
-        graph,
-        op.kind,
-        [view.x, weights(right, "right"), nothing],
-        name=f"{op.name}/factor",
-        attrs=op.attrs,
-        anchor=op,
-    )
-    attrs = {**op.attrs, "stride_h": 1, "stride_w": 1} if convolves else op.attrs
-    second = append_op(
-        graph,
-        op.kind,
-        [first.output, weights(left, "left"), b],
-        name=op.name,
-        attrs=attrs,
-        anchor=op,
-    )
-    graph.copy_facts(view.output, second.output)
-    replace_op(graph, op, second)
-    rw.edit("factorized", second, f"{shape[0]}x{right.shape[1]} at rank {rank}")
-    return second
