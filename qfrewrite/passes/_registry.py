@@ -173,11 +173,8 @@ _REGISTRY: dict[str, type[Pass]] = {}
 
 def register(cls: P) -> P:
     """Class decorator: make a pass known by its name."""
-    known = _REGISTRY.get(cls.name)
-    if known is not None and (known.__module__, known.__qualname__) != (
-        cls.__module__,
-        cls.__qualname__,
-    ):
+    known = _REGISTRY.setdefault(cls.name, cls)
+    if (known.__module__, known.__qualname__) != (cls.__module__, cls.__qualname__):
         raise PassError(f"'{cls.name}' is the name of another pass", where=cls.__qualname__)
     _REGISTRY[cls.name] = cls
     return cls
@@ -241,25 +238,18 @@ class Pipeline(NamedTuple):
     what: str
 
 
+_FAST = Pipeline("absorb_dead_channels,calibrate", "dead channels and bias correction; seconds")
+_AUTO = Pipeline("auto", "tries the others, from the cheapest on, until max_drop is met")
+_PER_CHANNEL = Pipeline(
+    "absorb_dead_channels,reconstruct(weights=per-channel)",
+    "the best that weights with a scale per channel give",
+)
+_PER_TENSOR = Pipeline(
+    "absorb_dead_channels,equalize,reconstruct(weights=per-tensor,scale=search)",
+    "for chips that compute with one scale per weight tensor",
+)
 PIPELINES: Mapping[str, Pipeline] = types.MappingProxyType(
-    {
-        "@fast": Pipeline(
-            "absorb_dead_channels,calibrate",
-            "dead channels and bias correction; seconds",
-        ),
-        "@auto": Pipeline(
-            "auto",
-            "tries the others, from the cheapest on, until max_drop is met",
-        ),
-        "@per-channel": Pipeline(
-            "absorb_dead_channels,reconstruct(weights=per-channel)",
-            "the best that weights with a scale per channel give",
-        ),
-        "@per-tensor": Pipeline(
-            "absorb_dead_channels,equalize,reconstruct(weights=per-tensor,scale=search)",
-            "for chips that compute with one scale per weight tensor",
-        ),
-    }
+    {"@fast": _FAST, "@auto": _AUTO, "@per-channel": _PER_CHANNEL, "@per-tensor": _PER_TENSOR}
 )
 """By name."""
 
@@ -277,25 +267,18 @@ def _expanded(item: PassText) -> list[Pass]:
     if not item.name.startswith("@"):
         return [_make(item)]
     if item.name not in PIPELINES:
-        raise PassError(
-            f"no such pipeline: '{item.name}'", remedy=_nearest(item.name, list(PIPELINES))
-        )
-    known, made, used = all_passes(), [], set()
-    for part in parse_list(PIPELINES[item.name].passes):
-        names = {f.name for f in fields(known[part.name])}
-        more = tuple((k, v) for k, v in item.params if k in names)
-        used |= {k for k, _ in more}
-        given = {k for k, _ in more}
-        made.append(
-            _make(PassText(part.name, (*((k, v) for k, v in part.params if k not in given), *more)))
-        )
+        remedy = _nearest(item.name, list(PIPELINES))
+        raise PassError(f"no such pipeline: '{item.name}'", remedy=remedy)
+    parts = parse_list(PIPELINES[item.name].passes)
+    names = [{f.name for f in fields(all_passes()[part.name])} for part in parts]
     for key, _ in item.params:
-        if key not in used:
-            raise PassError(
-                f"no such parameter: '{key}'",
-                where=item.name,
-                remedy="its passes have none of that name",
-            )
+        if not any(key in own for own in names):
+            remedy = "its passes have none of that name"
+            raise PassError(f"no such parameter: '{key}'", where=item.name, remedy=remedy)
+    made = []
+    for part, own in zip(parts, names, strict=True):
+        given = {**dict(part.params), **{k: v for k, v in item.params if k in own}}
+        made.append(_make(PassText(part.name, tuple(given.items()))))
     return made
 
 
@@ -311,19 +294,16 @@ def _make(item: PassText) -> Pass:
         raise PassError(f"no such pass: '{item.name}'", remedy=_nearest(item.name, list(known)))
     wanted = {one.name: one for one in parameters(cls)}
     values: dict[str, Any] = {}
-    for key, text in item.params:
-        if key not in wanted:
-            hint = _nearest(key, list(wanted)) if wanted else "it takes no parameters"
-            raise PassError(f"no such parameter: '{key}'", where=item.name, remedy=hint)
-        read = wanted[key].read
-        try:
-            values[key] = read(unquoted(text), quoted=unquoted(text) != text, where=item.name)
-        except UsageError as error:
-            raise PassError(error.what, where=item.name) from None
-    missing = [n for n, f in wanted.items() if f.default is MISSING and n not in values]
-    if missing:
-        raise PassError(f"needs {', '.join(missing)}", where=item.name)
     try:
+        for key, text in item.params:
+            if key not in wanted:
+                hint = _nearest(key, list(wanted)) if wanted else "it takes no parameters"
+                raise PassError(f"no such parameter: '{key}'", where=item.name, remedy=hint)
+            plain = unquoted(text)
+            values[key] = wanted[key].read(plain, quoted=plain != text, where=item.name)
+        missing = [n for n, f in wanted.items() if f.default is MISSING and n not in values]
+        if missing:
+            raise PassError(f"needs {', '.join(missing)}", where=item.name)
         return cls(**values)
     except UsageError as error:
         raise PassError(error.what, where=item.name, remedy=error.remedy) from None

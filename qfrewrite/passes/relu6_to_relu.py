@@ -50,17 +50,17 @@ class Relu6ToRelu(Pass):
         clips = measure_clips(rw, ops) if ops else {}
         kept: dict[Op, NoMatch] = {}
         if not self.force:
-            judged = {op: self._harmless(clips.get(op)) for op in ops}
-            kept = {op: why for op, why in judged.items() if isinstance(why, NoMatch)}
-            kept |= self._too_dear(rw, [op for op in ops if op not in kept], clips)
+            harms = ((op, self._harmless(clips.get(op))) for op in ops)
+            kept = {op: why for op, why in harms if isinstance(why, NoMatch)}
+            kept |= self._too_expensive(rw, [op for op in ops if op not in kept], clips)
         for op in ops:
             clip, why = clips.get(op), kept.get(op)
-            if why is not None:
-                rw.skip(op, why)
             if clip is not None:
                 decision = "swapped" if why is None else "kept"
                 rw.layer(op, clip_rate=clip.rate, largest=clip.largest, decision=decision)
-            if why is None:
+            if why is not None:
+                rw.skip(op, why)
+            else:
                 known = "" if clip is None else f", clip rate {_percent(clip.rate)}"
                 rw.replace_kind(op, "RELU", detail=f"RELU6 -> RELU{known}")
         worst = max((clip.rate for clip in clips.values()), default=0.0)
@@ -71,7 +71,7 @@ class Relu6ToRelu(Pass):
                 "clipped: the graph must be trained again before it is used",
             )
 
-    def _too_dear(
+    def _too_expensive(
         self, rw: PassRewriter, ops: list[Op], clips: dict[Op, Clip]
     ) -> dict[Op, NoMatch]:
         """The ops that cost the scores too much, among those that would be swapped."""
@@ -118,17 +118,15 @@ class Clip:
 def measure_clips(rw: PassRewriter, ops: list[Op]) -> dict[Op, Clip]:
     """What each RELU6 clips, as far as it is known."""
     if rw.samples is not None:
-        above, largest, total = [0] * len(ops), [0.0] * len(ops), 0
+        seen = np.zeros((len(ops), 3))  # values above the limit, all values, the largest
         operands, label = [op.operand(0) for op in ops], "measuring how often ReLU6 clips"
         for values in rw.values_of(operands, label, most=_JUDGED_ON):
-            total += 1
-            for i, v in enumerate(values):
-                above[i] += int(np.count_nonzero(v > _LIMIT))
-                largest[i] = max(largest[i], float(v.max(initial=0.0)))
-        return {
-            op: Clip(above[i] / max(total * op.operand(0).size, 1), largest[i])
-            for i, op in enumerate(ops)
-        }
+            for row, v in zip(seen, values, strict=True):
+                row[0] += np.count_nonzero(v > _LIMIT)
+                row[1] += v.size
+                row[2] = max(row[2], v.max(initial=0.0))
+        rows = zip(ops, seen.tolist(), strict=True)
+        return {op: Clip(above / max(count, 1), largest) for op, (above, count, largest) in rows}
     rw.notice("no-data", "no data: clip rates follow from BatchNorm statistics")
     known = propagate(rw.graph)
     found = {op: known[op.operand(0)] for op in ops if op.operand(0) in known}

@@ -84,7 +84,6 @@ class RemoveDwBn(Pass):
             cost = found.get(site.relu6)
             if done and cost is not None and rw.samples is not None and self.refit:
                 cost = without_activation(rw, site, original)
-            _report(rw, site, cost, "removed")
             _remove(rw, site, cost)
             done += 1
         if done:
@@ -95,24 +94,21 @@ class RemoveDwBn(Pass):
             )
 
     def _where_cheap(self, rw: PassRewriter, sites: list[Site], found: dict[Op, Cost]) -> None:
-        dear: list[Site] = []
+        costly: list[Site] = []
         original = rw.graph.clone()
         for site in sites:
-            cost = found.get(site.relu6)
+            cost, why = found.get(site.relu6), _NOTHING_KNOWN
+            if isinstance(site.pointwise, NoMatch):
+                why = f"{_NO_POINTWISE}: {site.pointwise}"
             if cost is None:
-                lone = isinstance(site.pointwise, NoMatch)
-                rw.skip(
-                    site.relu6, f"{_NO_POINTWISE}: {site.pointwise}" if lone else _NOTHING_KNOWN
-                )
+                rw.skip(site.relu6, why)
             elif cost.sqnr >= self.min_sqnr:
-                _report(rw, site, cost, "removed")
                 _remove(rw, site, cost)
             else:
-                dear.append(site)
-        worth = [s for s in dear if found[s.relu6].sqnr >= _WORTH_A_TRY_DB]
-        if not rw.main or rw.samples is None or not self.max_drop_db:
-            worth = []
-        for site in dear:
+                costly.append(site)
+        tried = rw.main and rw.samples is not None and self.max_drop_db
+        worth = [s for s in costly if tried and found[s.relu6].sqnr >= _WORTH_A_TRY_DB]
+        for site in costly:
             if site not in worth:
                 cost = found[site.relu6]
                 _keep(rw, site, cost, f"SQNR {cost.sqnr:.1f} dB without it")
@@ -136,8 +132,7 @@ class RemoveDwBn(Pass):
                 failed += 1
                 _keep(rw, site, cost, f"the scores would lose {drop:.1f} dB", drop_db=drop)
             else:
-                _report(rw, site, cost, "removed", drop_db=drop)
-                _remove(rw, site, cost)
+                _remove(rw, site, cost, drop_db=drop)
 
 
 class _Budget:
@@ -163,7 +158,8 @@ class _Budget:
         return float(10 * np.log10(1 + removed / self._noise))
 
 
-def _remove(rw: PassRewriter, site: Site, cost: Cost | None) -> None:
+def _remove(rw: PassRewriter, site: Site, cost: Cost | None, **figures: Any) -> None:
+    _report(rw, site, cost, "removed", **figures)
     if cost is not None and isinstance(site.pointwise, LinearView):
         weights = cost.weights.reshape(site.pointwise.weights.shape)
         rw.set_linear(site.pointwise.with_weights(weights, cost.bias))

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from qfrewrite.ir import Array, Graph, Op, Tensor
+from qfrewrite.ir import Array, Graph, Op, Tensor, constant
 from qfrewrite.ops.shaping import pad_pairs
 from qfrewrite.ops.spec import OpSpec, attr, const_ints, facets, kinds_that, normal_axis
 from qfrewrite.rewrite.channels import Channels, Family, Ids, Trace, trace
@@ -102,7 +102,7 @@ def _relay_depthwise(relayout: Relayout, op: Op) -> None:
     _relay_constants_of(relayout, op, w)
     multiplier = w.shape[-1] // relayout.layout(op.operand(0)).size
     if "depth_multiplier" in op.attrs:
-        relayout.attributes(op, depth_multiplier=multiplier)
+        relayout.graph.set_attrs(op, depth_multiplier=multiplier)
 
 
 # -- element by element ------------------------------------------------------------------------
@@ -191,8 +191,9 @@ def _relay_split(relayout: Relayout, op: Op) -> None:
     if op.kind == "SPLIT_V":
         relayout.constant(op, 1, np.array(sizes, op.operand(1).value().dtype))
     elif len(set(sizes)) > 1:
-        table = relayout.new_constant(f"{op.name}/sizes", np.array(sizes, np.int32))
-        relayout.replace(op, "SPLIT_V", [whole, table, op.operand(0)], {"num_splits": len(sizes)})
+        graph, name = relayout.graph, relayout.graph.unique_name(f"{op.name}/sizes")
+        graph.set_kind(op, "SPLIT_V", {"num_splits": len(sizes)})
+        graph.set_inputs(op, [whole, constant(name, np.array(sizes, np.int32)), op.operand(0)])
 
 
 def _trace_slice(channels: Channels, op: Op) -> Ids:
@@ -248,7 +249,7 @@ def _relay_reshape(relayout: Relayout, op: Op) -> None:
             relayout.constant(op, 1, np.array([*shape[:-1], last], table.value().dtype))
     shape = list(attr(op, "new_shape") or ())
     if shape and shape[-1] != -1:
-        relayout.attributes(op, new_shape=(*shape[:-1], last))
+        relayout.graph.set_attrs(op, new_shape=(*shape[:-1], last))
 
 
 def _keeps_channels(op: Op) -> bool:

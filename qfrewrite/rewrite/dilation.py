@@ -6,12 +6,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from qfrewrite.ir import Graph, Op
 from qfrewrite.ops.spec import attr, inferred
 from qfrewrite.ops.windows import same_padding
 from qfrewrite.rewrite.match import NoMatch
 from qfrewrite.rewrite.pattern import Match, Patterns, match
-from qfrewrite.rewrite.rewriter import Rewriter
+from qfrewrite.rewrite.rewriter import Rewriter, reshape
 
 _p = Patterns()
 _SPREAD = _p.SPACE_TO_BATCH_ND(_p.x, _p.integers("blocks"), _p.integers("paddings"))
@@ -95,7 +94,7 @@ def _dilate(rw: Rewriter, m: Match) -> NoMatch | None:
     spread = first.operand(0).producer
     graph.set_input(first, 0, m.x)
     if expand is not None:
-        _reshape_output(graph, expand)
+        reshape(graph, expand.output, inferred(expand)[0])
     x = conv.operand(0)
     # What was padded only to reach a multiple of the block is cropped again at the end.
     pads = [(w.padding[0], w.padding[1] - w.crop[1]) for w in windows]
@@ -114,16 +113,6 @@ def _dilate(rw: Rewriter, m: Match) -> NoMatch | None:
     graph.remove_op(spread)
     rw.bypass(m.root, action="raised", detail=f"to dilation {blocks}")
     for op in dict.fromkeys((first, conv, *m.between)):
-        _reshape_output(graph, op)
+        reshape(graph, op.output, inferred(op)[0])
     rw.edit("dilated", conv, f"by {blocks}, was SPACE_TO_BATCH_ND .. BATCH_TO_SPACE_ND")
     return None
-
-
-def _reshape_output(graph: Graph, op: Op) -> None:
-    out, (shape,) = op.output, inferred(op)
-    signature = out.shape_signature
-    if signature is not None:
-        pairs = zip(signature, shape, strict=True)
-        signature = tuple(-1 if open_ == -1 else size for open_, size in pairs)
-    graph.set_shape(out, shape)
-    graph.set_signature(out, signature)

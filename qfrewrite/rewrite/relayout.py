@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 
-from qfrewrite.ir import Array, Graph, Op, Tensor, constant
+from qfrewrite.ir import Array, Graph, Op, Tensor
 from qfrewrite.ops.spec import inferred
 from qfrewrite.rewrite.channels import Channels, Ids
+from qfrewrite.rewrite.rewriter import reshape
 
 
 class Relayout:
@@ -78,7 +78,9 @@ class Relayout:
                 changed.append(op)
         for op in changed:
             for tensor, shape in zip(op.outputs, inferred(op), strict=True):
-                self._reshape(tensor, shape)
+                reshape(self.graph, tensor, shape)
+                channels = tensor.channels.selected(self.layout(tensor))
+                self.graph.set_channels(tensor, channels)
         return changed
 
     # -- for rules -------------------------------------------------------------------------
@@ -89,27 +91,3 @@ class Relayout:
         if old.value().shape == data.shape and np.array_equal(old.value(), data):
             return
         self.graph.put_constant(op, slot, data)
-
-    def new_constant(self, name: str, data: Array) -> Tensor:
-        """A constant for an op that needs one more."""
-        return constant(self.graph.unique_name(name), data)
-
-    def attributes(self, op: Op, **attrs: Any) -> None:
-        """Set attributes of `op`."""
-        self.graph.set_attrs(op, **attrs)
-
-    def replace(
-        self, op: Op, kind: str, inputs: Sequence[Tensor], attrs: Mapping[str, Any]
-    ) -> None:
-        """Make `op` another kind."""
-        self.graph.set_kind(op, kind, attrs)
-        self.graph.set_inputs(op, inputs)
-
-    def _reshape(self, tensor: Tensor, shape: tuple[int, ...]) -> None:
-        layout = self.layout(tensor)
-        signature = tensor.shape_signature
-        if signature:
-            signature = (*signature[:-1], shape[-1])
-        self.graph.set_shape(tensor, shape)
-        self.graph.set_signature(tensor, signature)
-        self.graph.set_channels(tensor, tensor.channels.selected(layout))

@@ -12,6 +12,7 @@ from qfrewrite.ir import Array, Graph, Op, Tensor, constant
 from qfrewrite.ops import spec_of
 from qfrewrite.ops.shapes import settle_shapes
 from qfrewrite.ops.spec import attr, const_ints, inferred, kinds_that
+from qfrewrite.rewrite.rewriter import reshape
 
 Shape = tuple[int, ...]
 Size = tuple[int, int]
@@ -19,14 +20,11 @@ Size = tuple[int, int]
 
 def images_of(graph: Graph) -> Tensor:
     """The input that holds images, [N, H, W, C]; raises UsageError where there is not one."""
-    found = [t for t in graph.inputs if len(t.shape) == 4]
-    if len(found) != 1:
-        raise UsageError(
-            f"has {len(found)} inputs of shape [N, H, W, C], needs 1",
-            where=graph.name,
-            remedy="resize before it is exported",
-        )
-    return found[0]
+    images = [t for t in graph.inputs if len(t.shape) == 4]
+    if len(images) != 1:
+        what = f"has {len(images)} inputs of shape [N, H, W, C], needs 1"
+        raise UsageError(what, where=graph.name, remedy="resize before it is exported")
+    return images[0]
 
 
 class Resizing:
@@ -47,7 +45,7 @@ class Resizing:
         if (height, width) == self.size:
             return
         open_size = self._input.dims[1:3] == (-1, -1)
-        self._set_shape(self._input, (n, *self.size, channels))
+        reshape(self.graph, self._input, (n, *self.size, channels))
         if open_size:
             settle_shapes(self.graph)  # nothing in it was made for one size
             return
@@ -99,44 +97,32 @@ class Resizing:
             )
         fix = _FIXES.get(op.kind)
         if fix is not None:
-            fix(self, op)
+            x = op.operand(_INPUTS.get(op.kind, 0))
+            fix(self, op, self.was(x), x.shape)
         for tensor, shape in zip(op.outputs, inferred(op), strict=True):
             if min(shape, default=1) < 1:
                 raise VerifyError(f"nothing is left of '{tensor.name}': {list(shape)}")
-            self._set_shape(tensor, shape)
-
-    def _set_shape(self, tensor: Tensor, shape: Shape) -> None:
-        signature = tensor.shape_signature
-        if signature and len(signature) == len(shape):
-            signature = tuple(-1 if s == -1 else d for s, d in zip(signature, shape, strict=True))
-        self.graph.set_shape(tensor, shape)
-        self.graph.set_signature(tensor, signature)
+            reshape(self.graph, tensor, shape)
 
     def _hint(self) -> str:
         """Sizes divide evenly where they are a multiple of the largest stride."""
         height = self.was(self._input)[1]
-        maps = [
-            self.was(out)[1]
-            for op in self.graph.ops
-            for out in op.outputs
-            if len(self.was(out)) == 4 and self.was(out)[1] > 1
-        ]
+        shapes = [self.was(out) for op in self.graph.ops for out in op.outputs]
+        maps = [shape[1] for shape in shapes if len(shape) == 4 and shape[1] > 1]
         stride = max((round(height / rows) for rows in maps), default=1)
         return f"try a multiple of {stride}, or export the model at that size"
 
 
-def _pool(r: Resizing, op: Op) -> None:
+def _pool(r: Resizing, op: Op, was: Shape, now: Shape) -> None:
     """A window over the whole map stays one over the whole map."""
-    was, now = r.was(op.operand(0)), op.operand(0).shape
     window = (attr(op, "filter_height"), attr(op, "filter_width"))
     if window == was[1:3] and r.was(op.output)[1:3] == (1, 1):
         r.set_attrs(op, filter_height=now[1], filter_width=now[2])
 
 
-def _reshape(r: Resizing, op: Op) -> None:
+def _reshape(r: Resizing, op: Op, was: Shape, now: Shape) -> None:
     """Runs of axes that hold the same as before follow; else the one axis that holds rows times
     columns, or rows and columns each."""
-    was, now = r.was(op.operand(0)), op.operand(0).shape
     target = list(r.was(op.output))
     stated = const_ints(op, 1) if op.input(1) is not None else attr(op, "new_shape")
     shape = _regrouped(was, now, target)
@@ -206,9 +192,8 @@ def _scaled_axes(was: Shape, now: Shape, target: list[int]) -> list[int]:
     return target
 
 
-def _dense(r: Resizing, op: Op) -> None:
+def _dense(r: Resizing, op: Op, was: Shape, now: Shape) -> None:
     """Weights over a flattened map fix its size."""
-    was, now = r.was(op.operand(0)), op.operand(0).shape
     if prod(was[1:]) != prod(now[1:]) and not attr(op, "keep_num_dims"):
         raise VerifyError(
             f"has weights for {prod(was[1:])} flattened inputs, would get {prod(now[1:])}",
@@ -216,19 +201,19 @@ def _dense(r: Resizing, op: Op) -> None:
         )
 
 
-def _resize(r: Resizing, op: Op) -> None:
+def _resize(r: Resizing, op: Op, was: Shape, now: Shape) -> None:
     """By a whole factor, or to the size of the input or another map, follows; else it stays."""
-    was, now = r.was(op.operand(0))[1:3], op.operand(0).shape[1:3]
     to, image = const_ints(op, 1), r.was(images_of(r.graph))[1:3]
-    if tuple(to) == image:
+    sizes = list(zip(to, was[1:3], now[1:3], strict=True))
+    if to == image:
         r.set_constant(op, 1, r.size)
-    elif all(t % s == 0 for t, s in zip(to, was, strict=True)):
-        r.set_constant(op, 1, [t // s * n for t, s, n in zip(to, was, now, strict=True)])
+    elif all(t % old == 0 for t, old, _ in sizes):
+        r.set_constant(op, 1, [t // old * new for t, old, new in sizes])
 
 
-def _transpose_conv(r: Resizing, op: Op) -> None:
+def _transpose_conv(r: Resizing, op: Op, was: Shape, now: Shape) -> None:
     """The output size follows where it is what the stride says."""
-    shape, was, now = list(const_ints(op, 0)), r.was(op.operand(2)), op.operand(2).shape
+    shape = list(const_ints(op, 0))
     window = op.operand(1).shape[1:3]
     for i, key in enumerate(("stride_h", "stride_w")):
         stride = attr(op, key)
@@ -239,20 +224,17 @@ def _transpose_conv(r: Resizing, op: Op) -> None:
     r.set_constant(op, 0, shape)
 
 
-def _slice(r: Resizing, op: Op) -> None:
+def _slice(r: Resizing, op: Op, was: Shape, now: Shape) -> None:
     """What took all of an axis still does."""
-    was, now = r.was(op.operand(0)), op.operand(0).shape
     begin, size = const_ints(op, 1), list(const_ints(op, 2))
-    wanted = [
-        n if b == 0 and s == w else s for b, s, w, n in zip(begin, size, was, now, strict=True)
-    ]
+    axes = zip(begin, size, was, now, strict=True)
+    wanted = [new if b == 0 and s == old else s for b, s, old, new in axes]
     if wanted != size:
         r.set_constant(op, 2, wanted)
 
 
-def _strided_slice(r: Resizing, op: Op) -> None:
+def _strided_slice(r: Resizing, op: Op, was: Shape, now: Shape) -> None:
     """An end at the old edge goes to the new one."""
-    was, now = r.was(op.operand(0)), op.operand(0).shape
     end = list(const_ints(op, 2))
     wanted = [now[i] if i < len(was) and e == was[i] else e for i, e in enumerate(end)]
     masked = attr(op, "new_axis_mask") or attr(op, "ellipsis_mask")
@@ -260,7 +242,7 @@ def _strided_slice(r: Resizing, op: Op) -> None:
         r.set_constant(op, 2, wanted)
 
 
-def _constant_maps(r: Resizing, op: Op) -> None:
+def _constant_maps(r: Resizing, op: Op, was: Shape, now: Shape) -> None:
     """A constant with a value for each position was made for the old size."""
     for tensor in op.inputs:
         if tensor is None or not tensor.is_const or len(tensor.shape) < 2:
@@ -273,7 +255,9 @@ def _constant_maps(r: Resizing, op: Op) -> None:
             )
 
 
-_FIXES: Mapping[str, Callable[[Resizing, Op], None]] = {
+# Where an op reads the values whose size changes, if not in its first slot.
+_INPUTS = {"TRANSPOSE_CONV": 2}
+_FIXES: Mapping[str, Callable[[Resizing, Op, Shape, Shape], None]] = {
     "AVERAGE_POOL_2D": _pool,
     "MAX_POOL_2D": _pool,
     "RESHAPE": _reshape,

@@ -73,6 +73,15 @@ def is_unread(op: Op) -> bool:
     return not any(out.users or out.is_output for out in op.outputs)
 
 
+def reshape(graph: Graph, tensor: Tensor, shape: tuple[int, ...]) -> None:
+    """Set a shape; dimensions that a file leaves open stay open."""
+    signature = tensor.shape_signature
+    if signature and len(signature) == len(shape):
+        signature = tuple(-1 if s == -1 else d for s, d in zip(signature, shape, strict=True))
+    graph.set_shape(tensor, shape)
+    graph.set_signature(tensor, signature)
+
+
 def replace_op(graph: Graph, old: Op, new: Op) -> None:
     """Let `new`, which computes the same value, take the users, facts and name of `old`."""
     name, is_output = old.output.name, old.output.is_output
