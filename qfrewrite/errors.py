@@ -41,9 +41,9 @@ class Diagnostic(Record):
 class Diagnostics(list[Diagnostic]):
     """Diagnostics in the order in which they were found, each once."""
 
-    def add(self, *found: Diagnostic | None) -> None:
+    def add(self, *diagnostics: Diagnostic | None) -> None:
         """Append those that are not there yet."""
-        for one in found:
+        for one in diagnostics:
             if one is not None and one not in self:
                 self.append(one)
 

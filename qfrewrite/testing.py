@@ -82,8 +82,8 @@ def check_pass(
     assert edits or kept, "the graph has changed, and the log has no edit"
     if golden is not None:
         check_golden(golden, graph_text(graph))
-    found = largest_difference(wanted, outputs_of(graph))
-    assert found <= tolerance, f"outputs moved by {found:.3g}, may by {tolerance:.3g}"
+    moved = largest_difference(wanted, outputs_of(graph))
+    assert moved <= tolerance, f"outputs moved by {moved:.3g}, may by {tolerance:.3g}"
     if settles:
         text = graph_text(graph)
         again = run_passes(Model([graph]), passes, context)

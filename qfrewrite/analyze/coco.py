@@ -52,23 +52,23 @@ def evaluate_detector(
     the image. Raises DataError, UsageError; QfError where pycocotools is missing.
     """
     truth, folder = _truth(annotations), Path(folder)
-    found = [info for info in truth.imgs.values() if (folder / info["file_name"]).is_file()]
-    found = found[:limit]
-    if not found:
+    infos = [info for info in truth.imgs.values() if (folder / info["file_name"]).is_file()]
+    infos = infos[:limit]
+    if not infos:
         raise DataError(
             "holds none of the annotated images",
             where=str(folder),
             remedy="give the folder that the annotations belong to",
         )
-    files = tuple(folder / info["file_name"] for info in found)
+    files = tuple(folder / info["file_name"] for info in infos)
     images = LabelledImages(files, (0,) * len(files), f"{folder.name}/")
     runs = run_images(model, images, preprocess, threads=threads, progress=progress)
     detections = [
         detection
-        for info, outputs in zip(found, runs, strict=True)
+        for info, outputs in zip(infos, runs, strict=True)
         for detection in _detections(info, outputs, offset, model.name)
     ]
-    return _scored(model.name, truth, [info["id"] for info in found], detections)
+    return _scored(model.name, truth, [info["id"] for info in infos], detections)
 
 
 def _truth(annotations: str | Path) -> Any:

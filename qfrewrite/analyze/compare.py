@@ -154,11 +154,14 @@ def synthetic_inputs(graph: Graph, seed: int) -> Samples:
 
 @dataclass
 class _Prepared:
-    """A graph, its copy with real values of 8-bit tensors, and original -> tensor to probe."""
+    """A graph in the form in which it is compared."""
 
     graph: Graph
+    """In canonical form."""
     copy: Graph
+    """A copy that also computes the real values of 8-bit tensors."""
     real: dict[Tensor, Tensor]
+    """For each tensor of the graph, the one of the copy that has its real values."""
 
 
 def _prepared(source: Graph, sizes: Sequence[tuple[int, ...]]) -> _Prepared:
@@ -173,12 +176,11 @@ def _prepared(source: Graph, sizes: Sequence[tuple[int, ...]]) -> _Prepared:
 
 
 def _check_inputs(first: Graph, second: Graph) -> None:
-    shapes = [
-        ", ".join(f"[{spec.forms[0]}]" for spec in input_specs(graph)) for graph in (first, second)
-    ]
-    if shapes[0] != shapes[1]:
+    specs = map(input_specs, (first, second))
+    one, other = (", ".join(f"[{spec.forms[0]}]" for spec in side) for side in specs)
+    if one != other:
         raise UsageError(
-            f"the models take different inputs: {' and '.join(shapes)}",
+            f"the models take different inputs: {one} and {other}",
             where="compare",
             remedy="compare a model with one made from it",
         )
@@ -191,16 +193,10 @@ def _pairs(first: _Prepared, second: _Prepared) -> tuple[list[tuple[Tensor, Tens
         for name in (tensor.name, *tensor.name.split(";")):
             theirs.setdefault(name, tensor)
             theirs.setdefault(name.removesuffix("/fake_quant"), tensor)
-    pairs, missing = [], []
-    for tensor in first.real:
-        if tensor.is_input:
-            continue
-        other = theirs.get(tensor.name)
-        if other is not None and other.shape == tensor.shape:
-            pairs.append((tensor, other))
-        else:
-            missing.append(tensor.name)
-    return pairs, missing
+    computed = {t: theirs.get(t.name) for t in first.real if not t.is_input}
+    pairs = [(t, other) for t, other in computed.items() if other and other.shape == t.shape]
+    paired = {t for t, _ in pairs}
+    return pairs, [t.name for t in computed if t not in paired]
 
 
 def _set_losses(graph: Graph, rows: dict[Tensor, LayerFidelity]) -> None:

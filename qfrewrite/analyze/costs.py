@@ -84,15 +84,15 @@ def model_cost(model: Model) -> ModelCost:
         raise_graph(graph)
         canonicalise(graph)
     steps = [unit for unit in units(graph) if unit.op.kind != "FAKE_QUANT"]
-    ops = [_cost(unit, held) for unit, held in zip(steps, _live(graph, steps), strict=True)]
+    ops = [_cost(unit, live) for unit, live in zip(steps, _live(graph, steps), strict=True)]
     return ModelCost(model.name, ops, diagnostics)
 
 
-def _cost(unit: Unit, held: set[Tensor]) -> OpCost:
-    """held: the tensors in memory while the op runs."""
+def _cost(unit: Unit, live: set[Tensor]) -> OpCost:
+    """live: the tensors in memory while the op runs."""
     op = unit.op
     as_is, in_int8 = (
-        (weight_bytes(op, eight=eight), sum(tensor_bytes(t, eight=eight) for t in held))
+        (weight_bytes(op, eight=eight), sum(tensor_bytes(t, eight=eight) for t in live))
         for eight in (False, True)
     )
     shape = unit.results[0].shape
@@ -107,19 +107,19 @@ def _live(graph: Graph, steps: list[Unit]) -> list[set[Tensor]]:
             last[_source(tensor)] = i
     for tensor in graph.outputs:
         last[_source(tensor)] = len(steps)
-    held = set(graph.inputs)
-    found = []
+    live = set(graph.inputs)
+    all_live = []
     for i, unit in enumerate(steps):
-        held = held | set(unit.results)
-        found.append(held)
-        held = {t for t in held if last.get(t, -1) > i}
-    return found
+        live = live | set(unit.results)
+        all_live.append(live)
+        live = {t for t in live if last.get(t, -1) > i}
+    return all_live
 
 
 def _source(tensor: Tensor) -> Tensor:
     """What a kernel writes for the value of `tensor`: FAKE_QUANT is none."""
-    maker = tensor.producer
-    while maker is not None and maker.kind == "FAKE_QUANT":
-        tensor = maker.operand(0)
-        maker = tensor.producer
+    producer = tensor.producer
+    while producer is not None and producer.kind == "FAKE_QUANT":
+        tensor = producer.operand(0)
+        producer = tensor.producer
     return tensor

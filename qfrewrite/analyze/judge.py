@@ -1,4 +1,4 @@
-"""How close a written model is to its float source, and what is said where that is not close."""
+"""How close a written model is to its float source, and what to report if it is not close."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def judge(
 ) -> Judgement:
     """How close the `.tflite` at `path` is to `reference` in float, and on which samples.
 
-    Samples held back from calibration are used, or the calibration samples if there are no others:
+    Held-out samples are used, or the calibration samples if there are no others:
     the text says which. Without data both run on a few synthetic inputs, so that a broken result
     does not go unnoticed; but no figure is given, since it would say nothing about real inputs.
 
@@ -76,9 +76,7 @@ def judge(
     signatures = _judge_signatures(reference, path, context)
     runner = Runner(path, threads=context.threads)
     samples = context.samples or _made_up(graph, context)
-    floats = samples.outputs(graph, threads=context.threads)
-    result = collect(runner, samples.judged_on)
-    _check_outputs(graph, floats, result, runner.output_steps)
+    floats, result = _run(graph, runner, samples, context)
     if context.samples is None:
         return Judgement(measured_on="not measured: no data", signatures=signatures)
     kind = "held back" if samples.held_out else "used in calibration: no others are left"
@@ -104,18 +102,26 @@ def _judge_signatures(reference: Model, path: Path, context: PassContext) -> dic
     graphs = {key: graph for key, graph in keyed if key is not None}
     if not graphs:
         return {}
-    written, found = read_tflite(path), {}
+    written, fidelities = read_tflite(path), {}
     for key, graph in graphs.items():
         samples = context.signatures.get(key)
         own = samples or _made_up(graph, context)
         result = written.graphs[reference.graphs.index(graph)]
         runner = Runner(serialize(Model([result, *result.bodies])), threads=context.threads)
-        floats = own.outputs(graph, threads=context.threads)
-        values = collect(runner, own.judged_on)
-        _check_outputs(graph, floats, values, runner.output_steps)
+        floats, values = _run(graph, runner, own, context)
         if samples is not None:
-            found[key] = compare(floats, values)
-    return found
+            fidelities[key] = compare(floats, values)
+    return fidelities
+
+
+def _run(
+    graph: Graph, runner: Runner, samples: Dataset, context: PassContext
+) -> tuple[Outputs, Outputs]:
+    """The outputs of the float graph and of the result; raises VerifyError for useless ones."""
+    floats = samples.outputs(graph, threads=context.threads)
+    values = collect(runner, samples.judged_on)
+    _check_outputs(graph, floats, values, runner.output_steps)
+    return floats, values
 
 
 def _made_up(graph: Graph, context: PassContext) -> Dataset:
@@ -187,10 +193,10 @@ def _worst_layers(reference: Model, path: Path, context: PassContext) -> list[La
     """Up to three layers that lose most of what enters them, the worst first."""
     samples = islice(context.judged_on, _RANKED_ON)
     try:
-        found = compare_models(reference, read_tflite(path), samples, threads=context.threads)
+        comparison = compare_models(reference, read_tflite(path), samples, threads=context.threads)
     except UsageError:  # the result takes other inputs
         return []
-    ranked = sorted(found.layers, key=lambda row: (-row.lost_db, row.order))
+    ranked = sorted(comparison.layers, key=lambda row: (-row.lost_db, row.order))
     return [row for row in ranked[:3] if row.lost_db > 0]
 
 

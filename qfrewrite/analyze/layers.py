@@ -90,7 +90,7 @@ def inspect_model(
     if ranges is None and context is not None and context.samples is not None:
         ranges = _observe(graph, context, method)
     stored = _stored_ranges(graph)
-    known = ranges.rows if ranges is not None else {}
+    by_name = ranges.rows if ranges is not None else {}
     layers, unknown = [], unsettled(graph)
     for unit in units(graph):
         op, output = unit.op, unit.results[0]
@@ -103,7 +103,7 @@ def inspect_model(
             output.dims if output in unknown else output.shape,
             parameters(op),
             macs(op) if unknown.isdisjoint(op.outputs) else 0,
-            row=known.get(output.name),
+            row=by_name.get(output.name),
         )
         _describe_weights(layer, op, before.get(op.name))
         _describe_values(layer, output, stored.get(output))
@@ -192,19 +192,19 @@ def _describe_values(layer: Layer, tensor: Tensor, stored: Range | None) -> None
 
 def _stored_ranges(graph: Graph) -> dict[Tensor, Range]:
     """Ranges that the file itself holds: of quantized tensors, and of FAKE_QUANT ops."""
-    found: dict[Tensor, Range] = {}
+    stored: dict[Tensor, Range] = {}
     for tensor in graph.tensors:
         if tensor.quant is None or tensor.is_const or tensor.dtype not in ACTIVATION_CODES:
             continue
         if tensor.quant.scale.size == 1:
             scale, zero = float(tensor.quant.scale[0]), int(tensor.quant.zero_point[0])
             low, high = ((code - zero) * scale for code in ACTIVATION_CODES[tensor.dtype])
-            found[tensor] = low, high
+            stored[tensor] = low, high
     for op in graph.ops_of("FAKE_QUANT"):
         if not op.operand(0).is_const:
             ends = holding_zero(*(np.asarray(attr(op, k)).reshape(-1)[0] for k in ("min", "max")))
-            found[op.operand(0)] = found[op.output] = (float(ends[0]), float(ends[1]))
-    return found
+            stored[op.operand(0)] = stored[op.output] = (float(ends[0]), float(ends[1]))
+    return stored
 
 
 def _stays_float(op: Op, quantized: bool) -> bool:

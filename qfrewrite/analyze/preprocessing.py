@@ -150,7 +150,7 @@ def _divergences(
 ) -> dict[Preprocess, float]:
     """How far the values before the first BatchNorms lie from those of training, in nats."""
     layers = [op for op in graph.ops_of("BATCH_NORM") if _moments(op) is not None][:_LAYERS]
-    found = {}
+    divergences = {}
     for candidate, runs in _runs(
         graph, [op.operand(0) for op in layers], candidates, pixels, threads
     ):
@@ -159,8 +159,8 @@ def _divergences(
             for own, value in zip(sums, values, strict=True):
                 own.add(value.reshape(-1, value.shape[-1]))
         each = [_divergence(op, own.moments) for op, own in zip(layers, sums, strict=True)]
-        found[candidate] = float(np.mean(each))
-    return found
+        divergences[candidate] = float(np.mean(each))
+    return divergences
 
 
 def _moments(op: Op) -> tuple[Float64, Float64] | None:
@@ -210,12 +210,12 @@ def _ratios(
         return {}
     b = bias.data.astype(np.float64)
     there = np.abs(b) > 1e-6 * np.abs(b).max()
-    found = {}
+    ratios = {}
     for candidate, runs in _runs(graph, [first.output], candidates, pixels, threads):
         sums = np.concatenate([v.reshape(-1, b.size).astype(np.float64) for (v,) in runs]) - b
         rms = np.sqrt((sums**2).mean(0))
-        found[candidate] = float(np.median(rms[there] / np.abs(b)[there]))
-    return found
+        ratios[candidate] = float(np.median(rms[there] / np.abs(b)[there]))
+    return ratios
 
 
 # -- scores ---------------------------------------------------------------------------------
@@ -231,11 +231,11 @@ def _entropies(
     output = graph.outputs[0]
     if output.dtype != "float32" or not _are_scores(output) or len(candidates) < 2:
         return {}
-    found = {}
+    entropies = {}
     for candidate, runs in _runs(graph, [output], candidates, pixels, threads):
         scores = np.stack([v.reshape(-1).astype(np.float64) for (v,) in runs])
-        found[candidate] = _entropy(scores), scores.shape[1]
-    return found
+        entropies[candidate] = _entropy(scores), scores.shape[1]
+    return entropies
 
 
 def _are_scores(tensor: Tensor) -> bool:

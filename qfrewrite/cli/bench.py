@@ -25,28 +25,24 @@ if TYPE_CHECKING:
     from qfrewrite.analyze.bench import LayerTimes
 
 _MODELS = (
-    t.MODEL,
-    t.MEDIAN,
-    t.Column("p5_ms", "p5", t.figure),
-    t.Column("p95_ms", "p95", t.figure),
-    t.Column("ratio", "ratio", lambda v: f"{v:.3f}"),
+    *t.MODEL,
+    *t.columns(t.figure, "median_ms=median ms", "p5_ms=p5", "p95_ms=p95"),
+    *t.columns("{:.3f}".format, "ratio"),
 )
 _LAYERS = (
-    t.NAME,
-    t.OP,
-    t.SHAPE,
-    t.Column("ms", "ms", lambda v: f"{v:.3f}"),
-    t.Column("share", "%", lambda v: f"{100 * v:.1f}"),
-    t.MACS,
-    t.Column("gmacs", "GMAC/s", lambda v: f"{v:.1f}"),
-    t.Column("flags", "no x8", " ".join, right=False),
+    *t.LAYER,
+    *t.SHAPE,
+    *t.columns("{:.3f}".format, "ms"),
+    *t.columns(lambda share: f"{100 * share:.1f}", "share=%"),
+    *t.columns(t.count, "macs=MACs"),
+    *t.columns("{:.1f}".format, "gmacs=GMAC/s"),
+    *t.columns(" ".join, "flags=no x8", right=False),
 )
 _SCORES = (
-    t.MODEL,
-    t.MEDIAN,
-    t.Column("top1", "top-1", t.percent),
-    t.Column("within", "within budget", t.percent),
-    t.Column("score", "correct / s", t.figure),
+    *t.MODEL,
+    *t.columns(t.figure, "median_ms=median ms"),
+    *t.columns(t.percent, "top1=top-1", "within=within budget"),
+    *t.columns(t.figure, "score=correct / s"),
 )
 
 

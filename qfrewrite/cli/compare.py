@@ -10,13 +10,11 @@ from qfrewrite.cli import tables as t
 from qfrewrite.cli.options import DATA, FILE, FORMAT, NODES, QUIET, Call, command, top
 
 _COLUMNS = (
-    t.NAME,
-    t.OP,
-    t.Column("order", "order"),
-    t.Column("sqnr_db", "SQNR dB", t.decibel),
-    t.Column("lost_db", "lost dB", t.decibel),
-    t.Column("cosine", "cosine", lambda v: f"{v:.5f}"),
-    t.Column("max_error", "max error", t.figure),
+    *t.LAYER,
+    *t.columns(str, "order"),
+    *t.columns(t.decibel, "sqnr_db=SQNR dB", "lost_db=lost dB"),
+    *t.columns("{:.5f}".format, "cosine"),
+    *t.columns(t.figure, "max_error=max error"),
 )
 
 
@@ -37,15 +35,17 @@ def compare(call: Call) -> None:
     reference, quantized = call.load("reference"), qf.load(call["quantized"])
     context = call.context(reference)
     samples = None if context is None or context.samples is None else context.samples.calibration
-    found = qf.compare_models(reference, quantized, samples, **call.given("seed", "threads"))
-    call.say(found.diagnostics)
+    comparison = qf.compare_models(reference, quantized, samples, **call.given("seed", "threads"))
+    call.say(comparison.diagnostics)
     head = ("samples", "output_sqnr_db", "output_agreement", "first_drop")
-    if not call.print(found, _COLUMNS, head=head, names=[row.name for row in found.layers]):
+    if not call.print(
+        comparison, _COLUMNS, head=head, names=[row.name for row in comparison.layers]
+    ):
         return
-    if found.output is not None:
-        click.echo(f"output: {found.output}, {found.measured_on}")
-    if (layer := found.dropped) is not None:
+    if comparison.output is not None:
+        click.echo(f"output: {comparison.output}, {comparison.measured_on}")
+    if (layer := comparison.dropped) is not None:
         name = click.style(layer.name, fg="yellow")
         click.echo(f"quality first drops at {name} ({layer.op}): {layer.sqnr_db:.1f} dB")
-    if missing := found.only_float:
+    if missing := comparison.only_float:
         click.echo(f"{len(missing)} layers have no tensor of their name in INT8, e.g. {missing[0]}")

@@ -20,18 +20,15 @@ def _percent(value: float) -> str:
 
 
 _CLASSIFIERS = (
-    t.MODEL,
-    t.Column("samples", "images"),
-    t.Column("top1", "top-1", _percent),
-    t.Column("top5", "top-5", _percent),
-    t.Column("interval", "95 % of top-1", lambda v: f"{v[0]:.1f}..{v[1]:.1f}"),
+    *t.MODEL,
+    *t.columns(str, "samples=images"),
+    *t.columns(_percent, "top1=top-1", "top5=top-5"),
+    *t.columns(lambda ends: f"{ends[0]:.1f}..{ends[1]:.1f}", "interval=95 % of top-1"),
 )
 _DETECTORS = (
-    t.MODEL,
-    t.Column("images", "images"),
-    t.Column("detections", "detections"),
-    t.Column("map", "mAP", _percent),
-    t.Column("map50", "mAP 0.50", _percent),
+    *t.MODEL,
+    *t.columns(str, "images", "detections"),
+    *t.columns(_percent, "map=mAP", "map50=mAP 0.50"),
 )
 
 
@@ -40,7 +37,9 @@ class _Evaluation(Record):
     """What is printed of several models on the same images."""
 
     models: Sequence[Any]
+    """The figures of each model."""
     data: str = ""
+    """The name of the folder of images."""
 
 
 _OFFSET = "The model's class of label 0  [default: 1 with 1,001 classes; COCO: 1]"

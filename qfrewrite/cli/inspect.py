@@ -18,35 +18,25 @@ if TYPE_CHECKING:
     from qfrewrite.analyze.layer import Layer
 
 _LAYERS = (
-    t.NAME,
-    t.OP,
-    t.SHAPE,
-    t.PARAMETERS,
-    t.MACS,
-    t.Column("weights", "weights", t.pair),
-    t.Column("channel_ratio", "ch. ratio", t.figure),
-    t.Column("gain_max", "gain max", t.figure),
-    t.Column("gain_median", "median", t.figure),
-    t.Column("dead", "dead", t.sizes),
-    t.Column("observed", "observed", t.pair),
-    t.Column("range", "range", t.pair),
-    t.Column("scale", "scale", t.figure),
-    t.Column("zero_point", "zero"),
-    t.Column("clipped", "clipped", t.percent),
-    t.Column("sparsity", "zeros", t.percent),
-    t.Column("sqnr_db", "SQNR dB", t.decibel),
-    t.Column("flags", "flags", lambda v: " ".join(f["what"] for f in v), right=False),
+    *t.LAYER,
+    *t.SHAPE,
+    *t.columns(t.count, "parameters=params", "macs=MACs"),
+    *t.columns(t.pair, "weights"),
+    *t.columns(t.figure, "channel_ratio=ch. ratio", "gain_max=gain max", "gain_median=median"),
+    *t.columns(t.sizes, "dead"),
+    *t.columns(t.pair, "observed", "range"),
+    *t.columns(t.figure, "scale"),
+    *t.columns(str, "zero_point=zero"),
+    *t.columns(t.percent, "clipped", "sparsity=zeros"),
+    *t.columns(t.decibel, "sqnr_db=SQNR dB"),
+    *t.columns(lambda flags: " ".join(flag["what"] for flag in flags), "flags", right=False),
 )
 _COSTS = (
-    t.NAME,
-    t.OP,
-    t.SHAPE,
-    t.MACS,
-    t.PARAMETERS,
-    t.Column("weight_bytes", "weights, B", t.count),
-    t.Column("arena_bytes", "memory, B", t.count),
-    t.Column("int8_weight_bytes", "int8 weights", t.count),
-    t.Column("int8_arena_bytes", "int8 memory", t.count),
+    *t.LAYER,
+    *t.SHAPE,
+    *t.columns(t.count, "macs=MACs", "parameters=params"),
+    *t.columns(t.count, "weight_bytes=weights, B", "arena_bytes=memory, B"),
+    *t.columns(t.count, "int8_weight_bytes=int8 weights", "int8_arena_bytes=int8 memory"),
 )
 _SORTS = [
     "order",
@@ -98,27 +88,28 @@ def inspect(call: Call) -> None:
     if call["cost"]:
         _print_costs(call, model)
         return
-    found = qf.inspect_model(
+    inspection = qf.inspect_model(
         model,
         context=call.context(model),
         method=call["method"],
         ranges=None if call["ranges"] is None else qf.RangeTable.load(call["ranges"]),
     )
-    call.say(found.diagnostics)
-    shown = [_named(found.layers, call["layer"])] if call["layer"] else _chosen(found.layers, call)
+    call.say(inspection.diagnostics)
+    layers = inspection.layers
+    shown = [_named(layers, call["layer"])] if call["layer"] else _chosen(layers, call)
     if call["plot"] is not None:
         from qfrewrite.analyze.plots import plot_layers
 
-        written = plot_layers(found.model, shown, call["plot"])
+        written = plot_layers(inspection.model, shown, call["plot"])
         click.echo(f"{len(written)} pictures in {call['plot']}", err=True)
     if call["layer"]:
         from qfrewrite.cli.bars import print_layer
 
         print_layer(shown[0], call["how"])
         return
-    names = [layer.name for layer in found.layers]
-    if call.print(replace(found, layers=shown), _LAYERS, head=("model",), names=names):
-        _summary(found, shown)
+    names = [layer.name for layer in layers]
+    if call.print(replace(inspection, layers=shown), _LAYERS, head=("model",), names=names):
+        _summary(inspection, shown)
 
 
 def _print_costs(call: Call, model: qf.Model) -> None:
@@ -197,18 +188,18 @@ def _matching(layers: Sequence[Layer], pattern: str) -> list[Layer]:
     return [x for x in layers if word in x.name.lower() or word in x.op.lower()]
 
 
-def _summary(found: qf.Inspection, shown: Sequence[Layer]) -> None:
+def _summary(inspection: qf.Inspection, shown: Sequence[Layer]) -> None:
     from qfrewrite.ir.names import shorten
 
-    whole = [layer.name for layer in found.layers]
+    whole = [layer.name for layer in inspection.layers]
     click.echo(
-        f"{len(whole)} layers, {t.count(sum(x.parameters for x in found.layers))} parameters, "
-        f"{t.count(sum(x.macs for x in found.layers))} MACs"
+        f"{len(whole)} layers, {t.count(sum(x.parameters for x in inspection.layers))} parameters, "
+        f"{t.count(sum(x.macs for x in inspection.layers))} MACs"
     )
     for layer, name in zip(shown, shorten([x.name for x in shown], whole), strict=True):
         for flag in layer.flags:
             click.echo(f"  {click.style(name, fg='yellow')}: {t.flag(flag)}")
-    for remedy, helped in found.advice().items():
+    for remedy, helped in inspection.advice().items():
         names = shorten(helped, whole)
         more = f" and {len(names) - 2} more" if len(names) > 2 else ""
         click.echo(f"{click.style(remedy, bold=True)} helps {', '.join(names[:2])}{more}")

@@ -210,13 +210,12 @@ class Call:
         main = model.signature_of(model.graph)
         paths: dict[str | None, str] = {}
         for text in self["data"]:
-            name, equals, path = text.partition("=")
-            signature: str | None = name
-            if not equals or Path(text).exists():
-                signature, path = main, text
-            elif name not in keys:
+            key, equals, path = text.partition("=")
+            named = bool(equals) and not Path(text).exists()
+            signature, path = (key, path) if named else (main, text)
+            if named and key not in keys:
                 raise UsageError(
-                    f"the model has no signature '{name}'",
+                    f"the model has no signature '{key}'",
                     where="--data",
                     remedy=f"it has {', '.join(keys)}" if keys else "give a path",
                 )
@@ -239,7 +238,7 @@ class Call:
         columns: Sequence[Column],
         key: str = "layers",
         head: Sequence[str] = (),
-        **options: Any,
+        names: Iterable[str] = (),
     ) -> bool:
         """Print `report` in the format asked for; returns whether it is a table for a terminal.
 
@@ -248,8 +247,8 @@ class Call:
         self.reporter_is_done()
         from qfrewrite.cli.render import open_console
 
-        console = open_console()
-        options |= {"room": console.width if console.is_terminal else None}
-        options.setdefault("top", self._given.get("top"))
-        print_report(report, columns, self["how"], key=key, head=head, **options)
-        return bool(self["how"] == "table")
+        console, how = open_console(), self["how"]
+        room = console.width if console.is_terminal else None
+        top = self._given.get("top")
+        print_report(report, columns, how, key=key, head=head, names=names, top=top, room=room)
+        return bool(how == "table")

@@ -21,10 +21,10 @@ class Terminated(KeyboardInterrupt):
 
 
 class _Forgiving(io.FileIO):
-    """A file descriptor whose reader may go away: what it would have read is dropped."""
+    """A file descriptor that drops what is written after its other end was closed."""
 
     def write(self, data: Any) -> int:
-        """Write, or drop what nobody reads."""
+        """Write, or drop the data if the pipe is closed."""
         try:
             return super().write(data) or 0
         except OSError as error:

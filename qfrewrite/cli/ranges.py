@@ -10,18 +10,12 @@ from qfrewrite.cli import tables as t
 from qfrewrite.cli.options import DEBUG, FILE, FORMAT, Call, command, opt
 
 _COLUMNS = (
-    t.Column("name", "tensor", right=False),
-    t.Column("low", "low", t.figure),
-    t.Column("high", "high", t.figure),
-    t.Column("method", "method", right=False),
-    t.Column("min", "min", t.figure),
-    t.Column("max", "max", t.figure),
-    t.Column("mean", "mean", t.figure),
-    t.Column("std", "std", t.figure),
-    t.Column("sparsity", "zeros", t.percent),
-    t.Column("clipped", "clipped", t.percent),
-    t.Column("quantization_loss", "quant. loss", t.figure),
-    t.Column("saturation_loss", "sat. loss", t.figure),
+    *t.columns(str, "name=tensor", right=False),
+    *t.columns(t.figure, "low", "high"),
+    *t.columns(str, "method", right=False),
+    *t.columns(t.figure, "min", "max", "mean", "std"),
+    *t.columns(t.percent, "sparsity=zeros", "clipped"),
+    *t.columns(t.figure, "quantization_loss=quant. loss", "saturation_loss=sat. loss"),
 )
 
 

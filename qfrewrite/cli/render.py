@@ -54,15 +54,10 @@ class Reporter(Watcher):
         self._dump_after = dump_after
         self._quiet, self._verbose, self._explain = quiet, verbose, explain or verbose
         self._out, self._err = open_console(), open_console(stderr=True)
-        self._bars = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            console=self._err,
-            transient=True,
-            disable=quiet or not self._err.is_terminal,
-        )
+        hidden = quiet or not self._err.is_terminal
+        columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
+        left = TimeRemainingColumn()
+        self._bars = Progress(*columns, left, console=self._err, transient=True, disable=hidden)
 
     def close(self) -> None:
         """Take bars off the terminal."""
@@ -188,7 +183,7 @@ def _result_lines(source: Path, report: QuantizeReport) -> Iterator[tuple[str, s
         yield "not mapped", line
 
 
-def pass_table(known: Mapping[str, type[Pass]]) -> None:
+def pass_table(passes: Mapping[str, type[Pass]]) -> None:
     """Every pass: parameters with defaults, exactness, one line."""
     rows = [
         (
@@ -197,7 +192,7 @@ def pass_table(known: Mapping[str, type[Pass]]) -> None:
             "yes" if cls.exact else "no",
             (inspect.getdoc(cls) or "").partition("\n")[0],
         )
-        for name, cls in known.items()
+        for name, cls in passes.items()
     ]
     open_console().print(_table(("pass", "parameters", "exact", "what"), rows))
 

@@ -12,10 +12,8 @@ from qfrewrite.cli import tables as t
 from qfrewrite.cli.options import Call, command
 
 _COLUMNS = (
-    t.NAME,
-    t.OP,
-    t.Column("alone_db", "alone, dB", t.decibel),
-    t.Column("without_db", "all but it, dB", t.decibel),
+    *t.LAYER,
+    *t.columns(t.decibel, "alone_db=alone, dB", "without_db=all but it, dB"),
 )
 
 
@@ -40,16 +38,16 @@ def sensitivity(call: Call) -> None:
     Each layer is quantized alone, and left out alone; the costliest layers come first.
     """
     model = call.load()
-    found = qf.sensitivity(
+    report = qf.sensitivity(
         model,
         passes=call["pass_list"],
         preprocess=call.preprocess(model),
         **call.given("data", "samples", "seed", "scheme", "weights"),
         **call.running,
     )
-    call.say(found.diagnostics)
-    costliest = replace(found, layers=sorted(found.layers, key=lambda layer: layer.alone_db))
-    names = [layer.name for layer in found.layers]
+    call.say(report.diagnostics)
+    costliest = replace(report, layers=sorted(report.layers, key=lambda layer: layer.alone_db))
+    names = [layer.name for layer in report.layers]
     shown = call.print(costliest, _COLUMNS, head=("samples", "whole_sqnr_db"), names=names)
-    if shown and found.whole is not None:
-        click.echo(f"all layers: {found.whole}")
+    if shown and report.whole is not None:
+        click.echo(f"all layers: {report.whole}")

@@ -23,13 +23,12 @@ from qfrewrite.cli.options import (
 from qfrewrite.errors import UsageError
 
 _COLUMNS = (
-    t.Column("size", "size"),
-    t.MACS,
-    t.Column("ms", "int8 ms", t.figure),
-    t.Column("padding", "padding", t.percent),
-    t.Column("unaligned", "maps not x8"),
-    t.Column("top1", "top-1", t.percent),
-    t.Column("top5", "top-5", t.percent),
+    *t.columns(str, "size"),
+    *t.columns(t.count, "macs=MACs"),
+    *t.columns(t.figure, "ms=int8 ms"),
+    *t.columns(t.percent, "padding"),
+    *t.columns(str, "unaligned=maps not x8"),
+    *t.columns(t.percent, "top1=top-1", "top5=top-5"),
     t.Column("error", "", right=False),
 )
 
@@ -64,12 +63,12 @@ def sweep(call: Call) -> None:
     qf.dequantize(model)
     images = None if call["data"] is None else call.images()
     how = call.preprocess(model)
-    found = qf.sweep(
+    report = qf.sweep(
         model, sizes, images=images, preprocess=how, **call.given("runs"), **call.running
     )
-    call.print(found, _COLUMNS, "sizes", ("model",))
+    call.print(report, _COLUMNS, "sizes", ("model",))
     if call["plot"] is not None:
         from qfrewrite.analyze.plots import plot_sizes
 
-        plot_sizes(found, call["plot"])
+        plot_sizes(report, call["plot"])
         click.echo(f"picture in {call['plot']}", err=True)

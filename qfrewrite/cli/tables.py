@@ -180,11 +180,9 @@ def _elided(texts: Sequence[str], width: int) -> list[str]:
 
 def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
     out = io.StringIO()
-    if rows:
-        writer = csv.DictWriter(out, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        for row in rows:
-            writer.writerow({k: _flat(v) for k, v in row.items()})
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    lines = [[_flat(row.get(name)) for name in names] for row in rows]
+    csv.writer(out, lineterminator="\n").writerows([names, *lines] if rows else [])
     return out.getvalue()
 
 
@@ -195,18 +193,20 @@ def _flat(value: Any) -> Any:
 
 
 def _markdown(rows: Sequence[Mapping[str, Any]], columns: Sequence[Column]) -> str:
-    lines = ["| " + " | ".join(c.header for c in columns) + " |"]
-    lines.append("|" + "|".join("---:" if c.right else "---" for c in columns) + "|")
-    for row in rows:
-        lines.append("| " + " | ".join(_cell(row, c).replace("|", "\\|") for c in columns) + " |")
-    return "\n".join(lines)
+    rule = "|" + "|".join("---:" if c.right else "---" for c in columns) + "|"
+    lines = [[c.header for c in columns]]
+    lines += [[_cell(row, c).replace("|", "\\|") for c in columns] for row in rows]
+    head, *others = (f"| {' | '.join(line)} |" for line in lines)
+    return "\n".join([head, rule, *others])
+
+
+def columns(show: Callable[[Any], str], *names: str, right: bool = True) -> tuple[Column, ...]:
+    """Columns of figures that read alike, each by its name, or as `name=header`."""
+    pairs = (name.partition("=") for name in names)
+    return tuple(Column(key, header or key, show, right) for key, _, header in pairs)
 
 
 # Columns that several tables have.
-NAME = Column("name", "layer", right=False)
-OP = Column("op", "op", right=False)
-SHAPE = Column("shape", "output", shape)
-MACS = Column("macs", "MACs", count)
-PARAMETERS = Column("parameters", "params", count)
-MODEL = Column("model", "model", right=False)
-MEDIAN = Column("median_ms", "median ms", figure)
+LAYER = columns(str, "name=layer", "op", right=False)
+SHAPE = columns(shape, "shape=output")
+MODEL = columns(str, "model", right=False)

@@ -20,8 +20,9 @@ from qfrewrite.targets.target import Limit, Target
 # -- conditions ----------------------------------------------------------------------------
 
 
-def _stride_at_most(most: int) -> Limit:
+def _stride_at_most(most: int, kinds: str) -> Limit:
     return Limit(
+        kinds,
         lambda op: max(attr(op, "stride_h"), attr(op, "stride_w")) <= most,
         f"has a stride above {most}",
         "change the layer",
@@ -108,17 +109,8 @@ def _clipped_by_codes(op: Op) -> bool:
     return not activates(op) or op.output.dtype == "int8"
 
 
-_NO_ACTIVATION = Limit(_unfused, "has a fused activation", "keep the activation an op of its own")
-# Their kernels of TRANSPOSE_CONV read no activation (tensorflow/lite/micro/kernels).
-_MICRO_UPSAMPLING = Limit(
-    _clipped_by_codes,
-    "leaves out the fused activation",
-    "use scheme int8",
-)
-_VELA_STRIDE = Limit(_vela_stride, "has a stride above 3 with padding or dilation", "change it")
-_VELA_SUMS = Limit(_weight_sums, "has weights whose magnitudes sum above 8323072", "split it")
-_VELA_RESIZE = Limit(_resized_evenly, "does not grow both sides by 2, 4 or 8", "change the size")
-_SPATIAL = Limit(_spatial_axes, "reduces other axes than height and width", "transpose before it")
+def _unfused_only(kinds: str) -> Limit:
+    return Limit(kinds, _unfused, "has a fused activation", "keep the activation an op of its own")
 
 
 def _kinds(names: str) -> frozenset[str]:
@@ -170,81 +162,52 @@ _CMSIS = _kinds(
 # They move or rename codes: no kernel is worth having.
 _FREE = frozenset(kinds_that(lambda op: op.reshapes or op.quantizes))
 
-TARGETS: Mapping[str, Target] = MappingProxyType(
-    {
-        t.name: t
-        for t in (
-            # XNNPACK has no HARD_SWISH in 8 bits; the kernel that computes it is not vectorized.
-            Target("litert", "LiteRT", slow=frozenset({"HARD_SWISH"})),
-            Target(
-                "tflm", "TensorFlow Lite Micro", _MICRO, ("int8", "int16"), hybrid=False,
-                fixed_shapes=True, limits={"TRANSPOSE_CONV": (_MICRO_UPSAMPLING,)},
-            ),
-            Target(
-                "cmsis-nn", "CMSIS-NN", _CMSIS | _FREE, ("int8", "int16"), hybrid=False,
-                fallback="TensorFlow Lite Micro's reference kernel", fixed_shapes=True,
-                limits={"TRANSPOSE_CONV": (_MICRO_UPSAMPLING,)},
-            ),
-            Target(
-                "vela", "the Ethos-U NPU", _VELA, floats=False, fallback="the CPU",
-                fixed_shapes=True,
-                limits={
-                    "CONV_2D": (_VELA_STRIDE, _VELA_SUMS),
-                    "DEPTHWISE_CONV_2D": (_stride_at_most(3), _VELA_SUMS),
-                    "AVERAGE_POOL_2D": (
-                        _VELA_STRIDE,
-                        Limit(_vela_window, "has a padded window above 8 x 8", "use VALID padding"),
-                    ),
-                    "MAX_POOL_2D": (
-                        _VELA_STRIDE,
-                        Limit(_vela_window, "has a window above 256 x 256", "use a smaller one"),
-                    ),
-                    "RESIZE_BILINEAR": (_VELA_RESIZE,),
-                    "RESIZE_NEAREST_NEIGHBOR": (_VELA_RESIZE,),
-                },
-            ),
-            Target(
-                "edgetpu", "the Edge TPU", _EDGE_TPU, ("int8", "uint8"), floats=False,
-                per_axis_fc=False,
-                fallback="the CPU, with everything behind it", fixed_shapes=True,
-                free_batch=False,
-                limits={
-                    "MEAN": (_SPATIAL,), "SUM": (_SPATIAL,), "REDUCE_MAX": (_SPATIAL,),
-                    "REDUCE_MIN": (_SPATIAL,),
-                    "PAD": (Limit(_pads_spatially, "pads batch or channels", "pad elsewhere"),),
-                    **{
-                        kind: (
-                            Limit(_inner_three, "has a batch", "convert with a batch of 1"),
-                            *((_NO_ACTIVATION,) if kind.endswith("POOL_2D") else ()),
-                        )
-                        for kind in ("CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV",
-                                     "AVERAGE_POOL_2D", "MAX_POOL_2D")
-                    },
-                },
-            ),
-            Target(
-                "hexagon-dsp", "the Hexagon DSP", _HEXAGON, ("int8", "uint8"), floats=False,
-                fallback="the CPU", rank=4, fixed_shapes=True, free_batch=False,
-                per_axis_fc=False,
-                limits={
-                    "CONV_2D": (_stride_at_most(3),), "TRANSPOSE_CONV": (_stride_at_most(3),),
-                    "DEPTHWISE_CONV_2D": (
-                        Limit(
-                            _hexagon_depthwise,
-                            "needs a filter 3 wide, multiplier 1, stride to 3, dilation only "
-                            "at stride 1", "change the layer",
-                        ),
-                    ),
-                    "AVERAGE_POOL_2D": (_NO_ACTIVATION,), "MAX_POOL_2D": (_NO_ACTIVATION,),
-                    "L2_NORMALIZATION": (_NO_ACTIVATION,),
-                    "PADV2": (Limit(_zero_pad, "pads with another value than 0", "pad with 0"),),
-                    "RESIZE_BILINEAR": (
-                        Limit(lambda op: max(op.output.shape[1:3]) <= 65, "is larger than 65",
-                              "resize in smaller steps"),
-                    ),
-                },
-            ),
-        )
-    }
-)  # fmt: skip
+# Their kernels of TRANSPOSE_CONV read no activation (tensorflow/lite/micro/kernels).
+_MICRO_UPSAMPLING = Limit(
+    "TRANSPOSE_CONV", _clipped_by_codes, "leaves out the fused activation", "use scheme int8"
+)
+
+TARGETS: Mapping[str, Target] = MappingProxyType({t.name: t for t in (
+    # XNNPACK has no HARD_SWISH in 8 bits; the kernel that computes it is not vectorized.
+    Target("litert", "LiteRT", slow=frozenset({"HARD_SWISH"})),
+    Target("tflm", "TensorFlow Lite Micro", _MICRO, ("int8", "int16"), hybrid=False,
+           fixed_shapes=True, limits=(_MICRO_UPSAMPLING,)),
+    Target("cmsis-nn", "CMSIS-NN", _CMSIS | _FREE, ("int8", "int16"), hybrid=False,
+           fallback="TensorFlow Lite Micro's reference kernel", fixed_shapes=True,
+           limits=(_MICRO_UPSAMPLING,)),
+    Target("vela", "the Ethos-U NPU", _VELA, floats=False, fallback="the CPU", fixed_shapes=True,
+           limits=(
+        Limit("CONV_2D AVERAGE_POOL_2D MAX_POOL_2D", _vela_stride,
+              "has a stride above 3 with padding or dilation", "change it"),
+        _stride_at_most(3, "DEPTHWISE_CONV_2D"),
+        Limit("CONV_2D DEPTHWISE_CONV_2D", _weight_sums,
+              "has weights whose magnitudes sum above 8323072", "split it"),
+        Limit("AVERAGE_POOL_2D", _vela_window, "has a padded window above 8 x 8",
+              "use VALID padding"),
+        Limit("MAX_POOL_2D", _vela_window, "has a window above 256 x 256", "use a smaller one"),
+        Limit("RESIZE_BILINEAR RESIZE_NEAREST_NEIGHBOR", _resized_evenly,
+              "does not grow both sides by 2, 4 or 8", "change the size"),
+    )),
+    Target("edgetpu", "the Edge TPU", _EDGE_TPU, ("int8", "uint8"), floats=False,
+           fallback="the CPU, with everything behind it", per_axis_fc=False, fixed_shapes=True,
+           free_batch=False, limits=(
+        Limit("MEAN SUM REDUCE_MAX REDUCE_MIN", _spatial_axes,
+              "reduces other axes than height and width", "transpose before it"),
+        Limit("PAD", _pads_spatially, "pads batch or channels", "pad elsewhere"),
+        Limit("CONV_2D DEPTHWISE_CONV_2D TRANSPOSE_CONV AVERAGE_POOL_2D MAX_POOL_2D", _inner_three,
+              "has a batch", "convert with a batch of 1"),
+        _unfused_only("AVERAGE_POOL_2D MAX_POOL_2D"),
+    )),
+    Target("hexagon-dsp", "the Hexagon DSP", _HEXAGON, ("int8", "uint8"), floats=False,
+           fallback="the CPU", per_axis_fc=False, rank=4, fixed_shapes=True, free_batch=False,
+           limits=(
+        _stride_at_most(3, "CONV_2D TRANSPOSE_CONV"),
+        Limit("DEPTHWISE_CONV_2D", _hexagon_depthwise, "needs a filter 3 wide, multiplier 1, "
+              "stride to 3, dilation only at stride 1", "change the layer"),
+        _unfused_only("AVERAGE_POOL_2D MAX_POOL_2D L2_NORMALIZATION"),
+        Limit("PADV2", _zero_pad, "pads with another value than 0", "pad with 0"),
+        Limit("RESIZE_BILINEAR", lambda op: max(op.output.shape[1:3]) <= 65, "is larger than 65",
+              "resize in smaller steps"),
+    )),
+)})  # fmt: skip
 """Every target by name."""

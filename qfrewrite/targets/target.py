@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 
 from qfrewrite.ir import Model, Op
 from qfrewrite.lower.canonical import is_fused, name_in_file
@@ -13,11 +13,20 @@ from qfrewrite.ops.spec import QUANTIZED, facets
 
 @dataclass(frozen=True)
 class Limit:
-    """A condition on an op: what holds where it is met, what is wrong and what to do else."""
+    """A condition on ops of some kinds."""
 
+    kinds: str
+    """The kinds, with spaces between them."""
     holds: Callable[[Op], bool]
+    """Whether an op meets the condition."""
     why: str
+    """What is wrong with one that does not."""
     remedy: str
+    """What to do then."""
+
+    def fails(self, op: Op) -> bool:
+        """Whether the condition concerns `op`, and it does not meet it."""
+        return op.kind in self.kinds.split() and not self.holds(op)
 
 
 @dataclass(frozen=True)
@@ -25,6 +34,7 @@ class Target:
     """A runtime or chip."""
 
     name: str
+    """What it is called as an option."""
     what: str
     """Its full name, for people."""
     ops: frozenset[str] | None = None
@@ -45,8 +55,8 @@ class Target:
     """Whether shapes must be known."""
     free_batch: bool = True
     """Whether the batch may vary all the same."""
-    limits: Mapping[str, tuple[Limit, ...]] = field(default_factory=dict)
-    """Further conditions, by kind of op."""
+    limits: tuple[Limit, ...] = ()
+    """Further conditions; the first that an op does not meet is told."""
     slow: frozenset[str] = frozenset()
     """Kinds whose int8 kernel is slower than the ops that can replace them, measured by
     `benchmarks/zoo.py`."""
@@ -57,9 +67,13 @@ class Unmapped:
     """An op that the target does not take."""
 
     name: str
+    """The name of the op."""
     kind: str
+    """The kind of the op."""
     why: str
+    """Why it does not map."""
     remedy: str
+    """What to do about it."""
 
     def __str__(self) -> str:
         return f"op '{self.name}' ({self.kind}): {self.why}; {self.remedy}"
@@ -110,5 +124,4 @@ def _reason(op: Op, target: Target) -> tuple[str, str] | None:
     weights = op.input(1) if op.kind == "FULLY_CONNECTED" and not target.per_axis_fc else None
     if weights is not None and weights.quant is not None and weights.quant.per_channel:
         return "has a scale per channel", "use --fc-weights per-tensor"
-    failed = (limit for limit in target.limits.get(op.kind, ()) if not limit.holds(op))
-    return next(((limit.why, limit.remedy) for limit in failed), None)
+    return next(((one.why, one.remedy) for one in target.limits if one.fails(op)), None)

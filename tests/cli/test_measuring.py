@@ -68,6 +68,10 @@ def test_eval(model: Path, images: list[str], capsys: pytest.CaptureFixture[str]
     assert run(["eval", str(model), *images, "--limit", "3", "--format", "csv"]) == 0
     (row,) = csv.DictReader(io.StringIO(capsys.readouterr().out))
     assert row["samples"] == "3"
+    assert run(["eval", str(model), str(model), *images, "--format", "csv"]) == 0
+    first, second = csv.DictReader(io.StringIO(capsys.readouterr().out))
+    assert (first["paired"], second["top1"]) == ("", first["top1"])
+    assert second["paired"].startswith("+0.00 points")
 
 
 def test_sweep(
