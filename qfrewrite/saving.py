@@ -43,8 +43,8 @@ class SaveReport:
             "size": self.size,
             "ops": self.lowering.counts,
             "float_ops": [
-                dict(zip(("name", "op", "why"), row, strict=True))
-                for row in self.lowering.float_ops
+                dict(zip(("name", "op", "why"), entry, strict=True))
+                for entry in self.lowering.float_ops
             ],
             "diagnostics": [one.to_dict() for one in self.lowering.diagnostics],
             "target": self.target,

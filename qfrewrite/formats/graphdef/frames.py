@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
+from graphlib import CycleError, TopologicalSorter
 from typing import Any
 
 from qfrewrite.errors import ModelFileError, UnsupportedError
@@ -338,22 +340,18 @@ def _sources(node: Any) -> list[str]:
 
 def _in_order(nodes: Nodes, stop: set[str]) -> list[Any]:
     """The nodes, producers first (by data and order edges); those on a cycle are left out."""
-    waits: dict[str, int] = {}
-    readers: dict[str, list[str]] = {}
+    sorter = TopologicalSorter(dict.fromkeys(nodes, ()))
     for name, node in nodes.items():
-        sources = {s for s in _sources(node) if s in nodes} if name not in stop else set()
-        waits[name] = len(sources)
-        for source in sources:
-            readers.setdefault(source, []).append(name)
-    ready = [name for name, count in waits.items() if not count]
-    order = []
+        if name not in stop:
+            sorter.add(name, *(source for source in _sources(node) if source in nodes))
+    with suppress(CycleError):
+        sorter.prepare()
+    ready, order = list(sorter.get_ready()), []
     while ready:
         name = ready.pop()
         order.append(nodes[name])
-        for reader in readers.get(name, ()):
-            waits[reader] -= 1
-            if not waits[reader]:
-                ready.append(reader)
+        sorter.done(name)
+        ready += sorter.get_ready()
     return order
 
 
@@ -396,16 +394,15 @@ def _decided_by(parts: list[_Tags], tags: Mapping[Ref, _Tags]) -> tuple[Ref | No
     A value that does not depend on the predicate is a constant of the side that is left. Of
     several predicates it is the innermost.
     """
-    found = []
+    candidates = []
     for predicate in sorted({p for part in parts for p, _ in part}):
         sides = [{s for p, s in part if p == predicate} for part in parts]
         if all(sides) and len(set().union(*sides)) == 1:
             continue  # all values are computed on one side: it decides something further out
         slots = _slots(sides)
         if slots:
-            found.append((len(tags.get(predicate, ())), predicate, slots))
-    best = max(found, default=None)
-    return (None, []) if best is None else best[1:]
+            candidates.append((len(tags.get(predicate, ())), predicate, slots))
+    return max(candidates, default=(0, None, []))[1:]
 
 
 def _slots(sides: list[set[int]]) -> list[int]:
@@ -480,8 +477,8 @@ def _raise_condition(
     given: dict[Ref, Ref] = {}
     branches = []
     for side in range(len(condition.slots[0])):
-        taken = zip(merges, condition.slots, strict=True)
-        ends = [data_refs(merge)[slots[side]] for merge, slots in taken]
+        pairs = zip(merges, condition.slots, strict=True)
+        ends = [data_refs(merge)[slots[side]] for merge, slots in pairs]
         wanted, read = _branch(nodes, ends, predicate, tags, stop)
         given.update(read)
         branches.append((wanted, tuple(ends)))

@@ -425,7 +425,7 @@ def evaluate(tensor: Tensor) -> Array | None:
     """The value of a tensor computed from small constants alone; None where it is not."""
     if tensor.data is not None:
         return tensor.data
-    known: dict[Tensor, Array] = {}
+    values: dict[Tensor, Array] = {}
     stack = [tensor]
     while stack:
         t = stack[-1]
@@ -435,15 +435,15 @@ def evaluate(tensor: Tensor) -> Array | None:
             return None
         for source in op.inputs:
             if source is not None and source.data is not None:
-                known.setdefault(source, source.data)
-        waiting = [s for s in op.inputs if s is not None and s not in known]
+                values.setdefault(source, source.data)
+        waiting = [s for s in op.inputs if s is not None and s not in values]
         if waiting:
             stack += waiting
             continue
-        results = computed(op, [None if s is None else known[s] for s in op.inputs])
-        known.update(zip(op.outputs, results, strict=True))
+        results = computed(op, [None if s is None else values[s] for s in op.inputs])
+        values.update(zip(op.outputs, results, strict=True))
         stack.pop()
-    return known[tensor]
+    return values[tensor]
 
 
 def _result_type(kind: str, inputs: Sequence[Tensor | None]) -> str:

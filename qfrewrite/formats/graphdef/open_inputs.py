@@ -72,23 +72,23 @@ def _is_open(shape: Shape | None) -> bool:
     return shape is None or None in shape[1:]
 
 
-def _fitting(nodes: Nodes, known: Shapes, ends: Sequence[Ref]) -> list[_Fitting]:
+def _fitting(nodes: Nodes, shapes: Shapes, ends: Sequence[Ref]) -> list[_Fitting]:
     """The forms of the open inputs, each with the sizes that no layer refuses."""
     line, side = np.arange(1, _MOST + 1), np.arange(1, _MOST_OBLONG + 1)
     fitting = []
     for oblong, strict in ((False, True), (True, True), (False, False), (True, False)):
         height = np.repeat(side, side.size) if oblong else line
         width = np.tile(side, side.size) if oblong else line
-        for form in _forms(nodes, known):
+        for form in _forms(nodes, shapes):
             image = any(_is_image(s) for s in form.values())
             if oblong and not image:
                 continue
-            shapes = {ref: _filled(shape, height, width) for ref, shape in form.items()}
-            fits = fitting_sizes(nodes, shapes, ends, height.size, strict=strict)
+            sizes = {ref: _filled(shape, height, width) for ref, shape in form.items()}
+            fits = fitting_sizes(nodes, sizes, ends, height.size, strict=strict)
             if fits.any():
                 kept = {
                     ref: tuple(d if isinstance(d, int) else d[fits] for d in dims)
-                    for ref, dims in shapes.items()
+                    for ref, dims in sizes.items()
                 }
                 fitting.append(_Fitting(kept, height[fits], image and not oblong))
         if fitting:
@@ -96,11 +96,11 @@ def _fitting(nodes: Nodes, known: Shapes, ends: Sequence[Ref]) -> list[_Fitting]
     return fitting
 
 
-def _forms(nodes: Nodes, known: Shapes) -> Iterator[dict[Ref, Shape]]:
+def _forms(nodes: Nodes, shapes: Shapes) -> Iterator[dict[Ref, Shape]]:
     """The shapes with every rank and every number of channels that may be; sizes stay open."""
     channels = sorted(_kernel_channels(nodes)) or [1, 3]
-    for rank in _RANKS if None in known.values() else (0,):
-        ranked = {ref: _of_rank(shape, rank) for ref, shape in known.items()}
+    for rank in _RANKS if None in shapes.values() else (0,):
+        ranked = {ref: _of_rank(shape, rank) for ref, shape in shapes.items()}
         axes = {ref: _open_channels(nodes, shape) for ref, shape in ranked.items()}
         if all(axis is None for axis in axes.values()):
             yield ranked

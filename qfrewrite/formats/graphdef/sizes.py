@@ -325,11 +325,11 @@ def _join(n: _Node) -> list[_Value]:
 
 
 def _joined(parts: list[Sizes | None]) -> Sizes | None:
-    known = [p for p in parts if p is not None and p.ndim == 2]
-    if len(known) < len(parts):
+    vectors = [p for p in parts if p is not None and p.ndim == 2]
+    if len(vectors) < len(parts):
         return None
-    rows = max(len(p) for p in known)
-    return np.concatenate([np.broadcast_to(p, (rows, p.shape[1])) for p in known], 1)
+    count = max(len(p) for p in vectors)
+    return np.concatenate([np.broadcast_to(p, (count, p.shape[1])) for p in vectors], 1)
 
 
 def _pack(n: _Node) -> list[_Value]:

@@ -23,19 +23,19 @@ def for_inference(nodes: Nodes, given: Collection[str], diagnostics: Diagnostics
     Such a switch is a Placeholder of one bool that bears the name of one. given: names of inputs
     that the user wants to feed.
     """
-    found = {}
+    constants = {}
     for name, node in nodes.items():
-        if name in given or not _is_switch(nodes, node):
+        if name in given or not _is_switch(node):
             continue
-        found[name] = _false(node)
+        constants[name] = _false(node)
         if not _is_false(nodes, node):
             diagnostics.notice(
                 "inference", f"'{name}' is taken as false: the graph is read for inference"
             )
-    return {**nodes, **found}
+    return {**nodes, **constants}
 
 
-def _is_switch(nodes: Nodes, node: Any) -> bool:
+def _is_switch(node: Any) -> bool:
     if node.op not in ("Placeholder", "PlaceholderWithDefault") or not _NAME.fullmatch(node.name):
         return False
     if attribute(node, "dtype") != "DT_BOOL":

@@ -30,16 +30,14 @@ _ALIGN = 64
 
 @dataclass(frozen=True)
 class AppendedZip:
-    """An archive and where it stood.
-
-    content: its bytes, to the end of the file.
-    start: how many bytes stood before it.
-    offsets: where in `content` the offsets are that count from the start of the file.
-    """
+    """An archive and where it stood."""
 
     content: memoryview
+    """Its bytes, to the end of the file."""
     start: int
+    """How many bytes stood before it."""
     offsets: tuple[int, ...]
+    """Where in `content` the offsets are that count from the start of the file."""
 
     def moved(self, size: int) -> tuple[int, bytes]:
         """The archive behind a file of `size` bytes: how many zeros before it, and its bytes."""
@@ -61,9 +59,9 @@ def find_zip(file: memoryview) -> AppendedZip | None:
         at = tail.rfind(_END_MARK, 0, at)
         if at < 0:
             return None
-        found = _archive(file, lowest + at)
-        if found is not None:
-            return found
+        archive = _archive(file, lowest + at)
+        if archive is not None:
+            return archive
     return None
 
 

@@ -1,4 +1,4 @@
-"""What a flatbuffer's tables look like, found out from the classes that `flatc` generated.
+"""The layout of a flatbuffer's tables, from the classes that `flatc` generated.
 
 Generated Python knows its schema only as code: `XAddField` functions that call a builder and
 getters that read through `_tab`. The functions are run here against a stand-in that writes down

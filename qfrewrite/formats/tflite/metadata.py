@@ -120,7 +120,7 @@ def normalizations(model: Model) -> Mapping[str, Normalization]:
 
 
 @dataclass(frozen=True)
-class Held:
+class Described:
     """What an input or output holds."""
 
     dtype: str
@@ -134,20 +134,20 @@ class Held:
             return value
         return (value - float(self.quant.zero_point[0])) * float(self.quant.scale[0])
 
-    def held(self, value: float) -> float:
+    def stored(self, value: float) -> float:
         """The value of this element type that stands for `value`."""
         if self.quant is None or self.dtype not in ACTIVATION_CODES:
             return value
         return float(quantize(np.array(value), self.quant, self.dtype))
 
 
-Interface = Mapping[str, tuple[Held, ...]]
+Interface = Mapping[str, tuple[Described, ...]]
 
 
 def interface(graph: Graph) -> Interface:
     """What the inputs and outputs of a graph hold."""
     sides = {"input": graph.inputs, "output": graph.outputs}
-    return {side: tuple(Held(t.dtype, t.quant) for t in ts) for side, ts in sides.items()}
+    return {side: tuple(Described(t.dtype, t.quant) for t in ts) for side, ts in sides.items()}
 
 
 def restated(content: bytes, before: Interface, after: Interface) -> bytes:
@@ -171,7 +171,9 @@ def restated(content: bytes, before: Interface, after: Interface) -> bytes:
         return content
 
 
-def _restate(graph: Values, side: str, before: tuple[Held, ...], after: tuple[Held, ...]) -> bool:
+def _restate(
+    graph: Values, side: str, before: tuple[Described, ...], after: tuple[Described, ...]
+) -> bool:
     """Restate one side of `graph`, in place; returns whether anything changed."""
     described = graph[f"{side}_tensor_metadata"]
     if not described or len(described) != len(before):
@@ -184,7 +186,7 @@ def _restate(graph: Values, side: str, before: tuple[Held, ...], after: tuple[He
         stats = one["stats"]
         for key in ("max", "min") if stats is not None else ():
             if stats[key] is not None:
-                ends = [new.held(old.real(float(v))) for v in stats[key]]
+                ends = [new.stored(old.real(float(v))) for v in stats[key]]
                 changed = changed or not np.array_equal(ends, stats[key])
                 stats[key] = np.array(ends, np.float32)
     return changed

@@ -1,7 +1,7 @@
 """Write a model of the IR as a `.tflite` file.
 
 The model must be in deployable form: every op one of TFLite's. Activations are fused again where
-reading a file took them apart. A model that nobody edited is written with all that its file said.
+reading a file took them apart. A model that nobody edited is written with all that its file held.
 """
 
 from __future__ import annotations
@@ -127,16 +127,16 @@ class _ModelWriter:
             "subgraphs": [self.table("SubGraph", writer.values()) for writer in writers],
             "operator_codes": [_code(*key) for key in self._codes],
             "description": self._description(),
-            "metadata": [
-                {"name": name, "buffer": self.buffer(np.frombuffer(value, np.uint8))}
-                for name, value in self._metadata()
-            ]
+            "metadata": [{"name": name, "buffer": self._bytes(v)} for name, v in self._metadata()]
             or None,
             "signature_defs": [_signature(s, writers) for s in self._signatures()] or None,
         }
         if (old := model.meta.get("metadata_buffer")) is not None:
-            values["metadata_buffer"] = [self.buffer(np.frombuffer(v, np.uint8)) for v in old]
+            values["metadata_buffer"] = [self._bytes(value) for value in old]
         return values
+
+    def _bytes(self, value: bytes) -> int:
+        return self.buffer(np.frombuffer(value, np.uint8))
 
     def buffer(self, data: Array) -> int:
         """The number of the buffer that holds `data`; the same bytes in memory share one."""
@@ -149,10 +149,11 @@ class _ModelWriter:
 
     def code(self, op: Op) -> int:
         """The number of the op code for `op`."""
-        number = names.CODES.get(op.kind)
-        if number is None and op.kind.startswith("UNKNOWN_"):
+        if op.kind.startswith("UNKNOWN_"):
             number = int(op.kind.removeprefix("UNKNOWN_"))
-        if number is None:
+        elif op.kind in names.CODES:
+            number = names.CODES[op.kind]
+        else:
             raise UnsupportedError("is no op of TFLite", remedy="lower the graph first")
         custom = op.attrs["custom_code"] if op.kind == "CUSTOM" else op.meta.get("custom_code")
         version = op.version if self.as_read and op.version is not None else op_version(op)
@@ -252,9 +253,7 @@ class _GraphWriter:
                 "opcode_index": self.model.code(op),
                 "inputs": [-1 if t is None else self.index[t] for t in op.inputs],
                 "outputs": [self.index[t] for t in outputs],
-                "custom_options": (op.attrs if op.kind == "CUSTOM" else op.meta).get(
-                    "custom_options"
-                ),
+                "custom_options": {**op.meta, **op.attrs}.get("custom_options"),
                 "intermediates": [self.index[t] for t in op.intermediates] or None,
             }
             return self.model.table("Operator", values)

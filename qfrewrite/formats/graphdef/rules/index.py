@@ -40,16 +40,16 @@ def _arg(kind: str, c: NodeContext) -> list[Value]:
 
 def _gather(c: NodeContext) -> list[Value]:
     """GatherV2(x, indices, axis), Gather(x, indices)."""
-    shape, taken = c.shape(0), c.shape(1)
+    shape, picked = c.shape(0), c.shape(1)
     batch = int(c.attr("batch_dims", 0))
-    batch += len(taken) if batch < 0 else 0
+    batch += len(picked) if batch < 0 else 0
     axis = c.axis(c.integer(2) if len(c.inputs) > 2 else 0, len(shape))
     indices = _indices(c, 1)
     known = indices.data
     if known is not None and known.size and not 0 <= known.min() <= known.max() < shape[axis]:
         raise ModelFileError(f"gathers indices outside axis {axis} of {list(shape)}")
     # Where one axis takes the place of another, the layout of the rest does not count.
-    keeps = len(taken) == 1 and not batch
+    keeps = len(picked) == 1 and not batch
     perm = c.perm(0) if keeps else identity_perm(len(shape))
     attrs = {"axis": perm[axis], "batch_dims": batch}
     return c.emit("GATHER", [c.stored(0, perm), indices], attrs, perm=perm if keeps else None)
@@ -131,7 +131,7 @@ def _bincount(c: NodeContext) -> list[Value]:
 
 def _band_part(c: NodeContext) -> list[Value]:
     """MatrixBandPart(x [..., M, N], lower, upper): zero outside the band."""
-    (lower,), (upper,), shape = c.ints(1), c.ints(2), c.shape(0)
+    lower, upper, shape = c.integer(1), c.integer(2), c.shape(0)
     if len(shape) < 2:
         raise ModelFileError(f"takes the band of shape {list(shape)}")
     down = np.subtract.outer(np.arange(shape[-2]), np.arange(shape[-1]))
@@ -153,9 +153,9 @@ def _main_diagonal(c: NodeContext, slot: int) -> None:
 def _diagonal_matrix(c: NodeContext) -> list[Value]:
     """MatrixDiagV3(diagonal, k, rows, columns, padding) of a constant."""
     _main_diagonal(c, 1)
-    diagonal, (rows,), (columns,) = c.array(0), c.ints(2), c.ints(3)
+    diagonal = c.array(0)
     n = diagonal.shape[-1]
-    rows, columns = (n if d < 0 else d for d in (rows, columns))
+    rows, columns = (n if d < 0 else d for d in (c.integer(2), c.integer(3)))
     if min(rows, columns) != n or rows * columns * diagonal.size > MAX_FOLDED**2:
         raise ModelFileError(f"makes {rows} x {columns} of {n} values")
     y = np.full((*diagonal.shape[:-1], rows, columns), c.array(4).reshape(()), diagonal.dtype)

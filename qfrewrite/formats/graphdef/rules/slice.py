@@ -53,11 +53,11 @@ def with_known_ends(c: NodeContext) -> NodeContext:
         raise ModelFileError(f"slices from {len(begin)} to {len(end)} places")
     bits = {n: int(c.attr(f"{n}_mask", 0)) for n in _MASKS}
     x, starts, ends = c.plain(0), [0] * len(begin), [0] * len(begin)
-    taken = sum(not (bits["new_axis"] | bits["ellipsis"]) >> i & 1 for i in range(len(begin)))
+    sliced = sum(not (bits["new_axis"] | bits["ellipsis"]) >> i & 1 for i in range(len(begin)))
     axis = 0
     for i, (first, last) in enumerate(zip(begin, end, strict=True)):
         if bits["ellipsis"] >> i & 1:
-            axis += len(x.shape) - taken
+            axis += len(x.shape) - sliced
             continue
         if bits["new_axis"] >> i & 1:
             continue
