@@ -137,16 +137,10 @@ def bench_models(
 ) -> Latencies:
     """Time whole models on synthetic inputs, one after the other in each round."""
     timings = time_models(models, runs=runs, threads=threads, progress=progress)
-    latencies = [
-        Latency(
-            model.name,
-            1e3 * timing.median,
-            1e3 * timing.percentile(5),
-            1e3 * timing.percentile(95),
-            timing.ratio(timings[0]),
-        )
-        for model, timing in zip(models, timings, strict=True)
-    ]
+    latencies = []
+    for model, timing in zip(models, timings, strict=True):
+        median, p5, p95 = (1e3 * timing.percentile(share) for share in (50, 5, 95))
+        latencies.append(Latency(model.name, median, p5, p95, timing.ratio(timings[0])))
     diagnostics = Diagnostics()
     if any(one.p95_ms > _UNSTEADY * one.median_ms for one in latencies):
         diagnostics.warn("unsteady", "timings vary much: the machine is busy with other things")

@@ -14,6 +14,7 @@ from qfrewrite.data.inputs import Sample
 from qfrewrite.data.source import Samples, synthetic
 from qfrewrite.errors import Diagnostic, Diagnostics, UsageError
 from qfrewrite.ir import Array, Graph, Model, Tensor
+from qfrewrite.ir.quant import quantize
 from qfrewrite.lower.canonical import canonicalise
 from qfrewrite.ops.check import verify_graph
 from qfrewrite.ops.shapes import take_sizes
@@ -126,10 +127,10 @@ def compare_models(
         for model, side in zip((first, second), zip(*probed, strict=True), strict=True)
     ]
     rows = [_row(a, k) for k, (a, _) in enumerate(pairs)]
-    meter, names = FidelityMeter(), [t.name for t in second.graph.inputs]
+    meter = FidelityMeter()
     for sample in synthetic_inputs(reference.graph, seed) if samples is None else samples:
         x = sessions[0].run(sample)
-        q = sessions[1].run(_fed(second.graph, dict(zip(names, sample.values(), strict=True))))
+        q = sessions[1].run(_fed(second.graph, sample))
         for row, a, b in zip(rows, x, q, strict=False):
             row.add(a, b)
         meter.add(x[len(rows) :], q[len(rows) :])
@@ -224,11 +225,8 @@ def _row(tensor: Tensor, order: int) -> LayerFidelity:
 
 def _fed(graph: Graph, sample: Sample) -> Sample:
     """A float sample as the quantized model's inputs take it."""
-    from qfrewrite.ir.quant import quantize
-
     fed = {}
-    for tensor in graph.inputs:
-        value = sample[tensor.name]
+    for tensor, value in zip(graph.inputs, sample.values(), strict=True):
         if tensor.quant is not None and value.dtype.kind == "f" and tensor.dtype != "float32":
             value = quantize(value, tensor.quant, tensor.dtype)
         fed[tensor.name] = value

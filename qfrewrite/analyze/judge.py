@@ -154,10 +154,16 @@ def _hardly_varies(floats: Sequence[Array]) -> bool:
     same = all(x.shape == first.shape and np.isfinite(x).all() for x in floats)
     if first.dtype.kind != "f" or not first.size or not same:
         return False
-    low, high = first.astype(np.float64), first.astype(np.float64)
-    for x in floats:
+    varies, largest = _spread(floats)
+    return varies <= _SAME * largest
+
+
+def _spread(values: Sequence[Array]) -> tuple[float, float]:
+    """By how much a value changes between samples at most, and the largest magnitude."""
+    low = high = values[0].astype(np.float64)
+    for x in values:
         low, high = np.minimum(low, x), np.maximum(high, x)
-    return float((high - low).max()) <= _SAME * float(max(high.max(), -low.min()))
+    return float((high - low).max()), float(max(high.max(), -low.min()))
 
 
 def _degenerate(floats: Sequence[Array], result: Sequence[Array], step: float) -> str | None:
@@ -168,8 +174,7 @@ def _degenerate(floats: Sequence[Array], result: Sequence[Array], step: float) -
         return "is NaN or infinite"
     if len(result) < 2 or any(not np.array_equal(result[0], y) for y in result[1:]):
         return None
-    stacked = np.stack([np.broadcast_to(x, floats[0].shape).astype(np.float64) for x in floats])
-    varies, largest = float(np.ptp(stacked, axis=0).max()), float(np.abs(stacked).max())
+    varies, largest = _spread(floats)
     # A step wider than the values themselves is no excuse.
     step = min(step, max(1 / 128, largest / 64))
     if varies <= max(_VARIES * largest, _STEPS * step):

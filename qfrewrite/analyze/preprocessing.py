@@ -78,16 +78,14 @@ def judge_data(model: Model, context: PassContext) -> tuple[str, list[Diagnostic
     verdict = judge_preprocess(model, source, most, threads=context.threads)
     if verdict.fits and isinstance(data, CachedSamples):
         data.with_known_scale()
-    stated, text, diagnostics = stated_preprocess(model), str(how), Diagnostics()
-    if stated is not None and replace(stated, crop=how.crop) == how:
-        text += " (as the model's metadata say)"
-    elif stated is not None:
-        diagnostics.warn(
-            "preprocess", f"preprocess '{how}' is not what the model's metadata say: '{stated}'"
-        )
-    if not diagnostics:
+    stated, diagnostics = stated_preprocess(model), Diagnostics()
+    as_stated = stated is not None and replace(stated, crop=how.crop) == how
+    if stated is None or as_stated:
         diagnostics.add(verdict.warning(how))
-    return text, diagnostics
+    else:
+        text = f"preprocess '{how}' is not what the model's metadata say: '{stated}'"
+        diagnostics.warn("preprocess", text)
+    return f"{how} (as the model's metadata say)" if as_stated else str(how), diagnostics
 
 
 def judge_preprocess(
@@ -150,11 +148,9 @@ def _divergences(
 ) -> dict[Preprocess, float]:
     """How far the values before the first BatchNorms lie from those of training, in nats."""
     layers = [op for op in graph.ops_of("BATCH_NORM") if _moments(op) is not None][:_LAYERS]
-    divergences = {}
-    for candidate, runs in _runs(
-        graph, [op.operand(0) for op in layers], candidates, pixels, threads
-    ):
-        sums = [ChannelSums(op.operand(0).shape[-1]) for op in layers]
+    inputs, divergences = [op.operand(0) for op in layers], {}
+    for candidate, runs in _runs(graph, inputs, candidates, pixels, threads):
+        sums = [ChannelSums(tensor.shape[-1]) for tensor in inputs]
         for values in runs:
             for own, value in zip(sums, values, strict=True):
                 own.add(value.reshape(-1, value.shape[-1]))

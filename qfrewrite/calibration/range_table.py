@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -71,21 +72,13 @@ class RangeTable(Record):
 
     def __add__(self, other: RangeTable) -> RangeTable:
         """The table of both runs; raises DataError where they are not of one model."""
-        if set(self.rows) != set(other.rows):
-            odd = sorted(set(self.rows) ^ set(other.rows))
-            raise DataError(
-                f"{len(odd)} tensors are in one table only: {', '.join(odd[:3])}",
-                where="merging ranges",
-                remedy="merge tables of one model and one pass list",
-            )
-        if "" not in (self.fingerprint, other.fingerprint) and (
-            self.fingerprint != other.fingerprint
-        ):
-            raise DataError(
-                "the tables are of different models",
-                where="merging ranges",
-                remedy="merge tables of one model and one pass list",
-            )
+        odd = sorted(set(self.rows) ^ set(other.rows))
+        what = f"{len(odd)} tensors are in one table only: {', '.join(odd[:3])}" if odd else ""
+        if not odd and len({self.fingerprint, other.fingerprint} - {""}) > 1:
+            what = "the tables are of different models"
+        if what:
+            remedy = "merge tables of one model and one pass list"
+            raise DataError(what, where="merging ranges", remedy=remedy)
         rows = {name: _merged(row, other.rows[name]) for name, row in self.rows.items()}
         diagnostics = Diagnostics(self.diagnostics)
         diagnostics.add(*other.diagnostics)
@@ -95,22 +88,17 @@ class RangeTable(Record):
 
     def with_signatures(self, others: Mapping[str, RangeTable]) -> RangeTable:
         """This table and those of other signatures, whose rows are called `signature:tensor`."""
-        rows = {
-            f"{key}:{name}": replace(row, name=f"{key}:{name}")
-            for key, table in others.items()
-            for name, row in table.rows.items()
-        }
-        return replace(self, rows={**self.rows, **rows})
+        named = [
+            replace(row, name=f"{key}:{row.name}") for key, table in others.items() for row in table
+        ]
+        return replace(self, rows=self.rows | {row.name: row for row in named})
 
     def of_signature(self, key: str) -> RangeTable:
         """The rows of one signature, by the names of its tensors."""
         prefix = f"{key}:"
-        rows = {
-            name.removeprefix(prefix): replace(row, name=name.removeprefix(prefix))
-            for name, row in self.rows.items()
-            if name.startswith(prefix)
-        }
-        return replace(self, rows=rows)
+        own = [row for row in self if row.name.startswith(prefix)]
+        own = [replace(row, name=row.name.removeprefix(prefix)) for row in own]
+        return replace(self, rows={row.name: row for row in own})
 
     def choose(
         self, method: str | MethodChoice = "minmax", per_layer: str | Mapping[str, str] = ""
@@ -119,9 +107,7 @@ class RangeTable(Record):
 
         method: `greedy`, `percentile(99.9)`, ...; per_layer: others by pattern of tensor names.
         """
-        choice = (
-            method if isinstance(method, MethodChoice) else (MethodChoice.parse(method, per_layer))
-        )
+        choice = MethodChoice.parse(method, per_layer) if isinstance(method, str) else method
         rows = {
             name: row.chosen(choice.of(name, whole=row.whole)) for name, row in self.rows.items()
         }
@@ -149,15 +135,8 @@ class RangeTable(Record):
 
     def save(self, path: str | Path) -> Path:
         """Write the table as JSON; nothing is left behind on failure. Raises OutputError."""
-        head = {
-            "format": FORMAT,
-            "model": self.model,
-            "fingerprint": self.fingerprint,
-            "data": self.data,
-            "samples": self.samples,
-            "seed": self.seed,
-            "warnings": [str(one) for one in self.diagnostics],
-        }
+        head = {"format": FORMAT} | {key: getattr(self, key) for key in _HEAD}
+        head["warnings"] = [str(one) for one in self.diagnostics]
         lines = [f"  {json.dumps(k)}: {json.dumps(v)}," for k, v in head.items()]
         rows = []
         for row in self:
@@ -186,10 +165,11 @@ class RangeTable(Record):
     @staticmethod
     def merge(tables: Iterable[RangeTable]) -> RangeTable:
         """The sum of one or more tables."""
-        first, *rest = tables
-        for table in rest:
-            first = first + table
-        return first
+        return reduce(RangeTable.__add__, tables)
+
+
+# What stands in a file before the tensors, and its types; warnings follow.
+_HEAD = {"model": str, "fingerprint": str, "data": str, "samples": int, "seed": int}
 
 
 def _from_json(document: Any, where: str) -> RangeTable:
@@ -206,20 +186,11 @@ def _from_json(document: Any, where: str) -> RangeTable:
         except (KeyError, TypeError, ValueError, OverflowError, UsageError) as error:
             what = f"lacks {error}" if isinstance(error, KeyError) else str(error)
             raise DataError(what, where=f"{where}: tensor '{name}'", remedy=remedy) from None
-    fields = {
-        "model": str,
-        "data": str,
-        "samples": int,
-        "fingerprint": str,
-        "seed": int,
-        "warnings": list,
-    }
-    for key, kind in fields.items():
-        if key in document and not isinstance(document[key], kind):
+    head = {key: document[key] for key in (*_HEAD, "warnings") if key in document}
+    for key, value in head.items():
+        if not isinstance(value, kind := _HEAD.get(key, list)):
             raise DataError(f"'{key}' is no {kind.__name__}", where=where, remedy=remedy)
-    table = RangeTable(
-        rows, **{k: document[k] for k in fields if k in document and k != "warnings"}
-    )
+    table = RangeTable(rows, **{key: head[key] for key in _HEAD if key in head})
     for text in document.get("warnings", ()):
         table.diagnostics.warn("ranges-file", str(text))
     return table

@@ -164,14 +164,13 @@ def _chosen(layers: Sequence[Layer], call: Call) -> list[Layer]:
     key = call["sort"]
     if key != "order":
 
-        def rank(row: Layer) -> tuple[bool, Any]:
+        def size(row: Layer) -> Any:
             value = getattr(row, key)
-            value = len(value) if isinstance(value, list) else value
-            if value is None:
-                return True, 0
-            return False, value if key in _ASCENDING else -value
+            return len(value) if isinstance(value, list) else value
 
-        rows.sort(key=rank)
+        ranked = [row for row in rows if size(row) is not None]
+        ranked.sort(key=size, reverse=key not in _ASCENDING)
+        rows = ranked + [row for row in rows if size(row) is None]
     return rows[: call["top"]]
 
 

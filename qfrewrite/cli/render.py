@@ -61,7 +61,8 @@ class Reporter(Watcher):
 
     def close(self) -> None:
         """Take bars off the terminal."""
-        self._bars.stop()
+        if not self._bars.disable:
+            self._bars.stop()
 
     def progress(self, label: str, total: int | None) -> Callable[[int], None]:
         """A bar for one long step; the function it returns takes how many are done."""
