@@ -5,23 +5,25 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from graphlib import TopologicalSorter
 from heapq import heappop, heappush
-from typing import Any
+from typing import Any, TypeVar
 
 import networkx as nx
 
+_Thing = TypeVar("_Thing")
+
 
 class Classes:
-    """Numbers that belong together; a class is named by one of its numbers."""
+    """Things that belong together; a class is named by one of them."""
 
     def __init__(self) -> None:
         self._sets: Any = nx.utils.UnionFind()
 
-    def of(self, number: int) -> int:
-        """The class of a number; one that was not united with others is a class of its own."""
-        found: int = self._sets[number]
-        return found
+    def of(self, thing: _Thing) -> _Thing:
+        """The class of a thing; one that was not united with others is a class of its own."""
+        named: _Thing = self._sets[thing]
+        return named
 
-    def unite(self, a: int, b: int) -> None:
+    def unite(self, a: _Thing, b: _Thing) -> None:
         """Make one class of those of `a` and `b`."""
         self._sets.union(a, b)
 

@@ -9,12 +9,14 @@ themselves computed from shapes, or from the data alone.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
 
 import numpy as np
 
 from qfrewrite.errors import QfError
-from qfrewrite.ir import NUMPY_DTYPES, Array, Graph, Op, Tensor
-from qfrewrite.ops.spec import Shape, computed, inferred, spec_of
+from qfrewrite.ir import NUMPY_DTYPES, Graph, Op, Tensor
+from qfrewrite.ops.spec import Shape, computed, facets, inferred
 
 # Shapes are computed from small tensors of integers.
 _MOST_ELEMENTS = 1024
@@ -91,44 +93,36 @@ class _Walk:
 
     def through(self, op: Op) -> list[Shape] | None:
         """The shapes of the outputs of `op`, or None where they do not follow."""
-        inputs = [None if t is None else self._known.get(t) for t in op.inputs]
         if any(t is not None and t not in self._known for t in op.inputs):
             return None
-        twin = Op(op.kind, inputs, op.outputs, op.attrs, name=op.name)
+        inputs = [None if t is None else self._known[t] for t in op.inputs]
         try:
-            shapes = inferred(twin)
+            shapes = inferred(Op(op.kind, inputs, op.outputs, op.attrs, name=op.name))
         except QfError:
             return None
         if len(shapes) != len(op.outputs):
             return None
-        self._compute(twin, shapes)
+        outputs = [Tensor(t.name, s, t.dtype) for t, s in zip(op.outputs, shapes, strict=True)]
+        for out, value in zip(op.outputs, self._values(op, inputs, outputs), strict=False):
+            if value.data is not None and value.data.shape == value.shape:
+                self._known[out] = value
         return shapes
 
-    def _compute(self, op: Op, shapes: list[Shape]) -> None:
-        """Note the values of `op` where they are few, exact, and follow from what is known."""
-        spec = spec_of(op)
-        if spec is None or spec.reference is None or not op.inputs:
-            return
-        if any(np.prod(s, dtype=np.float64) > _MOST_ELEMENTS for s in shapes):
-            return
-        if any(getattr(NUMPY_DTYPES.get(o.dtype), "kind", "") not in _EXACT for o in op.outputs):
-            return
-        wanted = [spec.input_port(i) for i in range(len(op.inputs))]
-        values: list[Array | None] = [None if t is None else t.data for t in op.inputs]
-        if any(
-            t is not None and t.data is None and (port is None or port.role != "any")
-            for t, port in zip(op.inputs, wanted, strict=True)
-        ):
-            return
-        outputs = [
-            Tensor(out.name, shape, out.dtype)
-            for out, shape in zip(op.outputs, shapes, strict=True)
-        ]
-        twin = Op(op.kind, op.inputs, outputs, op.attrs, name=op.name)
-        try:
-            results = computed(twin, values)
-        except QfError:
-            return
-        for out, shape, data in zip(op.outputs, shapes, results, strict=True):
-            if data.shape == shape:
-                self._known[out] = Tensor(out.name, shape, out.dtype, data)
+    def _values(
+        self, op: Op, inputs: Sequence[Tensor | None], outputs: Sequence[Tensor]
+    ) -> list[Tensor]:
+        """The outputs with values, where these are few, exact, and follow from what is known."""
+        spec = facets(op)
+        sizes = (np.prod(t.shape, dtype=np.float64) for t in outputs)
+        kinds = (getattr(NUMPY_DTYPES.get(t.dtype), "kind", "") for t in outputs)
+        unread = spec.slots(len(inputs), "any")
+        known = (t is None or t.is_const or i in unread for i, t in enumerate(inputs))
+        if spec.reference is None or not inputs or max(sizes, default=0) > _MOST_ELEMENTS:
+            return []
+        if not (all(kind and kind in _EXACT for kind in kinds) and all(known)):
+            return []
+        twin = Op(op.kind, inputs, outputs, op.attrs, name=op.name)
+        with suppress(QfError):
+            results = computed(twin, [None if t is None else t.data for t in inputs])
+            return [replace(t, data=data) for t, data in zip(outputs, results, strict=True)]
+        return []

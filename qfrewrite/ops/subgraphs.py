@@ -8,31 +8,28 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from types import MappingProxyType
+from graphlib import CycleError, TopologicalSorter
 
 from qfrewrite.errors import VerifyError
 from qfrewrite.ir import Graph, Model, Op, Tensor
+from qfrewrite.ir.relations import Classes
 from qfrewrite.ops.spec import attr
-
-_Pairs = list[tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
 class BodyRun:
-    """How an op runs a subgraph.
-
-    index: the attribute that names the subgraph.
-    skip: how many operands come before those that the subgraph gets.
-    takes: whether the subgraph gets the operands of the op.
-    gives: whether its outputs are those of the op; else they are checked by the kernel.
-    repeats: whether it gets its own outputs the next time.
-    """
+    """How an op runs a subgraph."""
 
     index: str
+    """The attribute that names the subgraph."""
     skip: int = 0
+    """How many operands come before those that the subgraph gets."""
     takes: bool = True
+    """Whether the subgraph gets the operands of the op."""
     gives: bool = True
+    """Whether its outputs are those of the op; else they are checked by the kernel."""
     repeats: bool = False
+    """Whether it gets its own outputs the next time."""
 
 
 _LOOP = (
@@ -40,31 +37,36 @@ _LOOP = (
     BodyRun("body_subgraph_index", repeats=True),
 )
 
-RUNS: Mapping[str, tuple[BodyRun, ...]] = MappingProxyType(
-    {
-        "WHILE": _LOOP,
-        "STABLEHLO_WHILE": _LOOP,
-        "IF": (BodyRun("then_subgraph_index", skip=1), BodyRun("else_subgraph_index", skip=1)),
-        "CALL_ONCE": (BodyRun("init_subgraph_index", takes=False, gives=False),),
-        "STABLEHLO_COMPOSITE": (BodyRun("decomposition_subgraph_index"),),
-        "STABLEHLO_SORT": (BodyRun("comparator_subgraph_index", takes=False, gives=False),),
-        "STABLEHLO_REDUCE": (BodyRun("body_subgraph_index", takes=False, gives=False),),
-        "STABLEHLO_REDUCE_WINDOW": (BodyRun("body_subgraph_index", takes=False, gives=False),),
-        "STABLEHLO_SCATTER": (
-            BodyRun("update_computation_subgraph_index", takes=False, gives=False),
-        ),
-    }
-)
+
+def _inner(index: str) -> tuple[BodyRun, ...]:
+    """A subgraph whose operands and results are not those of the op."""
+    return (BodyRun(f"{index}_subgraph_index", takes=False, gives=False),)
+
+
+RUNS: Mapping[str, tuple[BodyRun, ...]] = {
+    "WHILE": _LOOP,
+    "STABLEHLO_WHILE": _LOOP,
+    "IF": (BodyRun("then_subgraph_index", skip=1), BodyRun("else_subgraph_index", skip=1)),
+    "CALL_ONCE": _inner("init"),
+    "STABLEHLO_COMPOSITE": (BodyRun("decomposition_subgraph_index"),),
+    "STABLEHLO_SORT": _inner("comparator"),
+    "STABLEHLO_REDUCE": _inner("body"),
+    "STABLEHLO_REDUCE_WINDOW": _inner("body"),
+    "STABLEHLO_SCATTER": _inner("update_computation"),
+}
 """Op kind -> the subgraphs it runs."""
 
 
 @dataclass(frozen=True)
 class Use:
-    """A READ_VARIABLE or ASSIGN_VARIABLE: the subgraph, the op, and the tensor read or written."""
+    """A READ_VARIABLE or ASSIGN_VARIABLE."""
 
     graph: Graph
+    """The subgraph it is in."""
     op: Op
+    """The op."""
     value: Tensor
+    """The tensor that is read or written."""
 
 
 @dataclass
@@ -72,7 +74,9 @@ class Variable:
     """A resource variable and everything that reads or writes it, in all subgraphs."""
 
     name: str
+    """The name that its handle has in the file."""
     uses: list[Use] = field(default_factory=list)
+    """The ops that read or write it, in the order of subgraphs and ops."""
 
     def tensors(self, graph: Graph) -> list[Tensor]:
         """The values that are read and written in `graph`."""
@@ -90,18 +94,17 @@ def run_graphs(op: Op, graphs: Sequence[Graph]) -> Iterator[tuple[BodyRun, Graph
 
 def entries(model: Model) -> list[Graph]:
     """The graphs that a model is run by: the main one, and those of its other signatures."""
-    run = {
-        body
-        for graph in model.graphs
-        for op in graph.ops
-        for _, body in run_graphs(op, model.graphs)
-    }
+    run = {body for graph in model.graphs for body in _bodies(graph, model.graphs)}
     signed = {s.subgraph for s in model.signatures}
-    return [
-        graph
-        for i, graph in enumerate(model.graphs)
-        if i == 0 or (i in signed and graph not in run)
-    ]
+    inner = (
+        graph for i, graph in enumerate(model.graphs) if i and i in signed and graph not in run
+    )
+    return [model.graph, *inner]
+
+
+def _bodies(graph: Graph, graphs: Sequence[Graph]) -> list[Graph]:
+    """The subgraphs that the ops of `graph` run."""
+    return [body for op in graph.ops for _, body in run_graphs(op, graphs)]
 
 
 def reached(graph: Graph, graphs: Sequence[Graph] | None = None) -> set[Graph]:
@@ -110,12 +113,12 @@ def reached(graph: Graph, graphs: Sequence[Graph] | None = None) -> set[Graph]:
     graphs: those of the model, where `graph` does not know them as its bodies.
     """
     graphs = (graph, *graph.bodies) if graphs is None else graphs
-    found, left = {graph}, [graph]
+    running, left = {graph}, [graph]
     while left:
-        bodies = {body for op in left.pop().ops for _, body in run_graphs(op, graphs)} - found
-        found |= bodies
+        bodies = set(_bodies(left.pop(), graphs)) - running
+        running |= bodies
         left += bodies
-    return found
+    return running
 
 
 def keeps_state(graph: Graph) -> bool:
@@ -133,29 +136,24 @@ def variables(graphs: Sequence[Graph]) -> list[Variable]:
     Raises VerifyError where it cannot be told which variable an op reads or writes.
     """
     handles = _handles(graphs)
-    found: dict[tuple[str, str], Variable] = {}
+    uses: list[tuple[tuple[str, str], Use]] = []
+    classes = Classes()
     for graph in graphs:
         for op in graph.ops_of("READ_VARIABLE", "ASSIGN_VARIABLE"):
             handle = op.input(0)
-            keys = handles.get(handle, set()) if handle is not None else set()
+            keys = sorted(handles.get(handle, ())) if handle is not None else []
             if not keys:
                 raise VerifyError("uses a variable that no VAR_HANDLE names", where=op.place)
             values = op.outputs[:1] if op.kind == "READ_VARIABLE" else op.inputs[1:2]
             if not values or values[0] is None:
                 raise VerifyError("has no value to read or write", where=op.place)
-            value = values[0]
-            first, *others = (found.setdefault(key, Variable(key[1])) for key in sorted(keys))
-            for other in others:  # one handle for several: they need one type
-                _join(found, first, other)
-            first.uses.append(Use(graph, op, value))
-    return list({id(v): v for v in found.values()}.values())
-
-
-def _join(found: dict[tuple[str, str], Variable], first: Variable, other: Variable) -> None:
-    if first is not other:
-        first.uses += other.uses
-        for key in [key for key, variable in found.items() if variable is other]:
-            found[key] = first
+            for key in keys:  # one handle for several: they need one type
+                classes.unite(keys[0], key)
+            uses.append((keys[0], Use(graph, op, values[0])))
+    by_class: dict[tuple[str, str], Variable] = {}
+    for key, use in uses:
+        by_class.setdefault(classes.of(key), Variable(key[1])).uses.append(use)
+    return list(by_class.values())
 
 
 def _handles(graphs: Sequence[Graph]) -> dict[Tensor, set[tuple[str, str]]]:
@@ -173,20 +171,19 @@ def _handles(graphs: Sequence[Graph]) -> dict[Tensor, set[tuple[str, str]]]:
         for source, target in _passed(op, graphs)
         if source.dtype == "resource"
     ]
-    grown = bool(handles)
+    grown = True
     while grown:
         grown = False
         for source, target in passed:
             more = handles.get(source, set()) - handles.get(target, set())
-            if more:
-                handles.setdefault(target, set()).update(more)
-                grown = True
+            handles.setdefault(target, set()).update(more)
+            grown = grown or bool(more)
     return handles
 
 
-def _passed(op: Op, graphs: Sequence[Graph]) -> _Pairs:
+def _passed(op: Op, graphs: Sequence[Graph]) -> list[tuple[Tensor, Tensor]]:
     """(from, to) for every value that goes into or comes out of a subgraph that `op` runs."""
-    pairs: _Pairs = []
+    pairs: list[tuple[Tensor, Tensor]] = []
     for run, body in run_graphs(op, graphs):
         if run.takes:
             operands = op.inputs[run.skip :]
@@ -252,12 +249,8 @@ def _known_size(tensor: Tensor) -> bool:
 
 def _verify_order(graphs: Sequence[Graph]) -> None:
     """No subgraph runs itself, by whatever way: the runtime would never return."""
-    runs = {
-        graph: {body for op in graph.ops for _, body in run_graphs(op, graphs)} for graph in graphs
-    }
-    left = set(graphs)
-    while ready := {graph for graph in left if not runs[graph] & left}:
-        left -= ready
-    if left:
-        names = ", ".join(f"'{graph.name}'" for graph in graphs if graph in left)
-        raise VerifyError("runs itself", where=f"subgraph {names}")
+    try:
+        TopologicalSorter({graph: _bodies(graph, graphs) for graph in graphs}).prepare()
+    except CycleError as error:
+        names = ", ".join(f"'{graph.name}'" for graph in dict.fromkeys(error.args[1]))
+        raise VerifyError("runs itself", where=f"subgraph {names}") from None
