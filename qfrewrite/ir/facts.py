@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
@@ -12,6 +12,7 @@ import numpy.typing as npt
 from qfrewrite.ir.dtypes import Array
 
 Float64 = npt.NDArray[np.float64]
+Map = Callable[[Float64], Float64]
 
 
 class Normal(NamedTuple):
@@ -37,32 +38,27 @@ class ChannelFacts:
 
     def scaled(self, factor: Float64) -> ChannelFacts:
         """The facts of the value times `factor`, [C]."""
-        normal, mean = self.normal, self.mean
-        return replace(
-            self,
-            normal=normal and Normal(normal.mean * factor, normal.std * np.abs(factor)),
-            mean=None if mean is None else mean * factor,
-        )
+        return self._mapped(lambda mean: mean * factor, lambda std: std * np.abs(factor))
 
     def shifted(self, offset: Float64) -> ChannelFacts:
         """The facts of the value plus `offset`, [C]."""
-        normal, mean = self.normal, self.mean
-        return replace(
-            self,
-            normal=normal and Normal(normal.mean + offset, normal.std),
-            mean=None if mean is None else mean + offset,
-        )
+        return self._mapped(lambda mean: mean + offset, lambda std: std)
 
     def selected(self, layout: npt.NDArray[np.int64]) -> ChannelFacts:
         """The facts of the channels `layout` of the value; -1 stands for padding with zeros."""
-        normal, mean, live = self.normal, self.mean, self.live
+        live = self.live
         if live is None and (layout < 0).any():
             live = np.ones(1 + int(layout.max(initial=0)), np.bool_)
-        return ChannelFacts(
-            normal and Normal(_taken(normal.mean, layout), _taken(normal.std, layout)),
-            None if mean is None else _taken(mean, layout),
-            None if live is None else _taken(live, layout),
-        )
+
+        def taken(values: Array) -> Array:
+            return np.where(layout >= 0, values[np.maximum(layout, 0)], values.dtype.type(0))
+
+        return replace(self._mapped(taken, taken), live=None if live is None else taken(live))
+
+    def _mapped(self, mean: Map, std: Map) -> ChannelFacts:
+        """The facts with all means and all deviations mapped."""
+        normal = self.normal and Normal(mean(self.normal.mean), std(self.normal.std))
+        return replace(self, normal=normal, mean=None if self.mean is None else mean(self.mean))
 
     def spread(self, values: Array) -> Array:
         """Values of the live channels as values of all channels, [C], with zeros for padding."""
@@ -112,7 +108,3 @@ class TrainedRange:
         low, high = (np.asarray(v, np.float64).reshape(-1) for v in (self.low, self.high))
         ends = np.sort([low * factor, high * factor], axis=0)
         return replace(self, low=ends[0], high=ends[1], axis=axis)
-
-
-def _taken(values: Array, layout: npt.NDArray[np.int64]) -> Array:
-    return np.where(layout >= 0, values[np.maximum(layout, 0)], np.asarray(0, values.dtype))

@@ -27,13 +27,12 @@ def graph_fingerprint(graph: Graph) -> str:
 
 
 def _graph_parts(graph: Graph) -> Iterator[object]:
-    numbers: dict[Tensor, int] = {}
     ops = graph.ops
     # Tensors that no op and no output touches compute nothing.
-    for tensor in _touched(graph, ops):
-        if tensor not in numbers:
-            numbers[tensor] = len(numbers)
-            yield from _tensor_parts(tensor)
+    touched = dict.fromkeys(_touched(graph, ops))
+    numbers = {tensor: number for number, tensor in enumerate(touched)}
+    for tensor in touched:
+        yield from _tensor_parts(tensor)
     yield [numbers[t] for t in graph.inputs]
     for op in ops:
         yield (op.kind, op.attrs)

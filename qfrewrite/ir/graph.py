@@ -202,12 +202,7 @@ class Graph:
         self._put(tensor, dtype=dtype, quant=quant)
 
     def set_data(
-        self,
-        tensor: Tensor,
-        data: Array,
-        *,
-        dtype: str | None = None,
-        quant: Quant | None = None,
+        self, tensor: Tensor, data: Array, *, dtype: str | None = None, quant: Quant | None = None
     ) -> None:
         """Give a constant another value and its shape; `dtype` stays where it is not given.
 
@@ -215,16 +210,8 @@ class Graph:
         """
         if tensor.producer is not None:
             raise VerifyError("is computed: it cannot hold a constant", where=tensor.name)
-        dtype = dtype or tensor.dtype
-        self._put(
-            tensor,
-            data=data,
-            shape=data.shape,
-            dtype=dtype,
-            quant=quant,
-            trained=None,
-            sparsity=None,
-        )
+        self._put(tensor, data=data, shape=data.shape, dtype=dtype or tensor.dtype, quant=quant)
+        self._put(tensor, trained=None, sparsity=None)
 
     def set_channels(self, tensor: Tensor, channels: ChannelFacts) -> None:
         """Set what is known of the channels."""
@@ -293,23 +280,17 @@ class Graph:
         self.version += 1
 
     def set_io(
-        self,
-        inputs: Iterable[Tensor] | None = None,
-        outputs: Iterable[Tensor] | None = None,
+        self, inputs: Iterable[Tensor] | None = None, outputs: Iterable[Tensor] | None = None
     ) -> None:
         """Set the graph's inputs or outputs."""
-        if inputs is not None:
-            inputs = tuple(inputs)
-            for t in inputs:
-                if t.producer is not None:
-                    raise VerifyError("is computed: it cannot be an input", where=t.name)
-                self.add_tensor(t)
-            self._index.inputs = inputs
-        if outputs is not None:
-            outputs = tuple(outputs)
-            for t in outputs:
-                self.add_tensor(t)
-            self._index.outputs = outputs
+        inputs = self.inputs if inputs is None else tuple(inputs)
+        outputs = self.outputs if outputs is None else tuple(outputs)
+        for t in inputs:
+            if t.producer is not None:
+                raise VerifyError("is computed: it cannot be an input", where=t.name)
+        for t in (*inputs, *outputs):
+            self.add_tensor(t)
+        self._index.inputs, self._index.outputs = inputs, outputs
         self.version += 1
 
     def prune(self, keep: Callable[[Op], bool] = lambda op: False) -> tuple[Op, ...]:

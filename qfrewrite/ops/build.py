@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -97,16 +98,7 @@ def _signatures(op: Op, shapes: list[Shape]) -> list[Shape | None]:
     closed: list[Shape | None] = [None] * len(shapes)
     if not any(t is not None and t.has_open_dims for t in op.inputs):
         return closed
-    doubled = [
-        t
-        if t is None or not t.has_open_dims
-        else Tensor(
-            t.name,
-            tuple(2 * n if d == -1 else n for n, d in zip(t.shape, t.dims, strict=True)),
-            t.dtype,
-        )
-        for t in op.inputs
-    ]
+    doubled = [t and replace(t, shape=tuple(_doubled(t))) for t in op.inputs]
     try:
         others = inferred(Op(op.kind, doubled, op.outputs, op.attrs, name=op.name))
     except QfError:
@@ -117,3 +109,8 @@ def _signatures(op: Op, shapes: list[Shape]) -> list[Shape | None]:
         else None
         for one, other in zip(shapes, others, strict=True)
     ]
+
+
+def _doubled(tensor: Tensor) -> Iterator[int]:
+    for size, dim in zip(tensor.shape, tensor.dims, strict=True):
+        yield 2 * size if dim == -1 else size

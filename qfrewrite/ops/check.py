@@ -12,18 +12,8 @@ from qfrewrite.ops.spec import OpSpec, inferred, spec_of
 from qfrewrite.ops.subgraphs import RUNS, verify_subgraphs
 
 # Attributes that kernels divide by.
-_POSITIVE = frozenset(
-    [
-        "stride_w",
-        "stride_h",
-        "dilation_w_factor",
-        "dilation_h_factor",
-        "filter_width",
-        "filter_height",
-        "block_size",
-        "num_splits",
-    ]
-)
+_POSITIVE = {"stride_w", "stride_h", "dilation_w_factor", "dilation_h_factor"}
+_POSITIVE |= {"filter_width", "filter_height", "block_size", "num_splits"}
 # Element types that are no numbers to multiply with.
 _NO_NUMBERS = frozenset({"string", "resource", "variant", "bool", "complex64", "complex128"})
 _BYTES = frozenset({"string", "resource", "variant"})
@@ -73,7 +63,7 @@ def _violations(op: Op, spec: OpSpec, unknown: Collection[Tensor]) -> Iterator[s
     least = sum(not port.variadic for port in spec.outputs)
     if len(op.outputs) < least:
         yield f"has {len(op.outputs)} outputs, needs {least}"
-    for name in _POSITIVE & set(op.attrs):
+    for name in sorted(_POSITIVE & set(op.attrs)):
         if op.attrs[name] < 1:
             yield f"has {name} {op.attrs[name]}, needs 1 or more"
     yield from _type_violations(op, spec)

@@ -21,8 +21,8 @@ from qfrewrite.ops.spec import (
     X,
     act,
     attr,
+    broadcast,
     define,
-    shape_error,
     shape_of,
     step_of_product,
     values_alone,
@@ -31,11 +31,7 @@ from qfrewrite.ops.spec import (
 
 def broadcast_shape(op: Op) -> list[Shape]:
     """Numpy broadcasting of the first two inputs."""
-    a, b = shape_of(op, 0), shape_of(op, 1)
-    try:
-        return [tuple(int(d) for d in np.broadcast_shapes(a, b))]
-    except ValueError:
-        raise shape_error(op, f"shapes {list(a)} and {list(b)} do not broadcast") from None
+    return [broadcast(op, shape_of(op, 0), shape_of(op, 1))]
 
 
 def _leaky_relu(op: Op, x: Array) -> Array:

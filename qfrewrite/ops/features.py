@@ -20,12 +20,10 @@ def rank_is_not(rank: int) -> Feature:
 
 def broadcasts_above(rank: int) -> Feature:
     """Whether operands of different shape, one with more axes than `rank`, are combined."""
-
-    def feature(op: Op) -> bool:
-        a, b = op.operand(0).shape, op.operand(1).shape
-        return a != b and max(len(a), len(b)) > rank
-
-    return feature
+    return lambda op: (
+        len({op.operand(i).shape for i in (0, 1)}) > 1
+        and rank < max(len(op.operand(i).shape) for i in (0, 1))
+    )
 
 
 def says(name: str) -> Feature:
@@ -35,12 +33,7 @@ def says(name: str) -> Feature:
 
 def reads(slot: int, *dtypes: str) -> Feature:
     """Whether the operand in `slot` has one of these element types."""
-
-    def feature(op: Op) -> bool:
-        tensor = op.input(slot)
-        return tensor is not None and tensor.dtype in dtypes
-
-    return feature
+    return lambda op: getattr(op.input(slot), "dtype", None) in dtypes
 
 
 def has(slot: int) -> Feature:
@@ -55,25 +48,18 @@ def lacks(slot: int) -> Feature:
 
 def hybrid(op: Op) -> bool:
     """Whether a float op reads int8 weights."""
-    x, weights = op.input(0), op.input(1)
-    if x is None or weights is None:
-        return False
-    return x.dtype == "float32" and weights.dtype == "int8"
+    types = [t and t.dtype for t in (op.input(0), op.input(1))]
+    return types == ["float32", "int8"]
 
 
 def hybrid_per_channel(op: Op) -> bool:
     """Whether a float op reads int8 weights with a scale per channel."""
-    return hybrid(op) and _per_channel(op.input(1))
+    return hybrid(op) and per_channel(op.input(1))
 
 
-def per_channel_operand(op: Op) -> bool:
-    """Whether the operand has a scale per channel."""
-    return _per_channel(op.input(0))
-
-
-def per_channel_result(op: Op) -> bool:
-    """Whether the result has a scale per channel."""
-    return _per_channel(op.output)
+def per_channel(tensor: Tensor | None) -> bool:
+    """Whether a tensor has a scale per channel."""
+    return tensor is not None and tensor.quant is not None and tensor.quant.per_channel
 
 
 def makes(*dtypes: str) -> Feature:
@@ -89,8 +75,7 @@ def grouped(op: Op) -> bool:
 
 def activates(op: Op) -> bool:
     """Whether the op applies an activation to its result (a fused one)."""
-    fused = attr(op, "fused_activation_function") != "NONE"
-    return fused or op.output.fused
+    return op.output.fused or attr(op, "fused_activation_function") != "NONE"
 
 
 def dilated(op: Op) -> bool:
@@ -100,12 +85,8 @@ def dilated(op: Op) -> bool:
 
 def multiplies_up(op: Op) -> bool:
     """Whether a product is rescaled by 1 or more."""
-    quants = [t.quant if t is not None else None for t in (op.input(0), op.input(1), op.output)]
-    if any(q is None for q in quants):
+    quants = [getattr(t, "quant", None) for t in (op.input(0), op.input(1), op.output)]
+    if any(quant is None for quant in quants):
         return False
-    a, b, y = (np.float32(q.scale[0]) for q in quants if q is not None)
+    a, b, y = (np.float32(quant.scale[0]) for quant in quants if quant is not None)
     return bool(y > 0 and a * b / y >= 1)
-
-
-def _per_channel(tensor: Tensor | None) -> bool:
-    return tensor is not None and tensor.quant is not None and tensor.quant.per_channel

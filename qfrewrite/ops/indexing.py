@@ -18,6 +18,7 @@ from qfrewrite.ops.spec import (
     X,
     act,
     attr,
+    broadcast,
     const_ints,
     define,
     normal_axis,
@@ -48,11 +49,7 @@ def _scatter_nd(op: Op, indices: Array, updates: Array, _: Array) -> Array:
 
 def _broadcast_to_shape(op: Op) -> list[Shape]:
     x, shape = shape_of(op, 0), const_ints(op, 1)
-    try:
-        fits = np.broadcast_shapes(x, shape) == shape
-    except ValueError:
-        fits = False
-    if not fits:
+    if broadcast(op, x, shape) != shape:
         raise shape_error(op, f"cannot broadcast {list(x)} to {list(shape)}")
     return [shape]
 

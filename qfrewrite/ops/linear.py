@@ -27,6 +27,7 @@ from qfrewrite.ops.spec import (
     act,
     attr,
     bias,
+    broadcast,
     const_ints,
     define,
     facets,
@@ -48,35 +49,19 @@ def window_of(op: Op) -> tuple[tuple[int, int], tuple[int, int], str]:
     )
 
 
-def _spatial(op: Op, x: Shape, window: tuple[int, int]) -> tuple[int, int]:
-    strides, dilations, padding = window_of(op)
-    if min(*strides, *dilations) < 1:
-        raise shape_error(op, f"strides {strides} and dilations {dilations} must be positive")
-    height, width = (
-        output_size(x[i + 1], window[i], strides[i], dilations[i], padding) for i in range(2)
-    )
-    return height, width
-
-
-def _rank4(op: Op) -> tuple[Shape, Shape]:
+def _conv_shape(op: Op) -> list[Shape]:
     x, w = shape_of(op, 0), shape_of(op, 1)
     if len(x) != 4 or len(w) != 4:
         raise shape_error(op, f"input {list(x)} and weights {list(w)} must have rank 4")
-    return x, w
-
-
-def _conv_shape(op: Op) -> list[Shape]:
-    x, w = _rank4(op)
-    if w[3] < 1 or x[3] % w[3]:
+    depthwise = op.kind == "DEPTHWISE_CONV_2D"
+    whole, part = (w[3], x[3]) if depthwise else (x[3], w[3])
+    if part < 1 or whole % part:
         raise shape_error(op, f"weights {list(w)} do not fit {x[3]} input channels")
-    return [(x[0], *_spatial(op, x, (w[1], w[2])), w[0])]
-
-
-def _depthwise_shape(op: Op) -> list[Shape]:
-    x, w = _rank4(op)
-    if x[3] < 1 or w[3] % x[3]:
-        raise shape_error(op, f"weights {list(w)} do not fit {x[3]} input channels")
-    return [(x[0], *_spatial(op, x, (w[1], w[2])), w[3])]
+    strides, dilations, padding = window_of(op)
+    if min(*strides, *dilations) < 1:
+        raise shape_error(op, f"strides {strides} and dilations {dilations} must be positive")
+    axes = zip(x[1:3], w[1:3], strides, dilations, strict=True)
+    return [(x[0], *(output_size(*axis, padding) for axis in axes), w[3 if depthwise else 0])]
 
 
 def _conv_3d_shape(op: Op) -> list[Shape]:
@@ -121,8 +106,7 @@ def _matmul_shape(op: Op) -> list[Shape]:
     inner_b, columns = (b[-1], b[-2]) if attr(op, "adj_y") else (b[-2], b[-1])
     if inner_a != inner_b:
         raise shape_error(op, f"inner sizes {inner_a} and {inner_b} differ")
-    batch = tuple(int(d) for d in np.broadcast_shapes(a[:-2], b[:-2]))
-    return [(*batch, rows_, columns)]
+    return [(*broadcast(op, a[:-2], b[:-2]), rows_, columns)]
 
 
 def _plus(y: Array, b: Array | None) -> Array:
@@ -207,7 +191,7 @@ define(
     _CONV.op("CONV_2D", (X, _W, bias()), _conv_shape, _conv, homogeneous=True).since(
         {hybrid: 2, hybrid_per_channel: 5, grouped: 6}, int8=3
     ),
-    _CONV.op("DEPTHWISE_CONV_2D", (X, weight("w", axis=3, rank=4), bias()), _depthwise_shape)
+    _CONV.op("DEPTHWISE_CONV_2D", (X, weight("w", axis=3, rank=4), bias()), _conv_shape)
     .facets(reference=_depthwise, attrs={**_CONV.attrs, "depth_multiplier": 1})
     .since({dilated: 2, hybrid: 4, hybrid_per_channel: 6}, int8=3),
     _LINEAR.op("TRANSPOSE_CONV", (param("output_shape"), _W, X, bias()), _transpose_conv_shape)

@@ -23,6 +23,7 @@ from qfrewrite.ops.spec import (
     X,
     act,
     attr,
+    broadcast,
     const_ints,
     define,
     normal_axis,
@@ -40,12 +41,7 @@ def _select_shape(op: Op) -> list[Shape]:
         if a != b or condition not in (a, a[:1], (1,), ()):
             raise shape_error(op, f"cannot select by {list(condition)} of {list(a)}, {list(b)}")
         return [a]
-    try:
-        return [tuple(int(d) for d in np.broadcast_shapes(condition, a, b))]
-    except ValueError:
-        raise shape_error(
-            op, f"shapes {list(condition)}, {list(a)} and {list(b)} do not broadcast"
-        ) from None
+    return [broadcast(op, condition, a, b)]
 
 
 def _select(op: Op, condition: Array, a: Array, b: Array) -> Array:

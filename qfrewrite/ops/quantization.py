@@ -6,7 +6,7 @@ import numpy as np
 
 from qfrewrite.ir import Array, Op
 from qfrewrite.ir.quant import dequantize, quantize
-from qfrewrite.ops.features import makes, per_channel_operand, per_channel_result, says
+from qfrewrite.ops.features import makes, per_channel, says
 from qfrewrite.ops.spec import FLOAT_ONLY, OpSpec, Shape, X, attr, define, same_shape, shape_error
 
 
@@ -101,8 +101,8 @@ define(
     .since({says("narrow_range"): 2}),
     OpSpec("QUANTIZE", reference=_quantize)
     .facets("quantizes converts")
-    .since({makes("int16"): 2, per_channel_result: 3}),
+    .since({makes("int16"): 2, lambda op: per_channel(op.output): 3}),
     OpSpec("DEQUANTIZE", reference=_dequantize)
     .facets("quantizes converts")
-    .since({per_channel_operand: 5}, int8=2, int16=3, float16=3),
+    .since({lambda op: per_channel(op.input(0)): 5}, int8=2, int16=3, float16=3),
 )

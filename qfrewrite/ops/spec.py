@@ -108,6 +108,15 @@ def shape_of(op: Op, slot: int) -> Shape:
     return tensor.shape
 
 
+def broadcast(op: Op, *shapes: Shape) -> Shape:
+    """The shape that numpy broadcasts these shapes to; raises VerifyError where they do not fit."""
+    try:
+        return tuple(int(d) for d in np.broadcast_shapes(*shapes))
+    except ValueError:
+        names = " and ".join(str(list(shape)) for shape in shapes)
+        raise shape_error(op, f"shapes {names} do not broadcast") from None
+
+
 def same_shape(op: Op) -> list[Shape]:
     """The output has the shape of the first input."""
     return [shape_of(op, 0)]

@@ -244,6 +244,7 @@ _TOKEN = re.compile(
     )""",
     re.VERBOSE,
 )
+_PER_CHANNEL = re.compile(r"\s*(\d{1,9})\s+on\s+(\d{1,9})\s*:")
 
 
 class _Parser:
@@ -371,34 +372,24 @@ class _Parser:
             raise self._refused(f"what is known of '{name}': {error}") from None
 
     def _shape(self) -> tuple[tuple[int, ...], tuple[int, ...] | None]:
-        shape: list[int] = []
-        dims: list[int] = []
-        signature: list[int] | None = None
-        while not self._take("mark", "]"):
-            if self._take("mark", "|"):
-                signature = []
-            open_size = bool(self._take("mark", "?"))
-            size = self._whole(0 if signature is None else -1)
-            if signature is not None:
-                signature.append(size)
-            else:
-                shape.append(size)
-                dims.append(-1 if open_size else size)
+        dims: list[tuple[int, int]] = []
+        while not (closed := self._take("mark", "]")) and not self._take("mark", "|"):
+            open_size = self._take("mark", "?")
+            size = self._whole()
+            dims.append((size, -1 if open_size else size))
             self._take("mark", ",")
-        if signature is None and -1 in dims:
-            signature = dims
-        return tuple(shape), None if signature is None else tuple(signature)
+        signature = tuple(d for _, d in dims)
+        if not closed:
+            signature = tuple(self._until("]", lambda: self._whole(-1)))
+        elif -1 not in signature:
+            return signature, None
+        return tuple(size for size, _ in dims), signature
 
     def _quant(self, name: str) -> Quant:
-        axis, count, start = 0, 1, self._at
-        if self._take("number") is not None and self._take("word", "on"):
-            self._at = start
-            count = self._whole()
-            self._expect("word", "on")
-            axis = self._whole()
-            self._expect("mark", ":")
-        else:
-            self._at = start
+        count, axis = 1, 0
+        if per_channel := _PER_CHANNEL.match(self._text, self._at):
+            count, axis = map(int, per_channel.groups())
+            self._at = per_channel.end()
         scale = self._values((count,), "float32", f"{name}.scale")
         self._expect("mark", ",")
         zero_point = self._values((count,), "int64", f"{name}.zero_point")
