@@ -61,24 +61,23 @@ def _violations(graph: Graph) -> Iterator[tuple[str, str]]:
 
 
 def _tensor_violations(tensor: Tensor) -> Iterator[tuple[str, str]]:
+    place, data = tensor.place, tensor.data
     if tensor.quant is not None:
         scale = tensor.quant.scale
         if not np.isfinite(scale).all() or (scale < 0).any():
-            yield f"tensor '{tensor.name}'", "has a scale that is negative or no finite number"
+            yield place, "has a scale that is negative or no finite number"
     if tensor.channels.sizes - {*tensor.shape[-1:]}:
-        yield f"tensor '{tensor.name}'", f"of {list(tensor.shape)} has facts of other channels"
-    if tensor.data is None:
+        yield place, f"of {list(tensor.shape)} has facts of other channels"
+    if data is None:
         if tensor.trained is not None:
-            yield f"tensor '{tensor.name}'", "has a trained range and no value"
+            yield place, "has a trained range and no value"
         return
-    place = f"constant '{tensor.name}'"
     if tensor.producer is not None:
-        yield place, "is computed by an op as well"
+        yield place, "is a constant, and is computed by an op as well"
     dtype = NUMPY_DTYPES.get(tensor.dtype)
-    data = tensor.value()
     if dtype is None or tensor.sparsity is not None:  # raw bytes
         return
     if data.dtype != dtype:
-        yield place, f"says {tensor.dtype} and holds {data.dtype}"
+        yield place, f"is stated as {tensor.dtype} and holds {data.dtype}"
     if data.shape != tensor.shape:
-        yield place, f"says {list(tensor.shape)} and holds {list(data.shape)}"
+        yield place, f"is stated as {list(tensor.shape)} and holds {list(data.shape)}"

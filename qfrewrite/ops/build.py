@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -59,7 +59,7 @@ class GraphBuilder:
 def append_op(
     graph: Graph,
     kind: str,
-    inputs: tuple[Tensor | None, ...] | list[Tensor | None] | list[Tensor],
+    inputs: Iterable[Tensor | None],
     *,
     name: str | None = None,
     attrs: Mapping[str, Any] | None = None,
@@ -72,25 +72,20 @@ def append_op(
     Outputs are called `name`, `name:1`, ...; their element type is that of the first activation
     operand unless `dtype` says otherwise.
     """
-    name = graph.unique_name(name or kind.lower())
-    draft = Op(kind, tuple(inputs), (Tensor(name, (), dtype or "float32"),), attrs, name=name)
-    spec = require_spec(draft)
+    name, inputs = graph.unique_name(name or kind.lower()), tuple(inputs)
+    spec = require_spec(Op(kind, inputs, (), name=name))
+    draft = Op(kind, inputs, [Tensor(name, ())], {**spec.attrs, **(attrs or {})}, name=name)
     if dtype is None:
         acts = (inputs[slot] for slot in spec.slots(len(inputs), "act"))
         dtype = next((t.dtype for t in acts if t is not None), "float32")
-    attrs = {**spec.attrs, **(attrs or {})}
     shapes = inferred(draft)
-    draft = Op(kind, tuple(inputs), (), attrs, name=name)
-    signatures = _signatures(draft, shapes)
+    types, signatures = output_types(draft, dtype, len(shapes)), _signatures(draft, shapes)
     outputs = [
-        Tensor(name if i == 0 else f"{name}:{i}", shape, made, shape_signature=signatures[i])
-        for i, (shape, made) in enumerate(
-            zip(shapes, output_types(draft, dtype, len(shapes)), strict=True)
-        )
+        Tensor(f"{name}:{i}" if i else name, shape, made, shape_signature=signature)
+        for i, (shape, made, signature) in enumerate(zip(shapes, types, signatures, strict=True))
     ]
-    return graph.add_op(
-        Op(kind, tuple(inputs), outputs, attrs, name=name, meta=meta), anchor=anchor
-    )
+    op = Op(kind, inputs, outputs, draft.attrs, name=name, meta=meta)
+    return graph.add_op(op, anchor=anchor)
 
 
 def _signatures(op: Op, shapes: list[Shape]) -> list[Shape | None]:
@@ -103,12 +98,12 @@ def _signatures(op: Op, shapes: list[Shape]) -> list[Shape | None]:
         others = inferred(Op(op.kind, doubled, op.outputs, op.attrs, name=op.name))
     except QfError:
         return closed
-    return [
-        tuple(-1 if n != m else n for n, m in zip(one, other, strict=True))
-        if one != other
-        else None
-        for one, other in zip(shapes, others, strict=True)
-    ]
+    return [_opened(one, other) for one, other in zip(shapes, others, strict=True)]
+
+
+def _opened(one: Shape, other: Shape) -> Shape | None:
+    opened = tuple(-1 if n != m else n for n, m in zip(one, other, strict=True))
+    return opened if opened != one else None
 
 
 def _doubled(tensor: Tensor) -> Iterator[int]:

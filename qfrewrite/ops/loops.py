@@ -5,13 +5,13 @@ The runtime cannot be stopped while it computes: a loop without an end would han
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from qfrewrite.errors import QfError, VerifyError
 from qfrewrite.ir import Array, Graph, Op, Tensor
-from qfrewrite.ops.spec import computed, spec_of
+from qfrewrite.ops.spec import facets, values_of
 from qfrewrite.ops.subgraphs import run_graphs
 
 MOST_STEPS = 20_000
@@ -36,23 +36,23 @@ def _verify(op: Op, condition: Graph, body: Graph) -> None:
     needed = _deciding(condition, body)
     if needed is None or any(i >= len(op.inputs) for i in needed):
         return
-    start = {i: None if (t := op.inputs[i]) is None else t.data for i in needed}
-    state = {i: value for i, value in start.items() if value is not None}
+    state = {i: t.data for i in needed if (t := op.inputs[i]) is not None and t.data is not None}
     if len(state) < len(needed) or any(v.size > _MOST_ELEMENTS for v in state.values()):
         return
-    decide = _slice(condition, [condition.outputs[0]])
+    decide = _slice(condition, condition.outputs[:1])
     proceed = _slice(body, [body.outputs[i] for i in needed])
     try:
         for _ in range(MOST_STEPS):
-            if not np.asarray(_run(decide, condition, state, [condition.outputs[0]])[0]).all():
+            decided = _run(decide, condition, state)
+            if not decided[condition.outputs[0]].all():
                 return
-            values = _run(proceed, body, state, [body.outputs[i] for i in needed])
-            after = dict(zip(needed, values, strict=True))
+            values = _run(proceed, body, state)
+            after = {i: values[body.outputs[i]] for i in needed}
             if all(np.array_equal(after[i], state[i]) for i in needed):
                 break
             state = after
     except QfError:
-        return  # An op says it cannot be computed: so will the runtime.
+        return  # An op cannot be computed: the runtime will find the same.
     raise VerifyError(
         f"is a loop without an end, or of {MOST_STEPS} steps or more",
         where=op.place,
@@ -77,7 +77,7 @@ def _deciding(condition: Graph, body: Graph) -> list[int] | None:
 def _positions(graph: Graph, tensor: Tensor) -> set[int] | None:
     """Inputs of `graph` that `tensor` is computed from; None where numpy cannot compute it."""
     ops = _slice(graph, [tensor])
-    if any((spec := spec_of(op)) is None or spec.reference is None for op in ops):
+    if any(facets(op).reference is None for op in ops):
         return None
     used = {tensor, *(t for op in ops for t in op.inputs if t is not None)}
     sources = {t for t in used if t.data is None and t.producer is None}
@@ -96,13 +96,7 @@ def _slice(graph: Graph, outputs: Sequence[Tensor]) -> list[Op]:
     return ops[::-1]
 
 
-def _run(
-    ops: Sequence[Op], graph: Graph, state: dict[int, Array], outputs: Sequence[Tensor]
-) -> list[Array]:
-    values = {graph.inputs[i]: value for i, value in state.items()}
-    for op in ops:
-        operands = [
-            None if t is None else t.data if t.data is not None else values[t] for t in op.inputs
-        ]
-        values.update(zip(op.outputs, computed(op, operands), strict=False))
-    return [t.value() if t.data is not None else values[t] for t in outputs]
+def _run(ops: Sequence[Op], graph: Graph, state: Mapping[int, Array]) -> dict[Tensor, Array]:
+    """The values of `graph` that follow from those of its inputs."""
+    known = {t: t.data for t in graph.tensors if t.data is not None}
+    return values_of(ops, known | {graph.inputs[i]: value for i, value in state.items()})

@@ -7,7 +7,7 @@ can hold.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field, replace
 from functools import partial
 from math import inf, prod
@@ -17,7 +17,7 @@ from typing import Any, Literal
 import numpy as np
 
 from qfrewrite.errors import UnsupportedError, VerifyError
-from qfrewrite.ir import NUMPY_DTYPES, Array, Op
+from qfrewrite.ir import NUMPY_DTYPES, Array, Op, Tensor
 from qfrewrite.ir.kinds import register_kinds
 
 Shape = tuple[int, ...]
@@ -452,6 +452,15 @@ def computed(op: Op, values: Sequence[Array | None]) -> list[Array]:
         ) from None
     except _MALFORMED as error:
         raise _misfit(op, error) from None
+
+
+def values_of(ops: Iterable[Op], known: Mapping[Tensor, Array]) -> dict[Tensor, Array]:
+    """The known values, and those that `ops`, in their order, compute from them."""
+    values = dict(known)
+    for op in ops:
+        results = computed(op, [None if t is None else values[t] for t in op.inputs])
+        values.update(zip(op.outputs, results, strict=False))
+    return values
 
 
 def _narrowed(spec: OpSpec, slot: int, result: Array, values: Sequence[Array | None]) -> Array:
