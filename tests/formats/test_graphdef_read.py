@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -345,3 +347,16 @@ def test_no_node_has_two_converters() -> None:
     """The later of two tables would win, and the other converter would be dead code."""
     counts = Counter(node_op for table in TABLES for node_op in table)
     assert [node_op for node_op, count in counts.items() if count > 1] == []
+
+
+def test_it_is_read_without_the_modules_of_tflite(tmp_path: Path) -> None:
+    """In a process of its own: elsewhere other tests have imported them, with all op kinds."""
+    path = tmp_path / "m.pb"
+    g = Nodes()
+    g.add("Relu", "y", [g.placeholder("x", (1, 4))])
+    path.write_bytes(g.bytes())
+    code = (
+        "import sys; from qfrewrite.formats.graphdef.read import read_graphdef; "
+        f"read_graphdef({str(path)!r}); assert 'qfrewrite.formats.tflite.schema' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

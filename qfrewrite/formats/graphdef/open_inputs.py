@@ -27,8 +27,8 @@ _CONVOLUTIONS = ("Conv2D", "DepthwiseConv2dNative")
 class _Fitting:
     """Shapes of all open inputs for every candidate of one form that fits, [candidates]."""
 
-    shapes: Mapping[Ref, tuple[int | Sizes, ...]]
-    """By input: numbers, and arrays of sizes along the candidates."""
+    shapes: Mapping[Ref, Sizes]
+    """By input: its dimensions [rank, candidates]."""
     sizes: Sizes
     """The size that varies: that of the height."""
     square: bool
@@ -36,10 +36,7 @@ class _Fitting:
 
     def at(self, index: int) -> dict[Ref, tuple[int, ...]]:
         """The shapes of one candidate."""
-        return {
-            ref: tuple(int(d if isinstance(d, int) else d[index]) for d in dims)
-            for ref, dims in self.shapes.items()
-        }
+        return {ref: tuple(map(int, dims[:, index])) for ref, dims in self.shapes.items()}
 
 
 def settle_inputs(
@@ -86,10 +83,7 @@ def _fitting(nodes: Nodes, shapes: Shapes, ends: Sequence[Ref]) -> list[_Fitting
             sizes = {ref: _filled(shape, height, width) for ref, shape in form.items()}
             fits = fitting_sizes(nodes, sizes, ends, height.size, strict=strict)
             if fits.any():
-                kept = {
-                    ref: tuple(d if isinstance(d, int) else d[fits] for d in dims)
-                    for ref, dims in sizes.items()
-                }
+                kept = {ref: dims[:, fits] for ref, dims in sizes.items()}
                 fitting.append(_Fitting(kept, height[fits], image and not oblong))
         if fitting:
             break
@@ -114,10 +108,8 @@ def _forms(nodes: Nodes, shapes: Shapes) -> Iterator[dict[Ref, Shape]]:
 
 def _of_rank(shape: Shape | None, rank: int) -> Shape:
     """`shape` for a batch of 1 where that is open; an unknown one with `rank` axes."""
-    dims: list[int | None] = [None] * rank if shape is None else list(shape)
-    if dims and dims[0] is None:
-        dims[0] = 1
-    return tuple(dims)
+    shape = (None,) * rank if shape is None else shape
+    return (1, *shape[1:]) if shape[:1] == (None,) else shape
 
 
 def _open_channels(nodes: Nodes, shape: Shape) -> int | None:
@@ -150,12 +142,13 @@ def _is_image(shape: Shape) -> bool:
     return len(shape) == 4 and shape.count(None) == 2
 
 
-def _filled(shape: Shape, height: Sizes, width: Sizes) -> tuple[int | Sizes, ...]:
-    """The first open size is the height, others are the width."""
-    first = shape.index(None) if None in shape else -1
-    return tuple(
-        d if d is not None else height if i == first else width for i, d in enumerate(shape)
-    )
+def _filled(shape: Shape, height: Sizes, width: Sizes) -> Sizes:
+    """The dimensions [rank, candidates]: the first open one is the height, others are the width."""
+    dims = np.empty((len(shape), height.size), np.int64)
+    for i, size in enumerate(shape):
+        open_size = height if None not in shape[:i] else width
+        dims[i] = open_size if size is None else size
+    return dims
 
 
 def _ambiguous(

@@ -105,7 +105,7 @@ def _require(condition: object) -> None:
 
 def fitting_sizes(
     nodes: Nodes,
-    inputs: Mapping[Ref, Sequence[int | Sizes]],
+    inputs: Mapping[Ref, Sizes],
     ends: Sequence[Ref],
     count: int,
     *,
@@ -113,14 +113,11 @@ def fitting_sizes(
 ) -> npt.NDArray[np.bool_]:
     """For each of `count` candidates, whether no node between `inputs` and `ends` refuses it.
 
-    inputs: dimensions of each input, a number or one number per candidate. strict: whether a
+    inputs: dimensions of each input [rank, candidates]. strict: whether a
     first dimension that a reshape leaves open is the batch, of 1, and no convolution is grouped.
     """
     fits = np.ones(count, np.bool_)
-    values = {
-        ref: _Value(tuple(np.broadcast_to(np.int64(d), fits.shape) for d in dims))
-        for ref, dims in inputs.items()
-    }
+    values = {ref: _Value(tuple(dims)) for ref, dims in inputs.items()}
     for node in sort_nodes(nodes, ends, {ref.node for ref in inputs}):
         rule = _RULES.get(node.op)
         read = [values.get(ref, _Value()) for ref in data_refs(node)]

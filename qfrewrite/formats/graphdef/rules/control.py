@@ -357,7 +357,7 @@ def without_unreached(graphs: Sequence[Graph]) -> list[Graph]:
     kept = reached(graphs[0], graphs)
     numbers = [number for number, graph in enumerate(graphs) if graph in kept]
     for graph in kept:
-        for op in graph.ops_of(*RUNS):
+        for op in (op for op in graph.ops if op.kind in RUNS):
             runs = {run.index: numbers.index(op.attrs[run.index]) for run in RUNS[op.kind]}
             graph.set_attrs(op, **runs)
     return [graphs[number] for number in numbers]
