@@ -13,23 +13,15 @@ Array = npt.NDArray[Any]
 
 # Element types carry TFLite's names in lower case. A type that numpy lacks is kept as its raw
 # bytes (a one-dimensional uint8 array), so that it survives a round trip.
+_SIZES = (8, 16, 32, 64)
+_BITS = {"float": _SIZES[1:], "int": _SIZES, "uint": _SIZES, "complex": (64, 128)}
 NUMPY_DTYPES: Mapping[str, np.dtype[Any]] = MappingProxyType(
     {
-        "float32": np.dtype("<f4"),
-        "float16": np.dtype("<f2"),
-        "float64": np.dtype("<f8"),
-        "int8": np.dtype("i1"),
-        "uint8": np.dtype("u1"),
-        "int16": np.dtype("<i2"),
-        "uint16": np.dtype("<u2"),
-        "int32": np.dtype("<i4"),
-        "uint32": np.dtype("<u4"),
-        "int64": np.dtype("<i8"),
-        "uint64": np.dtype("<u8"),
-        "bool": np.dtype("?"),
-        "complex64": np.dtype("<c8"),
-        "complex128": np.dtype("<c16"),
+        f"{kind}{bits}": np.dtype(f"<{kind[0]}{bits // 8}")
+        for kind, sizes in _BITS.items()
+        for bits in sizes
     }
+    | {"bool": np.dtype("?")}
 )
 
 

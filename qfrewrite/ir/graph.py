@@ -150,7 +150,7 @@ class Graph:
         self._put(node, name=name)
 
     def set_kind(self, op: Op, kind: str, attrs: Attrs | None = None) -> None:
-        """Make `op` another kind with these attributes; what a file said of the old one goes."""
+        """Make `op` another kind with these attributes; what its file states of it goes."""
         attrs = MappingProxyType(dict(attrs or {}))
         self._put(op, kind=kind, attrs=attrs, version=None, meta=NO_META)
 
@@ -239,11 +239,11 @@ class Graph:
         self._put(tensor, **{slot: getattr(source, slot) for slot in slots})
 
     def forget_file(self, op: Op) -> None:
-        """Drop what the file of `op` said of it: it is another op now."""
+        """Drop what the file of `op` states of it: it is another op now."""
         self._put(op, version=None, meta=NO_META)
 
     def replace_uses(self, old: Tensor, new: Tensor, *, skip: Iterable[Op] = ()) -> None:
-        """Let every reader of `old` read `new`; where `old` is a graph output, `new` becomes it.
+        """Let every user of `old` read `new`; where `old` is a graph output, `new` becomes it.
 
         Ops in `skip` keep reading `old`. The name of a graph output stays: `new` takes it over
         and `old` gets another. So an output that is an input too stays what it is, and a `new`

@@ -1,4 +1,4 @@
-"""A model: its subgraphs and everything a file says besides them."""
+"""A model: its subgraphs and everything else that its file holds."""
 
 from __future__ import annotations
 
@@ -12,16 +12,17 @@ from qfrewrite.ir.graph import Graph
 
 @dataclass
 class Signature:
-    """A named entry point: outside names for the inputs and outputs of one subgraph.
-
-    `inputs` and `outputs` pair a name with a position in the subgraph's own list, so that they
-    stay right when a pass puts another tensor there.
-    """
+    """A named entry point: outside names for the inputs and outputs of one subgraph."""
 
     key: str
+    """The name of the entry point."""
     subgraph: int
+    """The position of its subgraph in the model."""
     inputs: tuple[tuple[str, int], ...]
+    """Names with positions in the subgraph's own list of inputs, so that they stay right when a
+    pass puts another tensor there."""
     outputs: tuple[tuple[str, int], ...]
+    """Names with positions in the list of outputs, likewise."""
 
 
 # So many inputs and outputs are shown of a model.
@@ -30,23 +31,26 @@ _SHOWN = 4
 
 @dataclass
 class Model:
-    """Subgraphs, signatures and metadata of one model file.
-
-    `source` is the format it was read from (`graphdef` or `tflite`); `meta` keeps what only that
-    format's writer needs. `diagnostics` are what the reader wants
-    said to the user. `loaded` holds
-    the graphs' versions after reading: while they match, a writer must change nothing.
-    """
+    """Subgraphs, signatures and metadata of one model file."""
 
     graphs: list[Graph]
+    """The subgraphs, the main one first."""
     path: Path | None = None
+    """The file it was read from."""
     source: str = "tflite"
+    """The format it was read from, `graphdef` or `tflite`."""
     description: str | None = None
+    """The text that the file describes itself with."""
     signatures: list[Signature] = field(default_factory=list)
+    """The named entry points."""
     metadata: list[tuple[str, bytes]] = field(default_factory=list)
+    """Further data of the file by name."""
     diagnostics: Diagnostics = field(default_factory=Diagnostics)
+    """What the user should know of how the file was read."""
     meta: dict[str, Any] = field(default_factory=dict)
+    """What only the writer of the format needs."""
     loaded: tuple[int, ...] | None = None
+    """The graphs' versions after reading: while they match, a writer must change nothing."""
 
     def __post_init__(self) -> None:
         """Let each graph know the subgraphs its ops run.

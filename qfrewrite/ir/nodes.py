@@ -32,23 +32,18 @@ class User(NamedTuple):
     slot: int
 
 
+@dataclass(slots=True)
 class Index:
     """What the tensors of a graph know about it: edges, inputs and outputs."""
 
-    __slots__ = ("inputs", "outputs", "producers", "users")
-
-    inputs: tuple[Tensor, ...]
-    """The graph's inputs."""
-    outputs: tuple[Tensor, ...]
-    """The graph's outputs."""
     producers: Mapping[Any, Mapping[Op, object]]
     """The edges into a tensor: the very dictionary of networkx, so that nothing goes stale."""
     users: Mapping[Any, Mapping[Op, object]]
     """The edges out of a tensor, likewise."""
-
-    def __init__(self, producers: Any, users: Any) -> None:
-        self.inputs, self.outputs = (), ()
-        self.producers, self.users = producers, users
+    inputs: tuple[Tensor, ...] = ()
+    """The graph's inputs."""
+    outputs: tuple[Tensor, ...] = ()
+    """The graph's outputs."""
 
 
 _BY_RANK = attrgetter("rank")

@@ -1,4 +1,4 @@
-"""Affine quantization: real = scale * (code - zero_point).
+"""Affine quantization: real = scale * (quantized - zero_point).
 
 Source: the LiteRT 8-bit quantization specification.
 """
@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 FloatArray = npt.NDArray[np.floating[Any]]
 
-# dtype -> (lowest, highest) code of an activation.
+# Element type -> (lowest, highest) quantized value of an activation.
 ACTIVATION_CODES: Mapping[str, tuple[int, int]] = MappingProxyType(
     {"int8": (-128, 127), "uint8": (0, 255), "int16": (-32768, 32767)}
 )
@@ -29,16 +29,16 @@ LARGEST_SCALE = 2.0**60
 
 @dataclass(frozen=True, eq=False)
 class Quant:
-    """Scale and zero point of a tensor: one pair, or one per index along `axis`.
-
-    scale: float32 [1] or [C]; zero_point: int64 [1] or [C].
-    `extra` keeps what a file says beyond these (recorded min/max, custom quantization).
-    """
+    """Scale and zero point of a tensor: one pair, or one per index along `axis`."""
 
     scale: FloatArray
+    """Real units per step of the quantized values, float32 [1] or [C]."""
     zero_point: npt.NDArray[np.int64]
+    """The quantized value that stands for 0, [1] or [C]."""
     axis: int = 0
+    """The axis of the channels."""
     extra: Mapping[str, Any] = field(default_factory=dict)
+    """What a file states beyond these: recorded minimum and maximum, custom quantization."""
 
     @property
     def per_channel(self) -> bool:
@@ -52,7 +52,7 @@ class Quant:
 
 
 def activation_quant(low: float, high: float, dtype: str = "int8") -> Quant:
-    """Asymmetric per-tensor parameters for the range [low, high], nudged so that 0 is a code.
+    """Asymmetric per-tensor parameters for the range [low, high], nudged to represent 0 exactly.
 
     The range is widened to hold 0. int16 is symmetric with zero point 0, as the specification
     asks. A range without width gets the smallest valid scale. Ranges are in real units.
@@ -71,18 +71,18 @@ def activation_quant(low: float, high: float, dtype: str = "int8") -> Quant:
 
 
 def quantize(real: FloatArray, quant: Quant, dtype: str) -> npt.NDArray[Any]:
-    """Real values to codes of `dtype`, rounded to nearest even and saturated."""
+    """Real values to quantized values of `dtype`, rounded to nearest even and saturated."""
     info = np.iinfo(dtype)
     scale, zero = _along_axis(quant, real.ndim)
-    codes = np.rint(real.astype(np.float64) / scale) + zero
-    saturated: npt.NDArray[Any] = np.asarray(np.clip(codes, info.min, info.max)).astype(dtype)
+    quantized = np.rint(real.astype(np.float64) / scale) + zero
+    saturated: npt.NDArray[Any] = np.asarray(np.clip(quantized, info.min, info.max)).astype(dtype)
     return saturated
 
 
-def dequantize(codes: npt.NDArray[Any], quant: Quant) -> npt.NDArray[np.float32]:
-    """Codes to real values, float32."""
-    scale, zero = _along_axis(quant, codes.ndim)
-    real = np.asarray((codes.astype(np.float64) - zero) * scale)
+def dequantize(quantized: npt.NDArray[Any], quant: Quant) -> npt.NDArray[np.float32]:
+    """Quantized values to real values, float32."""
+    scale, zero = _along_axis(quant, quantized.ndim)
+    real = np.asarray((quantized.astype(np.float64) - zero) * scale)
     return real.astype(np.float32)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from graphlib import TopologicalSorter
-from heapq import heappop, heappush
 from typing import Any, TypeVar
 
 import networkx as nx
@@ -33,15 +32,9 @@ def sources_first(sources: Mapping[str, Collection[str]]) -> list[str]:
 
     Raises graphlib.CycleError where there is no such order.
     """
-    names = list(sources)
-    rank = {name: i for i, name in enumerate(names)}
-    sorter = TopologicalSorter(sources)
-    sorter.prepare()
-    ready: list[int] = []
-    order: list[str] = []
-    while sorter.is_active():
-        for name in sorter.get_ready():
-            heappush(ready, rank[name])
-        order.append(names[heappop(ready)])
-        sorter.done(order[-1])
-    return order
+    TopologicalSorter(sources).prepare()
+    graph: Any = nx.DiGraph()
+    graph.add_nodes_from(sources)
+    graph.add_edges_from((source, name) for name in sources for source in sources[name])
+    rank = {name: i for i, name in enumerate(sources)}
+    return list(nx.lexicographical_topological_sort(graph, rank.get))

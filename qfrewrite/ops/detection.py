@@ -53,8 +53,8 @@ def decode_options(op: Op) -> dict[str, Any]:
     from flatbuffers import flexbuffers
 
     try:
-        found = flexbuffers.Loads(bytes(op.attrs.get("custom_options") or b""))
-        return {k: OPTIONS[k](v) for k, v in found.items() if k in OPTIONS}
+        values = flexbuffers.Loads(bytes(op.attrs.get("custom_options") or b""))
+        return {k: OPTIONS[k](v) for k, v in values.items() if k in OPTIONS}
     except Exception as error:  # the library raises whatever bytes lead it to
         raise ModelFileError(
             f"has options that cannot be read ({type(error).__name__})", where=f"op '{op.name}'"
@@ -63,9 +63,8 @@ def decode_options(op: Op) -> dict[str, Any]:
 
 def output_shapes(options: Mapping[str, Any]) -> tuple[tuple[int, ...], ...]:
     """Shapes of boxes, classes, scores and their number; raises ModelFileError."""
-    count = int(options.get("max_detections", 10)) * int(
-        options.get("max_classes_per_detection", 1)
-    )
+    most, each = options.get("max_detections", 10), options.get("max_classes_per_detection", 1)
+    count = int(most) * int(each)
     if not 0 < count < _MOST:
         raise ModelFileError(f"asks for {count} detections")
     return (1, count, 4), (1, count), (1, count), (1,)

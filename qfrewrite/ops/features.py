@@ -26,7 +26,7 @@ def broadcasts_above(rank: int) -> Feature:
     )
 
 
-def says(name: str) -> Feature:
+def is_set(name: str) -> Feature:
     """Whether an attribute is set."""
     return lambda op: bool(attr(op, name))
 

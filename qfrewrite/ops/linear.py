@@ -14,8 +14,8 @@ from qfrewrite.ops.features import (
     has,
     hybrid,
     hybrid_per_channel,
+    is_set,
     lacks,
-    says,
 )
 from qfrewrite.ops.spec import (
     FLOAT_ONLY,
@@ -37,7 +37,7 @@ from qfrewrite.ops.spec import (
     step_of_product,
     weight,
 )
-from qfrewrite.ops.windows import output_size, patches, same_padding
+from qfrewrite.ops.windows import STRIDES, output_size, patches, same_padding
 
 
 def window_of(op: Op) -> tuple[tuple[int, int], tuple[int, int], str]:
@@ -167,18 +167,9 @@ def _macs(op: Op) -> int:
     return held[0].size * (values.size // max(values.shape[-1], 1))
 
 
-def _matmul_macs(op: Op) -> int:
-    return op.output.size * op.operand(0).shape[-1]
-
-
 _LINEAR = OpSpec(fuses=True, least_step=step_of_product, macs=_macs)
 _CONV = _LINEAR.facets("hybrid").attributes(
-    padding="SAME",
-    stride_h=1,
-    stride_w=1,
-    dilation_h_factor=1,
-    dilation_w_factor=1,
-    fused_activation_function="NONE",
+    padding="SAME", **STRIDES, dilation_h_factor=1, dilation_w_factor=1
 )
 _CONV_3D = OpSpec(options="Conv3DOptions", kernels=FLOAT_ONLY).attributes(
     padding="SAME",
@@ -195,7 +186,7 @@ define(
     .facets(reference=_depthwise, attrs={**_CONV.attrs, "depth_multiplier": 1})
     .since({dilated: 2, hybrid: 4, hybrid_per_channel: 6}, int8=3),
     _LINEAR.op("TRANSPOSE_CONV", (param("output_shape"), _W, X, bias()), _transpose_conv_shape)
-    .attributes(padding="SAME", stride_h=1, stride_w=1, fused_activation_function="NONE")
+    .attributes(padding="SAME", **STRIDES)
     .facets("homogeneous scatters", reference=_transpose_conv)
     .since({has(3): 3, activates: 4}, int8=2),
     _LINEAR.op("FULLY_CONNECTED", (X, weight("w", axis=0, rank=2), bias()), _fully_connected_shape)
@@ -206,7 +197,7 @@ define(
         asymmetric_quantize_inputs=False,
     )
     .facets("hybrid homogeneous", reference=_fully_connected)
-    .since({hybrid: 3, says("keep_num_dims"): 5, lacks(2): 6, hybrid_per_channel: 12}, int8=4),
+    .since({hybrid: 3, is_set("keep_num_dims"): 5, lacks(2): 6, hybrid_per_channel: 12}, int8=4),
     # Ours: the reader of GraphDefs writes what is used of it as FULLY_CONNECTED.
     OpSpec("RFFT", (Port("x", "any"),), _rfft_shape, kernels=FLOAT_ONLY)
     .attributes(length=0)
@@ -218,6 +209,6 @@ define(
     OpSpec("BATCH_MATMUL", (act("a"), act("b")), _matmul_shape, _matmul, kernels=INT8_INT16)
     .attributes(adj_x=False, adj_y=False, asymmetric_quantize_inputs=False)
     .facets(graphdef="BatchMatMulV2", graphdef_attrs={"adj_x": "adj_x", "adj_y": "adj_y"})
-    .facets(least_step=step_of_product, macs=_matmul_macs)
+    .facets(least_step=step_of_product, macs=lambda op: op.output.size * op.operand(0).shape[-1])
     .since(int8=2, int16=3),
 )

@@ -53,10 +53,7 @@ def _verify(op: Op, condition: Graph, body: Graph) -> None:
             state = after
     except QfError:
         return  # An op cannot be computed: the runtime will find the same.
-    raise VerifyError(
-        f"is a loop without an end, or of {MOST_STEPS} steps or more",
-        where=op.place,
-    )
+    raise VerifyError(f"is a loop without an end, or of {MOST_STEPS} steps or more", where=op.place)
 
 
 def _deciding(condition: Graph, body: Graph) -> list[int] | None:

@@ -8,14 +8,8 @@ from qfrewrite.ir import Array, Op
 from qfrewrite.ops.spec import FLOAT_ONLY, INT8_UINT8, OpSpec, Port, X, act, attr, define
 
 
-def _batch_norm(
-    op: Op,
-    x: Array,
-    gamma: Array | None = None,
-    beta: Array | None = None,
-    mean: Array | None = None,
-    variance: Array | None = None,
-) -> Array:
+def _batch_norm(op: Op, x: Array, *statistics: Array | None) -> Array:
+    gamma, beta, mean, variance = (*statistics, *[None] * 4)[:4]
     y = x.astype(np.float64)
     y = y if mean is None else y - mean
     y = y if variance is None else y / np.sqrt(variance.astype(np.float64) + attr(op, "epsilon"))

@@ -25,7 +25,7 @@ from qfrewrite.ops.spec import (
     shape_error,
     shape_of,
 )
-from qfrewrite.ops.windows import output_size, patches
+from qfrewrite.ops.windows import STRIDES, output_size, patches
 
 
 def _window(op: Op) -> tuple[tuple[int, int], tuple[int, int]]:
@@ -85,12 +85,7 @@ def _reduce(function: Callable[..., Any]) -> Reference:
 
 
 _POOL = OpSpec(homogeneous=True, channelwise=True, options="Pool2DOptions").attributes(
-    padding="VALID",
-    stride_h=1,
-    stride_w=1,
-    filter_height=1,
-    filter_width=1,
-    fused_activation_function="NONE",
+    padding="VALID", filter_height=1, filter_width=1, **STRIDES
 )
 _FUSING = _POOL.facets("same_scale fuses").since(int8=2, int16=3)
 _REDUCTION = OpSpec(graphdef=AS_KIND, options="ReducerOptions", reduces=True).shared(

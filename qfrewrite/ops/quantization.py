@@ -1,4 +1,4 @@
-"""Quantization itself: into codes, out of codes, and the simulation of both."""
+"""Quantization itself: into quantized values, out of them, and the simulation of both."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 
 from qfrewrite.ir import Array, Op
 from qfrewrite.ir.quant import dequantize, quantize
-from qfrewrite.ops.features import makes, per_channel, says
+from qfrewrite.ops.features import is_set, makes, per_channel
 from qfrewrite.ops.spec import FLOAT_ONLY, OpSpec, Shape, X, attr, define, same_shape, shape_error
 
 
@@ -32,8 +32,8 @@ _WIDEST = float(np.finfo(np.float32).max) / 2
 def nudged(low: Array, high: Array, num_bits: int, narrow_range: bool) -> tuple[Array, Array]:
     """The ends of `fake_quant_grid` in float64, so that the scale they give is exact.
 
-    The code that 0 falls on is TensorFlow's, in whose float32 arithmetic it is decided, unless
-    that is too narrow for the width of the range.
+    The quantized value that stands for 0 is TensorFlow's, in whose float32 arithmetic it is
+    decided, unless that is too narrow for the width of the range.
     """
     wide = max(float(np.abs(low).max()), float(np.abs(high).max())) > _WIDEST
     kind = np.float64 if wide else np.float32
@@ -45,7 +45,7 @@ def nudged(low: Array, high: Array, num_bits: int, narrow_range: bool) -> tuple[
 
 
 def _codes(low: Array, high: Array, num_bits: int, narrow: bool) -> tuple[float, float, Array]:
-    """The first code, the last one, and the one that stands for 0."""
+    """The first quantized value, the last one, and the one that stands for 0."""
     first, last = float(narrow), float(2**num_bits - 1)
     scale = (high - low) / np.float32(last - first)
     safe = np.where(scale > 0, scale, np.float32(1))
@@ -98,7 +98,7 @@ def _dequantize(op: Op, x: Array) -> Array:
 define(
     OpSpec("FAKE_QUANT", (X,), _fake_quant_shape, _fake_quant, kernels=FLOAT_ONLY)
     .attributes(min=0.0, max=0.0, num_bits=8, narrow_range=False, axis=None)
-    .since({says("narrow_range"): 2}),
+    .since({is_set("narrow_range"): 2}),
     OpSpec("QUANTIZE", reference=_quantize)
     .facets("quantizes converts")
     .since({makes("int16"): 2, lambda op: per_channel(op.output): 3}),

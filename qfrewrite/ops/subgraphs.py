@@ -185,27 +185,25 @@ def _passed(op: Op, graphs: Sequence[Graph]) -> list[tuple[Tensor, Tensor]]:
     """(from, to) for every value that goes into or comes out of a subgraph that `op` runs."""
     pairs: list[tuple[Tensor, Tensor]] = []
     for run, body in run_graphs(op, graphs):
+        operands = op.inputs[run.skip :]
+        counts = (
+            (run.takes, "operands", operands, "inputs", body.inputs),
+            (run.gives, "outputs", op.outputs, "outputs", body.outputs),
+            (run.repeats, "outputs", op.outputs, "inputs", body.inputs),
+        )
+        for holds, ours, mine, theirs, its in counts:
+            if holds and len(mine) != len(its):
+                raise VerifyError(
+                    f"has {len(mine)} {ours}, its subgraph '{body.name}' has {len(its)} {theirs}",
+                    where=op.place,
+                )
         if run.takes:
-            operands = op.inputs[run.skip :]
-            _same_count(op, "operands", operands, body, "inputs", body.inputs)
             pairs += [(a, b) for a, b in zip(operands, body.inputs, strict=True) if a is not None]
         if run.gives:
-            _same_count(op, "outputs", op.outputs, body, "outputs", body.outputs)
             pairs += zip(body.outputs, op.outputs, strict=True)
         if run.repeats:
-            _same_count(op, "outputs", op.outputs, body, "inputs", body.inputs)
             pairs += zip(body.outputs, body.inputs, strict=True)
     return pairs
-
-
-def _same_count(
-    op: Op, ours: str, mine: Sequence[object], body: Graph, theirs: str, its: Sequence[object]
-) -> None:
-    if len(mine) != len(its):
-        raise VerifyError(
-            f"has {len(mine)} {ours}, its subgraph '{body.name}' has {len(its)} {theirs}",
-            where=op.place,
-        )
 
 
 def verify_subgraphs(graphs: Sequence[Graph]) -> None:

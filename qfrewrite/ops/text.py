@@ -136,7 +136,7 @@ class _Writer:
         shown = [
             f"{name}={self._attribute(value)}"
             for name, value in sorted(values.items())
-            if name not in defaults or not _same(value, defaults[name])
+            if name not in defaults or str(value) != str(defaults[name])
         ]
         return f" {{{', '.join(shown)}}}" if shown else ""
 
@@ -201,14 +201,6 @@ def _reference(tensor: Tensor) -> str:
 def _quoted(name: str) -> str:
     bare = _BARE_NAME.fullmatch(name) and name not in _WORDS and not re.match(r"[-+.\d]", name)
     return name if bare else json.dumps(name)
-
-
-def _same(a: Any, b: Any) -> bool:
-    """Whether two values are equal, NaN to itself, and of types that read alike."""
-    if isinstance(a, np.ndarray) or isinstance(b, np.ndarray):
-        return False
-    alike = isinstance(a, bool | np.bool_) == isinstance(b, bool | np.bool_)
-    return alike and (str(a) == str(b) if isinstance(a, float | np.floating) else bool(a == b))
 
 
 def _digest(data: Array | bytes) -> str:
@@ -300,7 +292,9 @@ class _Parser:
         inputs = self._until(")", lambda: None if self._take("mark", "-") else self._known())
         place = results[0][0] if results else kind
         attrs = self._attributes(place)
-        keep = self._precision() if self._take("word", "keep") else None
+        keep = self._word() if self._take("word", "keep") else None
+        if keep not in (None, *get_args(Precision)):
+            raise self._refused(f"'{keep}' is none of {', '.join(get_args(Precision))}")
         name = self._name() if self._take("word", "as") else place
         outputs = [typed for _, typed in results if typed is not None]
         if len(outputs) < len(results):
@@ -308,15 +302,9 @@ class _Parser:
         else:
             defaults = OPS[kind].attrs if kind in OPS else {}
             op = self._graph.add_op(Op(kind, inputs, outputs, {**defaults, **attrs}, name=name))
-        self._graph.set_keep(op, keep)
+        self._graph.set_keep(op, cast("Precision | None", keep))
         for tensor in op.outputs:
             self._define(tensor)
-
-    def _precision(self) -> Precision:
-        word = self._word()
-        if word not in get_args(Precision):
-            raise self._refused(f"'{word}' is none of {', '.join(get_args(Precision))}")
-        return cast(Precision, word)
 
     def _attributes(self, place: str) -> dict[str, Any]:
         """What stands in braces, if they come next, by name."""
@@ -420,14 +408,13 @@ class _Parser:
         raise self._error(f"values of {kind.name} for '{place}'")
 
     def _scalar(self) -> Any:
-        number = self._take("number")
+        start, number = self._at, self._take("number")
         if number is not None:
             return _number(number)
-        start, word = self._at, self._take("word")
-        if word is None or word not in _WORDS:
-            self._at = start
-            raise self._error("a value")
-        return _WORDS[word]
+        if (word := self._take("word")) in _WORDS:
+            return _WORDS[str(word)]
+        self._at = start
+        raise self._error("a value")
 
     def _whole(self, least: int = 0) -> int:
         """A whole number."""

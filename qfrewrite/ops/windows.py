@@ -6,6 +6,9 @@ import numpy as np
 
 from qfrewrite.ir import Array
 
+STRIDES = {"stride_h": 1, "stride_w": 1, "fused_activation_function": "NONE"}
+"""Attributes of all window ops, with their defaults."""
+
 
 def output_size(size: int, window: int, stride: int, dilation: int, padding: str) -> int:
     """Output length of a window op along one axis (TensorFlow's SAME and VALID)."""
