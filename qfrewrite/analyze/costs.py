@@ -101,12 +101,8 @@ def _cost(unit: Unit, live: set[Tensor]) -> OpCost:
 
 def _live(graph: Graph, steps: list[Unit]) -> list[set[Tensor]]:
     """The tensors in memory while each step runs: made, and needed then or later."""
-    last: dict[Tensor, int] = {}
-    for i, unit in enumerate(steps):
-        for tensor in unit.operands:
-            last[_source(tensor)] = i
-    for tensor in graph.outputs:
-        last[_source(tensor)] = len(steps)
+    last = {_source(tensor): i for i, unit in enumerate(steps) for tensor in unit.operands}
+    last |= dict.fromkeys(map(_source, graph.outputs), len(steps))
     live = set(graph.inputs)
     all_live = []
     for i, unit in enumerate(steps):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from qfrewrite.calibration.observers import TensorStats
 from qfrewrite.calibration.range_row import RangeRow
 from qfrewrite.errors import Diagnostics
 from qfrewrite.ir import Array
@@ -60,6 +61,11 @@ class Layer(Record):
     """The largest |weight| per channel, [O], after folding."""
     unfolded_weights: Array | None = field(default=None, repr=False)
     """The same before folding."""
+
+    @property
+    def stats(self) -> TensorStats | None:
+        """What was observed of its output."""
+        return None if self.row is None else self.row.stats
 
     def figures(self) -> dict[str, Any]:
         """The fields, with the flags as rows."""

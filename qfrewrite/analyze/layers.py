@@ -62,9 +62,8 @@ class Inspection(Record):
         """What helps -> the layers it helps."""
         helped: dict[str, list[str]] = {}
         for layer in self.layers:
-            for flag in layer.flags:
-                if flag.remedy and layer.name not in helped.setdefault(flag.remedy, []):
-                    helped[flag.remedy].append(layer.name)
+            for remedy in dict.fromkeys(flag.remedy for flag in layer.flags if flag.remedy):
+                helped.setdefault(remedy, []).append(layer.name)
         return helped
 
 
@@ -163,7 +162,7 @@ def _describe_weights(layer: Layer, op: Op, before: _Unfolded | None) -> None:
             layer.gain_median = float(np.median(before.gain))
         if before.dead is not None and before.dead.size == dead.size:
             dead = dead | before.dead
-    stats = layer.row.stats if layer.row is not None else None
+    stats = layer.stats
     if stats is not None and stats.channel_low is not None and stats.channels == dead.size:
         dead = dead | (stats.channel_low == stats.channel_high)
     layer.dead = np.flatnonzero(dead).tolist()
@@ -173,10 +172,10 @@ def _describe_weights(layer: Layer, op: Op, before: _Unfolded | None) -> None:
 
 def _describe_values(layer: Layer, tensor: Tensor, stored: Range | None) -> None:
     """stored: the range in the file, which holds whatever was observed."""
-    stats = layer.row.stats if layer.row is not None else None
     layer.range = stored or (layer.row.range if layer.row is not None else None)
     if layer.range is None:
         return
+    stats = layer.stats
     row = RangeRow(layer.output, layer.range, stats=stats)
     quant = tensor.quant if stored is not None and tensor.quant is not None else row.quant
     layer.scale, layer.zero_point = float(quant.scale[0]), int(quant.zero_point[0])

@@ -68,8 +68,7 @@ def _matplotlib() -> Any:
 
 
 def _draw_values(axes: Any, layer: Layer) -> bool:
-    stats = layer.row.stats if layer.row is not None else None
-    values = stats.distribution if stats is not None else None
+    values = None if layer.stats is None else layer.stats.distribution
     if values is None or not values.total or values.low == values.high:
         return False
     edges = np.linspace(values.low, values.high, 201)

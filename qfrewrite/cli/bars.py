@@ -27,13 +27,13 @@ _LABELS = 34
 
 def print_layer(layer: Layer, how: str) -> None:
     """All that is known of one layer."""
-    stats = layer.row.stats if layer.row is not None else None
+    stats = layer.stats
     if how == "json":
-        click.echo(json.dumps(layer.to_dict() | json_value(_details(layer, stats)), indent=1))
+        click.echo(json.dumps(layer.to_dict() | json_value(_details(layer)), indent=1))
         return
     width = max(open_console().width - _LABELS, 10)
     click.echo(f"{click.style(layer.name, bold=True)}  {layer.op}")
-    for label, text in _figures(layer, stats):
+    for label, text in _figures(layer):
         click.echo(f"  {label:<12} {text}")
     for flag in layer.flags:
         click.echo(f"  {click.style(t.flag(flag), fg='yellow')}")
@@ -47,17 +47,17 @@ def print_layer(layer: Layer, how: str) -> None:
         _print_channels("largest weight per channel", layer.channel_weights, width, layer.dead)
 
 
-def _details(layer: Layer, stats: TensorStats | None) -> dict[str, Any]:
+def _details(layer: Layer) -> dict[str, Any]:
     """What JSON adds for one layer: the histogram and the channels."""
     details: dict[str, Any] = {"channel_weights": layer.channel_weights}
-    if stats is not None:
+    if (stats := layer.stats) is not None:
         details |= {"channel_low": stats.channel_low, "channel_high": stats.channel_high}
-    if stats is not None and (h := stats.histogram) is not None:
-        details["histogram"] = {"width": h.width, "first": h.first, "counts": h.counts}
+        if (h := stats.histogram) is not None:
+            details["histogram"] = {"width": h.width, "first": h.first, "counts": h.counts}
     return {name: value for name, value in details.items() if value is not None}
 
 
-def _figures(layer: Layer, stats: TensorStats | None) -> Iterator[tuple[str, str]]:
+def _figures(layer: Layer) -> Iterator[tuple[str, str]]:
     yield "output", f"{layer.output}  {t.shape(layer.shape)}"
     yield "cost", f"{t.count(layer.parameters)} parameters, {t.count(layer.macs)} MACs"
     if layer.weights is not None:
@@ -67,8 +67,8 @@ def _figures(layer: Layer, stats: TensorStats | None) -> Iterator[tuple[str, str
     if layer.gain_max is not None and layer.gain_median is not None:
         yield "BatchNorm", f"gain up to {layer.gain_max:.4g}, median {layer.gain_median:.4g}"
     if layer.observed is not None:
-        mean, std = (stats.mean, stats.std) if stats is not None else (None, None)
-        spread = f", mean {mean:.4g}, std {std:.4g}" if mean is not None and std is not None else ""
+        mean, std = (None, None) if layer.stats is None else (layer.stats.mean, layer.stats.std)
+        spread = "" if mean is None or std is None else f", mean {mean:.4g}, std {std:.4g}"
         yield "observed", t.pair(layer.observed) + spread
     if layer.range is not None and layer.scale is not None:
         how = layer.row.method if layer.row is not None else "in the file"

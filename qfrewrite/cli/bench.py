@@ -85,7 +85,7 @@ def bench(call: Call) -> None:
         call.print(scores, _SCORES, "models", ("samples", "budget_ms"))
     else:
         latencies = qf.bench_models(models, **timing)
-        call.say(latencies.diagnostics)
+        call.reporter.say(*latencies.diagnostics)
         call.print(latencies, _MODELS, "models", ("runs", "threads"))
 
 

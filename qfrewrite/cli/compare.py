@@ -36,7 +36,7 @@ def compare(call: Call) -> None:
     context = call.context(reference)
     samples = None if context is None or context.samples is None else context.samples.calibration
     comparison = qf.compare_models(reference, quantized, samples, **call.given("seed", "threads"))
-    call.say(comparison.diagnostics)
+    call.reporter.say(*comparison.diagnostics)
     head = ("samples", "output_sqnr_db", "output_agreement", "first_drop")
     if not call.print(
         comparison, _COLUMNS, head=head, names=[row.name for row in comparison.layers]

@@ -94,7 +94,7 @@ def inspect(call: Call) -> None:
         method=call["method"],
         ranges=None if call["ranges"] is None else qf.RangeTable.load(call["ranges"]),
     )
-    call.say(inspection.diagnostics)
+    call.reporter.say(*inspection.diagnostics)
     layers = inspection.layers
     shown = [_named(layers, call["layer"])] if call["layer"] else _chosen(layers, call)
     if call["plot"] is not None:
@@ -115,7 +115,7 @@ def inspect(call: Call) -> None:
 def _print_costs(call: Call, model: qf.Model) -> None:
     """A row per op, and the sums."""
     cost = qf.model_cost(model)
-    call.say(cost.diagnostics)
+    call.reporter.say(*cost.diagnostics)
     figures = cost.figures()
     head = [name for name in figures if name not in ("ops", "diagnostics")]
     if not call.print(cost, _COSTS, "ops", head, names=[op.name for op in cost.ops]):

@@ -94,10 +94,6 @@ def run(args: list[str]) -> int:
         return _interrupted(error)
     except click.ClickException as error:
         return _fail(f"{error.format_message()} (qfrewrite --help)", 2)
-    except QfError as error:
-        if debug:
-            raise
-        return _fail(str(error), error.exit_code)
     except BrokenPipeError:
         return 0
     except MemoryError:
@@ -105,6 +101,8 @@ def run(args: list[str]) -> int:
     except Exception as error:
         if debug:
             raise
+        if isinstance(error, QfError):
+            return _fail(str(error), error.exit_code)
         what = " ".join(str(error).split())
         return _fail(
             f"internal error: {type(error).__name__}: {what}; --debug shows where, please report", 1

@@ -12,7 +12,7 @@ from click import IntRange, argument
 
 import qfrewrite as qf
 from qfrewrite.cli.tables import FORMATS, Column, print_report
-from qfrewrite.errors import Diagnostic, UsageError
+from qfrewrite.errors import UsageError
 
 if TYPE_CHECKING:
     from qfrewrite.cli.render import Reporter
@@ -227,10 +227,6 @@ class Call:
                 )
             paths[signature] = path
         return next(iter(paths.values()), None) if set(paths) <= {main} else paths
-
-    def say(self, diagnostics: Iterable[Diagnostic]) -> None:
-        """Notices and warnings, on stderr."""
-        self.reporter.say(*diagnostics)
 
     def print(
         self,

@@ -45,7 +45,7 @@ def sensitivity(call: Call) -> None:
         **call.given("data", "samples", "seed", "scheme", "weights"),
         **call.running,
     )
-    call.say(report.diagnostics)
+    call.reporter.say(*report.diagnostics)
     costliest = replace(report, layers=sorted(report.layers, key=lambda layer: layer.alone_db))
     names = [layer.name for layer in report.layers]
     shown = call.print(costliest, _COLUMNS, head=("samples", "whole_sqnr_db"), names=names)
