@@ -17,7 +17,7 @@ from qfrewrite.ops.check import verify_model
 from qfrewrite.ops.shapes import has_open_sizes, settle_shapes, take_sizes
 from qfrewrite.ops.subgraphs import entries
 from qfrewrite.passes._registry import FORMS, Pass, make_passes
-from qfrewrite.records import json_value
+from qfrewrite.records import Record
 from qfrewrite.rewrite.raising import raise_graph
 from qfrewrite.rewrite.rewriter import Log
 from qfrewrite.runtime.metrics import Fidelity, compare, graph_outputs
@@ -30,14 +30,14 @@ _EXACT_DB = 60.0
 
 
 @dataclass
-class PassReport:
+class PassReport(Record):
     """What one pass did."""
 
     name: str
     """The pass as text, with its parameters."""
     exact: bool
     """Whether it keeps the function, with these parameters."""
-    log: Log
+    log: Log = field(repr=False)
     """Edits, skips, diagnostics, and figures per layer."""
     seconds: float = 0.0
     """How long it took."""
@@ -64,18 +64,10 @@ class PassReport:
         cost = f", {self.fidelity}" if self.fidelity is not None else ""
         return f"<PassReport {self.name}: {self.edits} edits, {self.skips} skips{cost}>"
 
-    def to_dict(self) -> dict[str, Any]:
-        """What JSON can hold of it; ranges as records."""
-        return {
-            "name": self.name,
-            "exact": self.exact,
-            "seconds": self.seconds,
-            **self.log.to_dict(),
-            "fidelity": None if self.fidelity is None else self.fidelity.to_dict(),
-            "measured_on": self.measured_on,
-            "ranges": {key or "": json_value(t.records()) for key, t in self.ranges.items()},
-            "size": None if self.size is None else list(self.size),
-        }
+    def figures(self) -> dict[str, Any]:
+        """The fields; of the log its entries, and of the ranges the figures of each tensor."""
+        ranges = {key or "": table.records() for key, table in self.ranges.items()}
+        return super().figures() | self.log.figures() | {"ranges": ranges}
 
     @property
     def edits(self) -> int:
@@ -89,17 +81,14 @@ class PassReport:
 
 
 @dataclass
-class RunReport:
+class RunReport(Record):
     """The reports of all passes of a run, in order."""
 
     passes: list[PassReport] = field(default_factory=list)
+    """One report for each pass, and for each step before it that took edits."""
 
     def __repr__(self) -> str:
         return f"<RunReport: {', '.join(f'{r.name} {r.edits} edits' for r in self.passes)}>"
-
-    def to_dict(self) -> dict[str, Any]:
-        """What JSON can hold of it."""
-        return {"passes": [report.to_dict() for report in self.passes]}
 
     def __getitem__(self, name: str) -> PassReport:
         """The last report of the pass called `name`."""

@@ -7,9 +7,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from qfrewrite.calibration.statistics import propagate
-from qfrewrite.ir import Graph, Tensor
+from qfrewrite.ir import Graph
 from qfrewrite.passes._registry import Pass, register
-from qfrewrite.rewrite.linear import Float64
 from qfrewrite.rewrite.match import LINEAR
 from qfrewrite.solve.context import PassRewriter
 from qfrewrite.solve.moments import channel_moments
@@ -41,7 +40,11 @@ class CorrectBias(Pass):
                 if t is not None and t.dtype == "float32" and not t.is_const and t.shape
             )
         )
-        means = _measured(rw, inputs) if rw.main and rw.samples is not None else _known(rw)
+        if rw.main and rw.samples is not None:
+            measured = channel_moments(rw, inputs, "measuring mean inputs")
+            means = {tensor: mean for tensor, (mean, _) in measured.items()}
+        else:
+            means = {t: np.asarray(g.mean, np.float64) for t, g in propagate(graph).items()}
         found = {t: m for t in inputs if (m := means.get(t)) is not None and m.size == t.shape[-1]}
         for tensor, mean in found.items():
             known = tensor.channels.mean
@@ -49,12 +52,3 @@ class CorrectBias(Pass):
                 graph.set_channels(tensor, replace(tensor.channels, mean=mean))
                 rw.edit("noted", tensor.users[0].op, f"the mean of '{tensor.name}'")
         rw.note("means", f"mean inputs of {len(found)} of {len(inputs)} tensors noted")
-
-
-def _measured(rw: PassRewriter, tensors: list[Tensor]) -> dict[Tensor, Float64]:
-    found = channel_moments(rw, tensors, "measuring mean inputs")
-    return {tensor: mean for tensor, (mean, _) in found.items()}
-
-
-def _known(rw: PassRewriter) -> dict[Tensor, Float64]:
-    return {t: np.asarray(g.mean, np.float64) for t, g in propagate(rw.graph).items()}

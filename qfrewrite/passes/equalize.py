@@ -10,7 +10,6 @@ import numpy as np
 from qfrewrite.ir import Graph
 from qfrewrite.passes._registry import Pass, register
 from qfrewrite.rewrite.channels import Channels
-from qfrewrite.rewrite.linear import LinearView
 from qfrewrite.solve.context import PassRewriter
 from qfrewrite.solve.parameters import Within
 from qfrewrite.solve.scaling import (
@@ -87,7 +86,9 @@ class _State:
         ends = [end for group in groups for end in (*group.producers, *group.users)]
         self._views = {end.view.op: end.view for end in ends}
         self.weights = {op: view.weights.astype(np.float64) for op, view in self._views.items()}
-        self._groups = groups
+        # The classes that each layer computes, and those that it reads.
+        self._computed = {end.view.op: end.ids for group in groups for end in group.producers}
+        self._read = {end.view.op: end.ids for group in groups for end in group.users}
 
     def scale_by(self, group: ChannelGroup, t: Float64) -> None:
         """Scale what a group's channels hold by t [C], and the weights with them."""
@@ -106,8 +107,12 @@ class _State:
         Scales so near to 1 that nothing is gained are left out: a second run changes nothing.
         """
         self.scale = np.where(np.abs(np.log(self.scale)) > _LEAST, self.scale, 1.0)
-        for view in self._views.values():
-            rows, columns = self._scales(view)
+        for op, view in self._views.items():
+            rows, columns = np.ones(view.outputs), np.ones(1)
+            if op in self._computed:
+                rows = self.scale[self._computed[op]]
+            if op in self._read:
+                columns = view.along_inputs(self.scale[self._read[op]])
             if (rows != 1).any() or (columns != 1).any():
                 scaled = view.scaled(rows)
                 rw.set_linear(scaled.with_weights(scaled.weights / columns))
@@ -115,18 +120,6 @@ class _State:
             ids = self.channels.of(tensor)
             if ids is not None:
                 rw.graph.set_channels(tensor, tensor.channels.scaled(self.scale[ids]))
-
-    def _scales(self, view: LinearView) -> tuple[Float64, Float64]:
-        """Of what a layer writes, [O], and of what each of its weights reads, [last axis]."""
-        written, read = np.ones(view.outputs), np.ones(1)
-        for group in self._groups:
-            for end in group.producers:
-                if end.view is view:
-                    written = self.scale[end.ids]
-            for end in group.users:
-                if end.view is view:
-                    read = view.along_inputs(self.scale[end.ids])
-        return written, read
 
 
 def _balance(state: _State, group: ChannelGroup) -> Float64:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -12,7 +12,7 @@ import numpy.typing as npt
 from qfrewrite.errors import Diagnostic, Diagnostics, VerifyError
 from qfrewrite.ir import Array, Graph, Op, Tensor, constant
 from qfrewrite.ops.build import append_op
-from qfrewrite.records import json_value
+from qfrewrite.records import Record
 from qfrewrite.rewrite.linear import LinearView
 from qfrewrite.rewrite.match import NoMatch
 from qfrewrite.rewrite.pattern import Match, Pattern, Search, matches
@@ -22,19 +22,22 @@ Rewrite: TypeAlias = "Callable[[Match], Op | Tensor | LinearView | NoMatch]"
 
 
 @dataclass(frozen=True)
-class Entry:
+class Entry(Record):
     """One line of the log: what was done (or not) to which op."""
 
     action: str
+    """What was done, in a word."""
     where: str
+    """The name of the op."""
     detail: str = ""
+    """What it was before, or why it was left."""
 
     def __str__(self) -> str:
         return f"{self.action} {self.where}" + (f": {self.detail}" if self.detail else "")
 
 
 @dataclass
-class Log:
+class Log(Record):
     """What one pass changed, what it left and why, and what it has to say."""
 
     edits: list[Entry] = field(default_factory=list)
@@ -44,18 +47,9 @@ class Log:
     diagnostics: Diagnostics = field(default_factory=Diagnostics)
     """What the user should know."""
     layers: list[dict[str, Any]] = field(default_factory=list)
-    """One row of figures per layer: {"layer": name, ...}."""
-    where: str = ""
+    """Figures of each layer: {"layer": name, ...}."""
+    where: str = field(default="", repr=False)
     """The name of the pass; it stands before the place of each diagnostic."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """What JSON can hold of it."""
-        return {
-            "edits": [asdict(entry) for entry in self.edits],
-            "skips": [asdict(entry) for entry in self.skips],
-            "diagnostics": [one.to_dict() for one in self.diagnostics],
-            "layers": json_value(self.layers),
-        }
 
 
 def may_bypass(op: Op, source: Tensor | None = None) -> bool:
