@@ -133,7 +133,7 @@ def _before_folding(op: Op) -> _Unfolded:
     if isinstance(norm, NoMatch) or norm.kind != "BATCH_NORM":
         return _Unfolded(magnitudes)
     judged = dead_by_batch_norm(norm)
-    dead = None if judged is None else judged.dead
+    dead = None if isinstance(judged, NoMatch) else judged.dead
     return _Unfolded(magnitudes, np.abs(bn_scale_offset(norm)[0]), dead)
 
 

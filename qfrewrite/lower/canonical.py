@@ -131,8 +131,8 @@ def _drop_reshapes(rw: Rewriter) -> None:
                 rw.remove(before, detail="merged with the next")
         if _keeps_shape(op, unknown) and may_bypass(op):
             rw.bypass(op)
-        elif _flattened_by_reader(op):
-            rw.bypass(op, detail="its reader flattens by itself")
+        elif _flattened_by_user(op):
+            rw.bypass(op, detail="its user flattens by itself")
         else:
             _as_reshape(rw, op)
 
@@ -150,13 +150,13 @@ def _keeps_shape(op: Op, unknown: Collection[Tensor]) -> bool:
     return x.dims == y.dims or not (x.has_open_dims and y.has_open_dims)
 
 
-def _flattened_by_reader(op: Op) -> bool:
+def _flattened_by_user(op: Op) -> bool:
     """Whether only a FULLY_CONNECTED reads `op`, which takes the operand of `op` just as well."""
-    reader = sole_user(op.output)
-    if isinstance(reader, NoMatch) or reader.kind != "FULLY_CONNECTED":
+    user = sole_user(op.output)
+    if isinstance(user, NoMatch) or user.kind != "FULLY_CONNECTED":
         return False
-    weights = reader.operand(1)
-    takes = len(op.output.shape) == 2 and not attr(reader, "keep_num_dims")
+    weights = user.operand(1)
+    takes = len(op.output.shape) == 2 and not attr(user, "keep_num_dims")
     return takes and op.operand(0).shape[-1:] == weights.shape[-1:]
 
 
@@ -189,7 +189,7 @@ def _add_missing_bias(rw: Rewriter) -> None:
 def fuse_activations(graph: Graph) -> None:
     """Mark every activation that its producer can take as fused: the writer joins them.
 
-    An activation is fused where the tensor before it has no other reader, is no graph output
+    An activation is fused where the tensor before it has no other user, is no graph output
     and (in a quantized graph) no scale of its own.
     """
     for op in graph.ops:

@@ -78,8 +78,8 @@ class Conversions:
     def input(self, tensor: Tensor, io: str, quant: Quant | None) -> None:
         """Let a graph input take `io`, by a QUANTIZE behind it."""
         inner = self._beside(tensor, tensor.dtype, tensor.quant)
-        readers = tensor.users
-        anchor = readers[0].op if readers else None
+        users = tensor.users
+        anchor = users[0].op if users else None
         first = self._quantize(tensor, inner, io, anchor)
         # An input that is an output too stays one.
         self.graph.replace_uses(tensor, inner, skip=(first,))

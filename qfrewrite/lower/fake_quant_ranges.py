@@ -26,7 +26,7 @@ class Ranges:
 
 
 def take_ranges(graph: Graph) -> Ranges:
-    """Remove every FAKE_QUANT from `graph` and return what they said."""
+    """Remove every FAKE_QUANT from `graph` and return their ranges."""
     rw, found = Rewriter(graph), Ranges()
     for op in graph.ops_of("FAKE_QUANT"):
         source = op.operand(0)

@@ -24,7 +24,7 @@ from qfrewrite.ops.subgraphs import Variable, variables
 from qfrewrite.rewrite.match import NoMatch
 
 # Joining an operand whose range is narrower than the whole by more than this would leave its
-# other readers fewer than 5 of 8 bits.
+# other users fewer than 5 of 8 bits.
 _NARROW = 1 / 8
 # An operand with less than this of the joint range is left 8 codes.
 _CRUSHED = 1 / 32

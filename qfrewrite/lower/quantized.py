@@ -90,7 +90,8 @@ class _Lowering:
         self._convert_operands()
         for tensor, dtype in self.held.items():
             self.graph.set_type(tensor, dtype, self._quant_or_none(written_as(tensor), dtype))
-        self._convert_other_subgraphs()
+        for use, value, dtype in self.outside:
+            Conversions(use.graph, {}).constant(use.op, 1, self._known(value, dtype), dtype)
         self._convert_interface()
         # Late, so that it is computed in float as a whole.
         lower_erf(Rewriter(self.graph))
@@ -286,11 +287,6 @@ class _Lowering:
             return np.array([[low.min(initial=0.0)], [high.max(initial=0.0)]], np.float64)
         per_channel = self.options.per_channel_for(op)
         return weight_bounds(w.value(), axis, per_channel=per_channel, given=given)
-
-    def _convert_other_subgraphs(self) -> None:
-        """Quantize the constants that subgraphs run by this one assign to its variables."""
-        for use, value, dtype in self.outside:
-            Conversions(use.graph, {}).constant(use.op, 1, self._known(value, dtype), dtype)
 
     def _convert_interface(self) -> None:
         io = self.options.io or self.options.kind.activations

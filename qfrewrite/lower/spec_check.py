@@ -58,7 +58,7 @@ def check_graph(graph: Graph, *, versions: bool = False) -> list[Violation]:
     found = [
         Violation("warning", "tensor", what, f"tensor '{t.name}'")
         for t in graph.tensors
-        if not _steers(t)
+        if not _is_parameter(t)
         for what in _tensor(t)
     ]
     for op in graph.ops:
@@ -75,7 +75,7 @@ def check_graph(graph: Graph, *, versions: bool = False) -> list[Violation]:
 # -- tensors -------------------------------------------------------------------------------
 
 
-def _steers(tensor: Tensor) -> bool:
+def _is_parameter(tensor: Tensor) -> bool:
     """Whether a tensor is read as shapes, axes and the like alone: nobody looks at its scale."""
     return {facets(user.op).role(user.slot) for user in tensor.users} == {"param"}
 

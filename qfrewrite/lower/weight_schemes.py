@@ -107,7 +107,7 @@ def _correct_bias(graph: Graph, op: Op, error: Array) -> None:
 
 
 def _behind_dequantize(graph: Graph, op: Op, slot: int, data: Array, quant: Quant | None) -> None:
-    """Store the constant in `slot` as `data`, made float again by a DEQUANTIZE for all readers."""
+    """Store the constant in `slot` as `data`, made float again by a DEQUANTIZE for all users."""
     tensor = op.operand(slot)
     stored = Tensor(
         graph.unique_name(f"{tensor.name}/{data.dtype.name}"),

@@ -80,12 +80,12 @@ def _pair(op: Op) -> _Pair | NoMatch:
     found = next_linear(op)
     if isinstance(found, NoMatch):
         return found
-    reader, through = found
+    user, through = found
     if len(through) != 1 or not facets(through[0]).rectifies:
         return NoMatch("has no RELU or RELU6 alone behind it", at=op.name)
-    if reader.pads:
-        return NoMatch("pads what it reads", at=reader.op.name)
-    return _Pair(op, through[0], reader.op)
+    if user.pads:
+        return NoMatch("pads what it reads", at=user.op.name)
+    return _Pair(op, through[0], user.op)
 
 
 def _extremes(rw: PassRewriter, sites: list[_Pair]) -> list[tuple[Float64, Float64]]:

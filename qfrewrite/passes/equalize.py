@@ -40,7 +40,7 @@ class Equalize(Pass):
     Exact for RELU, LEAKY_RELU, PRELU, pooling, zero padding, or nothing in between; for RELU6 too:
     channels that it clips stay, and scaled ones never come to clip. Channels are followed through
     concatenations, splits and flattening, and through residual additions, where all that is added
-    up is scaled alike. mode=exact balances the largest weights of writers and readers (Nagel et
+    up is scaled alike. mode=exact balances the largest weights of producers and users (Nagel et
     al. 2019, arXiv:1906.04721, section 4.1), `sweeps` times over the graph; mode=fill widens
     activations to the power `power` of what the range leaves instead, for weights with a scale
     per channel. The largest activations come from data, else from BatchNorm statistics.
@@ -142,14 +142,14 @@ def _balance(state: _State, group: ChannelGroup) -> Float64:
 def _report(rw: PassRewriter, state: _State, group: ChannelGroup) -> None:
     scale = state.scale[group.ids]
     moved = int((scale != 1).sum())
-    readers = ", ".join(end.view.op.name for end in group.users)
+    users = ", ".join(end.view.op.name for end in group.users)
     if moved:
         others = len(group.producers) - 1
         also = f" (and {others} layers added to it)" if others else ""
-        rw.edit("equalized", group.first, f"{moved} channels{also} with {readers}")
+        rw.edit("equalized", group.first, f"{moved} channels{also} with {users}")
     rw.layer(
         group.first,
-        second=readers,
+        second=users,
         channels=moved,
         clipping=int(state.values.fixed[group.ids].sum()),
         least=float(scale.min()),

@@ -15,7 +15,7 @@ from qfrewrite.solve.context import PassRewriter
 from qfrewrite.solve.relaying import Costs, relay
 from qfrewrite.solve.sizes import next_even_size
 
-_COSTLY = "its readers would get more blocks of channels (force=true does it anyway)"
+_COSTLY = "its users would get more blocks of channels (force=true does it anyway)"
 
 
 @register

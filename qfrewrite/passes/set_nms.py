@@ -54,9 +54,9 @@ class SetNms(Pass):
         if not changed:
             return
         if "max_detections" in changed:
-            readers = [r.op.name for out in op.outputs for r in out.users]
-            if readers:
-                rw.skip(op, f"max_detections stays: '{readers[0]}' reads its outputs")
+            users = [r.op.name for out in op.outputs for r in out.users]
+            if users:
+                rw.skip(op, f"max_detections stays: '{users[0]}' reads its outputs")
                 del changed["max_detections"]
         text = ", ".join(f"{k} {options.get(k)} -> {v}" for k, v in changed.items())
         options |= changed

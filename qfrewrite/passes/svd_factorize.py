@@ -74,7 +74,7 @@ class SvdFactorize(Pass):
         original, changed = graph.clone(), False
         for view, factors in found.items():
             rank = min(ranks[view], factors.spectrum.size)
-            if _lowers(view, rank):
+            if _cheapest(view, rank) < macs(view.op):
                 bias = view.bias
                 if view in means:
                     bias = bias + (_matrix(view) - factors.of_rank(rank)) @ means[view]
@@ -186,10 +186,6 @@ def _refitted(
 
 def _shape(view: LinearView) -> str:
     return "{}x{}".format(*_matrix(view).shape)
-
-
-def _lowers(view: LinearView, rank: int) -> bool:
-    return _cheapest(view, rank) < macs(view.op)
 
 
 def _cheapest(view: LinearView, rank: int) -> int:

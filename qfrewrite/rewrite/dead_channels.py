@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from qfrewrite.ir import Op
 from qfrewrite.ops.spec import attr, computed, facets
+from qfrewrite.rewrite.fold import bn_parameters
 from qfrewrite.rewrite.linear import Float64, LinearView
 from qfrewrite.rewrite.match import NoMatch, followed
 from qfrewrite.rewrite.rewriter import Rewriter
@@ -26,37 +27,27 @@ _LEAST_STD = 1e-3
 
 @dataclass(frozen=True)
 class DeadChannels:
-    """Which channels of a linear op are constant, [O] bool, and at what value, [O]."""
+    """Channels of a linear op that are constant."""
 
     dead: npt.NDArray[np.bool_]
+    """Which are, [O]."""
     value: Float64
+    """At what value, [O]."""
 
 
-def dead_by_statistics(
-    variance: Float64, gamma: Float64, beta: Float64, epsilon: float, tol: float
-) -> DeadChannels:
-    """Channels whose BatchNorm saw a variance below `tol`: their output is beta.
+def dead_by_batch_norm(bn: Op, tol: float = DEAD_VARIANCE) -> DeadChannels | NoMatch:
+    """Channels whose BATCH_NORM saw a variance below `tol`: their output is beta.
 
-    All [C]. The normalized output's own deviation |gamma| sqrt(variance / (variance + epsilon))
-    must be small too: with a tiny epsilon even a tiny variance is normalized to one.
+    The normalized output's own deviation |gamma| sqrt(variance / (variance + epsilon)) must be
+    small too: with a tiny epsilon even a tiny variance is normalized to one.
     """
-    std = np.abs(gamma) * np.sqrt(variance / (variance + epsilon))
-    return DeadChannels((variance < tol) & (std < _LEAST_STD), beta)
-
-
-def dead_by_batch_norm(bn: Op, tol: float = DEAD_VARIANCE) -> DeadChannels | None:
-    """Dead channels by the statistics in a BATCH_NORM op, or None where it has none."""
-    variance, gamma, beta = bn.input(4), bn.input(1), bn.input(2)
+    gamma, beta, _, variance = bn_parameters(bn)
     if variance is None:
-        return None
-    size = variance.size
-    return dead_by_statistics(
-        variance.value().astype(np.float64).reshape(-1),
-        np.ones(size) if gamma is None else gamma.value().astype(np.float64).reshape(-1),
-        np.zeros(size) if beta is None else beta.value().astype(np.float64).reshape(-1),
-        attr(bn, "epsilon"),
-        tol,
-    )
+        return NoMatch("has no variance", at=bn.name)
+    std = np.sqrt(variance / (variance + attr(bn, "epsilon")))
+    std = std if gamma is None else np.abs(gamma) * std
+    value = np.zeros(variance.size) if beta is None else beta
+    return DeadChannels((variance < tol) & (std < _LEAST_STD), value)
 
 
 def dead_by_weights(view: LinearView) -> DeadChannels:
@@ -88,21 +79,21 @@ def absorb(rw: Rewriter, view: LinearView, channels: DeadChannels) -> int | NoMa
     target = next_linear(view.op)
     if isinstance(target, NoMatch):
         return target
-    reader, through = target
+    user, through = target
     dead = channels.dead
     constant = np.where(dead, channels.value, 0.0)
     for activation in through:
         constant = computed(activation, [constant])[0]
     constant = np.where(dead, constant, 0.0)
     # A constant inside is no constant at a padded border, unless it is 0.
-    if constant.any() and reader.pads:
-        return NoMatch("pads what it reads", at=reader.op.name)
-    done = int((dead & _still_there(view, reader)).sum())
+    if constant.any() and user.pads:
+        return NoMatch("pads what it reads", at=user.op.name)
+    done = int((dead & _still_there(view, user)).sum())
     if done:
         rw.set_linear(_without(view, dead))
         for tensor in (activation.output for activation in through):
             rw.graph.set_channels(tensor, tensor.channels.scaled(np.where(dead, 0.0, 1.0)))
-        rw.set_linear(_not_reading(reader, dead).corrected(reader.response(constant)))
+        rw.set_linear(_not_reading(user, dead).corrected(user.response(constant)))
     return done
 
 
@@ -120,12 +111,12 @@ def next_linear(op: Op) -> tuple[LinearView, list[Op]] | NoMatch:
     return view if isinstance(view, NoMatch) else (view, through)
 
 
-def _still_there(view: LinearView, reader: LinearView) -> npt.NDArray[np.bool_]:
+def _still_there(view: LinearView, user: LinearView) -> npt.NDArray[np.bool_]:
     """Which output channels have weights, a bias or weights that read them, [O]."""
     weights = view.by_output.reshape(view.outputs, -1).any(1)
-    read = reader.weights
-    readers = read.reshape(-1, read.shape[-1]).any(0).reshape(weights.size, -1).any(1)
-    there: npt.NDArray[np.bool_] = np.logical_or.reduce([weights, view.bias != 0, readers])
+    read = user.weights
+    users = read.reshape(-1, read.shape[-1]).any(0).reshape(weights.size, -1).any(1)
+    there: npt.NDArray[np.bool_] = np.logical_or.reduce([weights, view.bias != 0, users])
     return there
 
 

@@ -17,7 +17,7 @@ from qfrewrite.rewrite.rewriter import Rewriter
 def bn_scale_offset(op: Op) -> tuple[Float64, Float64]:
     """A BATCH_NORM as y = scale * x + offset; both [C], float64."""
     channels = op.operand(0).shape[-1]
-    gamma, beta, mean, variance = (_statistic(op, slot) for slot in range(1, 5))
+    gamma, beta, mean, variance = bn_parameters(op)
     scale = np.ones(channels) if gamma is None else gamma.copy()
     if variance is not None:
         scale = scale / np.sqrt(variance + attr(op, "epsilon"))
@@ -27,9 +27,10 @@ def bn_scale_offset(op: Op) -> tuple[Float64, Float64]:
     return scale, offset
 
 
-def _statistic(op: Op, slot: int) -> Float64 | None:
-    tensor = op.input(slot)
-    return None if tensor is None else tensor.value().reshape(-1).astype(np.float64)
+def bn_parameters(op: Op) -> list[Float64 | None]:
+    """Gamma, beta, mean and variance of a BATCH_NORM, [C] each; None for those it lacks."""
+    tensors = [op.input(slot) for slot in range(1, 5)]
+    return [None if t is None else t.value().reshape(-1).astype(np.float64) for t in tensors]
 
 
 def fold_batch_norm(rw: Rewriter, op: Op) -> LinearView | NoMatch:
@@ -56,7 +57,7 @@ def _note_statistics(graph: Graph, op: Op) -> None:
 
     N(mean, variance) before the BATCH_NORM, N(beta, gamma^2) behind it.
     """
-    gamma, beta, mean, variance = (_statistic(op, slot) for slot in range(1, 5))
+    gamma, beta, mean, variance = bn_parameters(op)
     if mean is None or variance is None:
         return
     x, y = op.operand(0), op.output
@@ -70,19 +71,19 @@ def _note_statistics(graph: Graph, op: Op) -> None:
 
 
 def _unpadded_linear_after(op: Op) -> LinearView | NoMatch:
-    reader = sole_user(op.output)
-    if isinstance(reader, NoMatch):
-        return reader
-    view = LinearView.of(reader)
-    if reader.input(0) is not op.output:
-        return NoMatch(f"is read by {reader.kind}", at=op.output.name)
+    user = sole_user(op.output)
+    if isinstance(user, NoMatch):
+        return user
+    view = LinearView.of(user)
+    if user.input(0) is not op.output:
+        return NoMatch(f"is read by {user.kind}", at=op.output.name)
     if isinstance(view, NoMatch):
         return view
     if view.weights.shape[-1] != op.output.shape[-1]:
-        flat = reader.kind == "FULLY_CONNECTED"
-        how = "is flattened by its reader" if flat else "is read by a grouped convolution"
+        flat = user.kind == "FULLY_CONNECTED"
+        how = "is flattened by its user" if flat else "is read by a grouped convolution"
         return NoMatch(how, at=op.output.name)
-    return view if not view.pads else NoMatch("is padded by its reader", at=op.output.name)
+    return view if not view.pads else NoMatch("is padded by its user", at=op.output.name)
 
 
 def fold_constants(rw: Rewriter, max_elements: int = 1 << 26) -> None:

@@ -76,7 +76,7 @@ def raise_lowest_padding(rw: Rewriter) -> None:
     """
     for pad in rw.graph.ops_of("PADV2"):
         value, pads = pad.operand(2).data, _pads(pad)
-        pools = [reader.op for reader in pad.output.users]
+        pools = [user.op for user in pad.output.users]
         if value is None or value.dtype != np.float32 or not value.max(initial=-inf) <= _LOWEST:
             continue
         if pads is None or not all(_reaches_in(pool, pads) for pool in pools):

@@ -86,7 +86,7 @@ class Relayout:
     # -- for rules -------------------------------------------------------------------------
 
     def constant(self, op: Op, slot: int, data: Array) -> None:
-        """Give `op` another constant in `slot`; other readers of the old one keep it."""
+        """Give `op` another constant in `slot`; other users of the old one keep it."""
         old = op.operand(slot)
         if old.value().shape == data.shape and np.array_equal(old.value(), data):
             return

@@ -34,8 +34,8 @@ def keep_reduced_axes(rw: Rewriter) -> None:
     """Given  y = r(MEAN(x)), r puts the axes back with size 1;  Result  y = MEAN(x, keep_dims)."""
     graph = rw.graph
     for op in graph.ops_of(*kinds_that(lambda op: op.reduces)):
-        reader = sole_user(op.output)
-        if isinstance(reader, NoMatch) or reader.kind not in _RESHAPES or not _is_fixed(reader):
+        user = sole_user(op.output)
+        if isinstance(user, NoMatch) or user.kind not in _RESHAPES or not _is_fixed(user):
             continue
         axes = op.operand(1).data
         if axes is None or attr(op, "keep_dims") or _is_open(op.operand(0)):
@@ -43,10 +43,10 @@ def keep_reduced_axes(rw: Rewriter) -> None:
         rank = len(op.operand(0).shape)
         reduced = {int(a) % rank for a in axes.reshape(-1)}
         kept = tuple(1 if i in reduced else d for i, d in enumerate(op.operand(0).shape))
-        if reader.output.shape == kept:
+        if user.output.shape == kept:
             graph.set_attrs(op, keep_dims=True)
             graph.set_shape(op.output, kept)
-            rw.bypass(reader, detail=f"'{op.name}' keeps its axes")
+            rw.bypass(user, detail=f"'{op.name}' keeps its axes")
 
 
 def sink_reshapes(rw: Rewriter) -> None:
@@ -178,11 +178,11 @@ def _counterpart(
 def _sink_below_pad(rw: Rewriter, pad: Op) -> None:
     """Given  y = r'(PAD(r(x))), r drops an axis of size 1, r' adds it;  Result  y = PAD(x)."""
     graph = rw.graph
-    before, reader = pad.operand(0).producer, sole_user(pad.output)
-    if before is None or before.kind not in _RESHAPES or isinstance(reader, NoMatch):
+    before, user = pad.operand(0).producer, sole_user(pad.output)
+    if before is None or before.kind not in _RESHAPES or isinstance(user, NoMatch):
         return
-    x, y, table = before.operand(0), reader.output, pad.operand(1)
-    if reader.kind not in _RESHAPES or table.data is None or _is_open(x, pad.operand(0), y):
+    x, y, table = before.operand(0), user.output, pad.operand(1)
+    if user.kind not in _RESHAPES or table.data is None or _is_open(x, pad.operand(0), y):
         return
     axis = next(
         (
@@ -198,7 +198,7 @@ def _sink_below_pad(rw: Rewriter, pad: Op) -> None:
     operand = constant(graph.unique_name(table.name), paddings)
     graph.set_inputs(pad, [x, operand])
     graph.set_shape(pad.output, inferred(pad)[0])
-    rw.bypass(reader, detail=f"'{pad.name}' has its shape")
+    rw.bypass(user, detail=f"'{pad.name}' has its shape")
     _remove_unread(rw, before)
 
 

@@ -253,7 +253,7 @@ class Rewriter:
         self.edit("removed", op, detail or op.kind)
 
     def set_constant(self, op: Op, slot: int, data: Array, name: str | None = None) -> Tensor:
-        """Put a constant in `slot` of `op` only: other readers of the old one keep it."""
+        """Put a constant in `slot` of `op` only: other users of the old one keep it."""
         dtype = np.float32 if data.dtype.kind == "f" else data.dtype
         # Unlike ascontiguousarray this leaves a scalar a scalar.
         return self.graph.put_constant(op, slot, np.asarray(data, dtype, order="C"), name)
@@ -303,7 +303,7 @@ class Rewriter:
     def insert_after(
         self, tensor: Tensor, kind: str, attrs: Mapping[str, Any], *, suffix: str, detail: str = ""
     ) -> Op:
-        """Put a one-operand op behind `tensor`; all its readers read the new op instead."""
+        """Put a one-operand op behind `tensor`; all its users read the new op instead."""
         anchor = tensor.producer
         op = append_op(
             self.graph, kind, [tensor], name=f"{tensor.name}/{suffix}", attrs=attrs, anchor=anchor

@@ -121,8 +121,8 @@ def _may_merge(op: Op, other: Op) -> bool:
     pairs = list(zip(op.outputs, other.outputs, strict=True))
     if any(mine.is_output and theirs.is_output for mine, theirs in pairs):
         return False
-    readers = (r.op for mine, theirs in pairs for t in (mine, theirs) for r in t.users)
-    if facets(op).linear and any(reader.kind == "BATCH_NORM" for reader in readers):
+    users = (r.op for mine, theirs in pairs for t in (mine, theirs) for r in t.users)
+    if facets(op).linear and any(user.kind == "BATCH_NORM" for user in users):
         return False
     return all(_ranges(mine) == _ranges(theirs) for mine, theirs in pairs)
 

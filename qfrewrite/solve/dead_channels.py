@@ -29,7 +29,7 @@ def fold_and_absorb(rw: PassRewriter, op: Op, tol: float = DEAD_VARIANCE) -> int
         rw.skip(user, folded)
         return 0
     view = LinearView.of(op)
-    if channels is None or isinstance(view, NoMatch):
+    if isinstance(channels, NoMatch) or isinstance(view, NoMatch):
         return 0
     return absorb_reported(rw, view, settle_values(view, channels), "by BatchNorm")
 
