@@ -15,7 +15,7 @@ Made from the op table (`qfrewrite/ops`) by `python docs/make_ops_table.py`; do 
   "own" means a converter of its own in `qfrewrite/formats`.
 - *int8*: what the int8 writer makes of it. "float": it stays float between DEQUANTIZE and
   QUANTIZE, "as X": it is written as another op. "same scale": input and output share scale and
-  zero point. Ops that are not listed are carried along unchanged in a `.tflite`, and stay float.
+  zero point. Ops that are not listed are opaque: a `.tflite` keeps them as they are, in float.
 - *uint8*, *int16*: whether LiteRT computes it in these types too; *hybrid*: whether its float
   kernel takes int8 weights (scheme `dynamic`). Measured with XNNPACK, the optimized and the
   reference kernels of LiteRT 2.3; a kernel that gives wrong values counts as none.
