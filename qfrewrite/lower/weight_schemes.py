@@ -78,7 +78,8 @@ def _lower_one(
     options: QuantOptions,
     given: tuple[Array, Array] | None,
 ) -> None:
-    tensor, axis = op.operand(slot), facets(op).inputs[slot].axis or 0
+    tensor, port = op.operand(slot), facets(op).input_port(slot)
+    axis = port.axis or 0 if port is not None else 0
     w = tensor.value()
     if options.kind.weights == "float16":
         _behind_dequantize(graph, op, slot, w.astype(np.float16), None)

@@ -74,7 +74,7 @@ def _pairs(flat: tuple[int, ...]) -> list[Any]:
 def _added_axis(m: Match) -> int | NoMatch | None:
     """The axis of size 1 that is there for the convolution alone; None where there is none."""
     squeezes = [op for op in m.between if op.kind == "SQUEEZE"]
-    expand = m.found.get("expand")
+    expand = m.get("expand")
     if expand is None and not squeezes:
         return None
     if expand is not None and len(squeezes) == 1 and len(expand.output.shape) == 4:
@@ -89,7 +89,7 @@ def _dilate(rw: Rewriter, m: Match) -> NoMatch | None:
     windows = _windows(m)
     if isinstance(windows, NoMatch):
         return windows
-    graph, conv, expand = rw.graph, m.conv, m.found.get("expand")
+    graph, conv, expand = rw.graph, m.conv, m.get("expand")
     first = conv if expand is None else expand
     spread = first.operand(0).producer
     graph.set_input(first, 0, m.x)

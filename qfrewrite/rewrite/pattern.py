@@ -2,7 +2,8 @@
 
 A pattern stands for a value. `p.MUL(p.x, p.const(1)).commute()` is the result of a MUL of any
 computed value and a constant of ones, in either order. A pattern that is used twice stands for one
-value that is read twice.
+value that is read twice. Rules (`passes/_registry.py`, `rewrite/`) are written with `Patterns`; a
+new kind of value is a `Pattern` here and a method of `Patterns` that makes it.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import difflib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from typing import Any
 
@@ -25,9 +26,11 @@ from qfrewrite.ops.spec import attr, kinds_that
 from qfrewrite.rewrite.linear import linear_before
 from qfrewrite.rewrite.match import NoMatch, per_channel, sole_user
 
-# What is bound so far: values by the names of captures, and tensors by patterns of ops.
-Found = Mapping[Any, Any]
-Ways = Iterator[Found]
+# What is bound so far: captured values by name, the tensors of captured constants by
+# (name, "tensor"), and tensors by patterns of ops.
+Bindings = Mapping[Any, Any]
+# What is bound in each way in which a value fits.
+Ways = Iterator[Bindings]
 
 
 @dataclass(frozen=True)
@@ -37,19 +40,26 @@ class Match:
     graph: Graph
     root: Op
     """The op that computes the value of the pattern."""
-    found: Found
+    bindings: Bindings
+    """The captured values by name."""
     made: list[Op] = field(default_factory=list)
     """The ops that `new` made."""
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("_") or name not in self.found:
-            names = [key for key in self.found if isinstance(key, str)]
+        # A copy in the making has no bindings yet.
+        bindings = self.__dict__.get("bindings", {})
+        if name not in bindings:
+            names = [key for key in bindings if isinstance(key, str)]
             raise AttributeError(f"the pattern captures no '{name}'; it captures {names}")
-        return self.found[name]
+        return bindings[name]
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """A captured value, or `default` where the pattern fits without it."""
+        return self.bindings.get(name, default)
 
     def tensor(self, name: str) -> Tensor | None:
         """The tensor behind a captured constant; None where the pattern fits without it."""
-        return self.found.get((name, "tensor"))
+        return self.bindings.get((name, "tensor"))
 
     def new(
         self, kind: str, *inputs: Tensor | None, attrs: Mapping[str, Any] | None = None
@@ -67,6 +77,9 @@ class Match:
         return constant(name, np.asarray(data, np.float32))
 
 
+_MATCH_FIELDS = frozenset(f.name for f in fields(Match))
+
+
 class Search:
     """One search at one op. Keeps the reason of the attempt that came furthest."""
 
@@ -74,10 +87,10 @@ class Search:
         self._why: tuple[str, str | None, bool] = ("is not part of the pattern", None, False)
         self._furthest = (False, -1)
 
-    def miss(self, found: Found, reason: str, at: str | None, *, near: bool = True) -> None:
+    def miss(self, bindings: Bindings, reason: str, at: str | None, *, near: bool = True) -> None:
         """Note that an attempt failed. near: the ops fit, and a condition does not hold."""
-        if (near, len(found)) > self._furthest:
-            self._furthest, self._why = (near, len(found)), (reason, at, near)
+        if (near, len(bindings)) > self._furthest:
+            self._furthest, self._why = (near, len(bindings)), (reason, at, near)
 
     @property
     def why(self) -> NoMatch:
@@ -89,16 +102,26 @@ class Pattern(ABC):
     """A value."""
 
     kinds: tuple[str, ...] = ()
-    """The kinds of op that may compute it."""
+    """The kinds of op that may compute it; empty where any may, or none."""
+
+    def __post_init__(self) -> None:
+        """Raise PassError for a capture that attributes of a match would hide."""
+        name = getattr(self, "name", None)
+        if name is not None and (hasattr(Match, name) or name in _MATCH_FIELDS):
+            remedy = "use another name"
+            raise PassError(f"'{name}' cannot be captured", where="pattern", remedy=remedy)
 
     @abstractmethod
-    def walk(self, search: Search, tensor: Tensor, user: Op | None, found: Found) -> Ways:
-        """Every way in which `tensor`, which `user` reads, is this value: what is then bound."""
+    def walk(self, search: Search, tensor: Tensor, user: Op | None, bindings: Bindings) -> Ways:
+        """Yield the bindings of each way in which `tensor` is this value.
+
+        user: the op that reads it; None at the root.
+        """
 
     def then(self, step: OpPattern) -> OpPattern:
-        """The result of `step`, which alone reads this value, as its first operand.
+        """Feed this value to `step` as its first operand: `p.x.then(p.MUL(p.const()))`.
 
-        ADD and MUL may read it as the second.
+        ADD and MUL may read it as the second. No other op may read it.
         """
         either = set(step.kinds) <= {"ADD", "MUL"}
         operands = (_Sole(self), *step.operands)
@@ -116,11 +139,11 @@ class Pattern(ABC):
         return _Through(self, name, steps)
 
 
-def _same(search: Search, found: Found, key: Any, value: Any, name: str) -> Found | None:
-    """`found` with `key` bound to `value`; None where it is bound to another."""
-    if key not in found or found[key] is value:
-        return {**found, key: value}
-    search.miss(found, "is another value than the one before", name)
+def _same(search: Search, bindings: Bindings, key: Any, value: Any, name: str) -> Bindings | None:
+    """`bindings` with `key` bound to `value`; None where it is bound to another."""
+    if key not in bindings or bindings[key] is value:
+        return {**bindings, key: value}
+    search.miss(bindings, "is another value than the one before", name)
     return None
 
 
@@ -136,7 +159,7 @@ class OpPattern(Pattern):
     attrs: Mapping[str, Any] = field(default_factory=dict)
     """The attributes that the op must have. A fused activation is none unless it is given here."""
     name: str | None = None
-    """Under which the op is captured."""
+    """The name under which the op is captured."""
 
     def commute(self) -> OpPattern:
         """The same, with the two operands in either order."""
@@ -150,13 +173,13 @@ class OpPattern(Pattern):
         """The same, with the op captured."""
         return replace(self, name=name)
 
-    def walk(self, search: Search, tensor: Tensor, user: Op | None, found: Found) -> Ways:
+    def walk(self, search: Search, tensor: Tensor, user: Op | None, bindings: Bindings) -> Ways:
         """Bind the operands one after another, in each order that is allowed."""
         op = None if tensor.data is not None else tensor.producer
         if op is None or op.kind not in self.kinds or op.output is not tensor:
-            search.miss(found, f"is not computed by {self.kinds[0]}", tensor.name, near=False)
+            search.miss(bindings, _not_by(self.kinds), tensor.name, near=False)
             return
-        if (bound := _same(search, found, self, tensor, tensor.name)) is None:
+        if (bound := _same(search, bindings, self, tensor, tensor.name)) is None:
             return
         wanted = self.attrs
         if "fused_activation_function" in OPS[op.kind].attrs:
@@ -167,25 +190,30 @@ class OpPattern(Pattern):
                 return
         if self.name is not None:
             bound = {**bound, self.name: op}
-        orders = [self.operands]
+        slots = range(len(self.operands))
+        yield from _walk_operands(search, op, self.operands, slots, bound)
         if self.commutes:
-            orders.append((self.operands[1], self.operands[0], *self.operands[2:]))
-        for operands in orders:
-            yield from _walk_operands(search, op, operands, bound)
+            exchanged = [{0: 1, 1: 0}.get(slot, slot) for slot in slots]
+            yield from _walk_operands(search, op, self.operands, exchanged, bound)
+
+
+def _not_by(kinds: Sequence[str]) -> str:
+    return f"is not computed by {' or '.join(kinds)}"
 
 
 def _walk_operands(
-    search: Search, op: Op, operands: Sequence[Pattern], found: Found, slot: int = 0
+    search: Search, op: Op, operands: Sequence[Pattern], slots: Sequence[int], bindings: Bindings
 ) -> Ways:
-    if slot == len(operands):
-        yield found
+    """Bind each pattern to the tensor in its slot."""
+    if not operands:
+        yield bindings
         return
-    tensor = op.input(slot)
+    tensor = op.input(slots[0])
     if tensor is None:
-        search.miss(found, f"has no operand {slot}", op.name, near=False)
+        search.miss(bindings, f"has no operand {slots[0]}", op.name, near=False)
         return
-    for more in operands[slot].walk(search, tensor, op, found):
-        yield from _walk_operands(search, op, operands, more, slot + 1)
+    for more in operands[0].walk(search, tensor, op, bindings):
+        yield from _walk_operands(search, op, operands[1:], slots[1:], more)
 
 
 @dataclass(frozen=True, eq=False)
@@ -198,8 +226,8 @@ class _Sole(Pattern):
     def kinds(self) -> tuple[str, ...]:  # type: ignore[override]
         return self.inner.kinds
 
-    def walk(self, search: Search, tensor: Tensor, user: Op | None, found: Found) -> Ways:
-        for more in self.inner.walk(search, tensor, user, found):
+    def walk(self, search: Search, tensor: Tensor, user: Op | None, bindings: Bindings) -> Ways:
+        for more in self.inner.walk(search, tensor, user, bindings):
             only = sole_user(tensor)
             if isinstance(only, NoMatch):
                 search.miss(more, only.reason, only.at)
@@ -217,51 +245,60 @@ class _Through(Pattern):
 
     @property
     def kinds(self) -> tuple[str, ...]:  # type: ignore[override]
-        return (*self.inner.kinds, *(kind for step in self.steps for kind in step.kinds))
+        return _all_kinds((self.inner, *self.steps))
 
-    def walk(self, search: Search, tensor: Tensor, user: Op | None, found: Found) -> Ways:
+    def walk(self, search: Search, tensor: Tensor, user: Op | None, bindings: Bindings) -> Ways:
         op = tensor.producer
         for step in self.steps:
             if op is not None and op.kind in step.kinds:
-                for more in self.then(step).walk(search, tensor, user, found):
+                for more in self.then(step).walk(search, tensor, user, bindings):
                     yield {**more, self.name: (*more[self.name], op)}
-        for more in self.inner.walk(search, tensor, user, found):
+        for more in self.inner.walk(search, tensor, user, bindings):
             yield {**more, self.name: ()}
 
 
 @dataclass(frozen=True, eq=False)
 class _AnyOf(Pattern):
-    """A value that one of several patterns fits, the first that does."""
+    """A value that one of several patterns fits; they are tried in order."""
 
     options: tuple[Pattern, ...]
 
     @property
     def kinds(self) -> tuple[str, ...]:  # type: ignore[override]
-        return tuple(dict.fromkeys(kind for option in self.options for kind in option.kinds))
+        return _all_kinds(self.options)
 
-    def walk(self, search: Search, tensor: Tensor, user: Op | None, found: Found) -> Ways:
-        if self in found:
-            if _same(search, found, self, tensor, tensor.name) is not None:
-                yield found
+    def walk(self, search: Search, tensor: Tensor, user: Op | None, bindings: Bindings) -> Ways:
+        if self in bindings:
+            if _same(search, bindings, self, tensor, tensor.name) is not None:
+                yield bindings
             return
         op = tensor.producer
         for option in self.options:
             if option.kinds and (op is None or op.kind not in option.kinds):
                 continue
-            for more in option.walk(search, tensor, user, found):
+            for more in option.walk(search, tensor, user, bindings):
                 yield {**more, self: tensor}
+        if self.kinds and (op is None or op.kind not in self.kinds):
+            search.miss(bindings, _not_by(self.kinds), tensor.name, near=False)
+
+
+def _all_kinds(patterns: Sequence[Pattern]) -> tuple[str, ...]:
+    """The kinds that may compute one of these values; empty where any kind may."""
+    if not all(pattern.kinds for pattern in patterns):
+        return ()
+    return tuple(dict.fromkeys(kind for pattern in patterns for kind in pattern.kinds))
 
 
 @dataclass(frozen=True, eq=False)
 class _Value(Pattern):
-    """A computed value, captured as a tensor."""
+    """A value that is no constant, captured as a tensor."""
 
     name: str
 
-    def walk(self, search: Search, tensor: Tensor, user: Op | None, found: Found) -> Ways:
+    def walk(self, search: Search, tensor: Tensor, user: Op | None, bindings: Bindings) -> Ways:
         if tensor.is_const:
-            search.miss(found, "is a constant, needs a computed value", tensor.name, near=False)
-        elif (bound := _same(search, found, self.name, tensor, tensor.name)) is not None:
+            search.miss(bindings, "is a constant, needs a computed value", tensor.name, near=False)
+        elif (bound := _same(search, bindings, self.name, tensor, tensor.name)) is not None:
             yield bound
 
 
@@ -272,17 +309,25 @@ class _Constant(Pattern):
     read: Callable[[Tensor, Op | None], Any]
     name: str | None
 
-    def walk(self, search: Search, tensor: Tensor, user: Op | None, found: Found) -> Ways:
+    def walk(self, search: Search, tensor: Tensor, user: Op | None, bindings: Bindings) -> Ways:
         if tensor.data is None or tensor.quant is not None:
-            search.miss(found, "is not a constant of real numbers", tensor.name, near=False)
+            search.miss(bindings, "is not a constant of real numbers", tensor.name, near=False)
             return
         value = self.read(tensor, user)
         if isinstance(value, NoMatch):
-            search.miss(found, value.reason, value.at, near=value.near)
+            search.miss(bindings, value.reason, value.at, near=value.near)
         elif self.name is None:
-            yield found
+            yield bindings
+        elif not self._equal(bindings.get(self.name, value), value):
+            search.miss(bindings, "is another value than the one before", tensor.name)
         else:
-            yield {**found, self.name: value, (self.name, "tensor"): tensor}
+            yield {**bindings, self.name: value, (self.name, "tensor"): tensor}
+
+    @staticmethod
+    def _equal(one: Any, other: Any) -> bool:
+        if isinstance(one, Tensor) and isinstance(other, Tensor):
+            one, other = one.data, other.data
+        return one is other or np.array_equal(one, other)
 
 
 @dataclass(frozen=True, eq=False)
@@ -292,13 +337,17 @@ class _Linear(Pattern):
     name: str
     kinds: tuple[str, ...]
 
-    def walk(self, search: Search, tensor: Tensor, user: Op | None, found: Found) -> Ways:
+    def walk(self, search: Search, tensor: Tensor, user: Op | None, bindings: Bindings) -> Ways:
         op = tensor.producer
         view = linear_before(tensor)
         if isinstance(view, NoMatch):
-            search.miss(found, view.reason, view.at, near=op is not None and op.kind in self.kinds)
-        elif view.op.kind in self.kinds:
-            yield {**found, self.name: view}
+            search.miss(
+                bindings, view.reason, view.at, near=op is not None and op.kind in self.kinds
+            )
+        elif view.op.kind not in self.kinds:
+            search.miss(bindings, _not_by(self.kinds), tensor.name, near=False)
+        else:
+            yield {**bindings, self.name: view}
 
 
 class Patterns:
@@ -311,15 +360,11 @@ class Patterns:
 
     def op(self, *kinds: str) -> Callable[..., OpPattern]:
         """An op of one of several kinds: `p.op("RELU", "RELU6")(p.x)`."""
-        for kind in kinds:
-            if kind not in OPS:
-                near = difflib.get_close_matches(kind, OPS, n=1)
-                remedy = f"did you mean {near[0]}?" if near else "docs/ops.md lists them"
-                raise PassError(f"no such op: {kind}", where="pattern", remedy=remedy)
+        _check_kinds(kinds)
         return lambda *operands: OpPattern(kinds, operands)
 
     def const(self, what: float | str | None = None) -> Pattern:
-        """A constant: any one, all of whose values are `what`, or any one captured by name."""
+        """A constant. what: a number that all its values equal, or the name that captures it."""
         if what is None or isinstance(what, str):
             return _Constant(lambda tensor, user: tensor, what)
         return _Constant(partial(_all_equal, what), None)
@@ -341,15 +386,24 @@ class Patterns:
 
         Captured as a LinearView.
         """
+        _check_kinds(kinds)
         return _Linear(name, kinds or kinds_that(lambda op: op.linear))
 
     def any_of(self, *options: Pattern) -> Pattern:
-        """The first of several patterns that fits."""
+        """One of several values, tried in order."""
         return _AnyOf(options)
 
 
+def _check_kinds(kinds: Sequence[str]) -> None:
+    for kind in kinds:
+        if kind not in OPS:
+            near = difflib.get_close_matches(kind, OPS, n=1)
+            remedy = f"did you mean {near[0]}?" if near else "docs/ops.md lists them"
+            raise PassError(f"no such op: {kind}", where="pattern", remedy=remedy)
+
+
 def _all_equal(value: float, tensor: Tensor, user: Op | None) -> Tensor | NoMatch:
-    same = bool(np.all(tensor.value() == value))
+    same = tensor.size > 0 and bool(np.all(tensor.value() == value))
     return tensor if same else NoMatch(f"is not {value:g} everywhere", at=tensor.name, near=False)
 
 
@@ -359,7 +413,9 @@ def _single(tensor: Tensor, user: Op | None) -> float | NoMatch:
     return float(tensor.value().reshape(-1)[0])
 
 
-def _integers(tensor: Tensor, user: Op | None) -> tuple[int, ...]:
+def _integers(tensor: Tensor, user: Op | None) -> tuple[int, ...] | NoMatch:
+    if tensor.value().dtype.kind not in "iu":
+        return NoMatch(f"is {tensor.dtype}, needs integers", at=tensor.name, near=False)
     return tuple(int(value) for value in tensor.value().reshape(-1))
 
 
@@ -376,8 +432,8 @@ def _per_channel(tensor: Tensor, user: Op | None) -> Array | NoMatch:
 def matches(graph: Graph, op: Op, pattern: Pattern, search: Search) -> Iterator[Match]:
     """Every way in which the output of `op` fits."""
     if op.outputs:
-        for found in pattern.walk(search, op.output, None, {}):
-            yield Match(graph, op, found)
+        for bindings in pattern.walk(search, op.output, None, {}):
+            yield Match(graph, op, bindings)
 
 
 def match(graph: Graph, op: Op, pattern: Pattern) -> Match | NoMatch:

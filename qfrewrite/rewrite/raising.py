@@ -103,14 +103,14 @@ def _hybrid_values(values: Array, quant: Quant) -> Array:
 
 def _as_batch_norm(m: Match) -> Tensor | NoMatch:
     """BATCH_NORM with the statistics that a pattern captured."""
-    x: Tensor = m.found.get("x") or m.conv.output
+    x: Tensor = m.get("x") or m.conv.output
     channels = x.shape[-1] if x.shape else 0
     statistics = [m.tensor(name) for name in ("gamma", "beta", "mean", "variance")]
     fitting = all_of(per_channel(t, channels) for t in statistics if t is not None)
     if isinstance(fitting, NoMatch):
         return fitting
     flat = [None if t is None else _vector(m.graph, t, channels) for t in statistics]
-    return m.new("BATCH_NORM", x, *flat, attrs={"epsilon": m.found.get("epsilon", 0.0)})
+    return m.new("BATCH_NORM", x, *flat, attrs={"epsilon": m.get("epsilon", 0.0)})
 
 
 def _vector(graph: Graph, tensor: Tensor, channels: int) -> Tensor:

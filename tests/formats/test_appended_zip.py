@@ -13,9 +13,16 @@ from conftest import shared_path
 
 import qfrewrite as qf
 from qfrewrite.formats.tflite.appended_zip import find_zip
-from qfrewrite.formats.tflite.metadata import ENTRY, metadata_bytes, parse_metadata
+from qfrewrite.formats.tflite.metadata import (
+    ENTRY,
+    TensorType,
+    metadata_bytes,
+    normalizations,
+    parse_metadata,
+    with_stats_of,
+)
 from qfrewrite.formats.tflite.write import chunks, serialize, write_tflite
-from qfrewrite.ir import Model
+from qfrewrite.ir import Model, Quant
 from qfrewrite.ops.build import GraphBuilder
 
 FILES = {"labels.txt": b"cat\ndog\n" * 40, "vocab.txt": b"", "more/deep.bin": bytes(range(256))}
@@ -190,3 +197,32 @@ def test_the_labels_of_a_published_model(tmp_path: Path) -> None:
     saved = qf.save(loaded, tmp_path / "w.tflite", scheme="weight-only")
     with zipfile.ZipFile(saved.path) as archive:
         assert archive.read("labels.txt") == b"selfie\n"
+
+
+@pytest.mark.parametrize("top", [255.0, 127.5, np.nan])
+def test_stats_of_a_type_that_did_not_change_stay(top: float) -> None:
+    """Also those that no value of the type has: they are the file's, not ours to mend."""
+    content = metadata_bytes(
+        {"subgraph_metadata": [{"input_tensor_metadata": [{"stats": {"max": [top]}}]}]}
+    )
+    quant = [Quant.per_tensor(0.1, 0) for _ in range(2)]
+    before, after = ({"input": (TensorType("int8", q),), "output": ()} for q in quant)
+    assert with_stats_of(content, before, after) == content
+    floats = {"input": (TensorType("float32", None),), "output": ()}
+    (graph,) = parse_metadata(with_stats_of(content, before, floats))["subgraph_metadata"]
+    (given,) = graph["input_tensor_metadata"][0]["stats"]["max"]
+    wanted = top * 0.1 if np.isfinite(top) else top
+    np.testing.assert_allclose(given, wanted, rtol=1e-6)
+
+
+@pytest.mark.parametrize(("channels", "fits"), [(1, True), (3, True), (4, False)])
+def test_a_normalization_of_other_channels_than_the_input_has_is_none(
+    channels: int, fits: bool
+) -> None:
+    options = {"mean": [127.5] * channels, "std": [127.5]}
+    unit = {"options_type": "NormalizationOptions", "options": options}
+    values = {"subgraph_metadata": [{"input_tensor_metadata": [{"process_units": [unit]}]}]}
+    b = GraphBuilder("root")
+    graph = b.finish(b.op("RELU", b.input("x", (1, 2, 2, 3))))
+    loaded = Model([graph], metadata=[(ENTRY, metadata_bytes(values))])
+    assert bool(normalizations(loaded)) is fits

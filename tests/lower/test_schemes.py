@@ -202,3 +202,17 @@ def test_a_hybrid_depthwise_layer_of_one_scale_says_it_per_channel() -> None:
         found[per_channel] = fidelity.sqnr_db
     assert found[True] > 40  # measured: 41.0
     assert 33 < found[False] < 35  # measured: 33.5
+
+
+@pytest.mark.parametrize("scheme", ["dynamic", "weight-only", "float16"])
+@pytest.mark.parametrize("place", [0, 1, 3])
+def test_large_constants_among_any_number_of_operands(scheme: str, place: int) -> None:
+    """Fails where an operand beyond those that the definition lists is taken for none."""
+    b = GraphBuilder()
+    x = b.op("RELU", b.input("x", (1, 8, 8, 4)))
+    operands = [x, x, x]
+    operands.insert(place, b.const("c", normal(1, 8, 8, 32)))
+    *_, fidelity = quantized(
+        b.finish(b.op("CONCATENATION", *operands, attrs={"axis": 3})), scheme=scheme
+    )
+    assert fidelity.sqnr_db > LEAST_DB[scheme]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -244,3 +245,77 @@ def test_what_is_refused_in_one_order_is_tried_in_the_other() -> None:
 def test_an_unknown_op_is_named_with_the_nearest() -> None:
     with pytest.raises(PassError, match=r"pattern: no such op: MULL.*did you mean MUL\?"):
         p.MULL(p.x)
+
+
+@pytest.mark.parametrize(("second", "fits"), [(2.0, True), (3.0, False)])
+@pytest.mark.parametrize("capture", [p.number("c"), p.const("c"), p.per_channel("c")])
+def test_a_constant_captured_twice_is_one_value(
+    capture: Pattern, second: float, fits: bool
+) -> None:
+    """By what it holds: files often store equal constants twice."""
+    b = GraphBuilder()
+    product = b.op("MUL", b.input("x", (1, 4)), b.const("a", np.full(1, 2.0)))
+    graph = b.finish(b.op("ADD", product, b.const("b", np.full(1, second)), name="y"))
+    found = at(graph, p.ADD(p.MUL(p.x, capture), capture))
+    assert isinstance(found, Match) is fits
+    if not fits:
+        assert str(found) == "'b' is another value than the one before"
+
+
+def test_any_of_tries_values_that_any_op_may_compute() -> None:
+    """Fails where the kinds of the steps hide that there may be no step."""
+    b = GraphBuilder()
+    graph = b.finish(b.op("ABS", b.op("NEG", b.input("x", (1, 4))), name="y"))
+    steps = p.x.through("steps", p.RELU())
+    for pattern in (steps, p.any_of(steps), p.any_of(p.any_of(p.RELU(p.x), p.x), p.RELU(p.z))):
+        assert isinstance(at(graph, p.ABS(pattern)), Match)
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_a_value_read_in_either_slot(first: bool) -> None:
+    graph = binary("ADD", *(("x", 3.0) if first else (3.0, "x")))
+    assert isinstance(at(graph, p.x.then(p.ADD())), Match)
+    assert isinstance(at(graph, p.ADD(p.x).commute()), Match)
+    assert isinstance(at(graph, p.ADD(p.x)), Match) is first
+
+
+def test_an_op_of_one_operand_does_not_commute() -> None:
+    b = GraphBuilder()
+    graph = b.finish(b.op("ABS", b.input("x", (1, 4)), name="y"))
+    assert isinstance(at(graph, p.ABS(p.x).commute()), Match)
+    assert isinstance(at(graph, p.ABS(p.const()).commute()), NoMatch)
+
+
+@pytest.mark.parametrize("name", ["root", "graph", "tensor", "new", "constant", "get", "made"])
+def test_names_that_a_match_has_itself_are_refused(name: str) -> None:
+    for make in (p.number, p.linear, p.const, p.RELU(p.x).named, lambda n: getattr(p, n)):
+        with pytest.raises(PassError, match=f"'{name}' cannot be captured"):
+            make(name)
+
+
+def test_a_layer_of_an_unknown_kind_is_named_with_the_nearest() -> None:
+    with pytest.raises(PassError, match="no such op: CONV2D; did you mean CONV_2D"):
+        p.linear("layer", "CONV2D")
+
+
+def test_real_numbers_are_no_integers_and_nothing_equals_no_number() -> None:
+    b = GraphBuilder()
+    x = b.input("x", (1, 0))
+    graph = b.finish(b.op("MUL", x, b.const("c", np.zeros(0)), name="y"))
+    assert isinstance(at(graph, p.MUL(p.x, p.const(1))), NoMatch)
+    halves = binary("MUL", "x", 0.5)
+    assert str(at(halves, p.MUL(p.x, p.integers("n")))) == "'c' is float32, needs integers"
+
+
+def test_a_match_can_be_copied() -> None:
+    found = at(binary("MUL", "x", 2.0), p.MUL(p.x, p.number("n")))
+    assert copy.copy(found).n == 2.0
+    assert (found.get("n"), found.get("z", 7)) == (2.0, 7)
+
+
+def test_the_reason_names_all_kinds_that_would_do() -> None:
+    b = GraphBuilder()
+    inner = b.op("NEG", b.input("x", (1, 4)), name="n")
+    graph = b.finish(b.op("ABS", inner, name="y"))
+    for pattern in (p.op("RELU", "RELU6")(p.x), p.any_of(p.RELU(p.x), p.RELU6(p.x))):
+        assert "is not computed by RELU or RELU6" in str(at(graph, p.ABS(pattern)))

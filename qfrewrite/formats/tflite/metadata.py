@@ -70,7 +70,7 @@ SCHEMA = _schema()
 
 @dataclass(frozen=True)
 class Normalization:
-    """How an input is made of pixels or other raw values: (x - mean) / std."""
+    """How an input is computed from raw values, as pixels are: (x - mean) / std."""
 
     mean: tuple[float, ...]
     """What is subtracted: one value, or one for every channel."""
@@ -108,20 +108,20 @@ def normalizations(model: Model) -> Mapping[str, Normalization]:
         graphs = parse_metadata(content)["subgraph_metadata"] or []
     except ModelFileError:
         return {}
-    described = (graphs[0]["input_tensor_metadata"] if graphs else None) or []
-    if len(described) != len(model.graph.inputs):
+    tables = (graphs[0]["input_tensor_metadata"] if graphs else None) or []
+    if len(tables) != len(model.graph.inputs):
         return {}
-    units = (_normalization(one["process_units"] or []) for one in described)
+    units = (_normalization(table["process_units"] or []) for table in tables)
     return {
         tensor.name: unit
         for tensor, unit in zip(model.graph.inputs, units, strict=True)
-        if unit is not None
+        if unit is not None and {len(unit.mean), len(unit.std)} <= {1, *tensor.shape[-1:]}
     }
 
 
 @dataclass(frozen=True)
-class Described:
-    """What an input or output holds."""
+class TensorType:
+    """How an input or output stores its values."""
 
     dtype: str
     """Its element type."""
@@ -141,28 +141,29 @@ class Described:
         return float(quantize(np.array(value), self.quant, self.dtype))
 
 
-Interface = Mapping[str, tuple[Described, ...]]
+Interface = Mapping[str, tuple[TensorType, ...]]
+"""The types of a graph's inputs and outputs, under `input` and `output`."""
 
 
 def interface(graph: Graph) -> Interface:
-    """What the inputs and outputs of a graph hold."""
+    """How the inputs and outputs of a graph store their values."""
     sides = {"input": graph.inputs, "output": graph.outputs}
-    return {side: tuple(Described(t.dtype, t.quant) for t in ts) for side, ts in sides.items()}
+    return {side: tuple(TensorType(t.dtype, t.quant) for t in ts) for side, ts in sides.items()}
 
 
-def restated(content: bytes, before: Interface, after: Interface) -> bytes:
-    """Metadata of a model whose inputs and outputs were `before`, for what they are now.
+def with_stats_of(content: bytes, before: Interface, after: Interface) -> bytes:
+    """The metadata with their stats converted from the types `before` to those `after`.
 
     `stats` give the least and largest values of a tensor in its own element type: 0 and 255 of a
     uint8 image that was -1 and 1 in float. Normalization is by definition that of the real values
-    and stays. Tensors that are not there any more are not described either. What is damaged or
-    newer than the schema stays as it is.
+    and stays. If the number of inputs (or outputs) changed, the descriptions of that side are
+    dropped: they go by place. What is damaged, or newer than the schema, stays as it is.
     """
     try:
         values = parse_metadata(content)
         graphs = values["subgraph_metadata"] or []
         changed = [
-            _restate(graph, side, before[side], after[side])
+            _convert_stats(graph, side, before[side], after[side])
             for graph in graphs[:1]
             for side in before
         ]
@@ -171,24 +172,26 @@ def restated(content: bytes, before: Interface, after: Interface) -> bytes:
         return content
 
 
-def _restate(
-    graph: Values, side: str, before: tuple[Described, ...], after: tuple[Described, ...]
+def _convert_stats(
+    graph: Values, side: str, before: tuple[TensorType, ...], after: tuple[TensorType, ...]
 ) -> bool:
-    """Restate one side of `graph`, in place; returns whether anything changed."""
-    described = graph[f"{side}_tensor_metadata"]
-    if not described or len(described) != len(before):
+    """Convert one side of `graph`, in place; returns whether anything changed."""
+    tables = graph[f"{side}_tensor_metadata"]
+    if not tables or len(tables) != len(before):
         return False
     if len(before) != len(after):
         graph[f"{side}_tensor_metadata"] = graph[f"{side}_tensor_groups"] = None
         return True
     changed = False
-    for one, old, new in zip(described, before, after, strict=True):
-        stats = one["stats"]
-        for key in ("max", "min") if stats is not None else ():
-            if stats[key] is not None:
-                ends = [new.stored(old.real(float(v))) for v in stats[key]]
-                changed = changed or not np.array_equal(ends, stats[key])
-                stats[key] = np.array(ends, np.float32)
+    for table, old, new in zip(tables, before, after, strict=True):
+        # Both are linear: equal in two places is equal.
+        same = old.dtype == new.dtype and all(old.real(v) == new.real(v) for v in (0.0, 1.0))
+        stats = {} if same else table["stats"] or {}
+        for key in stats.keys() & {"max", "min"}:
+            if stats[key] is not None and np.isfinite(stats[key]).all():
+                converted = [new.stored(old.real(float(v))) for v in stats[key]]
+                changed = changed or not np.array_equal(converted, stats[key])
+                stats[key] = np.array(converted, np.float32)
     return changed
 
 

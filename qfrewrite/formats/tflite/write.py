@@ -178,7 +178,12 @@ class _ModelWriter:
         if (before := self.model.meta.get("described_io")) is not None:
             after = metadata.interface(self.model.graph)
             entries = [
-                (name, metadata.restated(value, before, after) if name == metadata.ENTRY else value)
+                (
+                    name,
+                    metadata.with_stats_of(value, before, after)
+                    if name == metadata.ENTRY
+                    else value,
+                )
                 for name, value in entries
             ]
         return entries
