@@ -77,7 +77,7 @@ def judge_data(model: Model, context: PassContext) -> tuple[str, list[Diagnostic
     most = len(data) if isinstance(data, Sized) else None
     verdict = judge_preprocess(model, source, most, threads=context.threads)
     if verdict.fits and isinstance(data, CachedSamples):
-        data.with_known_scale()
+        data.samples.scale_known = True
     stated, diagnostics = stated_preprocess(model), Diagnostics()
     as_stated = stated is not None and replace(stated, crop=how.crop) == how
     if stated is None or as_stated:

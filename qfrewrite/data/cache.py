@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from itertools import count, islice
 from math import prod
 from typing import Any
@@ -22,7 +23,10 @@ class CachedSamples:
     """`samples`, kept as they are first read, if all of them take no more than `most_bytes`."""
 
     def __init__(self, samples: Samples, most_bytes: int = _MOST_BYTES) -> None:
-        self._samples = samples
+        self.samples = samples
+        self.description = samples.description
+        # Complete after the first whole pass.
+        self.diagnostics = samples.diagnostics
         sample_bytes = sum(
             prod(spec.shape) * NUMPY_DTYPES[spec.dtype].itemsize for spec in samples.inputs
         )
@@ -32,35 +36,16 @@ class CachedSamples:
         self._kept: list[Sample] = []
         self._rest: Iterator[Sample] | None = None
 
-    def with_known_scale(self) -> CachedSamples:
-        """These samples, of whose values it is known that they are scaled as they must be."""
-        self._samples.with_known_scale()
-        return self
-
-    @property
-    def description(self) -> str:
-        """What these are."""
-        return self._samples.description
-
-    @property
-    def diagnostics(self) -> Diagnostics:
-        """What is odd about them; complete after the first whole pass."""
-        return self._samples.diagnostics
-
-    def labels(self) -> Iterator[str]:
-        """How messages name each sample: a file's path, or a number."""
-        return self._samples.labels()
-
     def __len__(self) -> int:
-        return len(self._samples)
+        return len(self.samples)
 
     def __iter__(self) -> Iterator[Sample]:
         if not self._keeps:
-            yield from self._samples
+            yield from self.samples
             return
         # One reading of the source serves all passes, also those that stop early.
         if self._rest is None:
-            self._rest = iter(self._samples)
+            self._rest = iter(self.samples)
         for position in count():
             if position == len(self._kept):
                 sample = next(self._rest, None)
@@ -70,56 +55,59 @@ class CachedSamples:
             yield self._kept[position]
 
 
+@dataclass(frozen=True, eq=False)
 class FirstSamples:
     """The first `count` of some samples."""
 
-    def __init__(self, samples: CachedSamples, count: int) -> None:
-        self._samples = samples
-        self._count = count
+    samples: CachedSamples
+    """All of them."""
+    count: int
+    """How many are wanted."""
 
     @property
     def description(self) -> str:
         """What these are."""
-        if len(self) == len(self._samples):
-            return self._samples.description
-        return f"{len(self)} of {self._samples.description}"
-
-    def labels(self) -> Iterator[str]:
-        """How messages name each sample."""
-        return islice(self._samples.labels(), self._count)
+        whole = self.samples.description
+        return whole if len(self) == len(self.samples) else f"{len(self)} of {whole}"
 
     def __len__(self) -> int:
-        return min(self._count, len(self._samples))
+        return min(self.count, len(self.samples))
 
     def __iter__(self) -> Iterator[Sample]:
-        return islice(iter(self._samples), self._count)
+        return islice(iter(self.samples), self.count)
 
 
+@dataclass(eq=False)
 class PassingSamples:
     """Samples of a once-only iterable, taken in one pass and never kept: memory does not grow."""
 
-    def __init__(
-        self, inputs: Sequence[InputSpec], items: Iterator[Any], where: str, most: int
-    ) -> None:
-        self.inputs = tuple(inputs)
-        self.diagnostics = Diagnostics()
-        self._items, self._where, self._most = items, where, most
-        self._taken = 0
+    inputs: Sequence[InputSpec]
+    """What the model takes."""
+    items: Iterator[Any]
+    """Samples in any accepted form."""
+    where: str
+    """What messages call the iterable."""
+    most: int
+    """How many to take."""
+    diagnostics: Diagnostics = field(default_factory=Diagnostics)
+    """What is odd about the samples; complete after the pass."""
+    taken: int = 0
+    """How many were taken so far."""
 
     @property
     def description(self) -> str:
         """What these are; complete after the pass."""
-        return f"{self._taken} samples of {self._where}" if self._taken else self._where
+        return f"{self.taken} samples of {self.where}" if self.taken else self.where
 
     def __iter__(self) -> Iterator[Sample]:
         checks = DataChecks(self.inputs)
-        for item in islice(self._items, self._most - self._taken):
-            label = f"sample {self._taken} of {self._where}"
+        for item in islice(self.items, self.most - self.taken):
+            label = f"sample {self.taken} of {self.where}"
             sample = conform_item(item, self.inputs, label)
             self.diagnostics.add(*checks.add(label, sample))
-            self._taken += 1
+            self.taken += 1
             yield sample
-        self.diagnostics.add(*checks.finish(), few_samples_warning(self._taken))
+        self.diagnostics.add(*checks.finish(), few_samples_warning(self.taken))
 
 
 def one_pass(

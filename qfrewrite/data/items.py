@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, ClassVar
 
 import numpy as np
 
-from qfrewrite.data.preprocess import Preprocess, image_array, image_pixels
+from qfrewrite.data.inputs import InputSpec, Sample
+from qfrewrite.data.preprocess import Preprocess, image_pixels
 from qfrewrite.errors import DataError
 from qfrewrite.ir import NUMPY_DTYPES, Array
-
-if TYPE_CHECKING:
-    from qfrewrite.data.inputs import InputSpec
 
 IMAGE_SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm"}
@@ -24,168 +24,148 @@ _USE_NPZ = "give an .npz file with one array per input, its first axis counting 
 _ITEM_FORMS = "give an array, a dict by input name, or a tuple in the order of the inputs"
 
 
-class Items(Protocol):
-    """A numbered collection of samples.
+@dataclass(eq=False)
+class Items(ABC):
+    """A numbered collection of samples for the inputs of a model."""
 
-    shuffled: whether any order will do. decodes: whether `load` is slow enough, and safe, for
-    threads. unit: what one of them is called.
-    """
+    inputs: Sequence[InputSpec]
+    """What the model takes."""
+    where: str
+    """What messages call the whole."""
+    shuffled: ClassVar[bool] = True
+    """Whether any order will do."""
+    decodes: ClassVar[bool] = False
+    """Whether `load` is slow enough, and safe, for threads."""
 
-    shuffled: bool
-    decodes: bool
-    unit: str
+    @property
+    def unit(self) -> str:
+        """What one of them is called."""
+        return "sample"
 
+    @abstractmethod
     def draw(self, wanted: int) -> int:
         """How many there are; where that is unknown, how many of the `wanted` could be had."""
 
-    def load(self, index: int) -> dict[str, Array]:
+    @abstractmethod
+    def load(self, index: int) -> Sample:
         """One sample by input name, with the inputs' shapes and element types."""
 
     def label(self, index: int) -> str:
         """How a message names the sample."""
+        return f"sample {index} of {self.where}"
 
 
-class ImageItems:
+@dataclass(eq=False)
+class ImageItems(Items):
     """Image files for a model with one image input, [1, H, W, 1 or 3]."""
 
-    shuffled = True
+    files: Sequence[Path]
+    """In the order of their numbers."""
+    scaling: Preprocess
+    """How pixels become floats, where the input takes floats."""
     decodes = True
     unit = "image"
 
-    def __init__(
-        self, files: Sequence[Path], inputs: Sequence[InputSpec], preprocess: Preprocess, where: str
-    ) -> None:
-        self._files = tuple(files)
-        self._spec = image_input(inputs, where)
-        self._where = where
-        self._preprocess = preprocess
-        preprocess.check_channels(self._spec.shape[3])
+    def __post_init__(self) -> None:
+        self.scaling.check_channels(image_input(self.inputs, self.where).shape[3])
 
     @property
     def preprocess(self) -> Preprocess | None:
         """How pixels become floats; None where the input takes pixel codes."""
-        return self._preprocess if NUMPY_DTYPES[self._spec.dtype].kind == "f" else None
-
-    def preprocessed(self, how: Preprocess) -> ImageItems:
-        """The same files by another preprocessing."""
-        return ImageItems(self._files, [self._spec], how, self._where)
+        return self.scaling if NUMPY_DTYPES[self.inputs[0].dtype].kind == "f" else None
 
     def draw(self, wanted: int) -> int:
         """The number of files."""
-        return len(self._files)
+        return len(self.files)
 
-    def load(self, index: int) -> dict[str, Array]:
+    def load(self, index: int) -> Sample:
         """Floats are preprocessed; integers are pixel codes, 0..255 or for int8 -128..127."""
-        spec, file = self._spec, self._files[index]
+        spec, file = self.inputs[0], self.files[index]
         _, height, width, channels = spec.shape
         if any(axis in spec.open_axes and spec.shape[axis] == 1 for axis in (1, 2)):
             remedy = "resize it first (-p 'resize_input(size=...),...'), or give arrays"
             raise DataError(f"{spec} leaves its size open", where=str(file), remedy=remedy)
-        dtype = NUMPY_DTYPES[spec.dtype]
-        if dtype.kind == "f":
-            x = image_array(file, height, width, channels, self._preprocess)
-            return {spec.name: x.astype(dtype, copy=False)[None]}
-        codes = image_pixels(file, height, width, channels, crop=self._preprocess.crop)
-        shift = 128 if spec.dtype == "int8" else 0
-        return {spec.name: (codes.astype(np.int16) - shift).astype(dtype)[None]}
+        pixels = image_pixels(file, height, width, channels, crop=self.scaling.crop)
+        if self.preprocess is not None:
+            x: Array = self.preprocess.apply(pixels)
+        else:
+            x = pixels.astype(np.int16) - (128 if spec.dtype == "int8" else 0)
+        return {spec.name: x.astype(NUMPY_DTYPES[spec.dtype], copy=False)[None]}
 
     def label(self, index: int) -> str:
         """The path of the file."""
-        return str(self._files[index])
+        return str(self.files[index])
 
 
-class ArrayItems:
+@dataclass(eq=False)
+class ArrayItems(Items):
     """One array per input, first axis samples; values are taken as they are."""
 
-    shuffled = True
-    decodes = False
-    unit = "sample"
+    arrays: Mapping[str, Array]
+    """By the name of the input, or by that of the model's signature."""
 
-    def __init__(
-        self, arrays: Mapping[str, Array], inputs: Sequence[InputSpec], where: str
-    ) -> None:
-        names = match_names(tuple(arrays), inputs, where)
-        self._inputs = tuple(inputs)
-        self._arrays = {spec.name: arrays[names[spec.name]] for spec in inputs}
-        self._where = where
-        for spec in inputs:
-            _check_stack(self._arrays[spec.name], spec, f"{where}: array '{names[spec.name]}'")
-        counts = {name: len(array) for name, array in self._arrays.items()}
+    def __post_init__(self) -> None:
+        names = match_names(tuple(self.arrays), self.inputs, self.where)
+        for spec in self.inputs:
+            name = names[spec.name]
+            _check_stack(self.arrays[name], spec, f"{self.where}: array '{name}'")
+        self.arrays = {name: self.arrays[key] for name, key in names.items()}
+        counts = {name: len(array) for name, array in self.arrays.items()}
         if len(set(counts.values())) > 1:
             text = ", ".join(f"'{name}' {count}" for name, count in counts.items())
-            raise DataError(f"the inputs have different numbers of samples: {text}", where=where)
-        self._count = min(counts.values())
+            what = f"the inputs have different numbers of samples: {text}"
+            raise DataError(what, where=self.where)
 
     def draw(self, wanted: int) -> int:
         """The length of the first axis."""
-        return self._count
+        return len(self.arrays[self.inputs[0].name])
 
-    def load(self, index: int) -> dict[str, Array]:
-        """A copy of one sample, in the inputs' shapes and element types."""
-        label = self.label(index)
-        return {s.name: conform(self._arrays[s.name][index], s, label) for s in self._inputs}
-
-    def label(self, index: int) -> str:
-        """The sample's number and the file."""
-        return f"sample {index} of {self._where}"
+    def load(self, index: int) -> Sample:
+        """A copy of one sample."""
+        item = {name: array[index] for name, array in self.arrays.items()}
+        return conform_item(item, self.inputs, self.label(index))
 
 
-class SequenceItems:
+@dataclass(eq=False)
+class SequenceItems(Items):
     """Python objects that can be had by number: a list or a tuple of samples."""
 
-    shuffled = True
-    decodes = False
-    unit = "sample"
-
-    def __init__(self, items: Sequence[Any], inputs: Sequence[InputSpec], where: str) -> None:
-        self._items = items
-        self._inputs = tuple(inputs)
-        self._where = where
+    items: Sequence[Any]
+    """Samples in any accepted form."""
 
     def draw(self, wanted: int) -> int:
         """The number of items."""
-        return len(self._items)
+        return len(self.items)
 
-    def load(self, index: int) -> dict[str, Array]:
-        """One item, in the inputs' shapes and element types."""
-        return conform_item(self._items[index], self._inputs, self.label(index))
-
-    def label(self, index: int) -> str:
-        """The sample's number."""
-        return f"sample {index} of {self._where}"
+    def load(self, index: int) -> Sample:
+        """One item, as new arrays."""
+        return conform_item(self.items[index], self.inputs, self.label(index))
 
 
-class StreamItems:
+@dataclass(eq=False)
+class StreamItems(Items):
     """Items of an iterable that may be read once only: what is drawn is kept, in its order."""
 
+    rest: Iterator[Any]
+    """The items that are not drawn yet."""
+    drawn: list[Sample] = field(default_factory=list)
+    """The samples that are."""
     shuffled = False
-    decodes = False
-    unit = "sample"
-
-    def __init__(self, items: Iterable[Any], inputs: Sequence[InputSpec], where: str) -> None:
-        self.rest: Iterator[Any] = iter(items)
-        self._inputs = tuple(inputs)
-        self._where = where
-        self._drawn: list[dict[str, Array]] = []
 
     def draw(self, wanted: int) -> int:
         """Draw until `wanted` items are kept or none is left."""
-        for item in islice(self.rest, max(wanted - len(self._drawn), 0)):
+        for item in islice(self.rest, max(wanted - len(self.drawn), 0)):
             # A copy: generators like to fill one buffer over and over. Read-only: it is handed
             # out in every pass.
-            sample = conform_item(item, self._inputs, self.label(len(self._drawn)))
+            sample = conform_item(item, self.inputs, self.label(len(self.drawn)))
             for array in sample.values():
                 array.setflags(write=False)
-            self._drawn.append(sample)
-        return len(self._drawn)
+            self.drawn.append(sample)
+        return len(self.drawn)
 
-    def load(self, index: int) -> dict[str, Array]:
+    def load(self, index: int) -> Sample:
         """One of the kept samples, read-only."""
-        return dict(self._drawn[index])
-
-    def label(self, index: int) -> str:
-        """The sample's number."""
-        return f"sample {index} of {self._where}"
+        return dict(self.drawn[index])
 
 
 def image_input(inputs: Sequence[InputSpec], where: str) -> InputSpec:
@@ -226,7 +206,8 @@ def find_images(folder: Path) -> list[Path]:
         images += in_folder
         others += len(files) - len(in_folder)
     if not images:
-        what = f"no images in this folder: looked for {_suffixes()}, found {others} other files"
+        suffixes = " ".join(sorted(IMAGE_SUFFIXES))
+        what = f"no images in this folder: looked for {suffixes}, found {others} other files"
         remedy = "give a folder of images, a .txt list of them, an .npy or an .npz file"
         raise DataError(what, where=str(folder), remedy=remedy)
     return sorted(images, key=lambda file: file.as_posix())
@@ -271,7 +252,7 @@ def match_names(names: Sequence[str], inputs: Sequence[InputSpec], where: str) -
     return keys
 
 
-def conform_item(item: Any, inputs: Sequence[InputSpec], label: str) -> dict[str, Array]:
+def conform_item(item: Any, inputs: Sequence[InputSpec], label: str) -> Sample:
     """A sample in any accepted form, as new arrays by input name."""
     if isinstance(item, Mapping):
         names = match_names(tuple(item), inputs, label)
@@ -347,7 +328,3 @@ def _check_stack(array: Array, spec: InputSpec, where: str) -> None:
         expected = " or ".join(f"[{', '.join(filter(None, ('N', f)))}]" for f in spec.forms)
         what = f"has shape {list(array.shape)}, expected {expected} for input '{spec.name}'"
         raise DataError(what, where=where, remedy="put the samples on the first axis")
-
-
-def _suffixes() -> str:
-    return " ".join(sorted(IMAGE_SUFFIXES))

@@ -28,9 +28,9 @@ class LabelledImages:
 
     def samples(self, inputs: Sequence[InputSpec], preprocess: Preprocess) -> Samples:
         """What a model with these inputs is fed, in order."""
-        items = ImageItems(self.files, inputs, preprocess, self.name)
+        items = ImageItems(inputs, self.name, self.files, preprocess)
         description = f"{len(self.files)} images of {self.name}"
-        return Samples(inputs, items, range(len(self.files)), description, threads=_LOADERS)
+        return Samples(inputs, items, range(len(self.files)), description, _LOADERS)
 
 
 def read_labels(folder: str | Path, table: str | Path, limit: int | None = None) -> LabelledImages:

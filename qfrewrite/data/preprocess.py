@@ -160,14 +160,6 @@ def _numbers(values: str, text: str) -> tuple[float, ...]:
         raise UsageError(what, where="preprocess", remedy=_FORMS) from None
 
 
-def image_array(
-    file: ImageFile, height: int, width: int, channels: int, preprocess: Preprocess
-) -> npt.NDArray[np.float32]:
-    """An image file as float32 [height, width, channels]; see `image_pixels` for the decoding."""
-    pixels = image_pixels(file, height, width, channels, crop=preprocess.crop)
-    return preprocess.apply(pixels)
-
-
 def image_pixels(
     file: ImageFile, height: int, width: int, channels: int, *, crop: float = 1.0
 ) -> npt.NDArray[np.uint8]:

@@ -12,7 +12,7 @@ import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -43,93 +43,87 @@ _MOST_SYNTHETIC = 1 << 28
 _SOURCES = "a folder of images, an image, a .txt list of images, an .npy or an .npz file"
 
 
+@dataclass(eq=False)
 class Samples:
     """Samples to iterate, as often as needed, always the same in the same order.
 
-    Yields dicts of arrays by input name, with exactly the inputs' shapes and element types.
-    `description` says what they are ("200 images of calib/"). `diagnostics` says what is odd about
-    them; it is complete after the first whole pass. With `threads` > 0 samples
-    are loaded ahead in that many threads, which changes nothing in them; stopping a pass early
-    ends them. Raises DataError, where the sample stands in the order, for one that is unusable.
+    Yields dicts of arrays by input name, with exactly the inputs' shapes and element types. Raises
+    DataError, where the sample stands in the order, for one that is unusable.
     """
 
-    def __init__(
-        self,
-        inputs: Sequence[InputSpec],
-        items: Items,
-        order: Sequence[int],
-        description: str,
-        *,
-        threads: int = 0,
-    ) -> None:
-        self.inputs = tuple(inputs)
-        self.description = description
-        self.diagnostics = Diagnostics()
-        self._items = items
-        self._order = tuple(order)
-        self._threads = threads
-        self._checked = False
-        self._scale_known = False
-
-    def with_known_scale(self) -> Samples:
-        """These samples, of whose values it is known that they are scaled as they must be."""
-        self._scale_known = True
-        return self
+    inputs: Sequence[InputSpec]
+    """What the model takes."""
+    items: Items
+    """What the samples are picked from."""
+    order: Sequence[int]
+    """The numbers of the items."""
+    description: str
+    """What the samples are: `200 images of calib/`."""
+    threads: int = 0
+    """Load ahead in so many threads, which changes nothing in the samples; stopping early ends
+    them."""
+    scale_known: bool = False
+    """Whether values are known to be scaled as they must be."""
+    diagnostics: Diagnostics = field(default_factory=Diagnostics)
+    """What is odd about the samples; complete after the first whole pass."""
+    _checked: bool = False
 
     def __repr__(self) -> str:
         return f"<Samples: {self.description}>"
 
     def __len__(self) -> int:
-        return len(self._order)
+        return len(self.order)
 
     def __iter__(self) -> Iterator[Sample]:
         checks = None if self._checked else DataChecks(self.inputs)
-        with closing(prefetch(self._items.load, self._order, self._threads)) as stream:
-            for index, sample in zip(self._order, stream, strict=True):
+        with closing(prefetch(self.items.load, self.order, self.threads)) as stream:
+            for index, sample in zip(self.order, stream, strict=True):
                 if checks:
-                    self.diagnostics.add(*checks.add(self._items.label(index), sample))
+                    self.diagnostics.add(*checks.add(self.items.label(index), sample))
                 yield sample
         if checks:
-            self.diagnostics.add(*checks.finish(scale_known=self._scale_known))
+            self.diagnostics.add(*checks.finish(scale_known=self.scale_known))
             self._checked = True
 
     def labels(self) -> Iterator[str]:
         """How messages name each sample, in order: a file's path, or a number."""
-        return map(self._items.label, self._order)
+        return map(self.items.label, self.order)
 
 
+@dataclass(frozen=True, eq=False)
 class DataSource:
     """Data that fits a model's inputs, opened but not yet read. See `open_data`."""
 
-    def __init__(
-        self, inputs: Sequence[InputSpec], items: Items, name: str, *, seed: int, threads: int
-    ) -> None:
-        self.inputs = tuple(inputs)
-        self.name = name
-        self._items = items
-        self._seed = seed
-        self._threads = threads
+    inputs: Sequence[InputSpec]
+    """What the model takes."""
+    items: Items
+    """All samples."""
+    name: str
+    """What the data are called."""
+    seed: int
+    """Of the shuffling."""
+    threads: int
+    """How many threads decode images."""
 
     def __repr__(self) -> str:
-        return f"<DataSource: {self._items.unit}s of {self.name}>"
+        return f"<DataSource: {self.items.unit}s of {self.name}>"
 
     @property
     def preprocess(self) -> Preprocess | None:
         """How images become the model's float input; None for other data and other inputs."""
-        return self._items.preprocess if isinstance(self._items, ImageItems) else None
+        return self.items.preprocess if isinstance(self.items, ImageItems) else None
 
     def pixels(self, samples: int) -> Samples:
         """The images of `split(samples)` as floats 0..255; `preprocess` must not be None."""
-        assert isinstance(self._items, ImageItems)
-        assert self.preprocess is not None
-        raw = self._items.preprocessed(Preprocess((0.0,), (1.0,), self.preprocess.crop))
-        source = DataSource(self.inputs, raw, self.name, seed=self._seed, threads=self._threads)
-        return source.split(samples)[0].with_known_scale()
+        assert isinstance(self.items, ImageItems)
+        unscaled = Preprocess((0.0,), (1.0,), self.items.scaling.crop)
+        source = replace(self, items=replace(self.items, scaling=unscaled))
+        return replace(source.split(samples)[0], scale_known=True)
 
     @property
     def passing(self) -> Iterator[Any] | None:
         """The rest of a once-only iterable, raw; None for data that can be read again."""
-        return self._items.rest if isinstance(self._items, StreamItems) else None
+        return self.items.rest if isinstance(self.items, StreamItems) else None
 
     def split(
         self, samples: int, held_back: int = 0, *, in_order: bool = False
@@ -145,11 +139,11 @@ class DataSource:
         if samples < 1 or held_back < 0:
             what = f"cannot take {samples} samples and hold back {held_back}"
             raise UsageError(what, where=self.name, remedy="take 1 or more, hold back 0 or more")
-        count = self._items.draw(samples + held_back)
+        count = self.items.draw(samples + held_back)
         if not count:
             raise _no_samples(self.name)
-        if self._items.shuffled and not in_order:
-            order = np.random.default_rng(self._seed).permutation(count).tolist()
+        if self.items.shuffled and not in_order:
+            order = np.random.default_rng(self.seed).permutation(count).tolist()
         else:
             order = list(range(count))
         calibration = self._part(order[:samples])
@@ -157,9 +151,9 @@ class DataSource:
         return calibration, self._part(order[samples : samples + held_back])
 
     def _part(self, order: list[int]) -> Samples:
-        description = f"{_counted(len(order), self._items.unit)} of {self.name}"
-        threads = self._threads if self._items.decodes else 0
-        return Samples(self.inputs, self._items, order, description, threads=threads)
+        description = f"{_counted(len(order), self.items.unit)} of {self.name}"
+        threads = self.threads if self.items.decodes else 0
+        return Samples(self.inputs, self.items, order, description, threads)
 
 
 def open_data(
@@ -197,7 +191,7 @@ def open_data(
         raise _no_samples(str(source) if isinstance(source, (str, os.PathLike)) else name)
     _check_seed(seed)
     threads = min(4, os.cpu_count() or 1) if threads is None else max(threads, 0)
-    return DataSource(inputs, items, name, seed=seed, threads=threads)
+    return DataSource(inputs, items, name, seed, threads)
 
 
 def synthetic(
@@ -228,7 +222,7 @@ def synthetic(
         )
     if isinstance(preprocess, str):
         preprocess = Preprocess.parse(preprocess)
-    items = SyntheticItems(inputs, samples, seed=seed, low=low, high=high, preprocess=preprocess)
+    items = SyntheticItems(inputs, "synthetic inputs", samples, seed, low, high, preprocess)
     return Samples(inputs, items, range(samples), _counted(samples, items.unit))
 
 
@@ -262,18 +256,18 @@ def _open_path(
 ) -> tuple[Items, str]:
     path = given.expanduser()
     if path.is_dir():
-        files = find_images(path)
-        return ImageItems(files, inputs, preprocess, str(given)), f"{path.resolve().name}/"
+        name = f"{path.resolve().name}/"
+        return ImageItems(inputs, str(given), find_images(path), preprocess), name
     if not path.is_file():
         what = "no such file or folder"
         raise DataError(what, where=str(given), remedy=f"give {_SOURCES}")
     suffix = path.suffix.lower()
     if suffix in IMAGE_SUFFIXES:
-        return ImageItems([path], inputs, preprocess, str(given)), path.name
+        return ImageItems(inputs, str(given), [path], preprocess), path.name
     if suffix == ".txt":
-        return ImageItems(listed_images(path), inputs, preprocess, str(given)), path.name
+        return ImageItems(inputs, str(given), listed_images(path), preprocess), path.name
     if suffix in _ARRAY_FILES:
-        return ArrayItems(_ARRAY_FILES[suffix](path, inputs), inputs, str(given)), path.name
+        return ArrayItems(inputs, str(given), _ARRAY_FILES[suffix](path, inputs)), path.name
     what = f"'{suffix}' is not a kind of file that holds calibration data"
     raise DataError(what, where=str(given), remedy=f"give {_SOURCES}")
 
@@ -299,18 +293,18 @@ _ARRAY_FILES: Mapping[str, Callable[[Path, tuple[InputSpec, ...]], dict[str, Arr
 
 def _open_object(source: Any, inputs: tuple[InputSpec, ...]) -> tuple[Items, str]:
     if isinstance(source, np.ndarray):
-        return ArrayItems({"array": source}, inputs, "array"), "an array"
+        return ArrayItems(inputs, "array", {"array": source}), "an array"
     if isinstance(source, Mapping):
         arrays = {str(key): np.asarray(value) for key, value in source.items()}
-        return ArrayItems(arrays, inputs, "arrays"), "arrays in memory"
+        return ArrayItems(inputs, "arrays", arrays), "arrays in memory"
     kind = type(source).__name__
     if isinstance(source, Sequence) and not isinstance(source, (bytes, bytearray)):
-        return SequenceItems(source, inputs, f"a {kind}"), f"a {kind}"
+        return SequenceItems(inputs, f"a {kind}", source), f"a {kind}"
     if not isinstance(source, Iterable) and callable(source):
         source = source()  # The form that TensorFlow's converter takes.
         kind = type(source).__name__
     if isinstance(source, Iterable) and not isinstance(source, (str, bytes, bytearray)):
-        return StreamItems(source, inputs, f"a {kind}"), f"a {kind}"
+        return StreamItems(inputs, f"a {kind}", iter(source)), f"a {kind}"
     raise DataError(
         f"a {kind} is not calibration data", remedy=f"give {_SOURCES}, an array or an iterable"
     )

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
 
+from qfrewrite.data.inputs import InputSpec, Sample
+from qfrewrite.data.items import Items
+from qfrewrite.data.preprocess import Preprocess
 from qfrewrite.data.procedural import procedural_image
-from qfrewrite.ir import NUMPY_DTYPES, Array
-
-if TYPE_CHECKING:
-    from qfrewrite.data.inputs import InputSpec
-    from qfrewrite.data.preprocess import Preprocess
+from qfrewrite.ir import NUMPY_DTYPES
 
 # Cells of the noise per side and its amplitude: about 1/f, as in photographs.
 _OCTAVES = ((2, 1.0), (4, 0.6), (8, 0.35), (16, 0.2), (32, 0.1))
@@ -37,52 +37,42 @@ def looks_like_image(spec: InputSpec) -> bool:
     return len(shape) == 4 and shape[3] in _CHANNELS and min(shape[1:3]) >= _LEAST_SIDE
 
 
-class SyntheticItems:
-    """Random inputs by index: the same index, seed and inputs give the same sample.
+@dataclass(eq=False)
+class SyntheticItems(Items):
+    """Random inputs by index: the same index, seed and inputs give the same sample."""
 
-    preprocess: how the levels of procedural images become floats; None maps 0..255 to [low, high].
-    """
-
+    count: int
+    """How many there are."""
+    seed: int
+    """Of all of them."""
+    low: float
+    """The least value of floats."""
+    high: float
+    """The largest value of floats."""
+    preprocess: Preprocess | None = None
+    """How levels of procedural images become floats; None maps 0..255 to [low, high]."""
     shuffled = False
-    decodes = False
 
-    def __init__(
-        self,
-        inputs: Sequence[InputSpec],
-        count: int,
-        *,
-        seed: int,
-        low: float,
-        high: float,
-        preprocess: Preprocess | None = None,
-    ) -> None:
-        self._inputs = tuple(inputs)
-        self.unit = "procedural image" if all(map(looks_like_image, inputs)) else "synthetic input"
-        self._preprocess = preprocess
-        self._count = count
-        self._seed = seed
-        self._low, self._high = low, high
+    @property
+    def unit(self) -> str:
+        """What one of them is called."""
+        return "procedural image" if all(map(looks_like_image, self.inputs)) else "synthetic input"
 
     def draw(self, wanted: int) -> int:
         """How many there are."""
-        return self._count
+        return self.count
 
     def label(self, index: int) -> str:
         """How a message names a sample."""
         return f"{self.unit} {index}"
 
-    def load(self, index: int) -> dict[str, Array]:
+    def load(self, index: int) -> Sample:
         """The sample `index`, by input name."""
-        return {
-            spec.name: synthetic_array(
-                spec,
-                np.random.default_rng([self._seed, index, k]),
-                self._low,
-                self._high,
-                self._preprocess,
-            )
-            for k, spec in enumerate(self._inputs)
-        }
+        sample = {}
+        for k, spec in enumerate(self.inputs):
+            rng = np.random.default_rng([self.seed, index, k])
+            sample[spec.name] = synthetic_array(spec, rng, self.low, self.high, self.preprocess)
+        return sample
 
 
 def synthetic_array(

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from qfrewrite.data.preprocess import Preprocess, crop_box, image_array, image_pixels
+from qfrewrite.data.preprocess import Preprocess, crop_box, image_pixels
 from qfrewrite.errors import DataError, UsageError
 
 RAW = Preprocess.parse("raw")
@@ -150,7 +150,7 @@ def test_equals_plain_pillow(tmp_path: Path) -> None:
     file = saved(tmp_path / "a.jpg", Image.fromarray(picture(413, 640)), quality=90)
     plain = Image.open(file).convert("RGB").resize((48, 32), Image.Resampling.BILINEAR)
     np.testing.assert_array_equal(image_pixels(file, 32, 48, 3), np.asarray(plain))
-    scaled = image_array(file, 32, 48, 3, Preprocess.parse("mobilenet"))
+    scaled = Preprocess.parse("mobilenet").apply(image_pixels(file, 32, 48, 3))
     expected = np.asarray(plain, np.float32) / np.float32(127.5) - np.float32(1)
     np.testing.assert_array_equal(scaled, expected)
 
@@ -158,9 +158,9 @@ def test_equals_plain_pillow(tmp_path: Path) -> None:
 def test_crop_is_taken_before_resizing(tmp_path: Path) -> None:
     file = saved(tmp_path / "a.png", Image.fromarray(picture(40, 60)))
     plain = Image.open(file).crop((15, 10, 45, 30)).resize((16, 16), Image.Resampling.BILINEAR)
-    cropped = image_array(file, 16, 16, 3, Preprocess.parse("raw,crop=0.5"))
+    cropped = image_pixels(file, 16, 16, 3, crop=0.5)
     np.testing.assert_array_equal(cropped, np.asarray(plain))
-    assert not np.array_equal(cropped, image_array(file, 16, 16, 3, RAW))
+    assert not np.array_equal(cropped, image_pixels(file, 16, 16, 3))
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png", "tif"])
@@ -272,7 +272,7 @@ def test_other_numbers_of_channels_are_refused(tmp_path: Path) -> None:
 
 def test_missing_file(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"nothing\.png: no such file"):
-        image_array(tmp_path / "nothing.png", 8, 8, 3, RAW)
+        image_pixels(tmp_path / "nothing.png", 8, 8, 3)
 
 
 def test_every_cut_of_a_file_is_an_error_that_names_it(tmp_path: Path) -> None:
@@ -282,7 +282,7 @@ def test_every_cut_of_a_file_is_an_error_that_names_it(tmp_path: Path) -> None:
         for length in (0, 1, 10, len(whole) // 3, len(whole) // 2):
             file.write_bytes(whole[:length])
             with pytest.raises(DataError, match=rf"cut\.{suffix}: .*; remove it") as error:
-                image_array(file, 8, 8, 3, RAW)
+                image_pixels(file, 8, 8, 3)
             assert "\n" not in str(error.value)
 
 
