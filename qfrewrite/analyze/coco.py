@@ -55,11 +55,8 @@ def evaluate_detector(
     infos = [info for info in truth.imgs.values() if (folder / info["file_name"]).is_file()]
     infos = infos[:limit]
     if not infos:
-        raise DataError(
-            "holds none of the annotated images",
-            where=str(folder),
-            remedy="give the folder that the annotations belong to",
-        )
+        remedy = "give the folder that the annotations belong to"
+        raise DataError("holds none of the annotated images", where=str(folder), remedy=remedy)
     files = tuple(folder / info["file_name"] for info in infos)
     images = LabelledImages(files, (0,) * len(files), f"{folder.name}/")
     runs = run_images(model, images, preprocess, threads=threads, progress=progress)
@@ -75,18 +72,14 @@ def _truth(annotations: str | Path) -> Any:
     try:
         from pycocotools.coco import COCO
     except ImportError:
-        raise QfError(
-            "pycocotools is not installed", where="--coco", remedy="pip install 'qfrewrite[coco]'"
-        ) from None
+        what = "pycocotools is not installed"
+        raise QfError(what, where="--coco", remedy="pip install 'qfrewrite[coco]'") from None
     try:
         with contextlib.redirect_stdout(io.StringIO()):
             return COCO(str(annotations))
     except (OSError, ValueError, KeyError, TypeError, AssertionError) as error:
-        raise DataError(
-            f"is no file of COCO annotations ({type(error).__name__})",
-            where=str(annotations),
-            remedy="give instances_*.json",
-        ) from None
+        what = f"is no file of COCO annotations ({type(error).__name__})"
+        raise DataError(what, where=str(annotations), remedy="give instances_*.json") from None
 
 
 def _detections(
@@ -95,11 +88,8 @@ def _detections(
     """One image's detections in COCO's form: x, y, width, height in pixels."""
     if len(outputs) != 4 or outputs[0].shape[-1] != 4:
         shapes = ", ".join(str(list(v.shape)) for v in outputs)
-        raise UsageError(
-            f"has outputs {shapes}; a detector gives boxes, classes, scores, count",
-            where=name,
-            remedy="evaluate a model with its post-processing",
-        )
+        what = f"has outputs {shapes}; a detector gives boxes, classes, scores, count"
+        raise UsageError(what, where=name, remedy="evaluate a model with its post-processing")
     boxes, classes, scores = (v.reshape(-1, *v.shape[2:]) for v in outputs[:3])
     count = min(int(outputs[3].reshape(-1)[0]), len(scores))
     height, width = info["height"], info["width"]

@@ -180,11 +180,8 @@ def _check_inputs(first: Graph, second: Graph) -> None:
     specs = map(input_specs, (first, second))
     one, other = (", ".join(f"[{spec.forms[0]}]" for spec in side) for side in specs)
     if one != other:
-        raise UsageError(
-            f"the models take different inputs: {one} and {other}",
-            where="compare",
-            remedy="compare a model with one made from it",
-        )
+        what = f"the models take different inputs: {one} and {other}"
+        raise UsageError(what, where="compare", remedy="compare a model with one made from it")
 
 
 def _pairs(first: _Prepared, second: _Prepared) -> tuple[list[tuple[Tensor, Tensor]], list[str]]:

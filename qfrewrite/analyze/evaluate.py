@@ -118,11 +118,8 @@ def _scores(outputs: Sequence[Array], name: str) -> Array:
     """The scores of one image, [classes]."""
     if len(outputs) != 1 or outputs[0].ndim == 0 or outputs[0].size != outputs[0].shape[-1]:
         shapes = ", ".join(str(list(v.shape)) for v in outputs)
-        raise UsageError(
-            f"has outputs {shapes}, a classifier has one vector of scores",
-            where=name,
-            remedy="for a detector give --coco",
-        )
+        what = f"has outputs {shapes}, a classifier has one vector of scores"
+        raise UsageError(what, where=name, remedy="for a detector give --coco")
     return outputs[0].reshape(-1)
 
 

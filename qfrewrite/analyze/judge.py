@@ -141,11 +141,9 @@ def _check_outputs(graph: Graph, floats: Outputs, result: Outputs, steps: Sequen
         x, y = ([sample[k] for sample in outputs] for outputs in (floats, result))
         why = _degenerate(x, y, steps[k])
         if why is not None:
-            raise VerifyError(
-                f"{why} in the result, and not in the float model",
-                where=f"output '{tensor.name}'",
-                remedy="calibrate on real data, or see where it is lost with qfrewrite compare",
-            )
+            what = f"{why} in the result, and not in the float model"
+            remedy = "calibrate on real data, or see where it is lost with qfrewrite compare"
+            raise VerifyError(what, where=f"output '{tensor.name}'", remedy=remedy)
 
 
 def _hardly_varies(floats: Sequence[Array]) -> bool:

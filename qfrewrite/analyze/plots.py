@@ -46,11 +46,9 @@ def plot_layers(model: str, layers: Sequence[Layer], folder: str | Path) -> list
     except OSError as error:
         raise OutputError(error.strerror or "cannot be written", where=str(folder)) from None
     if not written:
-        raise UsageError(
-            "these layers have neither weights nor observed values to draw",
-            where="--plot",
-            remedy="give --data or --ranges, or choose other layers",
-        )
+        what = "these layers have neither weights nor observed values to draw"
+        remedy = "give --data or --ranges, or choose other layers"
+        raise UsageError(what, where="--plot", remedy=remedy)
     return written
 
 
@@ -58,9 +56,8 @@ def _matplotlib() -> Any:
     try:
         import matplotlib
     except ImportError:
-        raise UsageError(
-            "matplotlib is not installed", where="--plot", remedy="pip install 'qfrewrite[plot]'"
-        ) from None
+        what = "matplotlib is not installed"
+        raise UsageError(what, where="--plot", remedy="pip install 'qfrewrite[plot]'") from None
     matplotlib.use("agg")
     import matplotlib.pyplot as plt
 
@@ -148,8 +145,7 @@ def plot_sizes(sweep: SizeSweep, path: Path) -> None:
     try:
         figure.savefig(path, dpi=_DOTS_PER_INCH, metadata={"Title": sweep.model})
     except (OSError, ValueError) as error:
-        raise OutputError(
-            f"cannot be written: {error}", where=str(path), remedy="give a name that ends in .png"
-        ) from None
+        what = f"cannot be written: {error}"
+        raise OutputError(what, where=str(path), remedy="give a name that ends in .png") from None
     finally:
         plt.close(figure)

@@ -64,11 +64,8 @@ def parse_sizes(text: str) -> list[int]:
         sizes = [int(part) for part in text.split(",") if part.strip().isdigit()]
         sizes = sizes if len(sizes) == text.count(",") + 1 else []
     if not sizes or not all(0 < s <= MOST for s in sizes) or len(sizes) > _MOST_SIZES:
-        raise UsageError(
-            f"'{text[:40]}' is no list of sizes",
-            where="--sizes",
-            remedy=f"give 128..300:4 or 128,160,224; at most {_MOST_SIZES}",
-        )
+        remedy = f"give 128..300:4 or 128,160,224; at most {_MOST_SIZES}"
+        raise UsageError(f"'{text[:40]}' is no list of sizes", where="--sizes", remedy=remedy)
     return sizes
 
 

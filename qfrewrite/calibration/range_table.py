@@ -118,11 +118,9 @@ class RangeTable(Record):
         try:
             import pandas
         except ImportError:
-            raise UsageError(
-                "pandas is not installed",
-                where="RangeTable.to_frame",
-                remedy="pip install pandas, or iterate over the table",
-            ) from None
+            what = "pandas is not installed"
+            remedy = "pip install pandas, or iterate over the table"
+            raise UsageError(what, where="RangeTable.to_frame", remedy=remedy) from None
         return pandas.DataFrame(self.records()).set_index("name")
 
     def records(self) -> list[dict[str, Any]]:
@@ -157,9 +155,8 @@ class RangeTable(Record):
         except OSError as error:
             raise DataError(error.strerror or "cannot be read", where=str(path)) from None
         except (ValueError, RecursionError) as error:
-            raise DataError(
-                f"is not JSON: {error}", where=str(path), remedy="give a file that calibrate wrote"
-            ) from None
+            remedy = "give a file that calibrate wrote"
+            raise DataError(f"is not JSON: {error}", where=str(path), remedy=remedy) from None
         return _from_json(document, str(path))
 
     @staticmethod

@@ -64,9 +64,8 @@ class Method:
         match = re.fullmatch(r"\s*([a-z_]+)\s*(?:\(\s*([0-9.eE+-]+)\s*\))?\s*", text)
         choices = ", ".join(METHODS)
         if match is None or match[1] not in METHODS:
-            raise UsageError(
-                f"no such method: '{text}'", where="calibrate", remedy=f"use one of {choices}"
-            )
+            what = f"no such method: '{text}'"
+            raise UsageError(what, where="calibrate", remedy=f"use one of {choices}")
         default, least, most = _NUMBERS.get(match[1], (None, 0.0, 0.0))
         if match[2] is None:
             return Method(match[1], default)
@@ -76,11 +75,8 @@ class Method:
             value = float("nan")
         if default is None or not least < value <= most:
             what = f"needs a number above {least:g}, up to {most:g}" if default else "takes none"
-            raise UsageError(
-                f"{match[1]} {what}",
-                where=f"method '{text}'",
-                remedy=f"e.g. {Method(match[1], default)}",
-            )
+            remedy = f"e.g. {Method(match[1], default)}"
+            raise UsageError(f"{match[1]} {what}", where=f"method '{text}'", remedy=remedy)
         return Method(match[1], value)
 
 
@@ -100,11 +96,9 @@ class MethodChoice:
             pairs = list(per_layer.items())
         for pattern, _ in pairs:
             if not pattern.strip():
-                raise UsageError(
-                    "an override has no pattern",
-                    where=f"per_layer '{per_layer}'",
-                    remedy="write PATTERN:METHOD;PATTERN:METHOD",
-                )
+                what = "an override has no pattern"
+                remedy = "write PATTERN:METHOD;PATTERN:METHOD"
+                raise UsageError(what, where=f"per_layer '{per_layer}'", remedy=remedy)
         overrides = tuple((p.strip(), Method.parse(m)) for p, m in pairs)
         return MethodChoice(Method.parse(method), overrides)
 
@@ -131,11 +125,8 @@ def choose(stats: TensorStats, method: Method) -> Range:
     low, high = stats.range
     values = stats.distribution
     if method.needs_histogram and values is None:
-        raise UsageError(
-            f"{method} needs histograms",
-            where="calibrate",
-            remedy="calibrate with histograms, or choose minmax",
-        )
+        remedy = "calibrate with histograms, or choose minmax"
+        raise UsageError(f"{method} needs histograms", where="calibrate", remedy=remedy)
     if method.needs_histogram and low < high:
         assert values is not None
         low, high = METHODS[method.name](values, method.value)

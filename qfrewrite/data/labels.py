@@ -44,11 +44,8 @@ def read_labels(folder: str | Path, table: str | Path, limit: int | None = None)
     rows = read_table(table)[:limit]
     for name, _ in rows:
         if not (folder / name).is_file():
-            raise DataError(
-                f"names '{name}', which is not in {folder}",
-                where=str(table),
-                remedy="give the folder that holds these files",
-            )
+            what = f"names '{name}', which is not in {folder}"
+            raise DataError(what, where=str(table), remedy="give the folder that holds these files")
     files, labels = zip(*rows, strict=True)
     return LabelledImages(
         tuple(folder / name for name in files), tuple(labels), f"{folder.resolve().name}/"
@@ -62,20 +59,15 @@ def read_table(table: str | Path) -> list[tuple[str, int]]:
         with table.open(newline="", encoding="utf-8-sig") as lines:
             rows = [row for row in csv.reader(lines) if row]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(
-            f"cannot be read as a table: {error}",
-            where=str(table),
-            remedy="give a CSV of file,label",
-        ) from None
+        what = f"cannot be read as a table: {error}"
+        raise DataError(what, where=str(table), remedy="give a CSV of file,label") from None
     if rows and len(rows[0]) > 1 and not rows[0][1].strip().lstrip("-").isdigit():
         rows = rows[1:]
     for number, row in enumerate(rows, 1):
         if len(row) < 2 or not row[1].strip().isdigit():
-            raise DataError(
-                f"row {number} is {','.join(row)[:60]!r}",
-                where=str(table),
-                remedy="each row is file,label with a label of 0 or more",
-            )
+            what = f"row {number} is {','.join(row)[:60]!r}"
+            remedy = "each row is file,label with a label of 0 or more"
+            raise DataError(what, where=str(table), remedy=remedy)
     if not rows:
         raise DataError("holds no labels", where=str(table), remedy="give a CSV of file,label")
     return [(row[0].strip(), int(row[1])) for row in rows]
@@ -91,9 +83,6 @@ def class_offset(classes: int, labels: Sequence[int], offset: int | None = None)
     if offset is None:
         offset = int(classes == _WITH_BACKGROUND and largest < _IMAGENET)
     if largest + offset >= classes:
-        raise DataError(
-            f"label {largest} is beyond the {classes} classes of the model",
-            where="labels",
-            remedy="give labels of this model's classes",
-        )
+        what = f"label {largest} is beyond the {classes} classes of the model"
+        raise DataError(what, where="labels", remedy="give labels of this model's classes")
     return offset

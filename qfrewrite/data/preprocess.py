@@ -115,11 +115,9 @@ class Preprocess:
         """Raise UsageError where mean or std is given for another number of channels."""
         given = max(len(self.mean), len(self.std))
         if given not in (1, channels):
-            raise UsageError(
-                f"has {given} values per channel, the model's input has {channels}",
-                where=f"preprocess '{self}'",
-                remedy=f"give one value, or {channels} separated by ':'",
-            )
+            what = f"has {given} values per channel, the model's input has {channels}"
+            remedy = f"give one value, or {channels} separated by ':'"
+            raise UsageError(what, where=f"preprocess '{self}'", remedy=remedy)
 
     def apply(self, pixels: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
         """Pixels [..., C] in 0..255 to float32 of the same shape."""

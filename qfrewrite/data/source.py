@@ -217,9 +217,8 @@ def synthetic(
     size = sum(math.prod(i.shape) * NUMPY_DTYPES[i.dtype].itemsize for i in inputs)
     if size > _MOST_SYNTHETIC:
         what = f"a sample takes {size / 2**30:.2f} GB: {', '.join(map(str, inputs))}"
-        raise DataError(
-            what, where="synthetic inputs", remedy="check the model's input shape, or give data"
-        )
+        remedy = "check the model's input shape, or give data"
+        raise DataError(what, where="synthetic inputs", remedy=remedy)
     if isinstance(preprocess, str):
         preprocess = Preprocess.parse(preprocess)
     items = SyntheticItems(inputs, "synthetic inputs", samples, seed, low, high, preprocess)
@@ -305,9 +304,8 @@ def _open_object(source: Any, inputs: tuple[InputSpec, ...]) -> tuple[Items, str
         kind = type(source).__name__
     if isinstance(source, Iterable) and not isinstance(source, (str, bytes, bytearray)):
         return StreamItems(inputs, f"a {kind}", iter(source)), f"a {kind}"
-    raise DataError(
-        f"a {kind} is not calibration data", remedy=f"give {_SOURCES}, an array or an iterable"
-    )
+    what = f"a {kind} is not calibration data"
+    raise DataError(what, remedy=f"give {_SOURCES}, an array or an iterable")
 
 
 def _no_samples(where: str) -> DataError:

@@ -184,9 +184,8 @@ class Runner:
             for detail, value in zip(self._in, values, strict=True):
                 self._interpreter.set_tensor(detail["index"], _to_codes(value, detail))
         except (RuntimeError, ValueError) as error:
-            raise RunError(
-                f"the runtime does not take inputs of {_sizes(shapes)}: {error}"
-            ) from None
+            what = f"the runtime does not take inputs of {_sizes(shapes)}: {error}"
+            raise RunError(what) from None
         self.again()
 
     def _allocate(self, shapes: list[tuple[int, ...]]) -> None:
@@ -223,11 +222,8 @@ def _check_safe(content: bytes | Path) -> None:
     try:
         verify_subgraphs(model.graphs)
     except QfError as error:
-        raise RunError(
-            f"cannot be run safely: {error}",
-            where=where,
-            remedy="make the file anew: its subgraphs must agree",
-        ) from None
+        remedy = "make the file anew: its subgraphs must agree"
+        raise RunError(f"cannot be run safely: {error}", where=where, remedy=remedy) from None
     try:
         verify_loops(model.graphs)
     except QfError as error:

@@ -67,11 +67,9 @@ class Dataset:
         shapes = tuple(t.shape for t in graph.inputs)
         if shapes not in self._opened:
             if self.reopen is None:
-                raise DataError(
-                    "the data were made for another input size",
-                    where="resize_input",
-                    remedy="resize first, then open the data",
-                )
+                what = "the data were made for another input size"
+                remedy = "resize first, then open the data"
+                raise DataError(what, where="resize_input", remedy=remedy)
             new = self.reopen(graph)
             self._opened[shapes] = new and replace(new, _opened=self._opened)
         return self._opened[shapes]
