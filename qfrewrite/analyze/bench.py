@@ -14,7 +14,7 @@ from qfrewrite.data.preprocess import Preprocess
 from qfrewrite.errors import Diagnostics, RunError
 from qfrewrite.formats.tflite.write import serialize
 from qfrewrite.ir import Model, Op, Tensor
-from qfrewrite.lower.canonical import is_fused
+from qfrewrite.lower.canonical import is_fused, with_fused
 from qfrewrite.lower.cost import macs
 from qfrewrite.lower.model import lower_model
 from qfrewrite.ops.build import GraphBuilder
@@ -176,7 +176,7 @@ def bench_layers(
 
 def _layer_time(op: Op, seconds: float, total: float) -> LayerTime:
     work = macs(op)
-    kind = "+".join(o.kind for o in (op, *_fused(op)))
+    kind = "+".join(o.kind for o in with_fused(op))
     rate = work / seconds / 1e9 if work and seconds > 0 else None
     return LayerTime(
         op.name, kind, op.output.shape, 1e3 * seconds, seconds / total, work, rate, _flags(op)
@@ -193,15 +193,9 @@ def _flags(op: Op) -> list[str]:
     return [*flags, "HW"] if has_unaligned_map(y, _MULTIPLE) else flags
 
 
-def _fused(op: Op) -> list[Op]:
-    """The activation that is written into `op`, if any."""
-    users = op.output.users if len(op.outputs) == 1 else ()
-    return [use.op for use in users if is_fused(use.op)]
-
-
 def _alone(op: Op, threads: int) -> Runner | None:
     """`op` as a model; None where the runtime does not take it alone (it runs a subgraph, say)."""
-    small, _ = cut_out([op, *_fused(op)], Tensor.twin)
+    small, _ = cut_out(with_fused(op), Tensor.twin)
     if not small.inputs:
         return None
     try:

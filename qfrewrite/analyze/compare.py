@@ -15,12 +15,9 @@ from qfrewrite.data.source import Samples, synthetic
 from qfrewrite.errors import Diagnostic, Diagnostics, UsageError
 from qfrewrite.ir import Array, Graph, Model, Tensor
 from qfrewrite.ir.quant import quantize
-from qfrewrite.lower.canonical import canonicalise
-from qfrewrite.ops.check import verify_graph
+from qfrewrite.lower.canonical import settle
 from qfrewrite.ops.shapes import take_sizes
 from qfrewrite.records import Record
-from qfrewrite.rewrite.dequantize import computes_quantized
-from qfrewrite.rewrite.raising import raise_graph
 from qfrewrite.runtime.metrics import Fidelity, FidelityMeter, sqnr_db
 from qfrewrite.runtime.session import Session, input_specs
 
@@ -168,10 +165,7 @@ class _Prepared:
 def _prepared(source: Graph, sizes: Sequence[tuple[int, ...]]) -> _Prepared:
     graph, _ = source.clone()
     take_sizes(graph, dict(zip((t.name for t in graph.inputs), sizes, strict=True)))
-    verify_graph(graph)
-    if not computes_quantized(graph):
-        raise_graph(graph)
-        canonicalise(graph)
+    settle(graph)
     copy, real = real_twins(graph)
     return _Prepared(graph, copy, real)
 

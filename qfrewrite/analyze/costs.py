@@ -7,12 +7,9 @@ from typing import Any
 
 from qfrewrite.errors import Diagnostics
 from qfrewrite.ir import Graph, Model, Tensor
-from qfrewrite.lower.canonical import canonicalise
+from qfrewrite.lower.canonical import settle
 from qfrewrite.lower.cost import macs, parameters, tensor_bytes, weight_bytes
-from qfrewrite.ops.check import verify_graph
 from qfrewrite.records import Record
-from qfrewrite.rewrite.dequantize import computes_quantized
-from qfrewrite.rewrite.raising import raise_graph
 from qfrewrite.runtime.session import take_usual_sizes
 from qfrewrite.runtime.units import Unit, units
 
@@ -79,10 +76,7 @@ def model_cost(model: Model) -> ModelCost:
     """The costs of the main graph of `model`, which stays as it is."""
     graph, _ = model.graph.clone()
     diagnostics = take_usual_sizes(graph)
-    verify_graph(graph)
-    if not computes_quantized(graph):
-        raise_graph(graph)
-        canonicalise(graph)
+    settle(graph)
     steps = [unit for unit in units(graph) if unit.op.kind != "FAKE_QUANT"]
     ops = [_cost(unit, live) for unit, live in zip(steps, _live(graph, steps), strict=True)]
     return ModelCost(model.name, ops, diagnostics)

@@ -18,7 +18,7 @@ import numpy as np
 from qfrewrite.calibration.histogram import Distribution, Float64
 from qfrewrite.calibration.observers import TensorStats
 from qfrewrite.errors import UsageError
-from qfrewrite.ir.quant import activation_quant
+from qfrewrite.ir.quant import ACTIVATION_CODES, activation_quant
 from qfrewrite.lower.fake_quant_ranges import Range
 
 _CODES = 256
@@ -32,10 +32,12 @@ _ENTROPY_STEPS = 64
 
 @dataclass(frozen=True)
 class Losses:
-    """Mean squared errors of int8 in real units squared: of rounding, and of clipping."""
+    """Mean squared errors of int8, in real units squared."""
 
     quantization: float
+    """Of rounding."""
     saturation: float
+    """Of clipping."""
 
     @property
     def total(self) -> float:
@@ -45,10 +47,12 @@ class Losses:
 
 @dataclass(frozen=True)
 class Method:
-    """How to choose a range: a name of `METHODS`, and its number where it takes one."""
+    """How to choose a range."""
 
     name: str = "minmax"
+    """One of `METHODS`."""
     value: float | None = None
+    """Its number, if it takes one."""
 
     def __str__(self) -> str:
         return self.name if self.value is None else f"{self.name}({self.value:g})"
@@ -56,7 +60,7 @@ class Method:
     @property
     def needs_histogram(self) -> bool:
         """Whether minimum and maximum are not enough."""
-        return self.name not in ("minmax", "ema")
+        return self.name in _SEARCHES
 
     @staticmethod
     def parse(text: str) -> Method:
@@ -82,10 +86,12 @@ class Method:
 
 @dataclass(frozen=True)
 class MethodChoice:
-    """A method, and others for tensors whose names match a pattern (`*` and `?`); first wins."""
+    """A method, and others for some tensors."""
 
     default: Method = Method()
+    """The method of all other tensors."""
     overrides: tuple[tuple[str, Method], ...] = ()
+    """Patterns of names (`*` and `?`) with their methods; the first that matches wins."""
 
     @staticmethod
     def parse(method: str, per_layer: str | Mapping[str, str] = "") -> MethodChoice:
@@ -129,17 +135,17 @@ def choose(stats: TensorStats, method: Method) -> Range:
         raise UsageError(f"{method} needs histograms", where="calibrate", remedy=remedy)
     if method.needs_histogram and low < high:
         assert values is not None
-        low, high = METHODS[method.name](values, method.value)
+        low, high = _SEARCHES[method.name](values, method.value)
     return min(low, 0.0), max(high, 0.0)
 
 
-def losses(values: Distribution, low: float, high: float, dtype: str = "int8") -> Losses:
+def losses(values: Distribution, low: float, high: float) -> Losses:
     """What int8 of the range [low, high] (nudged so that zero is a code) costs per value."""
-    quant = activation_quant(low, high, dtype)
-    info = np.iinfo(dtype)
-    scale, zero = float(quant.scale[0]), int(quant.zero_point[0])
-    low, high = (info.min - zero) * scale, (info.max - zero) * scale
-    rounding, clipping = _bin_losses(values, np.array([low]), np.array([high]), info.max - info.min)
+    quant = activation_quant(low, high)
+    low_end, high_end = (
+        np.array(ACTIVATION_CODES["int8"])[:, None] - quant.zero_point
+    ) * quant.scale
+    rounding, clipping = _bin_losses(values, low_end, high_end, _CODES - 1)
     total = max(values.total, 1.0)
     return Losses(float(rounding[0]) / total, float(clipping[0]) / total)
 
@@ -202,13 +208,8 @@ class _Search:
         """The sum of both losses at each place; infinite outside the grid."""
         inside = [p for p in dict.fromkeys(places) if p not in self.seen and self._valid(p)]
         if inside:
-            ends = [_nudged(*self.range(p)) for p in inside]
-            rounding, clipping = _bin_losses(
-                self.values,
-                np.array([e[0] for e in ends]),
-                np.array([e[1] for e in ends]),
-                _CODES - 1,
-            )
+            low, high = np.array([_nudged(*self.range(p)) for p in inside]).T
+            rounding, clipping = _bin_losses(self.values, low, high, _CODES - 1)
             self.seen.update(zip(inside, (rounding + clipping).tolist(), strict=True))
         return [self.seen.get(p, np.inf) for p in places]
 
@@ -281,20 +282,16 @@ def _percentile(values: Distribution, value: float | None) -> Range:
 
 def _quantile(values: Distribution, rank: float) -> float:
     """The value below which `rank` values lie, linear within a bin."""
-    left, right, count = _in_order(values)
+    # The pieces and the exact zeros, in order of their middle.
+    left, right = np.append(values.left, 0.0), np.append(values.right, 0.0)
+    order = np.argsort(left + right, kind="stable")
+    left, right = left[order], right[order]
+    count = np.append(values.count, float(values.zeros))[order]
     upto = np.cumsum(count)
     k = min(int(np.searchsorted(upto, rank)), count.size - 1)
     before = upto[k] - count[k]
     part = (rank - before) / count[k] if count[k] else 0.0
     return float(left[k] + np.clip(part, 0, 1) * (right[k] - left[k]))
-
-
-def _in_order(values: Distribution) -> tuple[Float64, Float64, Float64]:
-    """The pieces and the exact zeros, in order of their middle."""
-    left, right = np.append(values.left, 0.0), np.append(values.right, 0.0)
-    count = np.append(values.count, float(values.zeros))
-    order = np.argsort(left + right, kind="stable")
-    return left[order], right[order], count[order]
 
 
 def _entropy(values: Distribution, value: float | None) -> Range:
@@ -333,21 +330,11 @@ def _divergence(values: Distribution, low: float, high: float) -> float:
     return float((p * np.log(p / q)).sum())
 
 
-def _minmax(values: Distribution, value: float | None) -> Range:
-    return values.low, values.high
-
-
-METHODS: Mapping[str, Callable[[Distribution, float | None], Range]] = MappingProxyType(
-    {
-        "minmax": _minmax,
-        "percentile": _percentile,
-        "mse": _mse,
-        "entropy": _entropy,
-        "greedy": _greedy,
-        # Moving averages are taken while samples run; see `MovingAverage`.
-        "ema": _minmax,
-    }
+_SEARCHES: Mapping[str, Callable[[Distribution, float | None], Range]] = MappingProxyType(
+    {"percentile": _percentile, "mse": _mse, "entropy": _entropy, "greedy": _greedy}
 )
+# Moving averages (ema) are taken while samples run.
+METHODS = ("minmax", *_SEARCHES, "ema")
 # Method -> default, and the bounds of its number (exclusive, inclusive).
 _NUMBERS: Mapping[str, tuple[float, float, float]] = MappingProxyType(
     {"percentile": (99.99, 0.0, 100.0), "ema": (0.95, 0.0, 1.0)}

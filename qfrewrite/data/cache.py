@@ -36,6 +36,10 @@ class CachedSamples:
         self._kept: list[Sample] = []
         self._rest: Iterator[Sample] | None = None
 
+    def labels(self) -> Iterator[str]:
+        """How messages name each sample: a file's path, or a number."""
+        return self.samples.labels()
+
     def __len__(self) -> int:
         return len(self.samples)
 
@@ -69,6 +73,10 @@ class FirstSamples:
         """What these are."""
         whole = self.samples.description
         return whole if len(self) == len(self.samples) else f"{len(self)} of {whole}"
+
+    def labels(self) -> Iterator[str]:
+        """How messages name each sample."""
+        return islice(self.samples.labels(), self.count)
 
     def __len__(self) -> int:
         return min(self.count, len(self.samples))

@@ -71,19 +71,10 @@ def _dead_leaves(rng: np.random.Generator) -> Image:
     reach = radii[:, None] * rng.uniform(0.5, 1.0, (count, _CORNERS))
     rims = centres + reach[..., None] * np.stack([np.cos(angles), np.sin(angles)], 2)
     kinds = rng.integers(0, 3, count)
-    for kind, box, rim, colour in zip(
-        kinds.tolist(),
-        boxes.tolist(),
-        rims.reshape(count, -1).tolist(),
-        colours.tolist(),
-        strict=True,
-    ):
-        if kind == 0:
-            draw.ellipse(box, fill=tuple(colour))
-        elif kind == 1:
-            draw.rectangle(box, fill=tuple(colour))
-        else:
-            draw.polygon(rim, fill=tuple(colour))
+    columns = (a.tolist() for a in (kinds, boxes, rims.reshape(count, -1), colours))
+    for kind, box, rim, colour in zip(*columns, strict=True):
+        paint = (draw.ellipse, draw.rectangle, draw.polygon)[kind]
+        paint(rim if kind == 2 else box, fill=tuple(colour))
     return image
 
 

@@ -11,8 +11,10 @@ from collections.abc import Collection
 import numpy as np
 
 from qfrewrite.ir import Graph, Op, Tensor
+from qfrewrite.ops.check import verify_graph
 from qfrewrite.ops.shapes import settle_shapes, unsettled
 from qfrewrite.ops.spec import attr, facets, kinds_that
+from qfrewrite.rewrite.dequantize import computes_quantized
 from qfrewrite.rewrite.fold import bn_scale_offset, fold_batch_norm, fold_constants
 from qfrewrite.rewrite.linear import linear_ports
 from qfrewrite.rewrite.match import NoMatch, sole_user
@@ -41,6 +43,13 @@ def canonicalise(graph: Graph, log: Log | None = None) -> None:
     for op in graph.prune(keep=lambda op: facets(op).effects or not op.outputs):
         rw.edit("removed", op, f"{op.kind} that no output needs")
     _add_missing_bias(rw)
+
+
+def settle(graph: Graph) -> None:
+    """Verify `graph` and make it canonical in place; what computes in integers stays as it is."""
+    verify_graph(graph)
+    if not computes_quantized(graph):
+        canonicalise(graph)
 
 
 def spell_out(graph: Graph) -> None:
@@ -203,6 +212,12 @@ def is_fused(op: Op) -> bool:
     """Whether `op` is an activation that is marked as fused into what makes its operand."""
     source = op.input(0)
     return source is not None and source.fused
+
+
+def with_fused(op: Op) -> tuple[Op, ...]:
+    """`op`, and the activation that is fused into it."""
+    fuses = len(op.outputs) == 1 and op.output.fused
+    return (op, *(user.op for user in op.output.users)) if fuses else (op,)
 
 
 def name_in_file(op: Op) -> str:

@@ -14,7 +14,13 @@ import numpy as np
 from qfrewrite.errors import UnsupportedError
 from qfrewrite.ir import Array, Graph, Op, Quant, Tensor
 from qfrewrite.ir.quant import LARGEST_SCALE, activation_quant
-from qfrewrite.lower.canonical import canonicalise, fuse_activations, is_fused, written_as
+from qfrewrite.lower.canonical import (
+    canonicalise,
+    fuse_activations,
+    is_fused,
+    with_fused,
+    written_as,
+)
 from qfrewrite.lower.conversions import Conversions
 from qfrewrite.lower.fake_quant_ranges import Ranges, take_ranges
 from qfrewrite.lower.groups import Groups, find_groups, widen_narrow_results
@@ -139,13 +145,13 @@ class _Lowering:
     def _wanted(self, op: Op) -> str:
         inner, kept = self.options.kind.activations, self.options.keep_int16
         assert inner is not None
-        wide = any(matches(one, kept) or one.keep == "int16" for one in _with_fused(op))
+        wide = any(matches(one, kept) or one.keep == "int16" for one in with_fused(op))
         return "int16" if wide and inner != "uint8" else inner
 
     def _type(self, op: Op, dtype: str) -> str | NoMatch:
         """`dtype`, if `op` can compute in it, or why it cannot."""
         spec = spec_of(op)
-        ops = _with_fused(op)
+        ops = with_fused(op)
         if any(matches(o, self.options.keep_float) for o in ops):
             return NoMatch("kept float by name")
         if any(o.keep == "float" for o in ops):
@@ -306,9 +312,3 @@ class _Lowering:
                 f"{sum(self.raised.values())} channels in {len(self.raised)} layers have next to "
                 "no weights beside their bias: their scale was raised so that it fits 32 bits",
             )
-
-
-def _with_fused(op: Op) -> tuple[Op, ...]:
-    """`op`, and the activation that is fused into it."""
-    fuses = len(op.outputs) == 1 and op.output.fused
-    return (op, *(user.op for user in op.output.users)) if fuses else (op,)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import inf, log10
 from typing import Any
 
@@ -20,21 +20,20 @@ Outputs = list[list[Array]]
 
 @dataclass(frozen=True)
 class Fidelity(Record):
-    """How well a rewritten graph reproduces its source.
-
-    sqnr_db: 10 log10(sum x^2 / sum (x - y)^2) over all outputs and samples; infinite where they
-    are equal. agreement: the fraction of samples whose largest output (top-1) is the same, None
-    where the output is no vector of scores. samples: how many were compared. expected_drop: by how
-    much top-1 is expected to fall, 0 to 1, if the source's probabilities are right: the mean of
-    p(its class) - p(the other's class); None where its outputs are no probabilities. lost: by how
-    much it does fall, 0 to 1, where the classes are known.
-    """
+    """How well a rewritten graph reproduces its source."""
 
     sqnr_db: float
+    """10 log10(sum x^2 / sum (x - y)^2) over all outputs and samples; infinite for equal ones."""
     agreement: float | None
+    """The fraction of samples whose largest output (top-1) is the same; None if the output is no
+    vector of scores."""
     samples: int
+    """How many samples were compared."""
     expected_drop: float | None = None
+    """By how much top-1 is expected to fall, 0 to 1, if the source's probabilities are right: the
+    mean of p(its class) - p(the other's class). None if its outputs are no probabilities."""
     lost: float | None = None
+    """By how much top-1 does fall, 0 to 1; None if the classes are not known."""
 
     def __str__(self) -> str:
         text = f"SQNR {self.sqnr_db:.1f} dB" if self.sqnr_db < inf else "identical outputs"
@@ -48,14 +47,17 @@ class FidelityMeter:
     """Accumulates `Fidelity` sample by sample."""
 
     signal: float = 0.0
+    """The sum of the squares of the reference."""
     noise: float = 0.0
-    agreed: int = 0
-    scored: int = 0
+    """The sum of the squared differences."""
     samples: int = 0
-    improbable: float = 0.0
-    probable: int = 0
-    right: int = 0
-    labelled: int = 0
+    """How many samples were added."""
+    agreed: list[bool] = field(default_factory=list)
+    """For each vector of scores, whether the largest one is the same."""
+    dropped: list[float] = field(default_factory=list)
+    """For each vector of probabilities, how much less probable the other's class is."""
+    lost: list[int] = field(default_factory=list)
+    """For each sample of a known class: 1 if only the reference is right, -1 if only the other."""
 
     def add(
         self, reference: Sequence[Array], other: Sequence[Array], label: int | None = None
@@ -68,25 +70,27 @@ class FidelityMeter:
             self.noise += float(((wide - y) ** 2).sum())
         first, second = reference[0], other[0]
         if first.shape[-1:] > (1,) and first.size == first.shape[-1]:
-            self.scored += 1
-            self.agreed += int(first.argmax() == second.argmax())
+            top, other_top = int(first.argmax()), int(second.argmax())
+            self.agreed.append(top == other_top)
             if label is not None:
-                self.labelled += 1
-                self.right += int(first.argmax() == label) - int(second.argmax() == label)
+                self.lost.append((top == label) - (other_top == label))
             flat = first.reshape(-1).astype(np.float64)
             if flat.min() >= 0 and abs(flat.sum() - 1) < _SUMS_TO_ONE:
-                self.probable += 1
-                self.improbable += float(flat.max() - flat[second.argmax()])
+                self.dropped.append(float(flat[top] - flat[other_top]))
 
     def result(self) -> Fidelity:
         """The figures so far."""
         return Fidelity(
             sqnr_db(self.signal, self.noise),
-            self.agreed / self.scored if self.scored else None,
+            _mean(self.agreed),
             self.samples,
-            self.improbable / self.probable if self.probable == self.scored > 0 else None,
-            self.right / self.labelled if self.labelled else None,
+            _mean(self.dropped) if len(self.dropped) == len(self.agreed) else None,
+            _mean(self.lost),
         )
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return sum(values) / len(values) if values else None
 
 
 def sqnr_db(signal: float, noise: float) -> float:
