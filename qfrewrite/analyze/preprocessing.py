@@ -7,18 +7,18 @@ values that enter the first layer are beside its bias; how sure the scores are.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence, Sized
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod, sqrt
 
 import numpy as np
-import numpy.typing as npt
 
 from qfrewrite.data.cache import CachedSamples
 from qfrewrite.data.preprocess import Preprocess, stated_preprocess
 from qfrewrite.data.source import DataSource
 from qfrewrite.errors import Diagnostic, Diagnostics
 from qfrewrite.ir import Array, Graph, Model, Op, Tensor
+from qfrewrite.ir.facts import Float64
 from qfrewrite.lower.canonical import canonicalise
 from qfrewrite.ops.spec import attr
 from qfrewrite.rewrite.dequantize import computes_quantized
@@ -26,10 +26,8 @@ from qfrewrite.rewrite.linear import linear_ports
 from qfrewrite.rewrite.match import LINEAR
 from qfrewrite.rewrite.raising import raise_graph
 from qfrewrite.runtime.session import Session
-from qfrewrite.solve.context import PassContext
+from qfrewrite.solve.context import PassContext, sample_count
 from qfrewrite.solve.moments import ChannelSums
-
-Float64 = npt.NDArray[np.float64]
 
 # What models are usually trained on, the most usual first.
 _USUAL = ("mobilenet", "unit", "imagenet", "raw", "mean=123.68:116.779:103.939,std=1")
@@ -74,8 +72,7 @@ def judge_data(model: Model, context: PassContext) -> tuple[str, list[Diagnostic
     if context.samples is None or source is None or (how := source.preprocess) is None:
         return "", []
     data = context.samples.calibration
-    most = len(data) if isinstance(data, Sized) else None
-    verdict = judge_preprocess(model, source, most, threads=context.threads)
+    verdict = judge_preprocess(model, source, sample_count(data), threads=context.threads)
     if verdict.fits and isinstance(data, CachedSamples):
         data.samples.scale_known = True
     stated, diagnostics = stated_preprocess(model), Diagnostics()
@@ -105,16 +102,16 @@ def judge_preprocess(
     size = 4 * prod(source.inputs[0].shape)
     count = min(most or _SCORED_ON, _SCORED_ON, max(_IMAGES, _MOST_BYTES // size))
     pixels = [next(iter(sample.values())) for sample in source.pixels(count)]
-    few = pixels[:_IMAGES]
-    if divergence := _divergences(graph, candidates, few, threads):
+    few = _Runs(graph, pixels[:_IMAGES], threads)
+    if divergence := _divergences(few, candidates):
         return _by_statistics(divergence, given)
     canonicalise(graph)
-    ratio = _ratios(graph, candidates, few, threads)
+    ratio = _ratios(few, candidates)
     low, high = _PLAUSIBLE
     plausible = [c for c in candidates if c not in ratio or low <= ratio[c] <= high]
     if not plausible:
         return PreprocessVerdict()
-    entropy = _entropies(graph, plausible, pixels, threads)
+    entropy = _entropies(replace(few, pixels=pixels), plausible)
     first = given if given in plausible else plausible[0]
     better = _surest(entropy, first) if entropy else first
     if better == given:
@@ -143,13 +140,11 @@ def _candidates(given: Preprocess, stated: Preprocess | None, channels: int) -> 
 # -- BatchNorm ------------------------------------------------------------------------------
 
 
-def _divergences(
-    graph: Graph, candidates: Sequence[Preprocess], pixels: Sequence[Array], threads: int | None
-) -> dict[Preprocess, float]:
+def _divergences(few: _Runs, candidates: Sequence[Preprocess]) -> dict[Preprocess, float]:
     """How far the values before the first BatchNorms lie from those of training, in nats."""
-    layers = [op for op in graph.ops_of("BATCH_NORM") if _moments(op) is not None][:_LAYERS]
+    layers = [op for op in few.graph.ops_of("BATCH_NORM") if _moments(op) is not None][:_LAYERS]
     inputs, divergences = [op.operand(0) for op in layers], {}
-    for candidate, runs in _runs(graph, inputs, candidates, pixels, threads):
+    for candidate, runs in few.under(candidates, inputs):
         sums = [ChannelSums(tensor.shape[-1]) for tensor in inputs]
         for values in runs:
             for own, value in zip(sums, values, strict=True):
@@ -193,21 +188,19 @@ def _by_statistics(divergence: Mapping[Preprocess, float], given: Preprocess) ->
 # -- the first layer ------------------------------------------------------------------------
 
 
-def _ratios(
-    graph: Graph, candidates: Sequence[Preprocess], pixels: Sequence[Array], threads: int | None
-) -> dict[Preprocess, float]:
+def _ratios(few: _Runs, candidates: Sequence[Preprocess]) -> dict[Preprocess, float]:
     """How large what the first layer adds up is beside its bias; empty where it has none.
 
     Folded BatchNorm has a bias of the size of what it normalised: so both are about equal.
     """
-    first = next(iter(graph.ops_of(*LINEAR)), None)
+    first = next(iter(few.graph.ops_of(*LINEAR)), None)
     bias = None if first is None else first.input(linear_ports(first).bias)
     if first is None or bias is None or bias.data is None or not bias.data.any():
         return {}
     b = bias.data.astype(np.float64)
     there = np.abs(b) > 1e-6 * np.abs(b).max()
     ratios = {}
-    for candidate, runs in _runs(graph, [first.output], candidates, pixels, threads):
+    for candidate, runs in few.under(candidates, [first.output]):
         sums = np.concatenate([v.reshape(-1, b.size).astype(np.float64) for (v,) in runs]) - b
         rms = np.sqrt((sums**2).mean(0))
         ratios[candidate] = float(np.median(rms[there] / np.abs(b)[there]))
@@ -218,17 +211,17 @@ def _ratios(
 
 
 def _entropies(
-    graph: Graph, candidates: Sequence[Preprocess], pixels: Sequence[Array], threads: int | None
+    all_runs: _Runs, candidates: Sequence[Preprocess]
 ) -> dict[Preprocess, tuple[Float64, int]]:
     """The entropy of the scores of each image, in nats, and the number of classes.
 
     Empty where the first output is no vector of scores.
     """
-    output = graph.outputs[0]
+    output = all_runs.graph.outputs[0]
     if output.dtype != "float32" or not _are_scores(output) or len(candidates) < 2:
         return {}
     entropies = {}
-    for candidate, runs in _runs(graph, [output], candidates, pixels, threads):
+    for candidate, runs in all_runs.under(candidates, [output]):
         scores = np.stack([v.reshape(-1).astype(np.float64) for (v,) in runs])
         entropies[candidate] = _entropy(scores), scores.shape[1]
     return entropies
@@ -267,15 +260,23 @@ def _t(differences: Float64) -> float:
 # -- running -------------------------------------------------------------------------------
 
 
-def _runs(
-    graph: Graph,
-    tensors: Sequence[Tensor],
-    candidates: Sequence[Preprocess],
-    pixels: Sequence[Array],
-    threads: int | None,
-) -> Iterator[tuple[Preprocess, Iterator[Sequence[Array]]]]:
-    """Each candidate, and what `tensors` hold for each image under it; valid for one step."""
-    if tensors:
-        session, name = Session(graph, tensors, threads=threads), graph.inputs[0].name
-        for how in candidates:
-            yield how, map(session.run, ({name: how.apply(image)} for image in pixels))
+@dataclass(frozen=True)
+class _Runs:
+    """A graph and the images that it is run on."""
+
+    graph: Graph
+    """Float, with one input."""
+    pixels: Sequence[Array]
+    """Levels 0..255."""
+    threads: int | None
+    """Of the runtime."""
+
+    def under(
+        self, candidates: Sequence[Preprocess], tensors: Sequence[Tensor]
+    ) -> Iterator[tuple[Preprocess, Iterator[Sequence[Array]]]]:
+        """Each candidate, and what `tensors` hold for each image under it; valid for one step."""
+        if tensors:
+            session = Session(self.graph, tensors, threads=self.threads)
+            name = self.graph.inputs[0].name
+            for how in candidates:
+                yield how, map(session.run, ({name: how.apply(image)} for image in self.pixels))

@@ -108,14 +108,15 @@ class PassingSamples:
         return f"{self.taken} samples of {self.where}" if self.taken else self.where
 
     def __iter__(self) -> Iterator[Sample]:
-        checks = DataChecks(self.inputs)
+        checks = DataChecks(self.inputs, self.diagnostics)
         for item in islice(self.items, self.most - self.taken):
             label = f"sample {self.taken} of {self.where}"
             sample = conform_item(item, self.inputs, label)
-            self.diagnostics.add(*checks.add(label, sample))
+            checks.add(label, sample)
             self.taken += 1
             yield sample
-        self.diagnostics.add(*checks.finish(), few_samples_warning(self.taken))
+        checks.finish()
+        self.diagnostics.add(few_samples_warning(self.taken))
 
 
 def one_pass(

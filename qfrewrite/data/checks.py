@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from qfrewrite.errors import Diagnostic
+from qfrewrite.data.inputs import InputSpec, Sample
+from qfrewrite.errors import Diagnostic, Diagnostics
 from qfrewrite.ir import Array
-
-if TYPE_CHECKING:
-    from qfrewrite.data.inputs import InputSpec
 
 ENOUGH_SAMPLES = 50
 # Float inputs usually lie about in [-1, 1]; standardised ones reach a few units.
@@ -34,12 +31,11 @@ def range_warning(name: str, low: float, high: float, *, image: bool) -> Diagnos
     """A warning where a float input's values [low, high] are not what models usually take."""
     values = f"values of input '{name}' lie in [{low:.4g}, {high:.4g}]"
     if image and low >= 0 and _RAW_PIXELS[0] < high <= _RAW_PIXELS[1]:
-        return Diagnostic(
-            "warning",
-            "raw-pixels",
+        text = (
             f"{values} and look like raw pixels: unless the model scales them itself, "
-            "scale them as in training (preprocess mobilenet for -1..1, unit for 0..1)",
+            "scale them as in training (preprocess mobilenet for -1..1, unit for 0..1)"
         )
+        return Diagnostic("warning", "raw-pixels", text)
     if max(-low, high) > _USUAL_LIMIT:
         text = f"{values}, far outside the usual -1..1: check that they are scaled as in training"
         return Diagnostic("warning", "wide-inputs", text)
@@ -54,74 +50,71 @@ class _Seen:
     """What has been seen of one input."""
 
     low: float = np.inf
+    """The least finite value."""
     high: float = -np.inf
+    """The largest finite value."""
     count: int = 0
-    first: Array | None = None  # dropped as soon as a sample differs from it
-    same: bool = True
+    """How many samples there were."""
+    first: Array | None = None
+    """The first sample, as long as all others are the same."""
     flat: int = 0
+    """How many samples hold one single value."""
     first_flat: str = ""
-    nonfinite: bool = False
+    """What messages call the first of them."""
+    finite: bool = True
+    """Whether all values are finite."""
+
+    def add(self, label: str, x: Array) -> None:
+        """Take in a sample."""
+        self.count += 1
+        if self.count == 1:
+            self.first = x.copy()
+        elif self.first is not None and not np.array_equal(self.first, x):
+            self.first = None
+        if x.size == 0 or x.dtype.kind == "c":
+            return
+        low, high = float(x.min()), float(x.max())
+        if not (np.isfinite(low) and np.isfinite(high)):
+            self.finite = False
+            finite = x[np.isfinite(x)]
+            low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
+        elif low == high and x.size > 1:
+            self.first_flat = self.first_flat or label
+            self.flat += 1
+        self.low, self.high = min(self.low, low), max(self.high, high)
 
 
 class DataChecks:
     """Looks at each sample once: one minimum and one maximum per input."""
 
-    def __init__(self, inputs: Sequence[InputSpec]) -> None:
-        self._inputs = tuple(inputs)
-        self._seen = {spec.name: _Seen() for spec in inputs}
+    def __init__(self, inputs: Sequence[InputSpec], diagnostics: Diagnostics) -> None:
+        self._seen = {spec: _Seen() for spec in inputs}
+        self._diagnostics = diagnostics
 
-    def add(self, label: str, sample: dict[str, Array]) -> list[Diagnostic]:
-        """Take in a sample; warnings that cannot wait for the end."""
-        warnings = (self._add(label, spec.name, sample[spec.name]) for spec in self._inputs)
-        return [warning for warning in warnings if warning]
+    def add(self, label: str, sample: Sample) -> None:
+        """Take in a sample, and warn of what cannot wait for the end."""
+        for spec, seen in self._seen.items():
+            was_finite = seen.finite
+            seen.add(label, sample[spec.name])
+            if was_finite and not seen.finite:
+                text = f"{label} holds NaN or infinity in input '{spec.name}'"
+                self._diagnostics.warn("not-finite", text)
 
-    def finish(self, *, scale_known: bool = False) -> list[Diagnostic]:
-        """Warnings about all the samples together.
+    def finish(self, *, scale_known: bool = False) -> None:
+        """Warn of what all the samples together show.
 
         scale_known: their scale is known to be right, however unusual it looks.
         """
-        warnings = []
-        for spec in self._inputs:
-            seen = self._seen[spec.name]
-            warnings.append(_constant_warning(spec.name, seen))
+        for spec, seen in self._seen.items():
+            name = spec.name
+            if seen.count > 1 and seen.first is not None:
+                text = f"input '{name}' is the same in all {seen.count} samples"
+                self._diagnostics.warn("same-inputs", f"{text}: its range says little")
+            elif seen.flat:
+                text = f"{seen.flat} of {seen.count} samples hold one single value in input"
+                self._diagnostics.warn(
+                    "flat-inputs", f"{text} '{name}', the first is {seen.first_flat}"
+                )
             if spec.dtype.startswith("float") and seen.high >= seen.low and not scale_known:
                 image = len(spec.shape) == 4
-                warnings.append(range_warning(spec.name, seen.low, seen.high, image=image))
-        return [warning for warning in warnings if warning]
-
-    def _add(self, label: str, name: str, x: Array) -> Diagnostic | None:
-        seen = self._seen[name]
-        seen.count += 1
-        if seen.first is None and seen.same:
-            seen.first = x.copy()
-        elif seen.same and not np.array_equal(seen.first, x):  # type: ignore[arg-type]
-            seen.same, seen.first = False, None
-        if x.size == 0 or x.dtype.kind == "c":
-            return None
-        low, high = float(x.min()), float(x.max())
-        warning = None
-        if not (np.isfinite(low) and np.isfinite(high)):
-            if not seen.nonfinite:
-                text = f"{label} holds NaN or infinity in input '{name}'"
-                warning = Diagnostic("warning", "not-finite", text)
-            seen.nonfinite = True
-            finite = x[np.isfinite(x)]
-            low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
-        elif low == high and x.size > 1:
-            seen.first_flat = seen.first_flat or label
-            seen.flat += 1
-        seen.low, seen.high = min(seen.low, low), max(seen.high, high)
-        return warning
-
-
-def _constant_warning(name: str, seen: _Seen) -> Diagnostic | None:
-    if seen.count > 1 and seen.same:
-        text = f"input '{name}' is the same in all {seen.count} samples: its range says little"
-        return Diagnostic("warning", "same-inputs", text)
-    if seen.flat:
-        text = (
-            f"{seen.flat} of {seen.count} samples hold one single value in input '{name}', "
-            f"the first is {seen.first_flat}"
-        )
-        return Diagnostic("warning", "flat-inputs", text)
-    return None
+                self._diagnostics.add(range_warning(name, seen.low, seen.high, image=image))

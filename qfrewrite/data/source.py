@@ -75,14 +75,14 @@ class Samples:
         return len(self.order)
 
     def __iter__(self) -> Iterator[Sample]:
-        checks = None if self._checked else DataChecks(self.inputs)
+        checks = None if self._checked else DataChecks(self.inputs, self.diagnostics)
         with closing(prefetch(self.items.load, self.order, self.threads)) as stream:
             for index, sample in zip(self.order, stream, strict=True):
                 if checks:
-                    self.diagnostics.add(*checks.add(self.items.label(index), sample))
+                    checks.add(self.items.label(index), sample)
                 yield sample
         if checks:
-            self.diagnostics.add(*checks.finish(scale_known=self.scale_known))
+            checks.finish(scale_known=self.scale_known)
             self._checked = True
 
     def labels(self) -> Iterator[str]:

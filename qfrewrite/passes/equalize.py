@@ -10,12 +10,12 @@ import numpy as np
 from qfrewrite.ir import Graph
 from qfrewrite.passes._registry import Pass, register
 from qfrewrite.rewrite.channels import Channels
+from qfrewrite.rewrite.linear import Float64
 from qfrewrite.solve.context import PassRewriter
 from qfrewrite.solve.parameters import Within
 from qfrewrite.solve.scaling import (
     MARGIN,
     ChannelGroup,
-    Float64,
     Values,
     channel_groups,
     largest_read,

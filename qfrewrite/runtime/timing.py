@@ -7,12 +7,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from qfrewrite.data.source import synthetic
+from qfrewrite.ir.facts import Float64
 from qfrewrite.runtime.session import Runner
-
-Float64 = npt.NDArray[np.float64]
 
 _WARMUP = 3
 # Shorter calls than this are repeated and timed together: a clock reads no less than 0.1 us.

@@ -24,13 +24,18 @@ _UNALIGNED = 0.05
 
 @dataclass
 class Plan:
-    """Padding behind classes, classes that go, and those whose padding would cost too much."""
+    """What becomes of classes of channels."""
 
     channels: Channels
+    """All classes."""
     multiple: int
+    """What counts of channels are rounded to."""
     pad: dict[int, int] = field(default_factory=dict)
+    """How many channels of zeros go behind a class."""
     drop: set[int] = field(default_factory=set)
+    """The classes that go."""
     costly: set[int] = field(default_factory=set)
+    """Those whose padding would cost more than it brings."""
 
     def width(self, ids: Ids) -> int:
         """How many channels these will be."""
@@ -70,30 +75,25 @@ def _without_costly(plan: Plan) -> None:
     for op, ends in layers.items():
         for one in set(np.concatenate(ends).tolist()) & set(plan.pad):
             touching[one].add(op)
+
+    def drop(group: set[int]) -> bool:
+        """Whether these paddings cost time, and were taken out of the plan."""
+        group = group & set(plan.pad)
+        ops = set[Op]().union(*(touching[one] for one in group))
+        before = sum(_time(plan, op, layers[op]) for op in ops)
+        short = {one: plan.pad.pop(one) for one in sorted(group)}
+        if sum(_time(plan, op, layers[op]) for op in ops) < before:
+            plan.costly |= group
+            return True
+        plan.pad.update(short)
+        return False
+
     # One by one until nothing changes, then what meets in one tensor as a whole.
     settled = False
     while not settled:
         alone = [{one} for one in sorted(plan.pad, key=lambda one: -plan.pad[one])]
         groups = alone + _meeting(plan)
-        settled = not any([_dropped(plan, group, touching, layers) for group in groups])
-
-
-def _dropped(
-    plan: Plan,
-    group: set[int],
-    touching: Mapping[int, set[Op]],
-    layers: Mapping[Op, tuple[Ids, Ids]],
-) -> bool:
-    """Whether these paddings cost time, and were taken out of the plan."""
-    group = group & set(plan.pad)
-    ops = set().union(*(touching[one] for one in group)) if group else set()
-    before = sum(_time(plan, op, layers[op]) for op in ops)
-    short = {one: plan.pad.pop(one) for one in sorted(group)}
-    if sum(_time(plan, op, layers[op]) for op in ops) < before:
-        plan.costly |= group
-        return True
-    plan.pad.update(short)
-    return False
+        settled = not any([drop(group) for group in groups])
 
 
 def _meeting(plan: Plan) -> list[set[int]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
@@ -233,7 +233,4 @@ def open_context(
 
 def sample_count(samples: Any) -> int | None:
     """How many samples there are, where that is known."""
-    try:
-        return len(samples)
-    except TypeError:
-        return None
+    return len(samples) if isinstance(samples, Sized) else None

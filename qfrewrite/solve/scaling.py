@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from qfrewrite.calibration.statistics import propagate
+from qfrewrite.calibration.statistics import Gaussian, propagate
 from qfrewrite.ir import Array, Graph, Op, Tensor
 from qfrewrite.ops import OPS
 from qfrewrite.ops.spec import kinds_that
 from qfrewrite.rewrite.channel_rules import RULES
 from qfrewrite.rewrite.channels import Channels, Ids, Trace, trace
-from qfrewrite.rewrite.linear import LinearView
+from qfrewrite.rewrite.linear import Float64, LinearView
 from qfrewrite.rewrite.match import LINEAR, NoMatch
 from qfrewrite.solve.context import PassRewriter
 from qfrewrite.solve.moments import channel_extremes
-
-Float64 = npt.NDArray[np.float64]
-Bool = npt.NDArray[np.bool_]
 
 # How near to 6 the largest value of a channel may come, after scaling and before: what no sample
 # showed must not clip either. Measured on images held out: wider, the function is not kept.
@@ -32,32 +27,38 @@ _RELUS = kinds_that(lambda op: op.rectifies)
 
 @dataclass(frozen=True)
 class End:
-    """A layer that writes or reads channels, and the class of each row or column of its weights."""
+    """A layer that writes or reads channels."""
 
     view: LinearView
+    """The layer."""
     ids: Ids
+    """The class of each row or column of its weights."""
 
 
 @dataclass
 class ChannelGroup:
-    """Classes of channels that are balanced at once, those that one layer writes first.
-
-    ids: [C]; producers, users: the layers whose weights are scaled.
-    """
+    """Classes of channels that are balanced at once."""
 
     first: Op
+    """The layer that writes them first."""
     ids: Ids
+    """The classes, [C]."""
     producers: list[End]
+    """The layers that write them."""
     users: list[End]
+    """The layers that read them."""
 
 
 @dataclass
 class Values:
-    """Of each class: the largest magnitude seen, whether a RELU6 limits it, whether that clips."""
+    """The activations of each class."""
 
     most: Float64
-    limited: Bool
-    fixed: Bool
+    """The largest magnitude seen."""
+    limited: Array
+    """Whether a RELU6 limits it."""
+    fixed: Array
+    """Whether that clips."""
 
 
 def trace_scales(graph: Graph) -> Channels:
@@ -158,7 +159,7 @@ def look(rw: PassRewriter, channels: Channels) -> Values:
     return Values(most, limited, limited & (most >= NEAR * 6.0))
 
 
-def _guessed(tensor: Tensor, gaussians: dict[Tensor, Any], limited: Bool) -> Array:
+def _guessed(tensor: Tensor, gaussians: dict[Tensor, Gaussian], limited: Array) -> Array:
     """What the values before the activation may reach, by BatchNorm statistics."""
     producer = tensor.producer
     before = tensor
