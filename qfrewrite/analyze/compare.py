@@ -123,21 +123,24 @@ def compare_models(
         Session(model.copy, [model.real[t] for t in side], threads=threads)
         for model, side in zip((first, second), zip(*probed, strict=True), strict=True)
     ]
-    rows = [_row(a, k) for k, (a, _) in enumerate(pairs)]
+    layers = [
+        LayerFidelity(a.name, a.producer.kind if a.producer else "input", k)
+        for k, (a, _) in enumerate(pairs)
+    ]
     meter = FidelityMeter()
     for sample in synthetic_inputs(reference.graph, seed) if samples is None else samples:
         x = sessions[0].run(sample)
         q = sessions[1].run(_fed(second.graph, sample))
-        for row, a, b in zip(rows, x, q, strict=False):
-            row.add(a, b)
-        meter.add(x[len(rows) :], q[len(rows) :])
-    for row in rows:
-        row.finish()
-    _set_losses(first.graph, dict(zip((a for a, _ in pairs), rows, strict=True)))
+        for layer, a, b in zip(layers, x, q, strict=False):
+            layer.add(a, b)
+        meter.add(x[len(layers) :], q[len(layers) :])
+    for layer in layers:
+        layer.finish()
+    _set_losses(first.graph, dict(zip((a for a, _ in pairs), layers, strict=True)))
     return Comparison(
-        sorted(rows, key=lambda r: (r.sqnr_db, r.order)),
+        sorted(layers, key=lambda layer: (layer.sqnr_db, layer.order)),
         None if samples is None else meter.result(),
-        _first_drop(rows),
+        _first_drop(layers),
         meter.samples,
         missing,
         getattr(samples, "description", ""),
@@ -191,27 +194,22 @@ def _pairs(first: _Prepared, second: _Prepared) -> tuple[list[tuple[Tensor, Tens
     return pairs, [t.name for t in computed if t not in paired]
 
 
-def _set_losses(graph: Graph, rows: dict[Tensor, LayerFidelity]) -> None:
+def _set_losses(graph: Graph, layers: dict[Tensor, LayerFidelity]) -> None:
     """What each layer loses, from the closest tensors before it that both models have."""
     entering: dict[Tensor, float] = {}
 
     def reached(tensor: Tensor | None) -> float:
         if tensor is None:
             return _POOR_DB
-        row = rows.get(tensor)
-        return min(row.sqnr_db, _POOR_DB) if row is not None else entering.get(tensor, _POOR_DB)
+        layer = layers.get(tensor)
+        return entering.get(tensor, _POOR_DB) if layer is None else min(layer.sqnr_db, _POOR_DB)
 
     for op in graph.ops:
         before = min(map(reached, op.inputs), default=_POOR_DB)
         for tensor in op.outputs:
             entering[tensor] = before
-            if tensor in rows:
-                rows[tensor].lost_db = max(before - rows[tensor].sqnr_db, 0.0)
-
-
-def _row(tensor: Tensor, order: int) -> LayerFidelity:
-    kind = "input" if tensor.producer is None else tensor.producer.kind
-    return LayerFidelity(tensor.name, kind, order)
+            if layer := layers.get(tensor):
+                layer.lost_db = max(before - layer.sqnr_db, 0.0)
 
 
 def _fed(graph: Graph, sample: Sample) -> Sample:
@@ -224,10 +222,10 @@ def _fed(graph: Graph, sample: Sample) -> Sample:
     return fed
 
 
-def _first_drop(rows: list[LayerFidelity]) -> LayerFidelity | None:
+def _first_drop(layers: list[LayerFidelity]) -> LayerFidelity | None:
     worst = inf
-    for row in rows:
-        if row.sqnr_db < _POOR_DB and worst - row.sqnr_db >= _DROP_DB:
-            return row
-        worst = min(worst, row.sqnr_db)
+    for layer in layers:
+        if layer.sqnr_db < _POOR_DB and worst - layer.sqnr_db >= _DROP_DB:
+            return layer
+        worst = min(worst, layer.sqnr_db)
     return None

@@ -19,21 +19,22 @@ FIXED = "fixed"
 
 @dataclass
 class RangeRow:
-    """One tensor: its range, how it was chosen, and what was observed.
-
-    method: a method's name (`greedy`), `batch_norm`, `fixed` (prescribed by the op), or `manual`.
-    whole: no method is to clip it, unless told to by name (model inputs, final scores).
-    moving: the moving averages of minimum and maximum, where they were taken. guessed_mean: the
-    mean per channel that BatchNorm statistics tell.
-    """
+    """One tensor: its range, how it was chosen, and what was observed."""
 
     name: str
+    """The name of the tensor."""
     range: Range
+    """The lower and the upper end."""
     method: str = MANUAL
+    """A method's name (`greedy`), `batch_norm`, `fixed` (prescribed by the op), or `manual`."""
     stats: TensorStats | None = None
+    """What was observed; None if nothing was."""
     whole: bool = False
+    """Whether no method clips it unless told to by name (model inputs, final scores)."""
     moving: Range | None = None
+    """The moving averages of minimum and maximum, if they were taken."""
     guessed_mean: Float64 | None = None
+    """The mean per channel that BatchNorm statistics tell."""
 
     @property
     def known(self) -> bool:
@@ -78,12 +79,9 @@ class RangeRow:
             return self
         if method.name == "ema":
             if self.moving is None:
-                raise UsageError(
-                    "moving averages depend on the order of samples: they are taken while samples "
-                    "run, and do not merge",
-                    where=f"ema of '{self.name}'",
-                    remedy="calibrate with method=ema in one run",
-                )
+                what = "moving averages need the order of samples: they do not merge"
+                remedy = "calibrate with method=ema in one run"
+                raise UsageError(what, where=f"ema of '{self.name}'", remedy=remedy)
             low, high = self.moving
             chosen = min(low, 0.0), max(high, 0.0)
         else:

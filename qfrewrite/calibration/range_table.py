@@ -208,6 +208,7 @@ def _merged(a: RangeRow, b: RangeRow) -> RangeRow:
 
 def _record(row: RangeRow) -> dict[str, Any]:
     quant, stats, lost = row.quant, row.stats, row.losses
+    low, high = (None, None) if stats is None or stats.range is None else stats.range
     return {
         "name": row.name,
         "low": row.low,
@@ -215,11 +216,9 @@ def _record(row: RangeRow) -> dict[str, Any]:
         "method": row.method,
         "scale": float(quant.scale[0]),
         "zero_point": int(quant.zero_point[0]),
-        "min": None if stats is None or stats.range is None else stats.low,
-        "max": None if stats is None or stats.range is None else stats.high,
-        "mean": stats.mean if stats else None,
-        "std": stats.std if stats else None,
-        "sparsity": stats.sparsity if stats else None,
+        "min": low,
+        "max": high,
+        **{key: getattr(stats, key, None) for key in ("mean", "std", "sparsity")},
         "clipped": row.clipped,
         "quantization_loss": lost.quantization if lost else None,
         "saturation_loss": lost.saturation if lost else None,

@@ -27,12 +27,16 @@ RANGE_SIGMAS = 6.0
 
 @dataclass(frozen=True)
 class Gaussian:
-    """Mean and standard deviation per channel, [C], and hard bounds on the values."""
+    """How the values of each channel are distributed."""
 
     mean: Float64
+    """Of each channel, [C]."""
     std: Float64
+    """The standard deviation of each channel, [C]."""
     low: float = -np.inf
+    """No value lies below."""
     high: float = np.inf
+    """No value lies above."""
 
     @property
     def finite(self) -> bool:

@@ -19,9 +19,11 @@ class InputSpec:
     """An input of a model."""
 
     name: str
+    """What samples call it."""
     shape: tuple[int, ...]
     """With the batch axis; on an open axis one of the sizes that are possible."""
     dtype: str = "float32"
+    """The element type."""
     open_axes: tuple[int, ...] = ()
     """The axes on which samples may have any size."""
     alias: str | None = field(default=None, compare=False)

@@ -20,11 +20,14 @@ _IMAGENET, _WITH_BACKGROUND = 1000, 1001
 
 @dataclass(frozen=True)
 class LabelledImages:
-    """Image files in the order of the table, and the class of each."""
+    """Image files and their classes."""
 
     files: tuple[Path, ...]
+    """In the order of the table."""
     labels: tuple[int, ...]
+    """The class of each file."""
     name: str
+    """What the folder is called."""
 
     def samples(self, inputs: Sequence[InputSpec], preprocess: Preprocess) -> Samples:
         """What a model with these inputs is fed, in order."""

@@ -50,15 +50,17 @@ _RANGELESS: Mapping[str, str] = MappingProxyType({"I": "32-bit integer", "F": "f
 class Preprocess:
     """How pixel values 0..255 become a float input: `(pixel - mean) / std`.
 
-    mean, std: one value, or one per channel, in pixel units. crop: the fraction of both sides
-    that is kept, around the centre, before resizing; 1 squeezes the whole image to the size.
     `str(p)` is text that `parse` reads back to the same value. Raises UsageError where a value
     makes no sense.
     """
 
     mean: tuple[float, ...] = (127.5,)
+    """One value, or one per channel, in pixel units."""
     std: tuple[float, ...] = (127.5,)
+    """The same of the standard deviation."""
     crop: float = 1.0
+    """The fraction of both sides that is kept, around the centre, before resizing; 1 squeezes the
+    whole image to the size."""
 
     def __post_init__(self) -> None:
         for name in ("mean", "std"):

@@ -198,20 +198,18 @@ def synthetic(
     inputs: Sequence[InputSpec],
     samples: int,
     seed: int = 0,
-    low: float = -1.0,
-    high: float = 1.0,
     preprocess: Preprocess | str | None = None,
 ) -> Samples:
     """Inputs to run a model on where there is no data; the same for the same arguments.
 
     Inputs that look like images ([N, H, W, C], 1 or 3 channels, 32 pixels or more) get procedural
     images with the statistics of photographs, preprocessed as `preprocess` says or else mapped to
-    [low, high]. Other floats of rank 4: smooth maps with edges, each spanning [low, high] (8-bit
-    integers: all values). Other floats: uniform noise in [low, high]. Other integers: 0..7.
+    [-1, 1]. Other floats of rank 4: smooth maps with edges, each spanning [-1, 1] (8-bit integers:
+    all values). Other floats: uniform noise in [-1, 1]. Other integers: 0..7.
     """
-    if samples < 1 or not (math.isfinite(low) and math.isfinite(high) and low < high):
-        what = f"cannot make {samples} samples in [{low:g}, {high:g}]"
-        raise UsageError(what, where="synthetic inputs", remedy="low must be below high")
+    if samples < 1:
+        what = f"cannot make {samples} samples"
+        raise UsageError(what, where="synthetic inputs", remedy="make 1 or more")
     _check_seed(seed)
     inputs = [replace(i, shape=i.assumed, open_axes=()) for i in _checked_inputs(inputs)]
     size = sum(math.prod(i.shape) * NUMPY_DTYPES[i.dtype].itemsize for i in inputs)
@@ -221,7 +219,7 @@ def synthetic(
         raise DataError(what, where="synthetic inputs", remedy=remedy)
     if isinstance(preprocess, str):
         preprocess = Preprocess.parse(preprocess)
-    items = SyntheticItems(inputs, "synthetic inputs", samples, seed, low, high, preprocess)
+    items = SyntheticItems(inputs, "synthetic inputs", samples, seed, preprocess)
     return Samples(inputs, items, range(samples), _counted(samples, items.unit))
 
 

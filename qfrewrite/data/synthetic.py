@@ -20,6 +20,8 @@ _OCTAVES = ((2, 1.0), (4, 0.6), (8, 0.35), (16, 0.2), (32, 0.1))
 _EDGES = 3
 _EDGE_HEIGHT = 0.8
 _COLOUR = 0.5
+# The values of floats.
+_LOW, _HIGH = -1.0, 1.0
 # Indices into tables must exist, whatever the table: integers stay small.
 _INTEGERS_BELOW = 8
 # What looks like an image: its number of channels and the least of its sides.
@@ -45,12 +47,8 @@ class SyntheticItems(Items):
     """How many there are."""
     seed: int
     """Of all of them."""
-    low: float
-    """The least value of floats."""
-    high: float
-    """The largest value of floats."""
     preprocess: Preprocess | None = None
-    """How levels of procedural images become floats; None maps 0..255 to [low, high]."""
+    """How levels of procedural images become floats; None maps 0..255 to [-1, 1]."""
     shuffled = False
 
     @property
@@ -71,21 +69,17 @@ class SyntheticItems(Items):
         sample = {}
         for k, spec in enumerate(self.inputs):
             rng = np.random.default_rng([self.seed, index, k])
-            sample[spec.name] = synthetic_array(spec, rng, self.low, self.high, self.preprocess)
+            sample[spec.name] = synthetic_array(spec, rng, self.preprocess)
         return sample
 
 
 def synthetic_array(
-    spec: InputSpec,
-    rng: np.random.Generator,
-    low: float,
-    high: float,
-    preprocess: Preprocess | None = None,
+    spec: InputSpec, rng: np.random.Generator, preprocess: Preprocess | None = None
 ) -> npt.NDArray[np.generic]:
     """One random value for an input.
 
     Inputs that look like images get procedural ones, their levels 0..255 preprocessed, or mapped
-    to [low, high]. Other floats lie in [low, high]: smooth maps touching both ends where the rank
+    to [-1, 1]. Other floats lie in [-1, 1]: smooth maps touching both ends where the rank
     is 4, uniform noise otherwise. 8-bit images and maps take all values; other integers lie in
     0..7.
     """
@@ -97,12 +91,12 @@ def synthetic_array(
             return (levels.astype(np.int16) + np.iinfo(dtype).min).astype(dtype)
         if preprocess is not None:
             return preprocess.apply(levels).astype(dtype)
-        return (low + (high - low) / 255 * levels.astype(np.float32)).astype(dtype)
+        return (_LOW + (_HIGH - _LOW) / 255 * levels.astype(np.float32)).astype(dtype)
     if image and byte:
         codes = np.iinfo(dtype)
         return np.rint(_images(spec.shape, rng, codes.min, codes.max)).astype(dtype)
     if dtype.kind in "fc":
-        x = _images(spec.shape, rng, low, high) if image else rng.uniform(low, high, spec.shape)
+        x = _images(spec.shape, rng, _LOW, _HIGH) if image else rng.uniform(_LOW, _HIGH, spec.shape)
         return np.asarray(x).astype(dtype)
     top = 2 if dtype.kind == "b" else _INTEGERS_BELOW
     return rng.integers(0, top, spec.shape).astype(dtype)

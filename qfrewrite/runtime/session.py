@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from qfrewrite.data.inputs import InputSpec
-from qfrewrite.errors import Diagnostics, QfError, RunError
+from qfrewrite.errors import Diagnostic, Diagnostics, QfError, RunError
 from qfrewrite.ir import Array, Graph, Model, Quant, Tensor
 from qfrewrite.ir.quant import dequantize, quantize
 from qfrewrite.lower.model import lower_as_it_is, lower_float, lower_model
@@ -31,11 +31,8 @@ def take_usual_sizes(graph: Graph) -> Diagnostics:
     """Give inputs whose size the file leaves open a usual one; says what was assumed."""
     specs = [spec for spec in input_specs(graph) if spec.open_axes]
     take_sizes(graph, {spec.name: spec.assumed for spec in specs})
-    diagnostics = Diagnostics()
-    for spec in specs:
-        text = f"{spec} leaves its size open: taken as {list(spec.assumed)}"
-        diagnostics.notice("open-size", text)
-    return diagnostics
+    texts = (f"{spec} leaves its size open: taken as {list(spec.assumed)}" for spec in specs)
+    return Diagnostics(Diagnostic("notice", "open-size", text) for text in texts)
 
 
 # Windows replaces and removes no file that is mapped into memory, as the interpreter maps its own.
@@ -74,11 +71,10 @@ class Session:
         lower = lower_as_it_is if as_it_is else lower_float
         lower(probed)
         self._inputs = tuple(t.name for t in graph.inputs)
-        places: list[int | str | Array] = []
-        for t in wanted:
-            value = t.data if t.data is not None else t.name
-            places.append(computed.index(t) if t in computed else value)
-        self._places = places
+        self._places: list[int | str | Array] = [
+            computed.index(t) if t in computed else t.name if t.data is None else t.data
+            for t in wanted
+        ]
         self._content = _bytes(probed, lower) if computed else b""
         self._runner = self._start(threads)
 
@@ -184,8 +180,8 @@ class Runner:
             for detail, value in zip(self._in, values, strict=True):
                 self._interpreter.set_tensor(detail["index"], _to_codes(value, detail))
         except (RuntimeError, ValueError) as error:
-            what = f"the runtime does not take inputs of {_sizes(shapes)}: {error}"
-            raise RunError(what) from None
+            sizes = ", ".join(str(list(shape)) for shape in shapes)
+            raise RunError(f"the runtime does not take inputs of {sizes}: {error}") from None
         self.again()
 
     def _allocate(self, shapes: list[tuple[int, ...]]) -> None:
@@ -206,10 +202,6 @@ class Runner:
             raise RunError(f"the runtime failed: {error}") from None
 
 
-def _sizes(shapes: list[tuple[int, ...]]) -> str:
-    return ", ".join(str(list(shape)) for shape in shapes)
-
-
 def _check_safe(content: bytes | Path) -> None:
     """Raise RunError for what the runtime would not survive, or not return from.
 
@@ -219,15 +211,15 @@ def _check_safe(content: bytes | Path) -> None:
 
     where = None if isinstance(content, bytes) else str(content)
     model = parse_tflite(content) if isinstance(content, bytes) else read_tflite(content)
-    try:
-        verify_subgraphs(model.graphs)
-    except QfError as error:
-        remedy = "make the file anew: its subgraphs must agree"
-        raise RunError(f"cannot be run safely: {error}", where=where, remedy=remedy) from None
-    try:
-        verify_loops(model.graphs)
-    except QfError as error:
-        raise RunError(f"cannot be run: {error}", where=where) from None
+    checks = (
+        (verify_subgraphs, "cannot be run safely", "make the file anew: its subgraphs must agree"),
+        (verify_loops, "cannot be run", None),
+    )
+    for verify, what, remedy in checks:
+        try:
+            verify(model.graphs)
+        except QfError as error:
+            raise RunError(f"{what}: {error}", where=where, remedy=remedy) from None
 
 
 def _interpreter(content: bytes | Path, threads: int) -> Any:

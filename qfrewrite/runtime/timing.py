@@ -19,9 +19,10 @@ _LEAST_SECONDS = 1e-3
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds per inference, one value for each round."""
+    """How long a model takes."""
 
     seconds: Float64
+    """Seconds per inference, one value for each round."""
 
     @property
     def median(self) -> float:

@@ -44,13 +44,16 @@ class Site:
 
 @dataclass(frozen=True)
 class Cost:
-    """Doing without an activation: SQNR at the pointwise output in dB, the weights [O, C] and the
-    bias [O] that reach it, and the fraction of values the activation clips at either end."""
+    """What it costs to do without an activation."""
 
     sqnr: float
+    """The SQNR at the pointwise output, in dB."""
     weights: Float64
+    """The weights of the pointwise layer that reach it, [O, C]."""
     bias: Float64
+    """Its bias, [O]."""
     clip_rate: float
+    """The fraction of values that the activation clips, at either end."""
 
 
 def find_site(op: Op) -> Site | NoMatch:

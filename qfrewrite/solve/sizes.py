@@ -58,15 +58,15 @@ def next_even_size(graph: Graph, multiple: int) -> tuple[int, int] | NoMatch:
     return size_now[0], size_now[1]
 
 
-def wasted_padding(graph: Graph, multiple: int = 8) -> float:
-    """The share of multiply-accumulates spent on padding if kernels round maps up, 0..1."""
+def wasted_padding(graph: Graph) -> float:
+    """The share of multiply-accumulates wasted if kernels round maps up to eights, 0..1."""
     useful = spent = 0
     for op in graph.ops:
         work, shape = macs(op), op.output.shape
         if not work or len(shape) != 4:
             continue
         positions = shape[1] * shape[2]
-        rounded = [d if d == 1 else -(-d // multiple) * multiple for d in shape[1:3]]
+        rounded = [d if d == 1 else -(-d // 8) * 8 for d in shape[1:3]]
         useful += work
         spent += work * rounded[0] * rounded[1] // max(positions, 1)
     return 1 - useful / spent if spent else 0.0
