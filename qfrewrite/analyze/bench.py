@@ -21,7 +21,7 @@ from qfrewrite.ops.build import GraphBuilder
 from qfrewrite.passes import Progress
 from qfrewrite.records import Record
 from qfrewrite.runtime.session import Runner
-from qfrewrite.runtime.timing import Timing, fed, time_in_turn
+from qfrewrite.runtime.timing import Timing, fed, time_interleaved
 from qfrewrite.runtime.units import cut_out
 from qfrewrite.solve.context import no_progress
 from qfrewrite.solve.sizes import has_unaligned_map
@@ -152,7 +152,7 @@ def time_models(
 ) -> list[Timing]:
     """What each round of each model took."""
     runners = [fed(Runner.of(model, threads=threads)) for model in models]
-    return time_in_turn(runners, runs=runs, step=progress("timing models", runs))
+    return time_interleaved(runners, runs=runs, step=progress("timing models", runs))
 
 
 def bench_layers(
@@ -167,7 +167,7 @@ def bench_layers(
     alone = {op: runner for op in ops if (runner := _alone(op, threads)) is not None}
     runners = [fed(Runner(serialize(lowered), threads=threads)), _idle(threads), *alone.values()]
     step = progress("timing layers", runs)
-    whole, idle, *parts = time_in_turn(runners, runs=runs, step=step)
+    whole, idle, *parts = time_interleaved(runners, runs=runs, step=step)
     seconds = [max(timing.median - idle.median, 0.0) for timing in parts]
     total = sum(seconds) or 1.0
     layers = [_layer_time(op, s, total) for op, s in zip(alone, seconds, strict=True)]

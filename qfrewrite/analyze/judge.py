@@ -79,7 +79,7 @@ def judge(
     floats, result = _run(graph, runner, samples, context)
     if context.samples is None:
         return Judgement(measured_on="not measured: no data", signatures=signatures)
-    kind = "held back" if samples.held_out else "used in calibration: no others are left"
+    kind = "held out" if samples.held_out else "used in calibration: no others are left"
     diagnostics, fidelity = Diagnostics(), compare(floats, result)
     if len(floats) >= _ENOUGH and _hardly_varies([sample[0] for sample in floats]):
         diagnostics.warn(

@@ -15,7 +15,7 @@ from qfrewrite.lower.cost import total_macs
 from qfrewrite.passes import PassContext, Progress, run_nested, run_passes
 from qfrewrite.records import Record
 from qfrewrite.runtime.session import Runner
-from qfrewrite.runtime.timing import time_in_turn
+from qfrewrite.runtime.timing import time_interleaved
 from qfrewrite.solve.context import no_progress
 from qfrewrite.solve.relaying import plain_int8
 from qfrewrite.solve.sizes import MOST, unaligned_maps, wasted_padding
@@ -93,7 +93,7 @@ def sweep(
             points[size] = SizePoint(size, error=str(error))
         step(done)
     step = progress("timing sizes", runs)
-    timings = time_in_turn(list(runners.values()), runs=runs, step=step)
+    timings = time_interleaved(list(runners.values()), runs=runs, step=step)
     for size, timing in zip(runners, timings, strict=True):
         points[size] = replace(points[size], ms=1e3 * timing.median)
     return SizeSweep(model.name, list(points.values()))

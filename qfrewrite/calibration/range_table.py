@@ -72,9 +72,11 @@ class RangeTable(Record):
 
     def __add__(self, other: RangeTable) -> RangeTable:
         """The table of both runs; raises DataError where they are not of one model."""
-        odd = sorted(set(self.rows) ^ set(other.rows))
-        what = f"{len(odd)} tensors are in one table only: {', '.join(odd[:3])}" if odd else ""
-        if not odd and len({self.fingerprint, other.fingerprint} - {""}) > 1:
+        unpaired = sorted(set(self.rows) ^ set(other.rows))
+        what = ""
+        if unpaired:
+            what = f"{len(unpaired)} tensors are in one table only: {', '.join(unpaired[:3])}"
+        elif len({self.fingerprint, other.fingerprint} - {""}) > 1:
             what = "the tables are of different models"
         if what:
             remedy = "merge tables of one model and one pass list"

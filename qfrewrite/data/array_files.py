@@ -6,6 +6,7 @@ a temporary file first, which vanishes with its map.
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import struct
@@ -90,9 +91,7 @@ def _map_array(file: IO[bytes], size: int, where: str) -> Array:
         raise DataError(what, where=where, remedy="save arrays of numbers")
     offset = file.tell()
     # Python integers: a header may claim any shape.
-    needed = dtype.itemsize
-    for side in shape:
-        needed *= side
+    needed = dtype.itemsize * math.prod(shape)
     present = min(size - (offset - start), os.fstat(file.fileno()).st_size - offset)
     if min(shape, default=0) < 0 or needed > present:
         what = f"is cut short: {list(shape)} {dtype} takes {needed} bytes, {present} are there"

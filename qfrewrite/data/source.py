@@ -126,20 +126,20 @@ class DataSource:
         return self.items.rest if isinstance(self.items, StreamItems) else None
 
     def split(
-        self, samples: int, held_back: int = 0, *, in_order: bool = False
+        self, samples: int, held_out: int = 0, *, in_order: bool = False
     ) -> tuple[Samples, Samples]:
-        """Up to `samples` for calibration, and up to `held_back` others for measuring.
+        """Up to `samples` for calibration, and up to `held_out` others for measuring.
 
         Files, arrays and lists are shuffled first, the same way for the same seed; an iterable is
-        taken in its order, and what is drawn of it (at most samples + held_back) stays in memory,
+        taken in its order, and what is drawn of it (at most samples + held_out) stays in memory,
         so that a second split sees the same. The second part is empty where there are no more
         than `samples`. in_order: do not shuffle: a model that keeps a state needs the order of the
         samples. Raises DataError where there is none at all.
         """
-        if samples < 1 or held_back < 0:
-            what = f"cannot take {samples} samples and hold back {held_back}"
-            raise UsageError(what, where=self.name, remedy="take 1 or more, hold back 0 or more")
-        count = self.items.draw(samples + held_back)
+        if samples < 1 or held_out < 0:
+            what = f"cannot take {samples} samples and hold out {held_out}"
+            raise UsageError(what, where=self.name, remedy="take 1 or more, hold out 0 or more")
+        count = self.items.draw(samples + held_out)
         if not count:
             raise _no_samples(self.name)
         if self.items.shuffled and not in_order:
@@ -148,7 +148,7 @@ class DataSource:
             order = list(range(count))
         calibration = self._part(order[:samples])
         calibration.diagnostics.add(few_samples_warning(len(calibration)))
-        return calibration, self._part(order[samples : samples + held_back])
+        return calibration, self._part(order[samples : samples + held_out])
 
     def _part(self, order: list[int]) -> Samples:
         description = f"{_counted(len(order), self.items.unit)} of {self.name}"
@@ -242,8 +242,8 @@ def _check_seed(seed: int) -> None:
 
 def _reused(source: DataSource, inputs: tuple[InputSpec, ...]) -> DataSource:
     if source.inputs != inputs:
-        opened, taken = (", ".join(map(str, specs)) for specs in (source.inputs, inputs))
-        what = f"was opened for {opened}, the model takes {taken}"
+        opened, expected = (", ".join(map(str, specs)) for specs in (source.inputs, inputs))
+        what = f"was opened for {opened}, the model takes {expected}"
         raise DataError(what, where=source.name, remedy="open the data again for this model")
     return source
 

@@ -46,7 +46,7 @@ class Pass(ABC):
     measured: ClassVar[bool] = True
     """Whether the runner compares outputs before and after an inexact pass."""
     judges_on: ClassVar[int] = HELD_OUT
-    """How many samples are held back from calibration for that, and for its own judgement."""
+    """How many samples are held out from calibration for that, and for its own judgement."""
     gives_ranges: ClassVar[bool] = False
     """Whether the graph can be written in integers afterwards; running the pass asks for that."""
     changes_interface: ClassVar[bool] = False
@@ -283,7 +283,7 @@ def _expanded(item: PassText) -> list[Pass]:
 
 
 def judged_on(passes: Sequence[Pass]) -> int:
-    """How many samples these passes want held back from calibration."""
+    """How many samples these passes want held out from calibration."""
     return max((one.judges_on for one in passes), default=Pass.judges_on)
 
 

@@ -43,7 +43,7 @@ class RemoveDwBn(Pass):
     Result: pointwise(depthwise(x)), or pointwise(RELU6(depthwise(x))) where ReLU6 is needed
     BatchNorm goes everywhere, exactly: it is folded, and channels whose variance is about 0 are
     absorbed into the next bias. With data the pointwise weights are then fitted to do without the
-    activation (`refit`, ridge regression, strength chosen on samples held back), and
+    activation (`refit`, ridge regression, strength chosen on samples held out), and
     `layers=auto` removes ReLU6 where the pointwise output keeps a signal to noise ratio of
     `min_sqnr` dB, and goes on, from the cheapest, while the SQNR of the quantized outputs drops
     by no more than `max_drop_db` in all. Without data BatchNorm statistics judge. `layers` may

@@ -38,10 +38,10 @@ class Timing:
         return float(np.median(self.seconds / other.seconds))
 
 
-def time_in_turn(
+def time_interleaved(
     runners: Sequence[Runner], *, runs: int = 50, step: Callable[[int], None] | None = None
 ) -> list[Timing]:
-    """Each runner once per round, in an order that turns around every round.
+    """Each runner once per round, in an order that alternates from round to round.
 
     So whatever slows the machine down slows all of them, and none always follows the same one.
     Inputs are those last given to a runner (see `fed`); copying them is not timed.
@@ -62,7 +62,7 @@ def time_in_turn(
 
 
 def fed(runner: Runner, seed: int = 0) -> Runner:
-    """The runner, with a synthetic input: zeros would be no fair one for some kernels."""
+    """The runner, with a synthetic input: some kernels are faster on zeros."""
     for sample in synthetic(runner.inputs, 1, seed=seed):
         runner.invoke(sample)
     return runner

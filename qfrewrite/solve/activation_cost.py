@@ -99,13 +99,12 @@ def costs(rw: PassRewriter, sites: Sequence[Site], *, fit: bool) -> dict[Op, Cos
 
 
 def _measured(rw: PassRewriter, sites: list[Site], fit: bool) -> dict[Op, Cost]:
-    meters = [_Meter(s) for s in sites]
-    probes = [s.depthwise.output for s in sites]
+    meters = {s.depthwise.output: _Meter(s) for s in sites}
     label = "measuring what ReLU6 does after depthwise layers"
-    for index, values in enumerate(rw.values_of(probes, label)):
-        for meter, value in zip(meters, values, strict=True):
+    for index, values in enumerate(rw.values_of(list(meters), label)):
+        for meter, value in zip(meters.values(), values, strict=True):
             meter.add(value, value, held_out=is_held_out(index, first=3))
-    return {s.relu6: m.cost(fit) for s, m in zip(sites, meters, strict=True)}
+    return {s.relu6: meters[s.depthwise.output].cost(fit) for s in sites}
 
 
 def without_activation(
@@ -120,9 +119,8 @@ def without_activation(
     meter, now = _Meter(site), site.depthwise.output
     before = Session(graph, [twins[now]], threads=rw.context.threads)
     label = f"fitting what follows {site.depthwise.name}"
-    for index, (sample, values) in enumerate(
-        zip(rw.samples.calibration, rw.values_of([now], label), strict=False)
-    ):
+    pairs = zip(rw.samples.calibration, rw.values_of([now], label), strict=False)
+    for index, (sample, values) in enumerate(pairs):
         meter.add(values[0], before.run(sample)[0], held_out=is_held_out(index, first=3))
     return meter.cost(fit)
 
@@ -157,9 +155,8 @@ class _Meter:
         fitted, held_out = self._mixed.parts
         w, both = self._weights, self._mixed.both
         # The error on held-out rows; where there are none, on all.
-        judge, kept = (
-            (held_out, self._kept.parts[1]) if held_out.count else (both, self._kept.parts[0])
-        )
+        judge = held_out if held_out.count else both
+        kept = self._kept.parts[int(held_out.count > 0)]
         xx, ax = (m[0] for m in judge.about(*judge.means))
         aa = kept.about(*kept.means)[0][0]
         signal = float(((w @ aa) * w).sum())
@@ -199,8 +196,6 @@ def _gaussian_cost(site: Site, x: Gaussian) -> Cost:
         over = clip_gaussian(Gaussian(x.mean - high, x.std), 0.0, inf)
         change = change[0] + over.std**2 - 2 * under.mean * over.mean, under.mean + over.mean
     power = (w**2).sum(0)
-    clipped = float(1 - x.above(low).mean())
-    if high < inf:
-        clipped += float(x.above(high).mean())
+    clipped = float(1 - x.above(low).mean()) + float(x.above(high).mean())
     sqnr = sqnr_db(float(power @ kept.std**2), float(power @ np.maximum(change[0], 0)))
     return Cost(sqnr, w, site.pointwise.bias - w @ change[1], clipped)

@@ -14,7 +14,7 @@ from qfrewrite.rewrite.match import LINEAR
 from qfrewrite.rewrite.relayout import Relayout
 from qfrewrite.rewrite.rewriter import Log
 from qfrewrite.runtime.session import Runner
-from qfrewrite.runtime.timing import fed, time_in_turn
+from qfrewrite.runtime.timing import fed, time_interleaved
 from qfrewrite.solve.context import Nested, PassContext, PassRewriter
 
 _ROUNDS = 15
@@ -78,7 +78,7 @@ def _bytes(graph: Graph) -> int:
 def _latency(before: Graph, after: Graph, context: PassContext) -> str:
     nested, seed = context.nested, context.seed
     runners = [plain_int8(graph, nested, threads=1, seed=seed) for graph in (before, after)]
-    old, new = time_in_turn(runners, runs=_ROUNDS)
+    old, new = time_interleaved(runners, runs=_ROUNDS)
     return (
         f"int8 latency {1e3 * old.median:.2f} -> {1e3 * new.median:.2f} ms "
         f"({new.ratio(old):.3f}x, one thread)"

@@ -93,13 +93,13 @@ def channel_groups(rw: PassRewriter, channels: Channels) -> list[ChannelGroup]:
     fitting = {op: view for op, view in views.items() if isinstance(view, LinearView)}
     producers = [End(view, made[op]) for op, view in fitting.items() if op in made]
     users = [End(view, _tiled(channels, view)) for view in fitting.values()]
-    groups, taken = [], np.zeros(channels.count, np.bool_)
+    groups, grouped = [], np.zeros(channels.count, np.bool_)
     for op, written_ids in made.items():
         why = channels.movable(written_ids)
         if isinstance(why, NoMatch):
             rw.skip(op, f"channels stay: {why}")
-        ids = written_ids[~channels.is_frozen(written_ids) & ~taken[written_ids]]
-        taken[ids] = True
+        ids = written_ids[~channels.is_frozen(written_ids) & ~grouped[written_ids]]
+        grouped[ids] = True
         ids = np.unique(ids)
         inside = np.zeros(channels.count, np.bool_)
         inside[ids] = True

@@ -17,7 +17,7 @@ from qfrewrite.ir import Model
 from qfrewrite.lower.cost import macs
 from qfrewrite.ops.build import GraphBuilder
 from qfrewrite.runtime.session import Runner
-from qfrewrite.runtime.timing import Timing, time_in_turn
+from qfrewrite.runtime.timing import Timing, time_interleaved
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def test_the_order_turns_around_every_round(monkeypatch: pytest.MonkeyPatch, int
     for i, runner in enumerate(runners):
         monkeypatch.setattr(runner, "again", lambda i=i: called.append(i))
     monkeypatch.setattr("qfrewrite.runtime.timing._calls", lambda runner: 1)
-    time_in_turn(runners, runs=3)
+    time_interleaved(runners, runs=3)
     assert called == [0, 1, 2, 2, 1, 0, 0, 1, 2]
 
 

@@ -56,8 +56,8 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_folder_is_searched_and_described(folder: Path) -> None:
-    calibration, held_back = open_data(folder, [IMAGE]).split(200, 50)
-    assert (len(calibration), len(held_back)) == (12, 0)
+    calibration, held_out = open_data(folder, [IMAGE]).split(200, 50)
+    assert (len(calibration), len(held_out)) == (12, 0)
     assert calibration.description == "12 images of calib/"
     names = {Path(label).relative_to(folder).as_posix() for label in calibration.labels()}
     assert {"A.JPG", "b.JpEg", "deep/c.webp", "deep/er/d.TIFF", "0.png"} <= names
@@ -209,12 +209,12 @@ def test_arrays_in_every_form(tmp_path: Path, kind: str, batch_axis: bool) -> No
             np.savez(source, anything=data)
         case "packed":
             np.savez_compressed(source, anything=data)
-    samples, held_back = open_data(source, [VECTOR]).split(50, 20)
-    assert (len(samples), len(held_back)) == (50, 10)
+    samples, held_out = open_data(source, [VECTOR]).split(50, 20)
+    assert (len(samples), len(held_out)) == (50, 10)
     first = first_column(samples)
     assert first != sorted(first)
     assert first == first_column(samples)
-    assert sorted(first + first_column(held_back)) == sorted(data.reshape(60, 4)[:, 0].tolist())
+    assert sorted(first + first_column(held_out)) == sorted(data.reshape(60, 4)[:, 0].tolist())
     assert all(s["x"].shape == (1, 4) and s["x"].dtype == np.float32 for s in samples)
 
 
@@ -359,11 +359,11 @@ def test_generator_is_taken_in_order_and_kept() -> None:
 
     source = open_data(generate(), [VECTOR])
     assert drawn == []
-    calibration, held_back = source.split(60, 20)
+    calibration, held_out = source.split(60, 20)
     assert len(drawn) == 80
     for _pass in range(2):
         assert first_column(calibration) == list(range(60))
-        assert first_column(held_back) == list(range(60, 80))
+        assert first_column(held_out) == list(range(60, 80))
     assert calibration.description == "60 samples of a generator"
     again, _ = source.split(10, 5)
     assert first_column(again) == list(range(10))
@@ -498,13 +498,13 @@ def test_seed_must_not_be_negative() -> None:
 @settings(deadline=None)
 @given(st.integers(1, 40), st.integers(1, 50), st.integers(0, 50), st.integers(0, 5), st.booleans())
 def test_split_deals_every_sample_at_most_once(
-    count: int, samples: int, held_back: int, seed: int, stream: bool
+    count: int, samples: int, held_out: int, seed: int, stream: bool
 ) -> None:
     data = rows(count)
     source = open_data(iter(data) if stream else data, [VECTOR], seed=seed)
-    calibration, held = source.split(samples, held_back)
+    calibration, held = source.split(samples, held_out)
     assert len(calibration) == min(samples, count)
-    assert len(held) == max(min(held_back, count - samples), 0)
+    assert len(held) == max(min(held_out, count - samples), 0)
     dealt = first_column(calibration) + first_column(held)
     assert len(set(dealt)) == len(dealt)
     assert set(dealt) <= set(data[:, 0].tolist())
@@ -686,10 +686,10 @@ def test_checks_see_samples_as_they_were() -> None:
     assert ["same in all 60" in w.text for w in samples.diagnostics] == [True]
 
 
-def test_held_back_samples_may_be_few() -> None:
-    calibration, held_back = open_data(usual(80), [VECTOR]).split(60, 20)
-    list(held_back)
-    assert calibration.diagnostics == held_back.diagnostics == []
+def test_held_out_samples_may_be_few() -> None:
+    calibration, held_out = open_data(usual(80), [VECTOR]).split(60, 20)
+    list(held_out)
+    assert calibration.diagnostics == held_out.diagnostics == []
 
 
 @settings(deadline=None)

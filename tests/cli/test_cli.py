@@ -33,7 +33,7 @@ def test_the_main_job(tmp_path: Path, capsys: Output) -> None:
     said = capsys.readouterr()
     assert code == 0
     assert said.err.startswith("warning: only 20 samples: ")
-    for text in ("remove_dw_bn", "relu6_to_relu", "calibrate", "written", "SQNR", "held back"):
+    for text in ("remove_dw_bn", "relu6_to_relu", "calibrate", "written", "SQNR", "held out"):
         assert text in said.out
     graph = read_tflite(out).graph
     assert {t.dtype for t in (*graph.inputs, *graph.outputs)} == {"int8"}

@@ -49,7 +49,7 @@ CONVERTER_OPS: dict[str, dict[str, int]] = {
     },
 }  # fmt: skip
 
-# SQNR in dB and top-1 agreement of int8 with float on 50 images held back from calibration with 16
+# SQNR in dB and top-1 agreement of int8 with float on 50 images held out from calibration with 16
 # (`kws`: on the 16 made-up samples), as measured less 1.5 dB and two images: versions of Pillow
 # resize to levels that differ by 1 in 3 % of the pixels, which moves it by 1.1 dB.
 INT8_FIDELITY = {
@@ -117,7 +117,7 @@ def test_calibration_on_real_images_keeps_the_classes(name: str, tmp_path: Path)
         data=shared_path("imagenet/calib"), samples=100,
     )  # fmt: skip
     assert report.fidelity is not None
-    assert "held back" in report.measured_on
+    assert "held out" in report.measured_on
     # Plain int8 by the TensorFlow converter agrees on 80 to 84 % of the images.
     assert (report.fidelity.agreement or 0) >= 0.84
 
