@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from qfrewrite.analyze.compare import RANKED_ONLY, synthetic_inputs
-from qfrewrite.analyze.sensitivity import Sensitivities
 from qfrewrite.calibration.range_table import RangeTable
 from qfrewrite.conversion import Job, QuantizeReport, convert, dequantize, load
 from qfrewrite.errors import Diagnostics
@@ -17,7 +16,7 @@ from qfrewrite.passes import run_passes as _run_passes
 from qfrewrite.saving import SaveReport, check, quant_options, save
 from qfrewrite.solve.context import no_progress, open_context
 from qfrewrite.solve.dataset import Dataset
-from qfrewrite.solve.sensitivity import sensitivities
+from qfrewrite.solve.sensitivity import Sensitivities, sensitivities
 
 __all__ = [
     "QuantizeReport",

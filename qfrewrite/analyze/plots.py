@@ -39,9 +39,8 @@ def plot_layers(model: str, layers: Sequence[Layer], folder: str | Path) -> list
                 if draw(axes, layer):
                     axes.set_title(f"{layer.name}\n{layer.op}", fontsize=9, loc="left")
                     axes.spines[["top", "right"]].set_visible(False)
-                    path = folder / f"{name}_{kind}.png"
-                    figure.savefig(path, dpi=_DOTS_PER_INCH, metadata={"Title": model})
-                    written.append(path)
+                    written.append(folder / f"{name}_{kind}.png")
+                    figure.savefig(written[-1], dpi=_DOTS_PER_INCH, metadata={"Title": model})
                 plt.close(figure)
     except OSError as error:
         raise OutputError(error.strerror or "cannot be written", where=str(folder)) from None

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from glob import escape
 from itertools import islice
+from typing import Any
 
+from qfrewrite.errors import Diagnostics
 from qfrewrite.ir import Array, Graph, Model
 from qfrewrite.lower.canonical import is_fused
 from qfrewrite.lower.model import lower_model
@@ -30,6 +32,26 @@ class Sensitivity(Record):
     """With this layer quantized, and no other, in dB."""
     without_db: float
     """With all layers quantized but this one, in dB."""
+
+
+@dataclass(frozen=True, repr=False)
+class Sensitivities(Record):
+    """Each layer quantized alone, and left out alone."""
+
+    layers: list[Sensitivity]
+    """In execution order."""
+    whole: Fidelity | None
+    """All layers quantized; None without data."""
+    diagnostics: Diagnostics = field(default_factory=Diagnostics)
+    """What speaks against the figures."""
+
+    def figures(self) -> dict[str, Any]:
+        """The fields, and the figures of the whole."""
+        whole = {} if self.whole is None else self.whole.figures()
+        return super().figures() | {
+            "samples": whole.get("samples", 0),
+            "whole_sqnr_db": whole.get("sqnr_db"),
+        }
 
 
 def sensitivities(
