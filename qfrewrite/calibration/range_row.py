@@ -37,8 +37,8 @@ class RangeRow:
     """The mean per channel that BatchNorm statistics tell."""
 
     @property
-    def known(self) -> bool:
-        """Whether the range rests on anything: a tensor nobody saw has none."""
+    def has_range(self) -> bool:
+        """Whether the range follows from anything: a tensor without values has none."""
         return self.stats is None or self.stats.range is not None
 
     @property

@@ -83,7 +83,7 @@ class Calibrate(Pass):
                 # A file may have been made by hand.
                 if (mean.size,) == tensor.shape[-1:]:
                     graph.set_channels(tensor, replace(tensor.channels, mean=mean))
-        _insert(rw, tensors, {t: r.range for t, r in rows.items() if r is not None and r.known})
+        _insert(rw, tensors, {t: r.range for t, r in rows.items() if r is not None and r.has_range})
 
     def _table(self, rw: PassRewriter, tensors: list[Tensor]) -> RangeTable:
         choice = MethodChoice.parse(self.method or "minmax", self.per_layer)

@@ -142,7 +142,7 @@ class Reconstruct(Pass):
         table = measure(graph, details, rw.context, samples=most, label=label)
         rw.ranges = table
         rows = zip(tensors, map(table.rows.__getitem__, row_names(tensors)), strict=True)
-        return {tensor: row.range for tensor, row in rows if row.known}
+        return {tensor: row.range for tensor, row in rows if row.has_range}
 
     def _solved(self, graph: Graph, rw: PassRewriter, groups: Groups) -> Solution:
         context = rw.context
