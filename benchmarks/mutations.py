@@ -70,8 +70,8 @@ MUTATIONS = (
     Mutation("passes/absorb_bias.py", "np.maximum(least, 0.0)", "np.maximum(most, 0.0)",
              "tests/passes/test_absorb_bias.py"),
     Mutation("passes/absorb_bias.py", "NEAR * 6.0", "60.0", "tests/passes/test_absorb_bias.py"),
-    Mutation("rewrite/dead_channels.py", "reader.response(constant)",
-             "reader.response(0 * constant)", DEAD),
+    Mutation("rewrite/dead_channels.py", "user.response(constant)",
+             "user.response(0 * constant)", DEAD),
     Mutation("rewrite/dead_channels.py", "np.where(small, view.bias, channels.value)",
              "np.where(small, channels.value, view.bias)", DEAD),
     # Geometry
@@ -95,7 +95,7 @@ MUTATIONS = (
              "np.maximum(values.left - high, 0) ** 2", SEARCH),
     Mutation("calibration/search.py", "(1 - value / 100) * values.total",
              "value / 100 * values.total", SEARCH),
-    Mutation("calibration/search.py", "if not found[k] < best:", "if found[k] < best:", SEARCH),
+    Mutation("calibration/search.py", "if not losses[k] < best:", "if losses[k] < best:", SEARCH),
     Mutation("calibration/search.py", "np.log(p / q)", "np.log(q / p)", SEARCH),
     # Bias correction, scales and multipliers
     Mutation("lower/weights.py", "else b + mean_response(error)", "else b - mean_response(error)",
