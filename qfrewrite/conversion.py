@@ -42,11 +42,8 @@ def load(
         from qfrewrite.formats.tflite.read import read_tflite
 
         if inputs or outputs:
-            raise UsageError(
-                "inputs and outputs of a .tflite are fixed",
-                where=str(path),
-                remedy="leave out --input and --output",
-            )
+            what = "inputs and outputs of a .tflite are fixed"
+            raise UsageError(what, where=str(path), remedy="leave out --input and --output")
         return read_tflite(path)
     from qfrewrite.formats.graphdef.read import read_graphdef
     from qfrewrite.rewrite.raising import raise_graph
@@ -245,29 +242,20 @@ def convert(model: Model, job: Job, watcher: Watcher | None = None) -> QuantizeR
 def _check_output(model: Model, output: Path) -> None:
     """Fail on an output that cannot be before the work is done."""
     if output.suffix not in (".tflite", ".pb"):
-        raise OutputError(
-            f"the suffix '{output.suffix}' names no format",
-            where=str(output),
-            remedy="end the output in .tflite or .pb",
-        )
+        what = f"the suffix '{output.suffix}' names no format"
+        raise OutputError(what, where=str(output), remedy="end the output in .tflite or .pb")
     if output.exists() and model.path and model.path.exists() and output.samefile(model.path):
         raise OutputError("is the model itself", where=str(output), remedy="choose another output")
     if not output.parent.is_dir():
-        raise OutputError(
-            "the folder does not exist",
-            where=str(output.parent),
-            remedy="create it or choose another",
-        )
+        what = "the folder does not exist"
+        raise OutputError(what, where=str(output.parent), remedy="create it or choose another")
 
 
 def _save_ranges(path: Path, model: str, report: RunReport) -> None:
     table = report.ranges.get(None)
     if table is None:
-        raise UsageError(
-            "there are no ranges to save",
-            where="--save-ranges",
-            remedy="add calibrate to the passes",
-        )
+        what = "there are no ranges to save"
+        raise UsageError(what, where="--save-ranges", remedy="add calibrate to the passes")
     table.model = model
     others = {key: own for key, own in report.ranges.items() if key is not None}
     table.with_signatures(others).save(path)

@@ -91,11 +91,8 @@ def save(
         return SaveReport(path, write_atomic(path, content), report)
     if path.suffix == ".tflite":
         return _save_tflite(model, path, options, target, asked=scheme is not None)
-    raise UsageError(
-        f"the suffix '{path.suffix}' names no format",
-        where=str(path),
-        remedy="end the output in .tflite or .pb",
-    )
+    what = f"the suffix '{path.suffix}' names no format"
+    raise UsageError(what, where=str(path), remedy="end the output in .tflite or .pb")
 
 
 def _save_tflite(
@@ -135,17 +132,12 @@ def _target(name: str | None) -> Target | None:
 def _check_graphdef_scheme(model: Model, options: QuantOptions) -> None:
     """A GraphDef holds ranges as FakeQuant nodes, and weights in float32."""
     if options.kind.activations is None and options.kind.weights is not None:
-        raise UsageError(
-            f"a .pb has no weights of scheme {options.scheme}",
-            where="scheme",
-            remedy="end the output in .tflite",
-        )
+        what = f"a .pb has no weights of scheme {options.scheme}"
+        raise UsageError(what, where="scheme", remedy="end the output in .tflite")
     if options.kind.activations is not None and not any(has_ranges(g) for g in model.graphs):
-        raise VerifyError(
-            "the model has no ranges: it would be written without FakeQuant nodes",
-            where=f"scheme {options.scheme}",
-            remedy="add calibrate to the passes",
-        )
+        what = "the model has no ranges: it would be written without FakeQuant nodes"
+        remedy = "add calibrate to the passes"
+        raise VerifyError(what, where=f"scheme {options.scheme}", remedy=remedy)
 
 
 def quant_options(
@@ -198,11 +190,9 @@ def _check(lowered: Model) -> None:
     from qfrewrite.lower.spec_check import check_model
 
     for violation in check_model(lowered):
-        raise VerifyError(
-            f"{violation.text} [{violation.code}]",
-            where=violation.where,
-            remedy="keep the op float (keep_float), and report this, please",
-        )
+        what = f"{violation.text} [{violation.code}]"
+        remedy = "keep the op float (keep_float), and report this, please"
+        raise VerifyError(what, where=violation.where, remedy=remedy)
 
 
 def default_output(model: Model, scheme: str | None = None) -> Path:

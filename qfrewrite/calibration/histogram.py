@@ -40,11 +40,8 @@ class Histogram:
 
     def __init__(self, bins: int = DEFAULT_BINS) -> None:
         if not BIN_LIMITS[0] <= bins <= BIN_LIMITS[1]:
-            raise UsageError(
-                f"{bins} bins",
-                where="histogram",
-                remedy=f"choose {BIN_LIMITS[0]} to {BIN_LIMITS[1]}",
-            )
+            remedy = f"choose {BIN_LIMITS[0]} to {BIN_LIMITS[1]}"
+            raise UsageError(f"{bins} bins", where="histogram", remedy=remedy)
         self.bins = bins
         self.low, self.high = np.inf, -np.inf
         self.exponent = _LEAST_EXPONENT
@@ -102,10 +99,8 @@ class Histogram:
     def merge(self, other: Histogram) -> None:
         """Add the counts of `other`, which must have as many bins."""
         if other.bins != self.bins:
-            raise UsageError(
-                f"histograms of {self.bins} and {other.bins} bins do not add up",
-                remedy="calibrate both runs with the same number of bins",
-            )
+            what = f"histograms of {self.bins} and {other.bins} bins do not add up"
+            raise UsageError(what, remedy="calibrate both runs with the same number of bins")
         if other.empty:
             return
         self._extend(other.low, other.high)

@@ -68,9 +68,8 @@ def bench(call: Call) -> None:
     in float. Ratios are to the first model.
     """
     if call["score"] and not (call["data"] and call["labels"]):
-        raise UsageError(
-            "needs images and their classes", where="--score", remedy="give --data and --labels"
-        )
+        what = "needs images and their classes"
+        raise UsageError(what, where="--score", remedy="give --data and --labels")
     models = [qf.load(path) for path in call["models"]]
     timing = call.running | call.given("runs")
     if call["per_layer"]:

@@ -88,17 +88,14 @@ def convert(call: Call) -> None:
 def _with_max_drop(pass_list: str, max_drop: float) -> str:
     """The list with the bound given to `@auto`."""
     if "@auto" not in pass_list or "@auto(" in pass_list:
-        raise UsageError(
-            "goes with -p @auto", where="--max-drop", remedy="or write @auto(max_drop=...)"
-        )
+        what = "goes with -p @auto"
+        raise UsageError(what, where="--max-drop", remedy="or write @auto(max_drop=...)")
     return pass_list.replace("@auto", f"@auto(max_drop={max_drop})")
 
 
 def _check_dump(dump_after: str | None, names: Sequence[str]) -> None:
     """Fail on the name of a pass that is not run."""
     if dump_after not in (None, "all", *names):
-        raise PassError(
-            f"'{dump_after}' is not among the passes",
-            where="--dump-after",
-            remedy=f"use all or one of: {', '.join(names) or 'none given'}",
-        )
+        what = f"'{dump_after}' is not among the passes"
+        remedy = f"use all or one of: {', '.join(names) or 'none given'}"
+        raise PassError(what, where="--dump-after", remedy=remedy)

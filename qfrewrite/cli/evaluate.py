@@ -63,9 +63,8 @@ def evaluate(call: Call) -> None:
     models also the difference to the first, image by image.
     """
     if call["data"] is None or (call["labels"] is None) == (call["coco"] is None):
-        raise UsageError(
-            "needs images and what they show", remedy="give --data and either --labels or --coco"
-        )
+        what = "needs images and what they show"
+        raise UsageError(what, remedy="give --data and either --labels or --coco")
     models = [qf.load(path) for path in call["models"]]
     if call["coco"] is None:
         _classifiers(call, models)

@@ -139,11 +139,8 @@ def _named(layers: Sequence[Layer], name: str) -> Layer:
         return matches[0]
     names = [x.name for x in matches or layers]
     close = get_close_matches(name, names, n=3, cutoff=0.3) or names[:3]
-    raise UsageError(
-        f"{'is the name of several layers' if matches else 'no such layer'}: '{name}'",
-        where="--layer",
-        remedy=f"did you mean {' or '.join(close)}?",
-    )
+    what = f"{'is the name of several layers' if matches else 'no such layer'}: '{name}'"
+    raise UsageError(what, where="--layer", remedy=f"did you mean {' or '.join(close)}?")
 
 
 def _by_name(layers: Sequence[Layer], name: str) -> list[Layer]:

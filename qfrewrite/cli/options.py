@@ -220,11 +220,8 @@ class Call:
                     remedy=f"it has {', '.join(keys)}" if keys else "give a path",
                 )
             if signature in paths:
-                raise UsageError(
-                    f"is given twice: {path}",
-                    where="--data",
-                    remedy="name the signature: --data SIGNATURE=PATH",
-                )
+                remedy = "name the signature: --data SIGNATURE=PATH"
+                raise UsageError(f"is given twice: {path}", where="--data", remedy=remedy)
             paths[signature] = path
         return next(iter(paths.values()), None) if set(paths) <= {main} else paths
 

@@ -251,11 +251,8 @@ class Graph:
         """
         output = old.is_output and not old.is_input and new is not old
         if output and (new.is_output or new.is_input):
-            raise VerifyError(
-                f"has a name of its own in the interface: it cannot become output '{old.name}'",
-                where=new.place,
-                remedy="put an op between the two",
-            )
+            what = f"has a name of its own in the interface: it cannot become output '{old.name}'"
+            raise VerifyError(what, where=new.place, remedy="put an op between the two")
         skipped = set(skip)
         edits = {user.op for user in old.users} - skipped
         self.add_tensor(new)

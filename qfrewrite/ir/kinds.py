@@ -19,7 +19,5 @@ def check_kinds(kinds: set[str]) -> None:
     """Raise UsageError for a kind that is not registered; it names the nearest one that is."""
     for kind in sorted(kinds - _KNOWN):
         near = difflib.get_close_matches(kind.upper(), sorted(_KNOWN), n=1, cutoff=0.5)
-        raise UsageError(
-            f"there is no kind of op '{kind}'",
-            remedy=f"did you mean '{near[0]}'?" if near else "see docs/ops.md",
-        )
+        what = f"there is no kind of op '{kind}'"
+        raise UsageError(what, remedy=f"did you mean '{near[0]}'?" if near else "see docs/ops.md")

@@ -31,10 +31,8 @@ def verify_signatures(model: Model) -> None:
         for pairs, io in ((s.inputs, graph.inputs), (s.outputs, graph.outputs)):
             for name, position in pairs:
                 if not 0 <= position < len(io):
-                    raise VerifyError(
-                        f"'{name}' is at position {position} of {len(io)}",
-                        where=f"signature '{s.key}'",
-                    )
+                    what = f"'{name}' is at position {position} of {len(io)}"
+                    raise VerifyError(what, where=f"signature '{s.key}'")
 
 
 def _violations(graph: Graph) -> Iterator[tuple[str, str]]:

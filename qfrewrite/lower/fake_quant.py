@@ -29,11 +29,9 @@ def lower_fake_quant(graph: Graph) -> None:
         if op.operand(0).is_const and (per_channel or narrow):
             _apply(rw, op)
         elif per_channel:
-            raise UnsupportedError(
-                "has a range per channel of computed values",
-                where=f"op '{op.name}' (FAKE_QUANT)",
-                remedy="write a .pb, or give it one range",
-            )
+            what = "has a range per channel of computed values"
+            remedy = "write a .pb, or give it one range"
+            raise UnsupportedError(what, where=f"op '{op.name}' (FAKE_QUANT)", remedy=remedy)
         elif narrow:
             _widen(rw, op)
         elif attr(op, "min") == attr(op, "max"):

@@ -32,11 +32,9 @@ def take_ranges(graph: Graph) -> Ranges:
         source = op.operand(0)
         low, high = np.asarray(attr(op, "min")), np.asarray(attr(op, "max"))
         if not (np.isfinite(low).all() and np.isfinite(high).all() and (low <= high).all()):
-            raise VerifyError(
-                f"range {low.min()}..{high.max()} is not valid",
-                where=f"op '{op.name}' (FAKE_QUANT)",
-                remedy="min and max must be finite numbers, min below max",
-            )
+            what = f"range {low.min()}..{high.max()} is not valid"
+            remedy = "min and max must be finite numbers, min below max"
+            raise VerifyError(what, where=f"op '{op.name}' (FAKE_QUANT)", remedy=remedy)
         if source.is_const:
             clipped = rw.set_constant(op, 0, _clipped(source.value(), trained_range(op)))
             found.weights[clipped] = holding_zero(low, high)

@@ -210,11 +210,8 @@ class _Lowering:
     def _known(self, tensor: Tensor, dtype: str) -> Quant:
         quant = self._quant(tensor, dtype)
         if isinstance(quant, NoMatch):
-            raise UnsupportedError(
-                "has no range",
-                where=f"tensor '{tensor.name}'",
-                remedy="add calibrate to the passes",
-            )
+            remedy = "add calibrate to the passes"
+            raise UnsupportedError("has no range", where=f"tensor '{tensor.name}'", remedy=remedy)
         return quant
 
     def _choose_tensors(self) -> None:

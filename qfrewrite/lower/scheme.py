@@ -92,23 +92,16 @@ class QuantOptions:
         inner = self.kind.activations
         allowed = ["float32", *(_CONVERTS[inner] if inner is not None else ())]
         if self.io is not None and self.io not in allowed:
-            raise UsageError(
-                f"inputs and outputs are {' or '.join(allowed)}, not {self.io}",
-                where=f"scheme {self.scheme}",
-                remedy="leave out io",
-            )
+            what = f"inputs and outputs are {' or '.join(allowed)}, not {self.io}"
+            raise UsageError(what, where=f"scheme {self.scheme}", remedy="leave out io")
         for name in ("keep_float", "keep_int16"):
             unused = inner is None and (name == "keep_int16" or self.scheme == "float32")
             if getattr(self, name) and unused:
-                raise UsageError(
-                    f"{name} means nothing with float activations",
-                    where=f"scheme {self.scheme}",
-                    remedy="use scheme int8",
-                )
+                what = f"{name} means nothing with float activations"
+                raise UsageError(what, where=f"scheme {self.scheme}", remedy="use scheme int8")
         if self.keep_int16 and inner == "uint8":
-            raise UsageError(
-                "uint8 and int16 do not mix", where="keep_int16", remedy="use scheme int8"
-            )
+            what = "uint8 and int16 do not mix"
+            raise UsageError(what, where="keep_int16", remedy="use scheme int8")
 
     @property
     def kind(self) -> Scheme:
@@ -186,11 +179,8 @@ def check_patterns(ops: Sequence[Op], options: QuantOptions) -> None:
         names = [name for op in ops for name in _names(op)] if patterns else []
         for pattern in patterns:
             if not closest(pattern, names) and not any(matches(op, (pattern,)) for op in ops):
-                raise UsageError(
-                    f"'{pattern}' names no op",
-                    where=option,
-                    remedy="qfrewrite inspect lists the names",
-                )
+                what = f"'{pattern}' names no op"
+                raise UsageError(what, where=option, remedy="qfrewrite inspect lists the names")
 
 
 def _one_of(names: Iterable[str]) -> str:

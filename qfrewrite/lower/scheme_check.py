@@ -22,25 +22,18 @@ def check_scheme(lowered: Model, options: QuantOptions, report: QuantReport) -> 
     obeyed = wanted is not None and not dtypes.isdisjoint(allowed)
     others = sorted((dtypes & QUANTIZED) - allowed)
     if others and not obeyed:
-        raise VerifyError(
-            f"computes in {' and '.join(others)} already",
-            where=f"scheme {options.scheme}",
-            remedy="make it float first (--dequantize, or qf.dequantize)",
-        )
+        what = f"computes in {' and '.join(others)} already"
+        remedy = "make it float first (--dequantize, or qf.dequantize)"
+        raise VerifyError(what, where=f"scheme {options.scheme}", remedy=remedy)
     if wanted is None or not dtypes or obeyed:
         return
     if not report.float_ops:
-        raise VerifyError(
-            "the model has no ranges: it would be written float",
-            where=f"scheme {options.scheme}",
-            remedy=_NO_RANGES,
-        )
+        what = "the model has no ranges: it would be written float"
+        raise VerifyError(what, where=f"scheme {options.scheme}", remedy=_NO_RANGES)
     name, kind, why = report.float_ops[0]
-    raise VerifyError(
-        f"no op computes in {wanted}: {kind} '{name}' stays float ({why})",
-        where=f"scheme {options.scheme}",
-        remedy="choose other passes or ranges, or ask for --scheme dynamic or float32",
-    )
+    what = f"no op computes in {wanted}: {kind} '{name}' stays float ({why})"
+    remedy = "choose other passes or ranges, or ask for --scheme dynamic or float32"
+    raise VerifyError(what, where=f"scheme {options.scheme}", remedy=remedy)
 
 
 def _computing(model: Model) -> list[Op]:

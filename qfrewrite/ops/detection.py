@@ -56,9 +56,8 @@ def decode_options(op: Op) -> dict[str, Any]:
         values = flexbuffers.Loads(bytes(op.attrs.get("custom_options") or b""))
         return {k: OPTIONS[k](v) for k, v in values.items() if k in OPTIONS}
     except Exception as error:  # the library raises whatever bytes lead it to
-        raise ModelFileError(
-            f"has options that cannot be read ({type(error).__name__})", where=f"op '{op.name}'"
-        ) from None
+        what = f"has options that cannot be read ({type(error).__name__})"
+        raise ModelFileError(what, where=f"op '{op.name}'") from None
 
 
 def output_shapes(options: Mapping[str, Any]) -> tuple[tuple[int, ...], ...]:

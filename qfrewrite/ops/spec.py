@@ -347,11 +347,8 @@ def require_spec(op: Op) -> OpSpec:
     """The definition of `op`; raises UnsupportedError where there is none."""
     spec = OPS.get(op.kind)
     if spec is None:
-        raise UnsupportedError(
-            "has no definition",
-            where=op.place,
-            remedy="keep it as it is, or define it under qfrewrite/ops",
-        )
+        remedy = "keep it as it is, or define it under qfrewrite/ops"
+        raise UnsupportedError("has no definition", where=op.place, remedy=remedy)
     return spec
 
 
@@ -400,11 +397,8 @@ def const_ints(op: Op, slot: int) -> tuple[int, ...]:
     """The integers in the constant operand `slot`, flattened; raises where it is computed."""
     tensor = op.input(slot)
     if tensor is None or tensor.data is None:
-        raise UnsupportedError(
-            f"operand {slot} must be a constant",
-            where=op.place,
-            remedy="shapes that depend on the data are not supported",
-        )
+        remedy = "shapes that depend on the data are not supported"
+        raise UnsupportedError(f"operand {slot} must be a constant", where=op.place, remedy=remedy)
     return tuple(int(v) for v in tensor.data.reshape(-1))
 
 
@@ -434,9 +428,8 @@ def computed(op: Op, values: Sequence[Array | None]) -> list[Array]:
     assert spec.reference is not None
     for tensor in op.inputs:
         if tensor is not None and tensor.dtype not in NUMPY_DTYPES:
-            raise UnsupportedError(
-                f"reads {tensor.dtype}, whose values cannot be computed with", where=op.place
-            )
+            what = f"reads {tensor.dtype}, whose values cannot be computed with"
+            raise UnsupportedError(what, where=op.place)
     try:
         with np.errstate(all="ignore"):
             results = spec.reference(op, *values)
@@ -445,11 +438,9 @@ def computed(op: Op, values: Sequence[Array | None]) -> list[Array]:
                 _narrowed(spec, slot, np.asarray(one), values) for slot, one in enumerate(results)
             ]
     except MemoryError:
-        raise UnsupportedError(
-            "takes more memory than there is",
-            where=op.place,
-            remedy="the file is damaged, or this machine too small",
-        ) from None
+        what = "takes more memory than there is"
+        remedy = "the file is damaged, or this machine too small"
+        raise UnsupportedError(what, where=op.place, remedy=remedy) from None
     except _MALFORMED as error:
         raise _misfit(op, error) from None
 
@@ -484,11 +475,8 @@ def _misfit(op: Op, error: Exception) -> VerifyError:
 
 def unknown_shape(op: Op) -> list[Shape]:
     """The shape rule of an op whose output sizes depend on its operands' values."""
-    raise UnsupportedError(
-        "has an output whose shape depends on the data",
-        where=op.place,
-        remedy="keep it as it is",
-    )
+    what = "has an output whose shape depends on the data"
+    raise UnsupportedError(what, where=op.place, remedy="keep it as it is")
 
 
 def normal_axis(op: Op, axis: int, rank: int) -> int:

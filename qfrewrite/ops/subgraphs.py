@@ -193,10 +193,8 @@ def _passed(op: Op, graphs: Sequence[Graph]) -> list[tuple[Tensor, Tensor]]:
         )
         for holds, ours, mine, theirs, its in counts:
             if holds and len(mine) != len(its):
-                raise VerifyError(
-                    f"has {len(mine)} {ours}, its subgraph '{body.name}' has {len(its)} {theirs}",
-                    where=op.place,
-                )
+                what = f"has {len(mine)} {ours}, its subgraph '{body.name}' has {len(its)} {theirs}"
+                raise VerifyError(what, where=op.place)
         if run.takes:
             pairs += [(a, b) for a, b in zip(operands, body.inputs, strict=True) if a is not None]
         if run.gives:

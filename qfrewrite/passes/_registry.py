@@ -68,11 +68,8 @@ class Pass(ABC):
         for one in parameters(type(self)):
             one.check(getattr(self, one.name), self.name)
         if sum(getattr(self, name) is not None for name in self.one_of) > 1:
-            raise UsageError(
-                f"takes one of {', '.join(self.one_of)}",
-                where=self.name,
-                remedy="leave out the others",
-            )
+            what = f"takes one of {', '.join(self.one_of)}"
+            raise UsageError(what, where=self.name, remedy="leave out the others")
 
     @abstractmethod
     def run(self, graph: Graph, rw: PassRewriter) -> None:
@@ -119,9 +116,8 @@ class Rule(Pass):
         """Rewrite until nothing fits any more."""
         pattern = self.pattern(Patterns())
         if not pattern.kinds:
-            raise PassError(
-                "the pattern is no op", where=self.name, remedy="begin with p.KIND(...)"
-            )
+            what = "the pattern is no op"
+            raise PassError(what, where=self.name, remedy="begin with p.KIND(...)")
         for _ in range(_MOST_SWEEPS):
             skips = len(rw.log.skips)
             if not rw.rewrite_all(pattern, self.rewrite):
@@ -368,20 +364,16 @@ def _split(text: str) -> list[str]:
             parts.append(text[start:i])
             start = i + 1
     if stack or quoted:
-        raise PassError(
-            f"'{stack[-1] if stack else quoted}' is missing", where=f"pass list '{text}'"
-        )
+        what = f"'{stack[-1] if stack else quoted}' is missing"
+        raise PassError(what, where=f"pass list '{text}'")
     return [*parts, text[start:]]
 
 
 def _parse_one(item: str) -> PassText:
     match = _NAME.match(item)
     if match is None:
-        raise PassError(
-            "expected a pass name",
-            where=f"pass list at '{item.strip()}'",
-            remedy="write name or name(key=value)",
-        )
+        where = f"pass list at '{item.strip()}'"
+        raise PassError("expected a pass name", where=where, remedy="write name or name(key=value)")
     name, rest = match.group().strip(), item[match.end() :].strip()
     if not rest:
         return PassText(name)

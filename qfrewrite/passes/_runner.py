@@ -318,10 +318,9 @@ def _check_interface(graph: Graph, before: _Interface) -> None:
     for ends in zip_longest(graph.interface, before):
         if ends[0] != ends[1]:
             now, was = ("none" if t is None else f"'{t[0]}' {t[2]}{list(t[1])}" for t in ends)
-            raise VerifyError(
-                f"changes the interface of graph '{graph.name}': {now}, was {was}",
-                remedy="declare changes_interface if that is what the pass is for",
-            )
+            what = f"changes the interface of graph '{graph.name}': {now}, was {was}"
+            remedy = "declare changes_interface if that is what the pass is for"
+            raise VerifyError(what, remedy=remedy)
 
 
 def _synthetic(graph: Graph, seed: int) -> Samples:

@@ -157,11 +157,9 @@ def _classes(table: str, context: PassContext, reference: Outputs) -> list[int]:
     names = [Path(name).name for name in named()]
     missing = [name for name in names if name not in known]
     if missing:
-        raise DataError(
-            f"holds no label of '{missing[0]}' and {len(missing) - 1} others",
-            where=table,
-            remedy="give a row for every image of --data, or leave out labels",
-        )
+        what = f"holds no label of '{missing[0]}' and {len(missing) - 1} others"
+        remedy = "give a row for every image of --data, or leave out labels"
+        raise DataError(what, where=table, remedy=remedy)
     offset = class_offset(reference[0][0].size, [known[name] for name in names])
     return [known[name] + offset for name in names]
 

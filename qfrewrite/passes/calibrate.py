@@ -112,11 +112,9 @@ class Calibrate(Pass):
             table = table.of_signature(rw.signature)
         missing = [t for t, n in zip(tensors, row_names(tensors), strict=True) if n not in table]
         if len(missing) == len(tensors):
-            raise DataError(
-                f"names none of the {len(tensors)} tensors, e.g. '{tensors[0].name}'",
-                where=self.ranges,
-                remedy="give the ranges of this model after the same passes",
-            )
+            what = f"names none of the {len(tensors)} tensors, e.g. '{tensors[0].name}'"
+            remedy = "give the ranges of this model after the same passes"
+            raise DataError(what, where=self.ranges, remedy=remedy)
         if self.method is not None or self.per_layer:
             table = table.choose(choice)
         rw.note("ranges", f"ranges from {self.ranges}" + (f" ({table.data})" if table.data else ""))

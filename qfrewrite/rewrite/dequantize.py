@@ -28,11 +28,9 @@ def quantized_graphs(graphs: Sequence[Graph]) -> list[Graph]:
         coded = [use for use in variable.uses if _coded(use.value)]
         passing.update(use.graph for use in coded)
         if any(not _same_codes(use.value, coded[0].value) for use in coded):
-            raise UnsupportedError(
-                "is read and written at different scales",
-                where=f"variable '{variable.name}'",
-                remedy="start from the float model",
-            )
+            what = "is read and written at different scales"
+            remedy = "start from the float model"
+            raise UnsupportedError(what, where=f"variable '{variable.name}'", remedy=remedy)
     return [
         graph
         for graph in graphs
@@ -98,8 +96,5 @@ def _clips_at_zero(op: Op) -> bool:
 
 def _refuse(op: Op) -> None:
     if any(t.quant is not None for t in op.intermediates):
-        raise UnsupportedError(
-            "has a quantized state that no float op holds",
-            where=op.place,
-            remedy="start from the float model",
-        )
+        what = "has a quantized state that no float op holds"
+        raise UnsupportedError(what, where=op.place, remedy="start from the float model")

@@ -55,10 +55,9 @@ class Resizing:
             try:
                 self._follow(op)
             except QfError as error:
+                what = f"cannot take an input of {self.size[0]}x{self.size[1]}: {error.what}"
                 raise VerifyError(
-                    f"cannot take an input of {self.size[0]}x{self.size[1]}: {error.what}",
-                    where=op.place,
-                    remedy=error.remedy or self._hint(),
+                    what, where=op.place, remedy=error.remedy or self._hint()
                 ) from None
 
     def changed(self, tensor: Tensor) -> bool:
@@ -91,10 +90,9 @@ class Resizing:
     def _follow(self, op: Op) -> None:
         spec = spec_of(op)
         if spec is None or op.kind == "CUSTOM":
-            raise VerifyError(
-                "what it makes of another shape is not known (anchors and the like are baked in)",
-                remedy="take it off first (strip_postprocess), or export the model at that size",
-            )
+            what = "what it makes of another shape is not known (anchors and the like are baked in)"
+            remedy = "take it off first (strip_postprocess), or export the model at that size"
+            raise VerifyError(what, remedy=remedy)
         fix = _FIXES.get(op.kind)
         if fix is not None:
             x = op.operand(_INPUTS.get(op.kind, 0))
@@ -195,10 +193,8 @@ def _scaled_axes(was: Shape, now: Shape, target: list[int]) -> list[int]:
 def _dense(r: Resizing, op: Op, was: Shape, now: Shape) -> None:
     """Weights over a flattened map fix its size."""
     if prod(was[1:]) != prod(now[1:]) and not attr(op, "keep_num_dims"):
-        raise VerifyError(
-            f"has weights for {prod(was[1:])} flattened inputs, would get {prod(now[1:])}",
-            remedy="pool before the dense layer",
-        )
+        what = f"has weights for {prod(was[1:])} flattened inputs, would get {prod(now[1:])}"
+        raise VerifyError(what, remedy="pool before the dense layer")
 
 
 def _resize(r: Resizing, op: Op, was: Shape, now: Shape) -> None:

@@ -43,21 +43,17 @@ class SpillBuffer:
         if self._shape is None:
             self._shape, self._size = value.shape, value.size * self._dtype.itemsize
         if value.shape != self._shape:
-            raise RunError(
-                f"holds {list(value.shape)}, the first sample had {list(self._shape)}",
-                where="values between layers",
-                remedy="give samples of one size, or calibrate without reconstruct",
-            )
+            what = f"holds {list(value.shape)}, the first sample had {list(self._shape)}"
+            remedy = "give samples of one size, or calibrate without reconstruct"
+            raise RunError(what, where="values between layers", remedy=remedy)
         if self._dtype == np.dtype("<f2"):
             value = np.clip(value, -65504, 65504)
         try:
             self._file.write(np.ascontiguousarray(value, self._dtype).data)
         except OSError as error:
-            raise RunError(
-                f"no room for the values between layers ({error.strerror or error})",
-                where=tempfile.gettempdir(),
-                remedy="take fewer samples, or set TMPDIR",
-            ) from None
+            what = f"no room for the values between layers ({error.strerror or error})"
+            remedy = "take fewer samples, or set TMPDIR"
+            raise RunError(what, where=tempfile.gettempdir(), remedy=remedy) from None
 
     def get(self, index: int) -> Array:
         """The value of one sample, floats as float32."""

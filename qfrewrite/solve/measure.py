@@ -167,13 +167,10 @@ def _resumed(
         "the data": table.data == description,
         "the seed": table.seed == context.seed,
     }
-    for what, equal in same.items():
+    for cause, equal in same.items():
         if not equal:
-            raise DataError(
-                f"{what} changed since the run was interrupted",
-                where=str(path),
-                remedy="remove the file to start anew",
-            )
+            what = f"{cause} changed since the run was interrupted"
+            raise DataError(what, where=str(path), remedy="remove the file to start anew")
     return table
 
 
@@ -197,11 +194,8 @@ def _check_inputs(graph: Graph, table: RangeTable) -> None:
         row = table.rows.get(tensor.name)
         stats = row.stats if row is not None else None
         if stats is not None and stats.range is None and stats.not_finite:
-            raise DataError(
-                f"all {stats.not_finite} values of input '{tensor.name}' are NaN or infinite",
-                where=table.data,
-                remedy="check how the data were made",
-            )
+            what = f"all {stats.not_finite} values of input '{tensor.name}' are NaN or infinite"
+            raise DataError(what, where=table.data, remedy="check how the data were made")
 
 
 def _diagnostics(table: RangeTable, widening: int) -> Diagnostics:

@@ -37,9 +37,8 @@ def read_bytes(path: Path) -> bytes:
     except FileNotFoundError:
         raise ModelFileError("does not exist", where=str(path)) from None
     except OSError as error:
-        raise ModelFileError(
-            f"cannot be read: {error.strerror or error}", where=str(path)
-        ) from None
+        what = f"cannot be read: {error.strerror or error}"
+        raise ModelFileError(what, where=str(path)) from None
 
 
 def parse_message(data: bytes, path: Path | None) -> Any:

@@ -42,12 +42,10 @@ class Kind(str):
 def kind_of(tensor: Tensor) -> Kind:
     """The element type of `tensor` as an attribute; raises UnsupportedError."""
     if tensor.dtype not in _STATED or tensor.quant is not None:
-        what = "is quantized" if tensor.quant is not None else f"is {tensor.dtype}"
-        raise UnsupportedError(
-            f"{what}, which has no form in a GraphDef",
-            where=f"tensor '{tensor.name}'",
-            remedy="make the model float first (--dequantize), or write a .tflite",
-        )
+        stored = "quantized" if tensor.quant is not None else tensor.dtype
+        what = f"is {stored}, which has no form in a GraphDef"
+        remedy = "make the model float first (--dequantize), or write a .tflite"
+        raise UnsupportedError(what, where=f"tensor '{tensor.name}'", remedy=remedy)
     return Kind(DATA_TYPE_OF[tensor.dtype])
 
 

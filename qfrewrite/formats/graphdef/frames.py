@@ -428,11 +428,9 @@ def _group(
             parts = [tags.get(_read(nodes, str(ref)), frozenset()) for ref in data_refs(node)]
             predicate, slots = _decided_by(parts, tags)
             if predicate is None:
-                raise UnsupportedError(
-                    "joins branches whose condition cannot be found",
-                    where=place(node),
-                    remedy="freeze the graph for inference, or cut it behind this node",
-                )
+                what = "joins branches whose condition cannot be found"
+                remedy = "freeze the graph for inference, or cut it behind this node"
+                raise UnsupportedError(what, where=place(node), remedy=remedy)
             needs |= behind.get(predicate.node, frozenset())
             number = _joinable(conditions, predicate, tags[Ref(node.name, 0)], needs)
             conditions[number].merges.append(node)

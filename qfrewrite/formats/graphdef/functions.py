@@ -139,9 +139,8 @@ def _port(text: str, nodes: Nodes, function: str) -> Ref:
     parts = text.split(":")
     node = nodes.get(parts[0])
     if node is None:
-        raise ModelFileError(
-            f"reads '{parts[0]}', which is not in it", where=f"function '{function}'"
-        )
+        what = f"reads '{parts[0]}', which is not in it"
+        raise ModelFileError(what, where=f"function '{function}'")
     index = int(parts[-1]) if len(parts) > 1 and parts[-1].isdecimal() else 0
     named = _OUTPUTS.get(node.op, ())
     if len(parts) == 3 and parts[1] in named:
@@ -195,10 +194,8 @@ class Library:
         """The function `name`; raises ModelFileError where there is none."""
         if name not in self._functions:
             if name not in self.definitions:
-                raise ModelFileError(
-                    f"runs the function '{name}', which is not in the file",
-                    remedy="the file is incomplete: freeze the graph again",
-                )
+                what = f"runs the function '{name}', which is not in the file"
+                raise ModelFileError(what, remedy="the file is incomplete: freeze the graph again")
             self._functions[name] = define(self.definitions[name])
         return self._functions[name]
 
@@ -260,10 +257,8 @@ class CallStack:
         """Note that `function` is read; raises UnsupportedError where it must not be."""
         if function.name in self.names:
             chain = " -> ".join([*self.names[self.names.index(function.name) :], function.name])
-            raise UnsupportedError(
-                f"the function '{function.name}' calls itself ({chain})",
-                remedy="recursion has no form in TFLite: unroll it",
-            )
+            what = f"the function '{function.name}' calls itself ({chain})"
+            raise UnsupportedError(what, remedy="recursion has no form in TFLite: unroll it")
         if len(self.names) >= _MAX_DEPTH:
             raise UnsupportedError(f"functions call each other more than {_MAX_DEPTH} deep")
         self.nodes += len(function.nodes)

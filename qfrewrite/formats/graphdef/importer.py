@@ -165,11 +165,9 @@ class Importer:
 
     def _lay_constant(self, value: Constant, layout: Layout) -> Tensor:
         if value.data.dtype == object:
-            raise UnsupportedError(
-                "holds text that an op reads",
-                where=f"constant '{value.name}'",
-                remedy="cut the graph behind it",
-            )
+            what = "holds text that an op reads"
+            remedy = "cut the graph behind it"
+            raise UnsupportedError(what, where=f"constant '{value.name}'", remedy=remedy)
         name = self.graph.unique_name(value.name)
         tensor = constant(name, layout.apply(value.data))
         if value.fake_quant is None:
@@ -275,10 +273,8 @@ class NodeContext:
         """The constant in `slot`; raises UnsupportedError where it is computed."""
         known = self.known(slot)
         if known is None:
-            raise UnsupportedError(
-                f"input {slot} must be a constant, and is computed from an input",
-                remedy="freeze the graph, or cut it before this node",
-            )
+            what = f"input {slot} must be a constant, and is computed from an input"
+            raise UnsupportedError(what, remedy="freeze the graph, or cut it before this node")
         return known
 
     def array(self, slot: int) -> Array:

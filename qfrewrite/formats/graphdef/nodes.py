@@ -66,11 +66,9 @@ def index_nodes(graph_def: Any) -> dict[str, Any]:
     for node in graph_def.node:
         for ref in data_refs(node):
             if ref.node not in nodes:
-                raise ModelFileError(
-                    f"reads '{ref.node}', which is not in the file",
-                    where=place(node),
-                    remedy="the file is incomplete: freeze or extract the graph again",
-                )
+                what = f"reads '{ref.node}', which is not in the file"
+                remedy = "the file is incomplete: freeze or extract the graph again"
+                raise ModelFileError(what, where=place(node), remedy=remedy)
     return nodes
 
 
@@ -142,11 +140,9 @@ def sort_nodes(nodes: Nodes, ends: Iterable[Ref], stop: Container[str]) -> list[
     try:
         return [nodes[name] for name in sources_first(sources) if name not in stop]
     except CycleError as error:
-        raise ModelFileError(
-            "is part of a cycle that is no loop",
-            where=place(nodes[min(error.args[1])]),
-            remedy="the file is damaged: freeze the graph again",
-        ) from None
+        what = "is part of a cycle that is no loop"
+        remedy = "the file is damaged: freeze the graph again"
+        raise ModelFileError(what, where=place(nodes[min(error.args[1])]), remedy=remedy) from None
 
 
 # How a value is taken out of its field, where not as it is.

@@ -115,9 +115,8 @@ def _read(
 def _refuse_variables(nodes: Nodes) -> None:
     for node in nodes.values():
         if node.op in _VARIABLES:
-            raise UnsupportedError(
-                "the graph is not frozen: it holds variables", where=place(node), remedy=FREEZE
-            )
+            what = "the graph is not frozen: it holds variables"
+            raise UnsupportedError(what, where=place(node), remedy=FREEZE)
 
 
 class _Scope:
@@ -157,10 +156,8 @@ class _Scope:
         if convert is None:
             raise unsupported(node)
         if node.op not in TAKE_UNSET and any(isinstance(value, Unset) for value in values):
-            raise UnsupportedError(
-                "reads a list of tensors of unknown shape",
-                remedy="give the list the shape of its tensors",
-            )
+            what = "reads a list of tensors of unknown shape"
+            raise UnsupportedError(what, remedy="give the list the shape of its tensors")
         return convert
 
 

@@ -72,9 +72,8 @@ def parse_input(text: str) -> GivenInput:
     if shape is None:
         if "/" in tail or not name:
             return GivenInput(parse_ref(text))
-        raise UsageError(
-            f"'{tail}' is not a shape", where=f"input '{text}'", remedy="write name:1x224x224x3"
-        )
+        what = f"'{tail}' is not a shape"
+        raise UsageError(what, where=f"input '{text}'", remedy="write name:1x224x224x3")
     return GivenInput(parse_ref(name), shape)
 
 
@@ -113,10 +112,8 @@ def find_outputs(nodes: Nodes) -> list[Ref]:
     ]
     ends = [n for n in ends if not _guards(nodes, n)] or ends
     if not ends:
-        raise ModelFileError(
-            "has no node that is computed from an input and used by no other",
-            remedy="name the outputs with --output",
-        )
+        what = "has no node that is computed from an input and used by no other"
+        raise ModelFileError(what, remedy="name the outputs with --output")
     return [Ref(n, port) for n in ends for port in range(_output_count(nodes[n]))]
 
 
@@ -156,20 +153,16 @@ def find_inputs(
     holders = [GivenInput(Ref(n, 0)) for n in nodes if n in needed and _is_input(nodes, n)]
     if given is None:
         if not holders:
-            raise ModelFileError(
-                "has no Placeholder that its outputs depend on",
-                remedy="name the inputs with --input name:1x224x224x3",
-            )
+            what = "has no Placeholder that its outputs depend on"
+            raise ModelFileError(what, remedy="name the inputs with --input name:1x224x224x3")
         return holders
     for spec in given:
         if spec.ref.node not in needed:
             raise UsageError("no output depends on it", where=f"input '{spec.ref}'")
     for holder in holders:
         if nodes[holder.ref.node].op == "Placeholder" and holder.ref.node not in stop:
-            raise UsageError(
-                f"the outputs depend on Placeholder '{holder.ref}' as well",
-                remedy=f"add --input {holder.ref}, or cut the graph elsewhere",
-            )
+            what = f"the outputs depend on Placeholder '{holder.ref}' as well"
+            raise UsageError(what, remedy=f"add --input {holder.ref}, or cut the graph elsewhere")
     return list(given)
 
 
@@ -218,11 +211,9 @@ def known_shape(nodes: Nodes, spec: GivenInput, producer: int) -> Shape | None:
         pairs = zip(spec.shape, stated, strict=False)
         differs = any(s is not None and d not in (s, None) for d, s in pairs)
         if differs or len(spec.shape) != len(stated):
-            raise UsageError(
-                f"the graph says {shape_text(stated)}",
-                where=f"input '{spec.ref}'",
-                remedy="leave the shape out; the pass resize_input changes a resolution",
-            )
+            what = f"the graph says {shape_text(stated)}"
+            remedy = "leave the shape out; the pass resize_input changes a resolution"
+            raise UsageError(what, where=f"input '{spec.ref}'", remedy=remedy)
     default = _default(nodes, node)
     if default is not None and spec.shape is None and stated is None:
         return tensor_to_numpy(default.attr["value"].tensor, place(default)).shape

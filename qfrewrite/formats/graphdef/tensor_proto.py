@@ -68,11 +68,8 @@ def tensor_to_numpy(proto: Any, where: str) -> Array:
     if name == "DT_STRING":
         return _fill(np.array(list(proto.string_val), object), shape, where)
     if name not in _FIELDS:
-        raise UnsupportedError(
-            f"holds a constant of {name}",
-            where=where,
-            remedy="cut the graph before it, or store the constant as DT_FLOAT",
-        )
+        remedy = "cut the graph before it, or store the constant as DT_FLOAT"
+        raise UnsupportedError(f"holds a constant of {name}", where=where, remedy=remedy)
     content = proto.tensor_content
     if content:
         values = _from_content(content, _stored(name), shape, where)
@@ -146,15 +143,13 @@ def _fill(values: Array, shape: tuple[int, ...], where: str) -> Array:
     """`values` as an array of `shape`, its last value repeated; zeros where there is none."""
     size = prod(shape)
     if values.size > size:
-        raise ModelFileError(
-            f"says shape {list(shape)} and holds {values.size} values", where=where
-        )
+        what = f"says shape {list(shape)} and holds {values.size} values"
+        raise ModelFileError(what, where=where)
     if values.size == size:
         return values.reshape(shape)
     if size > MAX_REPEATED:
-        raise ModelFileError(
-            f"says shape {list(shape)} and holds {values.size} values only", where=where
-        )
+        what = f"says shape {list(shape)} and holds {values.size} values only"
+        raise ModelFileError(what, where=where)
     if values.size <= 1:
         empty = b"" if values.dtype == object else values.dtype.type(0)
         one = values.reshape(()) if values.size else np.array(empty, values.dtype)

@@ -34,10 +34,8 @@ def graphdef_bytes(model: Model, diagnostics: Diagnostics | None = None) -> byte
     if source is not None and not model.edited:
         return bytes(source.SerializeToString(deterministic=True))
     if len(model.graphs) != 1:
-        raise UnsupportedError(
-            f"a GraphDef holds one graph, this model has {len(model.graphs)}",
-            remedy="write a .tflite instead",
-        )
+        what = f"a GraphDef holds one graph, this model has {len(model.graphs)}"
+        raise UnsupportedError(what, remedy="write a .tflite instead")
     graph = model.graph
     emitter = Emitter(graph, source)
     for tensor in graph.inputs:
@@ -68,9 +66,8 @@ def _write_op(e: Emitter, op: Op) -> None:
     if write is None and node_op:
         write = _as_node(node_op)
     if write is None:
-        raise UnsupportedError(
-            "has no form in a GraphDef", where=op.place, remedy="write a .tflite instead"
-        )
+        what = "has no form in a GraphDef"
+        raise UnsupportedError(what, where=op.place, remedy="write a .tflite instead")
     try:
         for tensor in (*op.inputs, *op.outputs):
             if tensor is not None:

@@ -102,10 +102,9 @@ def channels_last(c: NodeContext) -> tuple[int, ...]:
 def _fused_batch_norm(c: NodeContext) -> list[Value]:
     """FusedBatchNorm, V2, V3: (x, scale, offset, mean, variance), each of these [C]."""
     if c.attr("is_training", True):
-        raise UnsupportedError(
-            "normalizes by the statistics of each batch (is_training is true)",
-            remedy="export the graph for inference: build it with is_training=False, then freeze",
-        )
+        what = "normalizes by the statistics of each batch (is_training is true)"
+        remedy = "export the graph for inference: build it with is_training=False, then freeze"
+        raise UnsupportedError(what, remedy=remedy)
     return _batch_norm(c, (1, 2, 3, 4), c.attr("epsilon", 1e-4), channels_last(c))
 
 

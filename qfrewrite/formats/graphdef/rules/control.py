@@ -181,10 +181,9 @@ class _Loop:
                     self.state[i] = Constant.filled(value.name, 0, dtype, result.shape)
                     again = True
             elif value.shape != result.shape:
-                raise UnsupportedError(
-                    f"variable {i} has shape {list(value.shape)} and then {list(result.shape)}",
-                    remedy="what grows in a loop has no form in TFLite: give it its full size",
-                )
+                what = f"variable {i} has shape {list(value.shape)} and then {list(result.shape)}"
+                remedy = "what grows in a loop has no form in TFLite: give it its full size"
+                raise UnsupportedError(what, remedy=remedy)
             elif value.dtype != result.dtype:
                 raise ModelFileError(f"variable {i} is {value.dtype} and then {result.dtype}")
         return again
@@ -295,10 +294,9 @@ def _agreed(i: int, first: Value, second: Value) -> tuple[Value, Value]:
             other = pair[1 - n]
             pair[n] = Constant.filled(pair[n].name, 0, other.dtype, other.shape)
     if pair[0].shape != pair[1].shape:
-        raise UnsupportedError(
-            f"branches give shapes {list(pair[1].shape)} and {list(pair[0].shape)} as result {i}",
-            remedy="a shape that depends on the data has no form here: give both one shape",
-        )
+        what = f"branches give shapes {list(pair[1].shape)} and {list(pair[0].shape)} as result {i}"
+        remedy = "a shape that depends on the data has no form here: give both one shape"
+        raise UnsupportedError(what, remedy=remedy)
     if pair[0].dtype != pair[1].dtype:
         raise ModelFileError(f"branches give {pair[1].dtype} and {pair[0].dtype}")
     return pair[0], pair[1]

@@ -108,17 +108,14 @@ def _set(slot: int, index: int, item: int, c: NodeContext) -> list[Value]:
     before, at, new = _list(c, slot), c.value(index), c.value(item)
     length, shape = before.shape[0], new.shape
     if at.shape or (not isinstance(before, Unset) and before.shape[1:] != shape):
-        raise UnsupportedError(
-            f"puts {list(shape)} into a list of {list(before.shape[1:])}", remedy=_GIVE_SIZE
-        )
+        what = f"puts {list(shape)} into a list of {list(before.shape[1:])}"
+        raise UnsupportedError(what, remedy=_GIVE_SIZE)
     if isinstance(at, Constant) and not _inside(at, length):
-        raise UnsupportedError(
-            f"writes element {int(at.data)} of a list of {length}", remedy=_GIVE_SIZE
-        )
+        what = f"writes element {int(at.data)} of a list of {length}"
+        raise UnsupportedError(what, remedy=_GIVE_SIZE)
     if not length:
-        raise UnsupportedError(
-            "writes to a list of no tensors, which grows while the graph runs", remedy=_GIVE_SIZE
-        )
+        what = "writes to a list of no tensors, which grows while the graph runs"
+        raise UnsupportedError(what, remedy=_GIVE_SIZE)
     part = _element(c, new)
     if length == 1:
         return [part]

@@ -79,10 +79,8 @@ def _known_end(value: int | Tensor, ignored: int) -> int:
     if ignored:
         return 0
     if isinstance(value, Tensor):
-        raise UnsupportedError(
-            "takes a slice whose size depends on the data",
-            remedy="give it a constant size (tf.slice), or take one index",
-        )
+        what = "takes a slice whose size depends on the data"
+        raise UnsupportedError(what, remedy="give it a constant size (tf.slice), or take one index")
     return value
 
 
