@@ -46,7 +46,7 @@ def lacks(slot: int) -> Feature:
     return lambda op: len(op.inputs) <= slot
 
 
-def hybrid(op: Op) -> bool:
+def is_hybrid(op: Op) -> bool:
     """Whether a float op reads int8 weights."""
     types = [t and t.dtype for t in (op.input(0), op.input(1))]
     return types == ["float32", "int8"]
@@ -54,7 +54,7 @@ def hybrid(op: Op) -> bool:
 
 def hybrid_per_channel(op: Op) -> bool:
     """Whether a float op reads int8 weights with a scale per channel."""
-    return hybrid(op) and per_channel(op.input(1))
+    return is_hybrid(op) and per_channel(op.input(1))
 
 
 def per_channel(tensor: Tensor | None) -> bool:

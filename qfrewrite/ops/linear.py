@@ -12,8 +12,8 @@ from qfrewrite.ops.features import (
     dilated,
     grouped,
     has,
-    hybrid,
     hybrid_per_channel,
+    is_hybrid,
     is_set,
     lacks,
 )
@@ -180,11 +180,11 @@ _W = weight("w", axis=0, rank=4)
 
 define(
     _CONV.op("CONV_2D", (X, _W, bias()), _conv_shape, _conv, homogeneous=True).since(
-        {hybrid: 2, hybrid_per_channel: 5, grouped: 6}, int8=3
+        {is_hybrid: 2, hybrid_per_channel: 5, grouped: 6}, int8=3
     ),
     _CONV.op("DEPTHWISE_CONV_2D", (X, weight("w", axis=3, rank=4), bias()), _conv_shape)
     .facets(reference=_depthwise, attrs={**_CONV.attrs, "depth_multiplier": 1})
-    .since({dilated: 2, hybrid: 4, hybrid_per_channel: 6}, int8=3),
+    .since({dilated: 2, is_hybrid: 4, hybrid_per_channel: 6}, int8=3),
     _LINEAR.op("TRANSPOSE_CONV", (param("output_shape"), _W, X, bias()), _transpose_conv_shape)
     .attributes(padding="SAME", **STRIDES)
     .facets("homogeneous scatters", reference=_transpose_conv)
@@ -197,7 +197,7 @@ define(
         asymmetric_quantize_inputs=False,
     )
     .facets("hybrid homogeneous", reference=_fully_connected)
-    .since({hybrid: 3, is_set("keep_num_dims"): 5, lacks(2): 6, hybrid_per_channel: 12}, int8=4),
+    .since({is_hybrid: 3, is_set("keep_num_dims"): 5, lacks(2): 6, hybrid_per_channel: 12}, int8=4),
     # Ours: the reader of GraphDefs writes what is used of it as FULLY_CONNECTED.
     OpSpec("RFFT", (Port("x", "any"),), _rfft_shape, kernels=FLOAT_ONLY)
     .attributes(length=0)

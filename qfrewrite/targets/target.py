@@ -7,31 +7,31 @@ from dataclasses import dataclass
 
 from qfrewrite.ir import Model, Op
 from qfrewrite.lower.canonical import is_fused, name_in_file
-from qfrewrite.ops.features import hybrid
+from qfrewrite.ops.features import is_hybrid
 from qfrewrite.ops.spec import QUANTIZED, facets
 
 
 @dataclass(frozen=True)
 class Limit:
-    """A condition on ops of some kinds."""
+    """What a target requires of ops of some kinds."""
 
     kinds: str
     """The kinds, with spaces between them."""
     holds: Callable[[Op], bool]
-    """Whether an op meets the condition."""
+    """Whether an op meets the requirement."""
     why: str
-    """What is wrong with one that does not."""
+    """What is wrong with an op that does not."""
     remedy: str
-    """What to do then."""
+    """What the user can do about such an op."""
 
     def fails(self, op: Op) -> bool:
-        """Whether the condition concerns `op`, and it does not meet it."""
+        """Whether the requirement concerns `op`, and `op` does not meet it."""
         return op.kind in self.kinds.split() and not self.holds(op)
 
 
 @dataclass(frozen=True)
 class Target:
-    """A runtime or chip."""
+    """A runtime or chip; `table.py` lists them."""
 
     name: str
     """What it is called as an option."""
@@ -54,9 +54,9 @@ class Target:
     fixed_shapes: bool = False
     """Whether shapes must be known."""
     free_batch: bool = True
-    """Whether the batch may vary all the same."""
+    """With `fixed_shapes`: whether the first dimension may still be unknown."""
     limits: tuple[Limit, ...] = ()
-    """Further conditions; the first that an op does not meet is told."""
+    """Further requirements; the first that an op does not meet is reported."""
     slow: frozenset[str] = frozenset()
     """Kinds whose int8 kernel is slower than the ops that can replace them, measured by
     `benchmarks/zoo.py`."""
@@ -105,13 +105,14 @@ def grouped(missing: list[Unmapped]) -> list[str]:
 def _reason(op: Op, target: Target) -> tuple[str, str] | None:
     """Why `op` does not map and what to do; None where it does."""
     if target.ops is not None and op.kind not in target.ops:
-        where = f"it runs on {target.fallback}" if target.fallback else "it cannot run there"
-        return f"{target.what} has no {op.kind}", where
+        remedy = f"it runs on {target.fallback}" if target.fallback else "it cannot run there"
+        return f"{target.what} has no {op.kind}", remedy
     computed = [t for t in (*filter(None, op.inputs), *op.outputs) if not t.is_const]
     types = {t.dtype for t in computed}
-    if "float32" in types and not target.floats and not facets(op).quantizes:
+    floats = any(t.startswith("float") for t in types)
+    if floats and not target.floats and not facets(op).quantizes:
         return "computes in float", "give it ranges (calibrate), and do not keep it float"
-    if not target.hybrid and hybrid(op):
+    if not target.hybrid and is_hybrid(op):
         return "reads int8 weights with float activations", "use scheme int8 or weight-only"
     wrong = sorted(types & QUANTIZED - set(target.dtypes))
     if wrong:

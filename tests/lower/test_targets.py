@@ -6,11 +6,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tflite
 from graphs import normal
 from quantizing import quantized
 from test_schemes import network
 
 from qfrewrite.ir import Graph, Model
+from qfrewrite.ops import OPS
 from qfrewrite.ops.build import GraphBuilder
 from qfrewrite.targets.table import TARGETS
 from qfrewrite.targets.target import unmapped
@@ -77,3 +79,12 @@ def test_unknown_dimensions_and_float() -> None:
     graph.set_signature(x, (1, -1, *x.shape[2:]))
     assert any("not known; export it with fixed" in line for line in missing(graph, "tflm"))
     assert missing(graph, "litert") == []
+
+
+@pytest.mark.parametrize("name", sorted(TARGETS))
+def test_every_kind_that_a_target_names_is_one(name: str) -> None:
+    """A kind with a typing error in it would be a limit that never holds."""
+    target = TARGETS[name]
+    limited = {kind for limit in target.limits for kind in limit.kinds.split()}
+    kinds = {*OPS, *vars(tflite.BuiltinOperator)}
+    assert limited | target.slow | (target.ops or set()) <= kinds
