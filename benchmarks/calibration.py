@@ -3,7 +3,7 @@
 A MobileNetV1 1.0 224 with random weights, samples in memory, 2 threads. Ratios to the bare LiteRT
 interpreter on the same model count: both slow down alike on a busy machine.
 
-    python benchmarks/calibration.py [--samples 200] [--rounds 3] [--json FILE]
+    python benchmarks/calibration.py [--samples 400] [--rounds 5] [--json FILE]
     python benchmarks/calibration.py --memory
     python benchmarks/calibration.py --peers [--peer-python PYTHON]
 
@@ -26,6 +26,7 @@ from typing import Any
 
 import numpy as np
 from _common import THREADS, FloatArray, run_child
+from PIL import Image
 
 SIZE = 224
 # Output channels and strides of the thirteen separable layers (Howard et al. 2017, table 1).
@@ -104,11 +105,11 @@ def make_samples(count: int, seed: int = 0) -> Iterator[FloatArray]:
         yield sample["input"]
 
 
-def bare(model: Path, samples: list[FloatArray]) -> float:
+def bare(model: Path, samples: list[FloatArray], threads: int = THREADS) -> float:
     """Seconds that LiteRT takes for the samples."""
     from ai_edge_litert.interpreter import Interpreter
 
-    interpreter = Interpreter(str(model), num_threads=THREADS)
+    interpreter = Interpreter(str(model), num_threads=threads)
     interpreter.allocate_tensors()
     source = interpreter.get_input_details()[0]["index"]
     result = interpreter.get_output_details()[0]["index"]
@@ -120,49 +121,86 @@ def bare(model: Path, samples: list[FloatArray]) -> float:
     return time.perf_counter() - start
 
 
-def observer(model: Path, **detail: bool) -> Callable[[list[FloatArray]], float]:
-    """A function that gives the seconds qfrewrite takes to observe every activation."""
+def sides(model: Path, samples: list[FloatArray]) -> dict[str, Callable[[], object]]:
+    """What is timed besides bare inference: the API and the pass, from arrays and generators."""
     import qfrewrite as qf
-    from qfrewrite.calibration.observe import observe
-    from qfrewrite.calibration.observers import Detail
-    from qfrewrite.lower.canonical import canonicalise
-    from qfrewrite.passes.calibrate import observable
-    from qfrewrite.rewrite.raising import raise_graph
 
-    graph = qf.load(model).graph
-    raise_graph(graph)
-    canonicalise(graph)
-    details = dict.fromkeys(observable(graph), Detail(**detail))
+    array, count = np.concatenate(samples), len(samples)
 
-    def run(samples: list[FloatArray]) -> float:
-        start = time.perf_counter()
-        fed = ({"input": s} for s in samples)
-        observe(graph, details, fed, total=len(samples), threads=THREADS)
-        return time.perf_counter() - start
+    def api(data: Any, **settings: Any) -> Callable[[], object]:
+        graph = qf.load(model)
+        return lambda: qf.calibrate(graph, data(), samples=count, threads=THREADS, **settings)
 
-    return run
+    def calibrate_pass(data: Any) -> Callable[[], object]:
+        def run() -> object:
+            # A pass edits its model.
+            graph = qf.load(model)
+            return qf.run_passes(graph, "calibrate", data=data(), samples=count, threads=THREADS)
+
+        return run
+
+    def generator() -> Iterator[FloatArray]:
+        yield from samples
+
+    return {
+        "API, array": api(lambda: array),
+        "API, generator": api(generator),
+        "pass, array": calibrate_pass(lambda: array),
+        "pass, generator": calibrate_pass(lambda: generator),
+        "all statistics": api(lambda: array, histograms="always"),
+        "greedy": api(lambda: array, method="greedy"),
+    }
 
 
 def throughput(model: Path, count: int, rounds: int) -> dict[str, tuple[float, float]]:
     """Side -> milliseconds a sample and ratio to bare inference, medians over rounds."""
-    samples = list(make_samples(count))
-    sides = {
-        "minmax": observer(model),
-        "minmax and channel means": observer(model, channel_mean=True),
-        "all statistics": observer(model, channel_mean=True, full=True),
-    }
+    # The same few images again and again: that does not change what is computed for each.
+    distinct = list(make_samples(min(count, 64)))
+    samples = [distinct[k % len(distinct)] for k in range(count)]
+    timed = sides(model, samples)
     bare(model, samples[:10])
-    times: dict[str, list[float]] = {"bare LiteRT": [], **{name: [] for name in sides}}
+    times: dict[str, list[float]] = {"bare LiteRT": [], **{name: [] for name in timed}}
     ratios: dict[str, list[float]] = {name: [] for name in times}
     for _ in range(rounds):
-        first = bare(model, samples)
-        taken = {name: run(samples) for name, run in sides.items()}
-        # Bare inference before and after: a drift of the machine burdens both sides.
-        reference = (first + bare(model, samples)) / 2
-        for name, seconds in {"bare LiteRT": reference, **taken}.items():
+        before = bare(model, samples)
+        for name, run in timed.items():
+            start = time.perf_counter()
+            run()
+            seconds = time.perf_counter() - start
+            # Bare inference before and after: a drift of the machine burdens both sides.
+            after = bare(model, samples)
+            reference, before = (before + after) / 2, after
             times[name].append(1000 * seconds / count)
             ratios[name].append(reference / seconds)
+        times["bare LiteRT"].append(1000 * before / count)
+        ratios["bare LiteRT"].append(1.0)
     return {n: (statistics.median(times[n]), statistics.median(ratios[n])) for n in times}
+
+
+def folder_of_images(model: Path, folder: Path, count: int, rounds: int) -> tuple[float, float]:
+    """Seconds for a folder of JPEGs, and what two cores need for decoding and inference alone."""
+    import qfrewrite as qf
+    from qfrewrite.data.source import open_data
+    from qfrewrite.runtime.session import input_specs
+
+    images = folder / "images"
+    images.mkdir()
+    rng = np.random.default_rng(0)
+    for k in range(count):
+        coarse = Image.fromarray(rng.integers(0, 256, (24, 32, 3), np.uint8))
+        coarse.resize((640, 480), Image.Resampling.BICUBIC).save(images / f"{k}.jpg", quality=90)
+    graph = qf.load(model)
+    taken, ideal = [], []
+    for _ in range(rounds):
+        start = time.perf_counter()
+        decoded = list(open_data(images, input_specs(graph.graph), threads=0).split(count)[0])
+        decoding = time.perf_counter() - start
+        alone = bare(model, [sample["input"] for sample in decoded], threads=1)
+        ideal.append((decoding + alone) / 2)
+        start = time.perf_counter()
+        qf.calibrate(graph, images, samples=count, threads=THREADS)
+        taken.append(time.perf_counter() - start)
+    return statistics.median(taken), statistics.median(ideal)
 
 
 def peer(python: str, script: str, model: Path, file: Path, count: int) -> float | str:
@@ -181,7 +219,8 @@ def stream(model: Path, count: int) -> None:
     """Calibrate samples made one by one, all statistics: what `--memory` measures."""
     import qfrewrite as qf
 
-    table = qf.calibrate(model, (s for s in make_samples(count)), samples=count, threads=THREADS)
+    samples = (s for s in make_samples(count))
+    table = qf.calibrate(model, samples, samples=count, threads=THREADS, histograms="always")
     print(table.samples)
 
 
@@ -200,8 +239,8 @@ def memory(model: Path, folder: Path) -> dict[int, float]:
 def main() -> None:
     """Measure what is asked for and print it as Markdown."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--samples", type=int, default=200)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--samples", type=int, default=400)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--memory", action="store_true", help="peak memory at 100 and 2,000")
     parser.add_argument("--peers", action="store_true", help="time the peers too")
     parser.add_argument("--peer-python", default=sys.executable)
@@ -221,15 +260,19 @@ def main() -> None:
             for count, peak in peaks.items():
                 print(f"{count} samples: peak {peak:.0f} MB")
         else:
-            from qfrewrite.calibration.counting import COMPILED
+            from qfrewrite.calibration.kernels import COMPILED
 
             table = throughput(model, args.samples, args.rounds)
             results["throughput"] = table
-            print(f"{args.samples} samples, {THREADS} threads, counting "
-                  f"{'compiled' if COMPILED else 'by numpy'}\n")  # fmt: skip
+            how = "compiled" if COMPILED else "numpy's"
+            print(f"{args.samples} samples, {THREADS} threads, {how} loops\n")
             print("| | ms a sample | ratio |\n|---|---:|---:|")
             for name, (milliseconds, ratio) in table.items():
                 print(f"| {name} | {milliseconds:.2f} | {ratio:.2f} |")
+            taken, ideal = folder_of_images(model, folder, args.samples, args.rounds)
+            results["JPEG folder"] = ideal / taken
+            each = 1000 * taken / args.samples
+            print(f"| JPEG folder, to decoding and inference | {each:.2f} | {ideal / taken:.2f} |")
             if args.peers:
                 np.save(folder / "x.npy", np.stack(list(make_samples(args.samples))))
                 reference = table["bare LiteRT"][0] * (args.samples - 1) / 1000

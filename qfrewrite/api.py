@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from qfrewrite.analyze.compare import RANKED_ONLY, synthetic_inputs
 from qfrewrite.calibration.range_table import RangeTable
@@ -81,6 +81,7 @@ def calibrate(
     samples: int = 200,
     preprocess: Any = None,
     bins: int = 2048,
+    histograms: Literal["auto", "always"] = "auto",
     seed: int = 0,
     threads: int | None = None,
     checkpoint: str | Path | None = None,
@@ -91,8 +92,9 @@ def calibrate(
 
     passes: run first, on a copy, so that the ranges fit the graph they will be used on: replay
     them by `passes + ",calibrate(ranges=FILE)"`. method, per_layer, bins: as for the `calibrate`
-    pass; histograms are always taken, so that `RangeTable.choose` can choose anew. checkpoint:
-    where Ctrl-C leaves the statistics so far; with `resume` the run goes on from there. The rest
+    pass. histograms: `auto` takes them for methods that need them; `always`: so that
+    `RangeTable.choose` can choose anew by any method. checkpoint: where Ctrl-C leaves the
+    statistics so far; with `resume` the run goes on from there. The rest
     as in `run_passes`. Raises DataError, UsageError, Interrupted.
     """
     from qfrewrite.passes.calibrate import Calibrate
@@ -106,7 +108,7 @@ def calibrate(
         once=not passes,
         seed=seed,
         threads=threads,
-        full_statistics=True,
+        full_statistics=histograms == "always",
         resume=resume,
         checkpoint=None if checkpoint is None else Path(checkpoint),
         progress=progress,

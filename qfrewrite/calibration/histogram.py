@@ -14,7 +14,7 @@ from math import frexp, ldexp, trunc
 import numpy as np
 import numpy.typing as npt
 
-from qfrewrite.calibration.counting import TABLES, Counts, Scratch, count
+from qfrewrite.calibration.kernels import NO_BINS, Bins, Counts, Scratch, count
 from qfrewrite.errors import UsageError
 from qfrewrite.ir import Array
 
@@ -47,7 +47,7 @@ class Histogram:
         self.exponent = _LEAST_EXPONENT
         self.zeros = 0
         self._base = 0
-        self._tables: Counts = np.zeros((bins, TABLES), np.int64)
+        self._counts: Counts = np.zeros(bins, np.int64)
 
     @property
     def width(self) -> float:
@@ -67,15 +67,14 @@ class Histogram:
     @property
     def counts(self) -> Counts:
         """The counts, [last - first + 1]; `zeros` of bin 0 are exactly zero."""
-        whole: Counts = self._tables.sum(1)
-        if self.empty:
-            return whole[:0]
-        return whole[self.first - self._base : self._number(self.high) - self._base + 1]
+        first = self.first - self._base
+        size = 0 if self.empty else self._number(self.high) - self.first + 1
+        return np.array(self._counts[first : first + size])
 
     @property
     def total(self) -> int:
         """How many values were counted."""
-        return int(self._tables.sum())
+        return int(self._counts.sum())
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Histogram):
@@ -87,14 +86,24 @@ class Histogram:
 
     __hash__ = None  # type: ignore[assignment]
 
+    @property
+    def window(self) -> Bins:
+        """Where values can be counted without growing: see `counted`."""
+        return NO_BINS if self.empty else Bins(self.exponent, self._base, self._counts)
+
     def add(self, values: Array, low: float, high: float, scratch: Scratch) -> None:
-        """Count `values`, [n] float32, n <= CHUNK, all finite; low and high: their extremes."""
+        """Count `values`, [n] float32, all finite; low and high: their extremes."""
         if not values.size:
             return
         self._extend(low, high)
         # Below zero, quarters of bins and bins are not truncated alike.
         signed = self.low < 0 or self._base != 0
-        self.zeros += count(values, self.exponent, self._base, self._tables, scratch, signed=signed)
+        self.zeros += count(values, self.window, scratch, signed=signed)
+
+    def counted(self, low: float, high: float, zeros: int) -> None:
+        """Take note of values that were counted in `window`; low and high: their extremes."""
+        self._extend(low, high)
+        self.zeros += zeros
 
     def merge(self, other: Histogram) -> None:
         """Add the counts of `other`, which must have as many bins."""
@@ -167,16 +176,17 @@ class Histogram:
         first, last = trunc(ldexp(low, -exponent)), trunc(ldexp(high, -exponent))
         fits = self._base <= first and last < self._base + self.bins
         if self.empty or exponent != self.exponent or not fits:
-            was, counts, doublings = self.first, self.counts, exponent - self.exponent
-            self.low, self.high, self.exponent = low, high, exponent
-            self._base, self._tables = first, np.zeros_like(self._tables)
+            was, counts, doublings = self._base, self._counts, exponent - self.exponent
+            self.exponent, self._base = exponent, first
+            self._counts = np.zeros_like(counts)
             self._put(was, counts, doublings)
         self.low, self.high = low, high
 
     def _put(self, first: int, counts: Counts, doublings: int) -> None:
         """Add the counts of bins first, first + 1, ... as wide as now after so many doublings."""
-        numbers = _coarser(np.arange(first, first + counts.size), doublings)
-        np.add.at(self._tables[:, 0], numbers - self._base, counts)
+        taken = np.flatnonzero(counts)
+        numbers = _coarser(first + taken, doublings)
+        np.add.at(self._counts, numbers - self._base, counts[taken])
 
 
 @dataclass(frozen=True)

@@ -17,13 +17,12 @@ from math import inf
 import numpy as np
 import numpy.typing as npt
 
-from qfrewrite.calibration.counting import Scratch
+from qfrewrite.calibration.kernels import Scratch
 from qfrewrite.calibration.observers import Detail, TensorStats
 from qfrewrite.data.inputs import Sample
 from qfrewrite.ir import Array, Graph, Tensor
 from qfrewrite.lower.fake_quant_ranges import Range
 from qfrewrite.ops.shapes import has_open_sizes, unsettled
-from qfrewrite.ops.spec import clip_bounds
 from qfrewrite.ops.subgraphs import keeps_state
 from qfrewrite.runtime.session import Session, default_threads
 
@@ -112,7 +111,6 @@ class _Job:
         step: Callable[[int], None],
     ) -> None:
         self.details = details
-        self.bounds = [_bounds(t) for t in details]
         # Their number of channels is not known, or not the same in all samples.
         varies = has_open_sizes(graph)
         self.shapeless = {t for t in unsettled(graph) if t.dims[-1:] in ((), (-1,))}
@@ -175,10 +173,10 @@ class _Job:
     def _new_part(self) -> _Part:
         live = [t.channels.live for t in self.details]
         stats = []
-        for (t, detail), bounds, mask in zip(self.details.items(), self.bounds, live, strict=True):
+        for (t, detail), mask in zip(self.details.items(), live, strict=True):
             channels = t.shape[-1] if t.size and t.shape and t not in self.shapeless else 1
             count = channels if mask is None else int(mask.sum())
-            stats.append(TensorStats(count, bounds, detail))
+            stats.append(TensorStats(count, detail))
         return _Part(stats, live)
 
     def _next(self) -> tuple[int, Sample] | None:
@@ -254,10 +252,6 @@ class _Part:
 
     def _ranges(self) -> list[Range]:
         return [(s.low, s.high) for s in self.stats]
-
-
-def _bounds(tensor: Tensor) -> Range:
-    return clip_bounds(tensor.producer)
 
 
 class _MovingAverage:

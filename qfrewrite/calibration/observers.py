@@ -4,75 +4,44 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from math import inf, isfinite, sqrt
+from math import inf, sqrt
 
 import numpy as np
 
-from qfrewrite.calibration.counting import CHUNK, Scratch
 from qfrewrite.calibration.histogram import DEFAULT_BINS, Distribution, Float64, Histogram
+from qfrewrite.calibration.kernels import NO_BINS, Float32, Scratch, add_exactly, observe
 from qfrewrite.ir import Array
 from qfrewrite.lower.fake_quant_ranges import Range
 
-# Rows of a channel reduction: numpy's inner loop runs over one row.
+# Values of a row: numpy's inner loop runs over one row.
 _ROW = 4096
 
 
 @dataclass(frozen=True)
 class Detail:
-    """What to observe beyond minimum, maximum and count.
-
-    channel_mean: the mean per channel, [C]; full: also the minimum and maximum per channel, and a
-    histogram of `bins` bins.
-    """
+    """What to observe beyond minimum, maximum and count."""
 
     channel_mean: bool = False
+    """The mean per channel, [C]."""
     full: bool = False
+    """Minimum and maximum per channel, [C], and a histogram."""
     bins: int = DEFAULT_BINS
-
-
-class Sum:
-    """A running sum, float64 [n], in twice the working precision: order does not show.
-
-    Knuth's two-sum keeps what each addition rounds away (Ogita, Rump, Oishi 2005).
-    """
-
-    def __init__(self, high: Float64, low: Float64 | None = None) -> None:
-        self.high = high
-        self.low = np.zeros_like(high) if low is None else low
-
-    @property
-    def value(self) -> Float64:
-        """The sum so far."""
-        return self.high + self.low
-
-    def add(self, x: Float64, rest: Float64 | float = 0.0) -> None:
-        """Add x [n] (and `rest`, what rounding took from it)."""
-        total = self.high + x
-        back = total - self.high
-        self.low = self.low + ((self.high - (total - back)) + (x - back) + rest)
-        self.high = total
+    """Of the histogram."""
 
 
 class TensorStats:
     """The statistics of one tensor with channels on its last axis.
 
-    bounds: between which values lie by construction (RELU6: 0 and 6). Values that are NaN or
-    infinite are counted in `not_finite` and left out of everything else.
+    Values that are NaN or infinite are counted in `not_finite` and left out of everything else.
     """
 
-    def __init__(
-        self, channels: int = 1, bounds: Range = (-inf, inf), detail: Detail | None = None
-    ) -> None:
+    def __init__(self, channels: int = 1, detail: Detail | None = None) -> None:
         self.channels = channels
-        self.bounds = bounds
         self.detail = detail or Detail()
         self.low, self.high = inf, -inf
         self.samples = self.count = self.not_finite = 0
-        self.channel_low: Array | None = None
-        self.channel_high: Array | None = None
-        self.sums: Sum | None = None
+        self._clear_channels()
         self.histogram = Histogram(self.detail.bins) if self.detail.full else None
-        self._at_bounds = [False, False]
 
     @property
     def range(self) -> Range | None:
@@ -80,19 +49,29 @@ class TensorStats:
         return (self.low, self.high) if self.low <= self.high else None
 
     @property
+    def channel_low(self) -> Float32 | None:
+        """The minimum per channel, [C], or None where it was not observed."""
+        return self.ends[0] if self.detail.full and self.range else None
+
+    @property
+    def channel_high(self) -> Float32 | None:
+        """The maximum per channel, [C], or None where it was not observed."""
+        return self.ends[1] if self.detail.full and self.range else None
+
+    @property
     def channel_mean(self) -> Float64 | None:
         """The mean per channel, [C], or None where it was not observed."""
-        if self.sums is None or not self.count:
+        if not (self.detail.channel_mean and self.count):
             return None
         # What was not finite counts as zeros: it tells nothing of the other channels.
-        return self.sums.value / ((self.count + self.not_finite) / self.channels)
+        total: Float64 = self.sums.sum(0)
+        return total / ((self.count + self.not_finite) / self.channels)
 
     @property
     def mean(self) -> float | None:
         """The mean, or None where it was not observed."""
-        if self.sums is None or not self.count:
-            return None
-        return float(self.sums.value.sum()) / self.count
+        mean_known = self.detail.channel_mean and self.count
+        return float(self.sums.sum(0).sum()) / self.count if mean_known else None
 
     @property
     def variance(self) -> float | None:
@@ -125,125 +104,85 @@ class TensorStats:
         self.count += values.size
         if not values.size:
             return
-        if self.detail.full or self.detail.channel_mean:
-            rows = _as_rows(values, self.channels)
-            step = max(CHUNK // rows.shape[1], 1)
-            sums = [
-                self._add_rows(rows[start : start + step], scratch)
-                for start in range(0, len(rows), step)
-            ]
-            self._take_sum(sums[0] if len(sums) == 1 else np.sum(sums, axis=0), 0.0)
+        rows = _as_rows(values, self.ends.shape[1])
+        bins = NO_BINS if self.histogram is None else self.histogram.window
+        seen = observe(rows, self.ends, self.sums, bins)
+        flat, zeros = rows.reshape(-1), -1
+        if seen is not None:
+            self.low, self.high, zeros = seen
         else:
-            self._add_range(values)
+            flat = self._add_damaged(rows)
+            self.low, self.high = float(self.ends[0].min()), float(self.ends[1].max())
+        if self.histogram is not None and zeros < 0:
+            self.histogram.add(flat, self.low, self.high, scratch)
+        elif self.histogram is not None:
+            self.histogram.counted(self.low, self.high, zeros)
 
     def merge(self, other: TensorStats) -> None:
         """Add what `other` saw of the same tensor; what only one observed is dropped."""
-        if self.count and other.count:
+        if other.samples:
             self._keep(other.detail)
         self.samples += other.samples
         self.count += other.count
         self.not_finite += other.not_finite
-        self._take_range(other.low, other.high)
-        if self.detail.full:
-            self._take_channels(other.channel_low, other.channel_high)
-        if other.sums is not None and (self.detail.full or self.detail.channel_mean):
-            self._take_sum(other.sums.high, other.sums.low)
+        self.low, self.high = min(self.low, other.low), max(self.high, other.high)
+        if self.ends.shape == other.ends.shape:
+            self.ends[0] = np.minimum(self.ends[0], other.ends[0])
+            self.ends[1] = np.maximum(self.ends[1], other.ends[1])
+            add_exactly(self.sums, other.sums[0], other.sums[1])
         if self.histogram is not None and other.histogram is not None:
             self.histogram.merge(other.histogram)
 
     def copy(self) -> TensorStats:
         """An independent copy."""
-        twin = TensorStats(self.channels, self.bounds, self.detail)
+        twin = TensorStats(self.channels, self.detail)
         twin.merge(self)
         return twin
 
+    def without_means(self) -> TensorStats:
+        """A copy in which no means were observed."""
+        twin = self.copy()
+        twin.detail = replace(self.detail, channel_mean=False)
+        return twin
+
+    def _clear_channels(self) -> None:
+        """Room for what is observed per channel; for a single one where they are not told apart.
+
+        ends: minima and maxima, [2, C]; sums: [2, C], the second row what rounding took.
+        """
+        apart = self.channels if self.detail.full or self.detail.channel_mean else 1
+        self.ends: Float32 = np.tile(np.array([[inf], [-inf]], np.float32), apart)
+        self.sums: Float64 = np.zeros((2, apart))
+
     def _keep(self, detail: Detail) -> None:
         """Drop what was not observed in `detail`."""
-        if self.detail.full and not detail.full:
-            self.histogram = self.channel_low = self.channel_high = None
-            self.detail = replace(detail, channel_mean=True)
-        if not (detail.full or detail.channel_mean):
-            self.sums = None
-            self.detail = detail
+        mean, full = (
+            getattr(self.detail, k) and getattr(detail, k) for k in ("channel_mean", "full")
+        )
+        self.detail = replace(self.detail, channel_mean=mean, full=full)
+        if not full:
+            self.histogram = None
+        if not (mean or full):
+            self._clear_channels()
+            self.ends[:] = [[self.low], [self.high]]
 
-    def _add_range(self, values: Array) -> None:
-        low, high = float(values.min()), float(values.max())
-        if not (isfinite(low) and isfinite(high)):
-            values = self._finite(values.reshape(-1))
-            if not values.size:
-                return
-            low, high = float(values.min()), float(values.max())
-        self._take_range(low, high)
-
-    def _finite(self, flat: Array) -> Array:
-        finite: Array = flat[np.isfinite(flat)]
-        self.not_finite += flat.size - finite.size
-        self.count -= flat.size - finite.size
+    def _add_damaged(self, rows: Array) -> Array:
+        """Take rows with values, or sums, that are not finite; returns the values that are."""
+        values = rows.reshape(-1, self.ends.shape[1])
+        good = np.isfinite(values)
+        self.ends[0] = np.minimum(self.ends[0], np.where(good, values, inf).min(0)) + np.float32(0)
+        self.ends[1] = np.maximum(self.ends[1], np.where(good, values, -inf).max(0)) + np.float32(0)
+        add_exactly(self.sums, np.where(good, values, 0).sum(0, dtype=np.float64))
+        finite: Array = values[good]
+        self.not_finite += values.size - finite.size
+        self.count -= values.size - finite.size
         return finite
-
-    def _add_rows(self, rows: Array, scratch: Scratch) -> Float64:
-        """Take rows [R, k * C], at most CHUNK values or a single row; returns their sum, [C]."""
-        channels = self.channels
-        with np.errstate(invalid="ignore"):
-            total: Float64 = rows.sum(0).reshape(-1, channels).sum(0, dtype=np.float64)
-        if not np.isfinite(total).all():
-            return self._add_damaged(rows.reshape(-1, channels), scratch)
-        if not self.detail.full:
-            self._take_range(float(rows.min()), float(rows.max()))
-            return total
-        low = high = None
-        if not self._at_bounds[0]:
-            low = rows.min(0).reshape(-1, channels).min(0)
-        if not self._at_bounds[1]:
-            high = rows.max(0).reshape(-1, channels).max(0)
-        self._take_channels(low, high)
-        self._count(rows.reshape(-1), scratch)
-        return total
-
-    def _count(self, flat: Array, scratch: Scratch) -> None:
-        assert self.histogram is not None
-        for start in range(0, flat.size, CHUNK):
-            part = flat[start : start + CHUNK]
-            self.histogram.add(part, self.low, self.high, scratch)
-
-    def _add_damaged(self, rows: Array, scratch: Scratch) -> Float64:
-        """Like `_add_rows`, of [R, C] with values that are not finite (or whose sum is not)."""
-        good = np.isfinite(rows)
-        total: Float64 = np.where(good, rows, 0).sum(0, dtype=np.float64)
-        flat = self._finite(rows.reshape(-1))
-        if flat.size and not self.detail.full:
-            self._take_range(float(flat.min()), float(flat.max()))
-        elif flat.size:
-            self._take_channels(np.where(good, rows, inf).min(0), np.where(good, rows, -inf).max(0))
-            self._count(flat, scratch)
-        return total
-
-    def _take_range(self, low: float, high: float) -> None:
-        # Adding zero makes one of both zeros: which came first must not show.
-        self.low, self.high = min(self.low, low) + 0.0, max(self.high, high) + 0.0
-
-    def _take_channels(self, low: Array | None, high: Array | None) -> None:
-        """Per channel; a side that lies at its bound in every channel cannot move any more."""
-        if low is not None:
-            mine = self.channel_low
-            self.channel_low = (low if mine is None else np.minimum(mine, low)) + 0.0
-            self.low = min(self.low, float(self.channel_low.min()))
-            self._at_bounds[0] = bool((self.channel_low <= self.bounds[0]).all())
-        if high is not None:
-            mine = self.channel_high
-            self.channel_high = (high if mine is None else np.maximum(mine, high)) + 0.0
-            self.high = max(self.high, float(self.channel_high.max()))
-            self._at_bounds[1] = bool((self.channel_high >= self.bounds[1]).all())
-
-    def _take_sum(self, x: Float64, rest: Float64 | float) -> None:
-        if self.sums is None:
-            self.sums = Sum(np.zeros(self.channels))
-        self.sums.add(x, rest)
 
 
 def _as_rows(values: Array, channels: int) -> Array:
-    """[..., C] as [R, k * C] with rows near `_ROW` values, without a copy."""
-    return values.reshape(-1, channels * _fold(values.size // channels, channels))
+    """[..., C] as [R, k * C], contiguous, with rows near `_ROW` values."""
+    width = channels * _fold(values.size // channels, channels)
+    return np.ascontiguousarray(values.reshape(-1, width), np.float32)
 
 
 @lru_cache(maxsize=4096)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from math import inf, isfinite
+from math import isfinite
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from qfrewrite.calibration.histogram import DEFAULT_BINS, Float64, Histogram
-from qfrewrite.calibration.observers import Detail, Sum, TensorStats
+from qfrewrite.calibration.observers import Detail, TensorStats
 from qfrewrite.lower.fake_quant_ranges import Range
 
 if TYPE_CHECKING:
@@ -33,7 +33,6 @@ def row_to_json(row: RangeRow) -> dict[str, Any]:
         out["observed"] = list(stats.range)
     out |= {k: v for k, v in (("mean", stats.mean), ("std", stats.std)) if v is not None}
     out |= {"samples": stats.samples, "count": stats.count, "not_finite": stats.not_finite}
-    out["bounds"] = [b if isfinite(b) else None for b in stats.bounds]
     out["channels"] = _channels_to_json(stats)
     histogram = stats.histogram
     if histogram is not None:
@@ -75,22 +74,16 @@ def _stats_from_json(entry: dict[str, Any]) -> TensorStats:
         raise ValueError("'channels' has no channels")
     bins = int(stored["bins"]) if stored is not None else DEFAULT_BINS
     detail = Detail(sums is not None, stored is not None, bins)
-    bounds = [
-        float(s) * inf if b is None else float(b)
-        for b, s in zip(entry.get("bounds", (None, None)), (-1, 1), strict=True)
-    ]
-    stats = TensorStats(size, (bounds[0], bounds[1]), detail)
+    stats = TensorStats(size, detail)
     stats.samples, stats.count, stats.not_finite = (
         int(entry[key]) for key in ("samples", "count", "not_finite")
     )
     if "observed" in entry:
         stats.low, stats.high = _pair(entry["observed"], "observed")
     if sums is not None:
-        stats.sums = Sum(*(_numbers(channels[k], size, k) for k in ("sum", "sum_rest")))
+        stats.sums[:] = [_numbers(channels[k], size, k) for k in ("sum", "sum_rest")]
     if "low" in channels:
-        stats.channel_low, stats.channel_high = (
-            _numbers(channels[k], size, k).astype(np.float32) for k in ("low", "high")
-        )
+        stats.ends[:] = [_numbers(channels[k], size, k) for k in ("low", "high")]
     if stored is not None and stats.range is not None:
         counts = _counts(stored["counts"])
         stats.histogram = Histogram.restore(
@@ -106,9 +99,9 @@ def _channels_to_json(stats: TensorStats) -> dict[str, Any]:
         # A channel in which nothing finite was seen takes the tensor's own extremes.
         out["low"] = np.where(finite, stats.channel_low, stats.low).tolist()
         out["high"] = np.where(finite, stats.channel_high, stats.high).tolist()
-    if stats.sums is not None:
+    if stats.detail.channel_mean and stats.samples:
         # The exact sum is sum + sum_rest.
-        out["sum"], out["sum_rest"] = stats.sums.high.tolist(), stats.sums.low.tolist()
+        out["sum"], out["sum_rest"] = stats.sums.tolist()
     return out
 
 

@@ -131,7 +131,7 @@ def choose(stats: TensorStats, method: Method) -> Range:
     low, high = stats.range
     values = stats.distribution
     if method.needs_histogram and values is None:
-        remedy = "calibrate with histograms, or choose minmax"
+        remedy = "calibrate with histograms='always', or choose minmax"
         raise UsageError(f"{method} needs histograms", where="calibrate", remedy=remedy)
     if method.needs_histogram and low < high:
         assert values is not None

@@ -132,8 +132,9 @@ class Calibrate(Pass):
         """Ranges from the data, or guessed without."""
         details = {}
         for tensor, name in zip(tensors, row_names(tensors), strict=True):
-            histogram = rw.context.full_statistics or choice.of(name).needs_histogram
-            details[tensor] = Detail(self.bias and _feeds_linear(tensor), histogram, self.bins)
+            full = rw.context.full_statistics or choice.of(name).needs_histogram
+            mean = full or (self.bias and _feeds_linear(tensor))
+            details[tensor] = Detail(mean, full, self.bins)
         if rw.samples is None:
             return guess_ranges(rw, tensors, choice, details)
         return measure(rw.graph, details, rw.context, choice, samples=self.samples)

@@ -85,13 +85,11 @@ def _synthetic_rows(
         dataset = Dataset(made_up)
     context = replace(rw.context, samples=dataset)
     table = measure(rw.graph, {t: details[t] for t in tensors}, context, choice)
-    for row in table:
-        if row.stats is not None:
-            # Means of made-up inputs would mend nothing.
-            row.stats.sums = None
+    # Means of made-up inputs would correct no bias.
+    rows = [replace(row, stats=row.stats and row.stats.without_means()) for row in table]
     renamed = dict(zip(row_names(tensors), tensors, strict=True))
     names = dict(zip(details, row_names(details), strict=True))
-    return {names[renamed[row.name]]: replace(row, name=names[renamed[row.name]]) for row in table}
+    return {names[renamed[row.name]]: replace(row, name=names[renamed[row.name]]) for row in rows}
 
 
 def _around_zero(range_: tuple[float, float]) -> tuple[float, float]:

@@ -13,9 +13,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from qfrewrite.calibration import counting
-from qfrewrite.calibration.counting import CHUNK, Scratch
+from qfrewrite.calibration import kernels
 from qfrewrite.calibration.histogram import Histogram
+from qfrewrite.calibration.kernels import CHUNK, Scratch
 from qfrewrite.errors import UsageError
 from qfrewrite.ir import Array
 
@@ -239,14 +239,14 @@ def test_what_lies_outside_is_known_up_to_the_bins_cut(values: Array, a: float, 
     assert 0 <= outside <= 1
 
 
-@pytest.mark.skipif(not counting.COMPILED, reason="the compiled kernel was not built")
+@pytest.mark.skipif(not kernels.COMPILED, reason="the compiled kernel was not built")
 @given(ANY, BINS)
 def test_without_the_compiled_kernel_all_is_the_same(values: Array, bins: int) -> None:
     whole = counted(values, values[: values.size // 2], bins=bins)
     plain = Scratch()
     plain.allocate()
     h = Histogram(bins)
-    with patch.object(counting, "COMPILED", False):
+    with patch.object(kernels, "COMPILED", False):
         for part in (values, values[: values.size // 2]):
             if part.size:
                 h.add(part, float(part.min()), float(part.max()), plain)

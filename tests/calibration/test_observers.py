@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from math import inf
 
 import numpy as np
 import pytest
@@ -11,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from qfrewrite.calibration.counting import CHUNK, Scratch
+from qfrewrite.calibration.kernels import CHUNK, Scratch
 from qfrewrite.calibration.observers import Detail, TensorStats
 from qfrewrite.ir import Array
 
@@ -19,9 +18,8 @@ SCRATCH = Scratch()
 FULL = Detail(channel_mean=True, full=True)
 
 
-def observed(samples: Array, *, bounds: tuple[float, float] = (-inf, inf), detail: Detail = FULL
-             ) -> TensorStats:  # fmt: skip
-    stats = TensorStats(samples.shape[-1], bounds, detail)
+def observed(samples: Array, *, detail: Detail = FULL) -> TensorStats:
+    stats = TensorStats(samples.shape[-1], detail)
     for sample in samples:
         stats.add(sample, SCRATCH)
     return stats
@@ -95,14 +93,6 @@ def test_sums_that_overflow_float32_are_no_damage() -> None:
     assert s.mean == pytest.approx(3e38, rel=1e-6)
 
 
-@pytest.mark.parametrize("bounds", [(0.0, 6.0), (0.0, inf)])
-def test_bounds_save_work_and_change_nothing(bounds: tuple[float, float]) -> None:
-    x = np.clip(np.random.default_rng(4).normal(2, 4, (5, 6, 6, 4)), *bounds).astype("f4")
-    x[..., 3] += 1e-3  # a channel that never reaches zero
-    x = np.minimum(x, bounds[1])
-    assert same(observed(x, bounds=bounds), observed(x))
-
-
 def test_empty_values_say_nothing() -> None:
     s = TensorStats(3, detail=FULL)
     s.add(np.zeros((0, 3), "f4"), SCRATCH)
@@ -174,23 +164,6 @@ def test_a_copy_is_independent() -> None:
     into.add(10 * x[2], SCRATCH)
     assert same(into, twin)
     assert same(s, observed(x[:2]))
-
-
-@pytest.mark.parametrize("bounds", [(0.0, 6.0), (0.0, inf), (-1.0, 1.0)])
-@given(data=st.data())
-def test_bounds_never_change_a_figure(bounds: tuple[float, float], data: st.DataObject) -> None:
-    """Each sample may reach the bounds in some channels, all, or none; NaN may come after."""
-    inside = st.floats(max(bounds[0], -8), min(bounds[1], 8), width=32)
-    ends = st.sampled_from([b for b in bounds if abs(b) < inf])
-    elements = inside | ends
-    x = data.draw(arrays(np.float32, (4, 3, 2), elements=elements))
-    if data.draw(st.booleans()):
-        x[3, 1, 1] = np.nan
-    assert same(observed(x, bounds=bounds), observed(x))
-    merged = observed(x[2:], bounds=bounds)
-    merged.merge(observed(x[:2], bounds=bounds))
-    merged.merge(observed(x, bounds=bounds))
-    assert same(merged, observed(np.concatenate([x, x])))
 
 
 @pytest.mark.parametrize("shape", [(4, 6, 5), (1, 3, 2)])

@@ -13,7 +13,7 @@ from conftest import ROOT
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from qfrewrite.calibration.counting import Scratch
+from qfrewrite.calibration.kernels import Scratch
 from qfrewrite.calibration.observers import Detail, TensorStats
 from qfrewrite.calibration.range_row import RangeRow
 from qfrewrite.calibration.range_table import RangeTable
@@ -25,7 +25,7 @@ SCRATCH = Scratch()
 def table(seed: int, *, model: str = "m", fingerprint: str = "f") -> RangeTable:
     rng, rows = np.random.default_rng(seed), {}
     for name, low in (("x", -np.inf), ("relu", 0.0)):
-        stats = TensorStats(3, (low, np.inf), Detail(channel_mean=True, full=True))
+        stats = TensorStats(3, Detail(channel_mean=True, full=True))
         for _ in range(4):
             stats.add(np.maximum(rng.standard_t(3, (5, 5, 3)), low).astype("f4"), SCRATCH)
         rows[name] = RangeRow(name, (min(stats.low, 0), stats.high), "minmax", stats)

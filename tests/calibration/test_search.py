@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qfrewrite.calibration.counting import Scratch
+from qfrewrite.calibration.kernels import Scratch
 from qfrewrite.calibration.observers import Detail, TensorStats
 from qfrewrite.calibration.search import METHODS, Method, MethodChoice, choose, losses
 from qfrewrite.errors import UsageError

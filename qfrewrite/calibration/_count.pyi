@@ -1,3 +1,0 @@
-from qfrewrite.ir import Array
-
-def count(values: Array, inverse_width: float, base: int, tables: Array, /) -> int: ...
