@@ -116,12 +116,6 @@ class Histogram:
         self._put(other.first, other.counts, self.exponent - other.exponent)
         self.zeros += other.zeros
 
-    def copy(self) -> Histogram:
-        """An independent copy."""
-        twin = Histogram(self.bins)
-        twin.merge(self)
-        return twin
-
     def distribution(self) -> Distribution:
         """The values as a density that is constant in each piece, and the exact zeros.
 

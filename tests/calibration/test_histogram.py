@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from fractions import Fraction
 from random import Random
 from typing import Any
@@ -192,16 +193,16 @@ def test_merging_is_addition(parts: list[Array], random: Random) -> None:
     """Any tree of merges, with empty histograms among them; what is merged stays as it was."""
     whole = counted(*parts)
     leaves = [counted(p) for p in parts] + [Histogram(64)]
-    before = [h.copy() for h in leaves]
+    before = [deepcopy(h) for h in leaves]
     pool = list(leaves)
     while len(pool) > 1:
         random.shuffle(pool)
-        a, b = pool.pop().copy(), pool.pop()
+        a, b = deepcopy(pool.pop()), pool.pop()
         a.merge(b)
         pool.append(a)
     assert pool[0] == whole
     assert leaves == before
-    twice = whole.copy()
+    twice = deepcopy(whole)
     twice.merge(twice)
     assert np.array_equal(twice.counts, 2 * whole.counts)
     assert twice.zeros == 2 * whole.zeros
