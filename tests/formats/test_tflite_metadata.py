@@ -23,7 +23,7 @@ from qfrewrite.ops.build import GraphBuilder
 def model(*inputs: dict[str, Any] | None, names: str = "ab") -> Model:
     """A model with two inputs whose metadata hold these process units."""
     b = GraphBuilder()
-    graph = b.finish(b.op("ADD", *(b.input(name, (1, 2)) for name in names)))
+    graph = b.finish(b.op("ADD", *(b.input(name, (1, 3)) for name in names)))
     described = [
         {"process_units": None if unit is None else [
             {"options_type": "ScoreThresholdingOptions", "options": {}}, unit,
