@@ -18,7 +18,7 @@ from qfrewrite.data.preprocess import Preprocess, stated_preprocess
 from qfrewrite.data.source import DataSource
 from qfrewrite.errors import Diagnostic, Diagnostics
 from qfrewrite.ir import Array, Graph, Model, Op, Tensor
-from qfrewrite.ir.facts import Float64
+from qfrewrite.ir.dtypes import Float64
 from qfrewrite.lower.canonical import canonicalise
 from qfrewrite.ops.spec import attr
 from qfrewrite.rewrite.dequantize import computes_quantized

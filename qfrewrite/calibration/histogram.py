@@ -17,8 +17,7 @@ import numpy.typing as npt
 from qfrewrite.calibration.kernels import NO_BINS, Bins, Counts, Scratch, count
 from qfrewrite.errors import UsageError
 from qfrewrite.ir import Array
-
-Float64 = npt.NDArray[np.float64]
+from qfrewrite.ir.dtypes import Float64
 
 DEFAULT_BINS = 2048
 BIN_LIMITS = (64, 8192)

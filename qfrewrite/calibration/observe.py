@@ -15,18 +15,16 @@ from itertools import islice
 from math import inf
 
 import numpy as np
-import numpy.typing as npt
 
 from qfrewrite.calibration.kernels import Scratch
 from qfrewrite.calibration.observers import Detail, TensorStats
 from qfrewrite.data.inputs import Sample
 from qfrewrite.ir import Array, Graph, Tensor
+from qfrewrite.ir.dtypes import Float64
 from qfrewrite.lower.fake_quant_ranges import Range
 from qfrewrite.ops.shapes import has_open_sizes, unsettled
 from qfrewrite.ops.subgraphs import keeps_state
 from qfrewrite.runtime.session import Session, default_threads
-
-Float64 = npt.NDArray[np.float64]
 
 _MOST_WORKERS = 4
 # Every worker holds weights and probed activations once more.

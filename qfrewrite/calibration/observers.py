@@ -8,9 +8,10 @@ from math import inf, sqrt
 
 import numpy as np
 
-from qfrewrite.calibration.histogram import DEFAULT_BINS, Distribution, Float64, Histogram
-from qfrewrite.calibration.kernels import NO_BINS, Float32, Scratch, add_exactly, observe
+from qfrewrite.calibration.histogram import DEFAULT_BINS, Distribution, Histogram
+from qfrewrite.calibration.kernels import NO_BINS, Float32, Scratch, add_exactly, observe, widen
 from qfrewrite.ir import Array
+from qfrewrite.ir.dtypes import Float64
 from qfrewrite.lower.fake_quant_ranges import Range
 
 # Values of a row: numpy's inner loop runs over one row.
@@ -127,8 +128,7 @@ class TensorStats:
         self.not_finite += other.not_finite
         self.low, self.high = min(self.low, other.low), max(self.high, other.high)
         if self.ends.shape == other.ends.shape:
-            self.ends[0] = np.minimum(self.ends[0], other.ends[0])
-            self.ends[1] = np.maximum(self.ends[1], other.ends[1])
+            widen(self.ends, *other.ends)
             add_exactly(self.sums, other.sums[0], other.sums[1])
         if self.histogram is not None and other.histogram is not None:
             self.histogram.merge(other.histogram)
@@ -170,8 +170,8 @@ class TensorStats:
         """Take rows with values, or sums, that are not finite; returns the values that are."""
         values = rows.reshape(-1, self.ends.shape[1])
         good = np.isfinite(values)
-        self.ends[0] = np.minimum(self.ends[0], np.where(good, values, inf).min(0)) + np.float32(0)
-        self.ends[1] = np.maximum(self.ends[1], np.where(good, values, -inf).max(0)) + np.float32(0)
+        low, high = np.where(good, values, inf).min(0), np.where(good, values, -inf).max(0)
+        widen(self.ends, low, high)
         add_exactly(self.sums, np.where(good, values, 0).sum(0, dtype=np.float64))
         finite: Array = values[good]
         self.not_finite += values.size - finite.size

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from qfrewrite.calibration.histogram import Float64
 from qfrewrite.calibration.observers import TensorStats
 from qfrewrite.calibration.search import Losses, Method, choose, losses
 from qfrewrite.errors import UsageError
+from qfrewrite.ir.dtypes import Float64
 from qfrewrite.ir.quant import Quant, activation_quant
 from qfrewrite.lower.fake_quant_ranges import Range
 

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from qfrewrite.calibration.histogram import DEFAULT_BINS, Float64, Histogram
+from qfrewrite.calibration.histogram import DEFAULT_BINS, Histogram
 from qfrewrite.calibration.observers import Detail, TensorStats
+from qfrewrite.ir.dtypes import Float64
 from qfrewrite.lower.fake_quant_ranges import Range
 
 if TYPE_CHECKING:

@@ -15,9 +15,10 @@ from types import MappingProxyType
 
 import numpy as np
 
-from qfrewrite.calibration.histogram import Distribution, Float64
+from qfrewrite.calibration.histogram import Distribution
 from qfrewrite.calibration.observers import TensorStats
 from qfrewrite.errors import UsageError
+from qfrewrite.ir.dtypes import Float64
 from qfrewrite.ir.quant import ACTIVATION_CODES, activation_quant
 from qfrewrite.lower.fake_quant_ranges import Range
 

@@ -16,9 +16,10 @@ from types import MappingProxyType
 import numpy as np
 
 from qfrewrite.ir import Graph, Op, Tensor
+from qfrewrite.ir.dtypes import Float64
 from qfrewrite.lower.fake_quant_ranges import Range
 from qfrewrite.ops.spec import clip_bounds, kinds_that
-from qfrewrite.rewrite.linear import Float64, LinearView
+from qfrewrite.rewrite.linear import LinearView
 from qfrewrite.rewrite.match import NoMatch
 
 # How many standard deviations a range takes in (Nagel et al. 2019 use 6 for ranges).

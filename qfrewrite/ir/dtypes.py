@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 Array = npt.NDArray[Any]
+Float64 = npt.NDArray[np.float64]
 
 # Element types carry TFLite's names in lower case. A type that numpy lacks is kept as its raw
 # bytes (a one-dimensional uint8 array), so that it survives a round trip.

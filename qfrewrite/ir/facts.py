@@ -9,9 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from qfrewrite.ir.dtypes import Array
+from qfrewrite.ir.dtypes import Array, Float64
 
-Float64 = npt.NDArray[np.float64]
 Map = Callable[[Float64], Float64]
 
 

@@ -14,12 +14,12 @@ import numpy as np
 
 from qfrewrite.errors import Diagnostic, VerifyError
 from qfrewrite.ir import Graph, Model, Op, Quant, Tensor
+from qfrewrite.ir.dtypes import Float64
 from qfrewrite.ir.quant import ACTIVATION_CODES
 from qfrewrite.lower.canonical import is_fused, name_in_file
 from qfrewrite.ops import OpSpec, spec_of
 from qfrewrite.ops.spec import QUANTIZED, Port, facets, fixed_quant, least_version
 from qfrewrite.ops.subgraphs import verify_subgraphs
-from qfrewrite.rewrite.linear import Float64
 
 _BIAS_TYPES = {"int8": ("int32",), "uint8": ("int32",), "int16": ("int64", "int32")}
 # Scales in files went through float32 arithmetic in another order.

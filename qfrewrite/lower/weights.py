@@ -9,9 +9,10 @@ import numpy as np
 import numpy.typing as npt
 
 from qfrewrite.ir import Array, Tensor
+from qfrewrite.ir.dtypes import Float64
 from qfrewrite.ir.quant import SMALLEST_SCALE
 from qfrewrite.ops.spec import facets
-from qfrewrite.rewrite.linear import Float64, LinearView
+from qfrewrite.rewrite.linear import LinearView
 
 # Room for the sum of products beside the bias in an accumulator of 32 or 64 bits.
 _BIAS_LIMIT = {"int32": 2.0**30, "int64": 2.0**46}

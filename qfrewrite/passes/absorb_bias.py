@@ -8,10 +8,11 @@ import numpy as np
 
 from qfrewrite.calibration.statistics import propagate
 from qfrewrite.ir import Graph, Op
+from qfrewrite.ir.dtypes import Float64
 from qfrewrite.ops.spec import facets
 from qfrewrite.passes._registry import Pass, register
 from qfrewrite.rewrite.dead_channels import next_linear
-from qfrewrite.rewrite.linear import Float64, LinearView, linear_views
+from qfrewrite.rewrite.linear import LinearView, linear_views
 from qfrewrite.rewrite.match import NoMatch
 from qfrewrite.solve.context import PassRewriter
 from qfrewrite.solve.moments import channel_extremes

@@ -8,9 +8,9 @@ from typing import Annotated, Literal
 import numpy as np
 
 from qfrewrite.ir import Graph
+from qfrewrite.ir.dtypes import Float64
 from qfrewrite.passes._registry import Pass, register
 from qfrewrite.rewrite.channels import Channels
-from qfrewrite.rewrite.linear import Float64
 from qfrewrite.solve.context import PassRewriter
 from qfrewrite.solve.parameters import Within
 from qfrewrite.solve.scaling import (

@@ -10,6 +10,7 @@ import numpy as np
 
 from qfrewrite.calibration.statistics import propagate
 from qfrewrite.ir import Array, Graph, Tensor
+from qfrewrite.ir.dtypes import Float64
 from qfrewrite.lower.cost import macs, total_macs
 from qfrewrite.ops.shapes import unsettled
 from qfrewrite.ops.spec import attr
@@ -18,7 +19,7 @@ from qfrewrite.rewrite.linear import LinearView, linear_views
 from qfrewrite.runtime.metrics import sqnr_db
 from qfrewrite.runtime.session import Session
 from qfrewrite.solve.context import PassRewriter
-from qfrewrite.solve.fit import Factors, Float64, HeldOut, Moments, factorize, is_held_out
+from qfrewrite.solve.fit import Factors, HeldOut, Moments, factorize, is_held_out
 from qfrewrite.solve.parameters import Within
 
 # Positions of one sample that enter a covariance.

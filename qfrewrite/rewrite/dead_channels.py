@@ -13,9 +13,10 @@ import numpy as np
 import numpy.typing as npt
 
 from qfrewrite.ir import Op
+from qfrewrite.ir.dtypes import Float64
 from qfrewrite.ops.spec import attr, computed, facets
 from qfrewrite.rewrite.fold import bn_parameters
-from qfrewrite.rewrite.linear import Float64, LinearView
+from qfrewrite.rewrite.linear import LinearView
 from qfrewrite.rewrite.match import NoMatch, followed
 from qfrewrite.rewrite.rewriter import Rewriter
 

@@ -8,8 +8,9 @@ import numpy as np
 
 from qfrewrite.errors import UnsupportedError
 from qfrewrite.ir import Graph, Normal, Op, Tensor
+from qfrewrite.ir.dtypes import Float64
 from qfrewrite.ops.spec import attr, computed, facets
-from qfrewrite.rewrite.linear import Float64, LinearView, linear_before
+from qfrewrite.rewrite.linear import LinearView, linear_before
 from qfrewrite.rewrite.match import NoMatch, sole_user
 from qfrewrite.rewrite.rewriter import Rewriter
 

@@ -7,14 +7,12 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from qfrewrite.ir import Array, ChannelFacts, Graph, Op, Tensor, TrainedRange
+from qfrewrite.ir.dtypes import Float64
 from qfrewrite.ops import spec_of
 from qfrewrite.ops.spec import attr
 from qfrewrite.rewrite.match import LINEAR, NoMatch, sole_user
-
-Float64 = npt.NDArray[np.float64]
 
 
 class LinearPorts(NamedTuple):

@@ -102,7 +102,7 @@ class Pattern(ABC):
     """A value."""
 
     kinds: tuple[str, ...] = ()
-    """The kinds of op that may compute it; empty where any may, or none."""
+    """The kinds of op that may compute it; empty if it may be any value."""
 
     def __post_init__(self) -> None:
         """Raise PassError for a capture that attributes of a match would hide."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from qfrewrite.data.source import synthetic
-from qfrewrite.ir.facts import Float64
+from qfrewrite.ir.dtypes import Float64
 from qfrewrite.runtime.session import Runner
 
 _WARMUP = 3

@@ -10,13 +10,14 @@ import numpy as np
 
 from qfrewrite.calibration.statistics import Gaussian, clip_gaussian, propagate
 from qfrewrite.ir import Array, Graph, Op, Tensor
+from qfrewrite.ir.dtypes import Float64
 from qfrewrite.ops.spec import clip_bounds, facets
 from qfrewrite.rewrite.linear import LinearView
 from qfrewrite.rewrite.match import NoMatch, sole_user
 from qfrewrite.runtime.metrics import sqnr_db
 from qfrewrite.runtime.session import Session
 from qfrewrite.solve.context import PassRewriter
-from qfrewrite.solve.fit import Float64, HeldOut, Moments, is_held_out, refit
+from qfrewrite.solve.fit import HeldOut, Moments, is_held_out, refit
 
 # A clone of a graph, and the map from the graph's tensors to its own.
 Original = tuple[Graph, dict[Tensor, Tensor]]

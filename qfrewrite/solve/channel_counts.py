@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from qfrewrite.ir import Op
+from qfrewrite.ir.dtypes import Float64
 from qfrewrite.rewrite.channels import Channels, Ids
-from qfrewrite.rewrite.linear import Float64, LinearView, linear_ports, linear_views
+from qfrewrite.rewrite.linear import LinearView, linear_ports, linear_views
 from qfrewrite.rewrite.match import LINEAR, NoMatch
 from qfrewrite.solve.context import PassRewriter
 from qfrewrite.solve.moments import channel_moments

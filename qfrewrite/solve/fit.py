@@ -13,8 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from qfrewrite.ir import Array
-
-Float64 = npt.NDArray[np.float64]
+from qfrewrite.ir.dtypes import Float64
 
 # Ridge strengths, as fractions of the mean input power; the last leaves the weights as they are.
 STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0, 1e3)

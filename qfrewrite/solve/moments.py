@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from qfrewrite.ir import Array, Tensor
-from qfrewrite.rewrite.linear import Float64
+from qfrewrite.ir.dtypes import Float64
 from qfrewrite.solve.context import PassRewriter
 
 

@@ -8,11 +8,12 @@ import numpy as np
 
 from qfrewrite.calibration.statistics import Gaussian, propagate
 from qfrewrite.ir import Array, Graph, Op, Tensor
+from qfrewrite.ir.dtypes import Float64
 from qfrewrite.ops import OPS
 from qfrewrite.ops.spec import kinds_that
 from qfrewrite.rewrite.channel_rules import RULES
 from qfrewrite.rewrite.channels import Channels, Ids, Trace, trace
-from qfrewrite.rewrite.linear import Float64, LinearView
+from qfrewrite.rewrite.linear import LinearView
 from qfrewrite.rewrite.match import LINEAR, NoMatch
 from qfrewrite.solve.context import PassRewriter
 from qfrewrite.solve.moments import channel_extremes

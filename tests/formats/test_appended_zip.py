@@ -19,7 +19,7 @@ from qfrewrite.formats.tflite.metadata import (
     metadata_bytes,
     normalizations,
     parse_metadata,
-    with_stats_of,
+    with_converted_stats,
 )
 from qfrewrite.formats.tflite.write import chunks, serialize, write_tflite
 from qfrewrite.ir import Model, Quant
@@ -207,9 +207,9 @@ def test_stats_of_a_type_that_did_not_change_stay(top: float) -> None:
     )
     quant = [Quant.per_tensor(0.1, 0) for _ in range(2)]
     before, after = ({"input": (TensorType("int8", q),), "output": ()} for q in quant)
-    assert with_stats_of(content, before, after) == content
+    assert with_converted_stats(content, before, after) == content
     floats = {"input": (TensorType("float32", None),), "output": ()}
-    (graph,) = parse_metadata(with_stats_of(content, before, floats))["subgraph_metadata"]
+    (graph,) = parse_metadata(with_converted_stats(content, before, floats))["subgraph_metadata"]
     (given,) = graph["input_tensor_metadata"][0]["stats"]["max"]
     wanted = top * 0.1 if np.isfinite(top) else top
     np.testing.assert_allclose(given, wanted, rtol=1e-6)

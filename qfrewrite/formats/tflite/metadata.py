@@ -151,7 +151,7 @@ def interface(graph: Graph) -> Interface:
     return {side: tuple(TensorType(t.dtype, t.quant) for t in ts) for side, ts in sides.items()}
 
 
-def with_stats_of(content: bytes, before: Interface, after: Interface) -> bytes:
+def with_converted_stats(content: bytes, before: Interface, after: Interface) -> bytes:
     """The metadata with their stats converted from the types `before` to those `after`.
 
     `stats` give the least and largest values of a tensor in its own element type: 0 and 255 of a

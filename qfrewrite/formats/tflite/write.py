@@ -180,7 +180,7 @@ class _ModelWriter:
             entries = [
                 (
                     name,
-                    metadata.with_stats_of(value, before, after)
+                    metadata.with_converted_stats(value, before, after)
                     if name == metadata.ENTRY
                     else value,
                 )
